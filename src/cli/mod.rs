@@ -1,0 +1,26 @@
+//! One file a subcommand.
+
+use clap::{Parser, Subcommand};
+
+mod train;
+
+/// Serve, train and evaluate masked text diffusion language models.
+#[derive(Parser)]
+#[command(name = "unmask", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a tokenizer and a model on text files.
+    Train(train::TrainArgs),
+}
+
+/// Parses the command line and runs the subcommand.
+pub fn run() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Train(args) => train::run(args),
+    }
+}

@@ -1,0 +1,3 @@
+//! The mathematics of discrete diffusion, without a tensor library.
+
+pub mod schedule;
