@@ -1,1 +1,298 @@
-//! Canvas.
+//! The canvas: a sequence of token slots, some fixed, the others part of a gap.
+//!
+//! Fixed slots (the prompt, the text around a gap) are never written: the only way to change a slot
+//! is [`Canvas::gap_slot_mut`], which hands out nothing for a fixed one. Each slot that was written
+//! keeps its provenance.
+
+use std::ops::Range;
+
+/// A token of the model's vocabulary.
+pub type TokenId = u32;
+
+/// Why a canvas could not be laid out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CanvasError {
+    /// There is nothing to denoise.
+    #[error("the canvas has no gap: nothing to denoise")]
+    NoGap,
+    /// A gap of no slots.
+    #[error("gap {gap} has no slots: a gap needs at least one")]
+    EmptyGap {
+        /// Index of the gap, from 0.
+        gap: usize,
+    },
+    /// A fixed slot holds the mask token, which the model would take for a gap.
+    #[error("slot {slot} is fixed but holds the mask token {mask}: mark it as a gap instead")]
+    FixedMask {
+        /// Index of the slot.
+        slot: usize,
+        /// The mask token.
+        mask: TokenId,
+    },
+}
+
+/// What was known of a token when it was committed to its slot.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Commit {
+    /// The token.
+    pub token: TokenId,
+    /// The model's probability for the token at that step, without temperature or filters, in [0, 1].
+    pub probability: f32,
+    /// The score by which the decode policy chose it; higher was better.
+    pub score: f32,
+    /// The denoise step, from 0.
+    pub step: usize,
+}
+
+/// A slot of a gap: masked, or committed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GapSlot {
+    commit: Option<Commit>,
+}
+
+impl GapSlot {
+    /// The slot's provenance; `None` while it is masked.
+    pub fn provenance(&self) -> Option<&Commit> {
+        self.commit.as_ref()
+    }
+
+    /// Writes a token to the slot.
+    pub fn commit(&mut self, commit: Commit) {
+        self.commit = Some(commit);
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Slot {
+    Fixed(TokenId),
+    Gap(GapSlot),
+}
+
+/// A sequence of token slots with at least one gap.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Canvas {
+    mask: TokenId,
+    slots: Vec<Slot>,
+    gaps: Vec<Range<usize>>,
+}
+
+impl Canvas {
+    /// Starts laying out a canvas for a model whose mask token is `mask`.
+    pub fn builder(mask: TokenId) -> CanvasBuilder {
+        CanvasBuilder {
+            mask,
+            slots: Vec::new(),
+            gaps: Vec::new(),
+        }
+    }
+
+    /// Lays out a canvas from token ids in which each run of mask tokens is a gap.
+    ///
+    /// # Errors
+    /// [`CanvasError::NoGap`] if no id is the mask token.
+    pub fn from_ids(ids: &[TokenId], mask: TokenId) -> Result<Self, CanvasError> {
+        let mut builder = Self::builder(mask);
+        for run in ids.chunk_by(|a, b| (*a == mask) == (*b == mask)) {
+            builder = if run[0] == mask {
+                builder.gap(run.len())
+            } else {
+                builder.fixed(run)
+            };
+        }
+        builder.build()
+    }
+
+    /// Number of slots.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are no slots; never true of a built canvas.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The mask token.
+    pub fn mask(&self) -> TokenId {
+        self.mask
+    }
+
+    /// The gaps in order, each as its range of slots.
+    pub fn gaps(&self) -> &[Range<usize>] {
+        &self.gaps
+    }
+
+    /// The token in `slot`, the mask token if it is masked.
+    ///
+    /// # Panics
+    /// If `slot` is not on the canvas.
+    pub fn token(&self, slot: usize) -> TokenId {
+        match &self.slots[slot] {
+            Slot::Fixed(token) => *token,
+            Slot::Gap(gap_slot) => gap_slot.commit.map_or(self.mask, |commit| commit.token),
+        }
+    }
+
+    /// All tokens in slot order, the mask token where a slot is masked.
+    pub fn tokens(&self) -> impl Iterator<Item = TokenId> + '_ {
+        (0..self.len()).map(|slot| self.token(slot))
+    }
+
+    /// Whether `slot` is part of a gap and not yet committed.
+    pub fn is_masked(&self, slot: usize) -> bool {
+        matches!(self.slots.get(slot), Some(Slot::Gap(gap_slot)) if gap_slot.commit.is_none())
+    }
+
+    /// Whether `slot` is fixed.
+    pub fn is_fixed(&self, slot: usize) -> bool {
+        matches!(self.slots.get(slot), Some(Slot::Fixed(_)))
+    }
+
+    /// The masked slots within `range`, in order.
+    pub fn masked_in(&self, range: Range<usize>) -> impl Iterator<Item = usize> + '_ {
+        range.filter(|slot| self.is_masked(*slot))
+    }
+
+    /// Number of masked slots.
+    pub fn masked(&self) -> usize {
+        self.masked_in(0..self.len()).count()
+    }
+
+    /// The provenance of a committed slot; `None` for a fixed or a masked one.
+    pub fn provenance(&self, slot: usize) -> Option<&Commit> {
+        match self.slots.get(slot)? {
+            Slot::Fixed(_) => None,
+            Slot::Gap(gap_slot) => gap_slot.provenance(),
+        }
+    }
+
+    /// The slot for writing, if it is part of a gap: fixed slots cannot be had.
+    pub fn gap_slot_mut(&mut self, slot: usize) -> Option<&mut GapSlot> {
+        match self.slots.get_mut(slot)? {
+            Slot::Fixed(_) => None,
+            Slot::Gap(gap_slot) => Some(gap_slot),
+        }
+    }
+}
+
+/// Lays out a [`Canvas`] from left to right.
+#[derive(Debug, Clone)]
+pub struct CanvasBuilder {
+    mask: TokenId,
+    slots: Vec<Slot>,
+    gaps: Vec<Range<usize>>,
+}
+
+impl CanvasBuilder {
+    /// Appends fixed slots.
+    pub fn fixed(mut self, tokens: &[TokenId]) -> Self {
+        self.slots.extend(tokens.iter().copied().map(Slot::Fixed));
+        self
+    }
+
+    /// Appends a gap of `length` masked slots.
+    pub fn gap(mut self, length: usize) -> Self {
+        let start = self.slots.len();
+        self.slots
+            .extend(std::iter::repeat_n(Slot::Gap(GapSlot::default()), length));
+        self.gaps.push(start..start + length);
+        self
+    }
+
+    /// The finished canvas.
+    ///
+    /// # Errors
+    /// If there is no gap, a gap is empty, or a fixed slot holds the mask token.
+    pub fn build(self) -> Result<Canvas, CanvasError> {
+        if self.gaps.is_empty() {
+            return Err(CanvasError::NoGap);
+        }
+        if let Some(gap) = self.gaps.iter().position(Range::is_empty) {
+            return Err(CanvasError::EmptyGap { gap });
+        }
+        if let Some(slot) = self
+            .slots
+            .iter()
+            .position(|slot| *slot == Slot::Fixed(self.mask))
+        {
+            return Err(CanvasError::FixedMask {
+                slot,
+                mask: self.mask,
+            });
+        }
+        Ok(Canvas {
+            mask: self.mask,
+            slots: self.slots,
+            gaps: self.gaps,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MASK: TokenId = 9;
+
+    #[test]
+    fn a_fixed_slot_cannot_be_had_for_writing() {
+        let mut canvas = Canvas::builder(MASK).fixed(&[1, 2]).gap(1).build().unwrap();
+        assert!(canvas.gap_slot_mut(0).is_none());
+        assert!(canvas.gap_slot_mut(1).is_none());
+        assert!(canvas.gap_slot_mut(2).is_some());
+        assert!(canvas.gap_slot_mut(3).is_none());
+    }
+
+    #[test]
+    fn each_run_of_masks_is_a_gap() {
+        let canvas = Canvas::from_ids(&[MASK, 1, MASK, MASK, 2], MASK).unwrap();
+        assert_eq!(canvas.gaps(), [0..1, 2..4]);
+        assert_eq!(
+            canvas.tokens().collect::<Vec<_>>(),
+            [MASK, 1, MASK, MASK, 2]
+        );
+        assert_eq!(canvas.masked(), 3);
+    }
+
+    #[test]
+    fn a_committed_slot_keeps_its_provenance() {
+        let mut canvas = Canvas::from_ids(&[1, MASK], MASK).unwrap();
+        let commit = Commit {
+            token: 4,
+            probability: 0.5,
+            score: 0.25,
+            step: 3,
+        };
+        canvas.gap_slot_mut(1).unwrap().commit(commit);
+        assert_eq!(canvas.token(1), 4);
+        assert_eq!(canvas.provenance(1), Some(&commit));
+        assert!(!canvas.is_masked(1));
+    }
+
+    #[test]
+    fn layouts_that_cannot_be_denoised_are_refused() {
+        assert_eq!(
+            Canvas::from_ids(&[1, 2], MASK).unwrap_err(),
+            CanvasError::NoGap
+        );
+        assert_eq!(
+            Canvas::builder(MASK)
+                .fixed(&[1])
+                .gap(0)
+                .build()
+                .unwrap_err(),
+            CanvasError::EmptyGap { gap: 0 }
+        );
+        assert_eq!(
+            Canvas::builder(MASK)
+                .fixed(&[1, MASK])
+                .gap(1)
+                .build()
+                .unwrap_err(),
+            CanvasError::FixedMask {
+                slot: 1,
+                mask: MASK
+            }
+        );
+    }
+}

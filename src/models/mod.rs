@@ -1,3 +1,43 @@
-//! Model families.
+//! Model families: what a denoiser is, and how one is loaded from a checkpoint.
+//!
+//! A family is one file here, one line in [`registry`], and a golden test. The engine reads a
+//! [`ModelSpec`]; it never asks which family it serves.
 
+pub mod batch;
+pub mod checkpoint;
+mod error;
+mod layers;
 pub mod llada;
+pub mod registry;
+mod spec;
+
+use candle_core::{Device, Tensor};
+
+pub use batch::RaggedBatch;
+pub use checkpoint::Checkpoint;
+pub use error::ModelError;
+pub use spec::{AttentionPattern, ModelSpec};
+
+/// A network that predicts the clean token of every slot.
+///
+/// The final hidden states and the head are apart, so that only the rows whose logits are needed go
+/// through the head: logits of `[canvas, vocab]` never exist.
+pub trait Denoiser: Send {
+    /// What the engine has to know of the model.
+    fn spec(&self) -> &ModelSpec;
+
+    /// Where the weights are.
+    fn device(&self) -> &Device;
+
+    /// The final hidden states of every row, `[rows, hidden]`.
+    ///
+    /// # Errors
+    /// If the batch does not fit the model, or the device fails.
+    fn hidden(&self, batch: &RaggedBatch) -> Result<Tensor, ModelError>;
+
+    /// Logits `[rows, vocab]` of final hidden states `[rows, hidden]`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError>;
+}

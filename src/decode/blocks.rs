@@ -1,0 +1,38 @@
+//! Blocks: the ranges of slots that are denoised one after the other.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::canvas::Canvas;
+
+/// Where the first block begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockOrigin {
+    /// At the first slot of the first gap (LLaDA's generate.py).
+    #[default]
+    Gap,
+    /// At the first slot of the canvas (dllm's infill, block-diffusion models).
+    Canvas,
+}
+
+/// The blocks of `canvas` that have a masked slot, in order. Without a block length the whole
+/// canvas is one block.
+pub(super) fn blocks(
+    canvas: &Canvas,
+    block_length: Option<usize>,
+    origin: BlockOrigin,
+) -> Vec<Range<usize>> {
+    let end = canvas.len();
+    let start = match origin {
+        BlockOrigin::Gap => canvas.gaps().first().map_or(0, |gap| gap.start),
+        BlockOrigin::Canvas => 0,
+    };
+    let length = block_length.unwrap_or(end).max(1);
+    (start..end)
+        .step_by(length)
+        .map(|block| block..(block + length).min(end))
+        .filter(|block| canvas.masked_in(block.clone()).next().is_some())
+        .collect()
+}

@@ -1,0 +1,55 @@
+//! Errors of the engine.
+
+use crate::canvas::TokenId;
+use crate::decode::PlanError;
+
+/// Why a canvas was not queued.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SubmitError {
+    /// Too many requests wait already.
+    #[error("too many requests are waiting; try again later")]
+    QueueFull,
+    /// The canvas is longer than the model's context.
+    #[error(
+        "the canvas has {length} slots, prompt and gaps together; the model's limit is {limit}"
+    )]
+    CanvasTooLong {
+        /// Slots of the canvas.
+        length: usize,
+        /// The model's limit.
+        limit: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token {token} is not in the vocabulary of {vocab_size} tokens")]
+    UnknownToken {
+        /// The token.
+        token: TokenId,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// The canvas was laid out for another model.
+    #[error("the canvas's mask token is {given}, the model's is {model}")]
+    MaskToken {
+        /// The canvas's.
+        given: TokenId,
+        /// The model's.
+        model: TokenId,
+    },
+    /// The plan cannot be followed on this canvas.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The worker is gone.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// Why a generation ended early.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum GenerationError {
+    /// The denoise step failed: the model, the device or the sampler said why.
+    #[error("the denoise step failed: {0}")]
+    Step(String),
+    /// The engine stopped before the generation was finished.
+    #[error("the engine stopped before the generation was finished")]
+    Stopped,
+}

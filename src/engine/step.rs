@@ -1,0 +1,159 @@
+//! One denoise step over all running sequences.
+
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Tensor};
+
+use super::sequence::Sequence;
+use super::{Event, StepReport};
+use crate::decode::Candidate;
+use crate::models::{Denoiser, ModelError, RaggedBatch};
+use crate::sampling::{self, RowParams, RowSample, SamplingError};
+
+/// Rows that go through the head at once: bounds the memory that logits take.
+const HEAD_ROWS: usize = 256;
+
+/// What one step did.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct StepCost {
+    pub rows: usize,
+    pub committed: usize,
+    pub model: Duration,
+}
+
+/// A row whose logits are needed, and the row of the unconditional segment if it is guided.
+struct ScoredRow {
+    conditional: u32,
+    unconditional: Option<(u32, f32)>,
+    params: RowParams,
+}
+
+/// Takes one step with every sequence. Each outcome is the sequence's own; the outer error is the
+/// whole batch's.
+pub(super) fn step(
+    model: &dyn Denoiser,
+    sequences: &mut [Sequence],
+) -> Result<(Vec<Result<(), SamplingError>>, StepCost), ModelError> {
+    let mut batch = RaggedBatch::new();
+    let mut scored = Vec::new();
+    for sequence in sequences.iter() {
+        lay_out(sequence, &mut batch, &mut scored);
+    }
+    let begun = Instant::now();
+    let hidden = model.hidden(&batch)?;
+    let mut cost = StepCost {
+        rows: batch.rows(),
+        committed: 0,
+        model: begun.elapsed(),
+    };
+    let mut samples = Vec::with_capacity(scored.len());
+    for rows in scored.chunks(HEAD_ROWS) {
+        let begun = Instant::now();
+        let logits = logits(model, &hidden, rows)?;
+        cost.model += begun.elapsed();
+        let params: Vec<RowParams> = rows.iter().map(|row| row.params).collect();
+        samples.extend(sampling::reduce(&logits, &params)?);
+    }
+    let mut samples = samples.into_iter();
+    let outcomes = sequences
+        .iter_mut()
+        .map(|sequence| {
+            let slots: Vec<usize> = sequence.decoder.scored_slots(&sequence.canvas).collect();
+            let samples: Vec<_> = samples.by_ref().take(slots.len()).collect();
+            cost.committed += commit(sequence, &slots, samples)?;
+            Ok(())
+        })
+        .collect();
+    Ok((outcomes, cost))
+}
+
+/// Appends a sequence's rows to the batch, and the rows that the head is to score.
+fn lay_out(sequence: &Sequence, batch: &mut RaggedBatch, scored: &mut Vec<ScoredRow>) {
+    let canvas = &sequence.canvas;
+    let sampling = sequence.sampling;
+    let rows = batch.push(canvas.tokens());
+    let unconditional = sequence.is_guided().then(|| {
+        batch.push((0..canvas.len()).map(|slot| {
+            if canvas.is_fixed(slot) {
+                canvas.mask()
+            } else {
+                canvas.token(slot)
+            }
+        }))
+    });
+    for slot in sequence.decoder.scored_slots(canvas) {
+        scored.push(ScoredRow {
+            conditional: (rows.start + slot) as u32,
+            unconditional: unconditional
+                .as_ref()
+                .map(|rows| ((rows.start + slot) as u32, sampling.guidance_scale)),
+            params: RowParams {
+                temperature: sampling.temperature,
+                top_k: sampling.top_k,
+                top_p: sampling.top_p,
+                seed: sampling.seed,
+                step: sequence.decoder.step(),
+                slot,
+            },
+        });
+    }
+}
+
+/// Logits `[rows, vocab]` of the scored rows, guided where asked for.
+fn logits(model: &dyn Denoiser, hidden: &Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelError> {
+    let select = |indices: Vec<u32>| -> Result<Tensor, ModelError> {
+        let count = indices.len();
+        let indices = Tensor::from_vec(indices, count, hidden.device())?;
+        model.head(&hidden.index_select(&indices, 0)?)
+    };
+    let conditional = select(rows.iter().map(|row| row.conditional).collect())?;
+    if rows.iter().all(|row| row.unconditional.is_none()) {
+        return Ok(conditional);
+    }
+    // u + (w + 1)(c − u); a row that is not guided is its own u.
+    let (indices, weights): (Vec<u32>, Vec<f32>) = rows
+        .iter()
+        .map(|row| match row.unconditional {
+            Some((index, scale)) => (index, scale + 1.0),
+            None => (row.conditional, 1.0),
+        })
+        .unzip();
+    let unconditional = select(indices)?.to_dtype(DType::F32)?;
+    let weights = Tensor::from_vec(weights, (rows.len(), 1), hidden.device())?;
+    let direction = (conditional.to_dtype(DType::F32)? - &unconditional)?;
+    Ok((unconditional + direction.broadcast_mul(&weights)?)?)
+}
+
+/// Lets the sequence's policy choose among its samples, and reports what it committed.
+fn commit(
+    sequence: &mut Sequence,
+    slots: &[usize],
+    samples: Vec<Result<RowSample, SamplingError>>,
+) -> Result<usize, SamplingError> {
+    let candidates = slots
+        .iter()
+        .zip(samples)
+        .map(|(&slot, sample)| {
+            let sample = sample?;
+            Ok(Candidate {
+                slot,
+                token: sample.token,
+                probability: sample.probability,
+                best: sample.best,
+                second: sample.second,
+                entropy: sample.entropy,
+                uniform: sample.uniform,
+            })
+        })
+        .collect::<Result<Vec<_>, SamplingError>>()?;
+    let step = sequence.decoder.step();
+    let committed: Vec<_> = sequence
+        .decoder
+        .advance(&mut sequence.canvas, &candidates)
+        .into_iter()
+        .filter_map(|slot| Some((slot, *sequence.canvas.provenance(slot)?)))
+        .collect();
+    let count = committed.len();
+    sequence.report(Event::Step(StepReport { step, committed }));
+    Ok(count)
+}

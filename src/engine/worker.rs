@@ -1,0 +1,174 @@
+//! The worker thread: admits sequences, steps them, retires them.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+use super::sequence::Sequence;
+use super::step::{StepCost, step};
+use super::{EngineConfig, EngineStatus, Event, GenerationError};
+use crate::models::Denoiser;
+
+/// What the worker counts for others to read.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub queued: AtomicUsize,
+    running: AtomicUsize,
+    steps: AtomicU64,
+    rows: AtomicU64,
+    committed: AtomicU64,
+    busy_nanos: AtomicU64,
+    model_nanos: AtomicU64,
+}
+
+impl Counters {
+    pub fn status(&self) -> EngineStatus {
+        EngineStatus {
+            queued: self.queued.load(Ordering::Relaxed),
+            running: self.running.load(Ordering::Relaxed),
+            steps: self.steps.load(Ordering::Relaxed),
+            rows: self.rows.load(Ordering::Relaxed),
+            committed: self.committed.load(Ordering::Relaxed),
+            busy: Duration::from_nanos(self.busy_nanos.load(Ordering::Relaxed)),
+            model: Duration::from_nanos(self.model_nanos.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn count(&self, cost: StepCost, busy: Duration) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.rows.fetch_add(cost.rows as u64, Ordering::Relaxed);
+        self.committed
+            .fetch_add(cost.committed as u64, Ordering::Relaxed);
+        self.busy_nanos
+            .fetch_add(busy.as_nanos() as u64, Ordering::Relaxed);
+        self.model_nanos
+            .fetch_add(cost.model.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+pub(super) struct Worker {
+    model: Box<dyn Denoiser>,
+    config: EngineConfig,
+    requests: Receiver<Sequence>,
+    counters: Arc<Counters>,
+    running: Vec<Sequence>,
+    /// A request that was taken from the queue but does not fit beside those that run.
+    held: Option<Sequence>,
+}
+
+impl Worker {
+    pub fn new(
+        model: Box<dyn Denoiser>,
+        config: EngineConfig,
+        requests: Receiver<Sequence>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            model,
+            config,
+            requests,
+            counters,
+            running: Vec::new(),
+            held: None,
+        }
+    }
+
+    /// Serves until every handle to the queue is gone and all that was queued is finished.
+    pub fn run(mut self) {
+        loop {
+            if self.running.is_empty() && self.held.is_none() {
+                match self.requests.recv() {
+                    Ok(sequence) => self.held = Some(sequence),
+                    Err(_) => return,
+                }
+            }
+            self.admit();
+            self.running.retain(|sequence| !sequence.is_cancelled());
+            self.publish_running();
+            if !self.running.is_empty() {
+                self.step();
+                self.publish_running();
+            }
+        }
+    }
+
+    /// Takes requests, first come first served, while they fit into the next step.
+    fn admit(&mut self) {
+        let mut rows: usize = self.running.iter().map(Sequence::rows).sum();
+        while self.running.len() < self.config.max_sequences.max(1) {
+            let mut sequence = match self
+                .held
+                .take()
+                .map_or_else(|| self.requests.try_recv(), Ok)
+            {
+                Ok(sequence) => sequence,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            };
+            let fits = rows + sequence.rows() <= self.config.max_rows;
+            if !fits && !self.running.is_empty() && !sequence.is_cancelled() {
+                self.held = Some(sequence);
+                return;
+            }
+            self.counters.queued.fetch_sub(1, Ordering::Relaxed);
+            if !sequence.is_cancelled() {
+                rows += sequence.rows();
+                sequence.started = Some(Instant::now());
+                self.running.push(sequence);
+            }
+        }
+    }
+
+    /// Steps every running sequence and retires those that are done or failed. A panic or an error of
+    /// the whole step fails the sequences of that step only.
+    fn step(&mut self) {
+        let begun = Instant::now();
+        let (model, running) = (&*self.model, &mut self.running);
+        let result = catch_unwind(AssertUnwindSafe(|| step(model, running)));
+        let outcomes = match result {
+            Ok(Ok((outcomes, cost))) => {
+                self.counters.count(cost, begun.elapsed());
+                outcomes
+            }
+            Ok(Err(error)) => return self.fail_all(&error.to_string()),
+            Err(panic) => return self.fail_all(&panic_message(&*panic)),
+        };
+        let stepped: VecDeque<Sequence> = std::mem::take(&mut self.running).into();
+        for (sequence, outcome) in stepped.into_iter().zip(outcomes) {
+            match outcome {
+                Err(error) => {
+                    sequence.report(Event::Failed(GenerationError::Step(error.to_string())));
+                }
+                Ok(()) if sequence.decoder.is_done() => sequence.finish(),
+                Ok(()) => self.running.push(sequence),
+            }
+        }
+    }
+
+    fn fail_all(&mut self, reason: &str) {
+        tracing::error!(
+            reason,
+            sequences = self.running.len(),
+            "a denoise step failed"
+        );
+        for sequence in self.running.drain(..) {
+            sequence.report(Event::Failed(GenerationError::Step(reason.to_owned())));
+        }
+    }
+
+    fn publish_running(&self) {
+        self.counters
+            .running
+            .store(self.running.len(), Ordering::Relaxed);
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", message.unwrap_or("without a message"))
+}

@@ -1,0 +1,42 @@
+//! Errors of loading and running a model.
+
+use std::path::PathBuf;
+
+/// Why a model could not be loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file of the checkpoint cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file of the checkpoint does not hold what it should.
+    #[error("{file}: {reason}")]
+    Invalid {
+        /// The file.
+        file: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// No family of this architecture is known.
+    #[error(
+        "config.json: architecture {architecture:?} (model_type {model_type:?}) is not known; known: {known}"
+    )]
+    UnknownArchitecture {
+        /// `architectures[0]`, empty if absent.
+        architecture: String,
+        /// `model_type`, empty if absent.
+        model_type: String,
+        /// The known architectures.
+        known: String,
+    },
+    /// A batch that does not fit the model.
+    #[error("{0}")]
+    Batch(String),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

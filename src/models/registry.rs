@@ -1,0 +1,55 @@
+//! The families that can be served, and which of them a checkpoint is of.
+
+use candle_nn::VarBuilder;
+use serde_json::Value;
+
+use crate::models::checkpoint::Shapes;
+use crate::models::{Denoiser, ModelError, ModelSpec, llada};
+
+/// Builds a network from its config.json and its weights.
+type Load = fn(&Value, VarBuilder) -> Result<Box<dyn Denoiser>, ModelError>;
+
+/// A model family.
+pub struct Family {
+    /// Its name, as `inspect` and `GET /v1/models` give it.
+    pub name: &'static str,
+    /// Values of `architectures[0]` in config.json that mean this family.
+    pub architectures: &'static [&'static str],
+    /// Values of `model_type` that mean this family when no architecture is given.
+    pub model_types: &'static [&'static str],
+    /// What a config.json says of the model.
+    pub spec: fn(&Value) -> Result<ModelSpec, ModelError>,
+    /// Name and shape of every tensor that a checkpoint with this config.json must hold.
+    pub tensors: fn(&Value) -> Result<Shapes, ModelError>,
+    /// Builds the network.
+    pub load: Load,
+}
+
+/// Every family.
+pub const FAMILIES: &[Family] = &[llada::FAMILY];
+
+/// The family that a config.json is of: by `architectures[0]`, or by `model_type` where that is absent,
+/// since released checkpoints of different architectures share a `model_type`.
+///
+/// # Errors
+/// If no family is known by that name; the error lists those that are.
+pub fn family_of(config: &Value) -> Result<&'static Family, ModelError> {
+    let architecture = config["architectures"][0].as_str();
+    let model_type = config["model_type"].as_str().unwrap_or_default();
+    FAMILIES
+        .iter()
+        .find(|family| match architecture {
+            Some(architecture) => family.architectures.contains(&architecture),
+            None => family.model_types.contains(&model_type),
+        })
+        .ok_or_else(|| ModelError::UnknownArchitecture {
+            architecture: architecture.unwrap_or_default().to_owned(),
+            model_type: model_type.to_owned(),
+            known: FAMILIES
+                .iter()
+                .flat_map(|family| family.architectures)
+                .copied()
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+}

@@ -1,0 +1,20 @@
+//! Errors of text handling.
+
+/// Why a text could not be handled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    /// The tokenizer file cannot be used.
+    #[error("tokenizer.json: {0}")]
+    Tokenizer(String),
+    /// A text cannot be encoded.
+    #[error("the text cannot be encoded: {0}")]
+    Encode(String),
+    /// A gap mark that is none.
+    #[error(
+        "at byte {at}: {{{{ must be followed by a number of tokens and }}}}, such as {{{{8}}}}; write \\{{{{ for literal braces"
+    )]
+    GapSyntax {
+        /// Byte offset of the braces in the text.
+        at: usize,
+    },
+}

@@ -1,0 +1,115 @@
+//! Texts with gaps: `The cat {{2}} the mat.`
+
+use crate::text::TextError;
+
+/// A piece of a text with gaps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Text that stays as it is.
+    Text(String),
+    /// A gap of this many tokens.
+    Gap(usize),
+}
+
+const OPEN: &str = "{{";
+const CLOSE: &str = "}}";
+
+/// Splits a text at its gaps: `{{8}}` is a gap of 8 tokens, `\{{` stands for two literal braces.
+///
+/// # Errors
+/// If braces are opened without a number of at least 1 and the closing braces.
+pub fn parse(text: &str) -> Result<Vec<Piece>, TextError> {
+    let mut pieces = Vec::new();
+    let mut literal = String::new();
+    let mut at = 0;
+    while let Some(found) = text[at..].find(OPEN) {
+        let open = at + found;
+        if let Some(before) = text[at..open].strip_suffix('\\') {
+            literal.push_str(before);
+            literal.push_str(OPEN);
+            at = open + OPEN.len();
+            continue;
+        }
+        literal.push_str(&text[at..open]);
+        let inner = open + OPEN.len();
+        let gap = text[inner..]
+            .find(CLOSE)
+            .map(|length| inner..inner + length)
+            .and_then(|range| {
+                let digits = &text[range.clone()];
+                let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+                let tokens = digits.parse().ok().filter(|n| all_digits && *n > 0)?;
+                Some((tokens, range.end + CLOSE.len()))
+            });
+        let Some((tokens, end)) = gap else {
+            return Err(TextError::GapSyntax { at: open });
+        };
+        if !literal.is_empty() {
+            pieces.push(Piece::Text(std::mem::take(&mut literal)));
+        }
+        pieces.push(Piece::Gap(tokens));
+        at = end;
+    }
+    literal.push_str(&text[at..]);
+    if !literal.is_empty() {
+        pieces.push(Piece::Text(literal));
+    }
+    Ok(pieces)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(text: &str) -> Piece {
+        Piece::Text(text.to_owned())
+    }
+
+    #[test]
+    fn gaps_split_the_text() {
+        assert_eq!(
+            parse("{{2}}The cat {{8}} mat.{{1}}").unwrap(),
+            [
+                Piece::Gap(2),
+                text("The cat "),
+                Piece::Gap(8),
+                text(" mat."),
+                Piece::Gap(1)
+            ]
+        );
+        assert_eq!(parse("").unwrap(), []);
+        assert_eq!(parse("{{1}}{{2}}").unwrap(), [Piece::Gap(1), Piece::Gap(2)]);
+    }
+
+    #[test]
+    fn escaped_braces_are_literal() {
+        assert_eq!(
+            parse(r"a \{{8}} b {{3}}").unwrap(),
+            [text("a {{8}} b "), Piece::Gap(3)]
+        );
+    }
+
+    #[test]
+    fn braces_without_a_number_are_refused_where_they_stand() {
+        for (given, at) in [
+            ("a {{x}}", 2),
+            ("{{0}}", 0),
+            ("{{-1}}", 0),
+            ("{{+1}}", 0),
+            ("{{8}", 0),
+            ("é{{}}", 2),
+            ("{{99999999999999999999999}}", 0),
+        ] {
+            assert_eq!(parse(given), Err(TextError::GapSyntax { at }), "{given}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_without_double_braces_is_one_piece(given in "[^{]{1,40}") {
+            prop_assert_eq!(parse(&given).unwrap(), [text(&given)]);
+        }
+    }
+}
