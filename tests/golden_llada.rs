@@ -9,7 +9,7 @@ use serde_json::Value;
 use support::{engine, golden, ids, json, max_difference, trace};
 use unmask::canvas::TokenId;
 use unmask::decode::{BlockOrigin, Budget, DecodePlan};
-use unmask::models::{Checkpoint, Denoiser, RaggedBatch};
+use unmask::models::{Checkpoint, Denoiser, KvPool, RaggedBatch, Segment};
 
 const TOLERANCE: f32 = 1e-4;
 
@@ -29,9 +29,13 @@ fn logits(model: &dyn Denoiser, input_ids: &Tensor, allowed: &[Option<Vec<bool>>
     for (row, allowed) in rows.iter().zip(allowed) {
         let tokens: Vec<TokenId> = row.iter().map(|id| *id as TokenId).collect();
         let positions: Vec<u32> = (0..tokens.len() as u32).collect();
-        batch.push_with(&tokens, &positions, allowed.clone());
+        let segment = Segment {
+            allowed: allowed.clone(),
+            ..Segment::default()
+        };
+        batch.push_segment(&tokens, &positions, segment);
     }
-    let hidden = model.hidden(&batch).unwrap();
+    let hidden = model.hidden(&batch, None).unwrap();
     let logits = model.head(&hidden).unwrap();
     let vocab = logits.dim(1).unwrap();
     logits.reshape((rows.len(), rows[0].len(), vocab)).unwrap()
@@ -98,6 +102,92 @@ fn bf16_weights_are_read_as_they_are() {
     assert!(difference < TOLERANCE, "{difference}");
 }
 
+fn scalar(goldens: &HashMap<String, Tensor>, name: &str) -> usize {
+    goldens[name].to_scalar::<i64>().unwrap() as usize
+}
+
+/// Fills a pool from a full forward of `input`, then computes `rows` of `tokens` with the slots outside
+/// of them from the cache.
+fn cached_logits(
+    model: &dyn Denoiser,
+    input: &Tensor,
+    tokens: &Tensor,
+    rows: std::ops::Range<usize>,
+    keys_after: bool,
+) -> Tensor {
+    let full: Vec<TokenId> = input
+        .flatten_all()
+        .unwrap()
+        .to_vec1::<i64>()
+        .unwrap()
+        .into_iter()
+        .map(|id| id as TokenId)
+        .collect();
+    let tokens: Vec<TokenId> = tokens
+        .flatten_all()
+        .unwrap()
+        .to_vec1::<i64>()
+        .unwrap()
+        .into_iter()
+        .map(|id| id as TokenId)
+        .collect();
+    let pool = KvPool::new(model.spec(), full.len() + 3, DType::F32, &Device::Cpu).unwrap();
+    // Cached slots need not be in order, nor next to each other.
+    let slot_of = |position: usize| (full.len() + 2 - position) as u32;
+    let positions: Vec<u32> = (0..full.len() as u32).collect();
+    let mut batch = RaggedBatch::new();
+    let store = (0..full.len()).map(slot_of).collect();
+    batch.push_segment(
+        &full,
+        &positions,
+        Segment {
+            store,
+            ..Segment::default()
+        },
+    );
+    model.hidden(&batch, Some(&pool)).unwrap();
+    let mut batch = RaggedBatch::new();
+    let last = if keys_after { full.len() } else { rows.end };
+    let context = (0..rows.start).chain(rows.end..last).map(slot_of).collect();
+    batch.push_segment(
+        &tokens,
+        &positions[rows],
+        Segment {
+            context,
+            ..Segment::default()
+        },
+    );
+    model
+        .head(&model.hidden(&batch, Some(&pool)).unwrap())
+        .unwrap()
+}
+
+#[test]
+fn logits_with_a_cached_prefix_equal_the_official_prefix_cache() {
+    let (model, goldens) = (load("llada"), forward_goldens("llada"));
+    let input = &goldens["cache0.input_ids"];
+    let (start, end) = (scalar(&goldens, "cache0.prefix_len"), input.dim(1).unwrap());
+    let suffix = input.narrow(1, start, end - start).unwrap();
+    let got = cached_logits(&*model, input, &suffix, start..end, false);
+    let difference = max_difference(&got, &goldens["cache0.suffix_logits"].squeeze(0).unwrap());
+    assert!(difference < TOLERANCE, "{difference}");
+}
+
+#[test]
+fn logits_with_a_cached_prefix_and_suffix_equal_the_official_dual_cache() {
+    let (model, goldens) = (load("llada"), forward_goldens("llada"));
+    let rows = scalar(&goldens, "cache1.block_start")..scalar(&goldens, "cache1.block_end");
+    let got = cached_logits(
+        &*model,
+        &goldens["cache1.cached_input_ids"],
+        &goldens["cache1.block_input_ids"],
+        rows,
+        true,
+    );
+    let difference = max_difference(&got, &goldens["cache1.block_logits"].squeeze(0).unwrap());
+    assert!(difference < TOLERANCE, "{difference}");
+}
+
 #[test]
 fn segments_of_a_ragged_batch_do_not_see_each_other() {
     let model = load("llada");
@@ -105,13 +195,13 @@ fn segments_of_a_ragged_batch_do_not_see_each_other() {
     let alone = |tokens: &[TokenId]| {
         let mut batch = RaggedBatch::new();
         batch.push(tokens.iter().copied());
-        model.hidden(&batch).unwrap()
+        model.hidden(&batch, None).unwrap()
     };
     let mut batch = RaggedBatch::new();
     for tokens in [&long, &short, &short, &long] {
         batch.push(tokens.iter().copied());
     }
-    let together = model.hidden(&batch).unwrap();
+    let together = model.hidden(&batch, None).unwrap();
     for (segment, tokens) in batch.segments().iter().zip([&long, &short, &short, &long]) {
         let part = together
             .narrow(0, segment.rows.start, segment.rows.len())

@@ -37,10 +37,10 @@ pub(super) fn step(
     let mut batch = RaggedBatch::new();
     let mut scored = Vec::new();
     for sequence in sequences.iter() {
-        lay_out(sequence, &mut batch, &mut scored);
+        lay_out(sequence, model.spec().logit_shift, &mut batch, &mut scored);
     }
     let begun = Instant::now();
-    let hidden = model.hidden(&batch)?;
+    let hidden = model.hidden(&batch, None)?;
     let mut cost = StepCost {
         rows: batch.rows(),
         committed: 0,
@@ -68,7 +68,12 @@ pub(super) fn step(
 }
 
 /// Appends a sequence's rows to the batch, and the rows that the head is to score.
-fn lay_out(sequence: &Sequence, batch: &mut RaggedBatch, scored: &mut Vec<ScoredRow>) {
+fn lay_out(
+    sequence: &Sequence,
+    logit_shift: usize,
+    batch: &mut RaggedBatch,
+    scored: &mut Vec<ScoredRow>,
+) {
     let canvas = &sequence.canvas;
     let sampling = sequence.sampling;
     let rows = batch.push(canvas.tokens());
@@ -82,11 +87,12 @@ fn lay_out(sequence: &Sequence, batch: &mut RaggedBatch, scored: &mut Vec<Scored
         }))
     });
     for slot in sequence.decoder.scored_slots(canvas) {
+        let row = slot.saturating_sub(logit_shift);
         scored.push(ScoredRow {
-            conditional: (rows.start + slot) as u32,
+            conditional: (rows.start + row) as u32,
             unconditional: unconditional
                 .as_ref()
-                .map(|rows| ((rows.start + slot) as u32, sampling.guidance_scale)),
+                .map(|rows| ((rows.start + row) as u32, sampling.guidance_scale)),
             params: RowParams {
                 temperature: sampling.temperature,
                 top_k: sampling.top_k,

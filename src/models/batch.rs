@@ -13,14 +13,32 @@ pub struct RaggedBatch {
     segments: Vec<Segment>,
 }
 
-/// One canvas's rows in a batch.
-#[derive(Debug, Clone)]
+/// One canvas's rows in a batch. Rows attend to every cached slot of `context` and, as `allowed` says,
+/// to each other.
+#[derive(Debug, Clone, Default)]
 pub struct Segment {
     /// Its rows in the batch.
     pub rows: Range<usize>,
     /// Row-major `[len, len]`, true where row i may attend to row j; `None` if every row may attend
     /// to every other.
     pub allowed: Option<Vec<bool>>,
+    /// Slots of the key/value pool that every row attends to besides.
+    pub context: Vec<u32>,
+    /// Slots of the key/value pool in which the rows' keys and values are kept, one a row; empty if
+    /// they are not kept.
+    pub store: Vec<u32>,
+    /// The noise level σ, for a network that takes it.
+    pub sigma: Option<f32>,
+}
+
+impl Segment {
+    /// Whether two segments can be computed as one product: same length, nothing but own rows.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        let plain = |segment: &Self| {
+            segment.allowed.is_none() && segment.context.is_empty() && segment.store.is_empty()
+        };
+        self.rows.len() == other.rows.len() && plain(self) && plain(other)
+    }
 }
 
 impl RaggedBatch {
@@ -31,38 +49,35 @@ impl RaggedBatch {
 
     /// Appends one row a token, at positions 0, 1, …, that all see each other; returns its rows.
     pub fn push(&mut self, tokens: impl IntoIterator<Item = TokenId>) -> Range<usize> {
-        let start = self.tokens.len();
-        self.tokens.extend(tokens);
-        let rows = start..self.tokens.len();
-        self.positions.extend(0..rows.len() as u32);
-        self.segments.push(Segment {
-            rows: rows.clone(),
-            allowed: None,
-        });
-        rows
+        let tokens: Vec<TokenId> = tokens.into_iter().collect();
+        let positions: Vec<u32> = (0..tokens.len() as u32).collect();
+        self.push_segment(&tokens, &positions, Segment::default())
     }
 
-    /// Appends one row a token, with explicit positions and, optionally, an attention pattern.
+    /// Appends one row a token, with explicit positions, and what else `segment` says (its `rows` are
+    /// set here); returns its rows.
     ///
     /// # Panics
-    /// If the lengths differ: `positions` must hold one entry a token, `allowed` the square of that.
-    pub fn push_with(
+    /// If lengths differ: `positions` must hold one entry a token, `allowed` the square of that, and
+    /// `store` one a token or none.
+    pub fn push_segment(
         &mut self,
         tokens: &[TokenId],
         positions: &[u32],
-        allowed: Option<Vec<bool>>,
+        segment: Segment,
     ) -> Range<usize> {
-        assert_eq!(tokens.len(), positions.len());
-        if let Some(allowed) = &allowed {
-            assert_eq!(allowed.len(), tokens.len() * tokens.len());
+        let length = tokens.len();
+        assert_eq!(positions.len(), length);
+        assert!(segment.store.is_empty() || segment.store.len() == length);
+        if let Some(allowed) = &segment.allowed {
+            assert_eq!(allowed.len(), length * length);
         }
-        let start = self.tokens.len();
+        let rows = self.tokens.len()..self.tokens.len() + length;
         self.tokens.extend_from_slice(tokens);
         self.positions.extend_from_slice(positions);
-        let rows = start..self.tokens.len();
         self.segments.push(Segment {
             rows: rows.clone(),
-            allowed,
+            ..segment
         });
         rows
     }

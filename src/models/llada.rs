@@ -11,11 +11,11 @@ use serde_json::Value;
 
 use crate::canvas::TokenId;
 use crate::decode::DecodePlan;
-use crate::models::batch::{RaggedBatch, Segment};
+use crate::models::attention::Attention;
 use crate::models::checkpoint::{Shapes, config_error};
-use crate::models::layers::{GatedMlp, Rotary, RotaryRows, attend};
+use crate::models::layers::{GatedMlp, Rotary, RotaryRows};
 use crate::models::registry::Family;
-use crate::models::{AttentionPattern, Denoiser, ModelError, ModelSpec};
+use crate::models::{AttentionPattern, Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 
 /// The registry's line.
 pub(super) const FAMILY: Family = Family {
@@ -221,11 +221,14 @@ impl LladaConfig {
                 .sum(),
             hidden_size: self.d_model,
             layers: self.n_layers,
+            kv_heads: self.kv_heads(),
+            head_dim: self.head_dim(),
             vocab_size: self.rows(),
             max_canvas: self.max_sequence_length,
             mask_token: self.mask_token_id,
             stop_tokens: vec![self.eos_token_id],
             attention: AttentionPattern::Bidirectional,
+            logit_shift: 0,
             default_plan: DecodePlan::default(),
         })
     }
@@ -314,8 +317,9 @@ impl Block {
     fn forward(
         &self,
         x: &Tensor,
+        layer: usize,
         rotary: &RotaryRows,
-        segments: &[Segment],
+        attention: &Attention,
     ) -> candle_core::Result<Tensor> {
         let (rows, hidden) = x.dims2()?;
         let head_dim = hidden / self.heads;
@@ -327,7 +331,7 @@ impl Block {
         let kv_shape = (rows, self.kv_heads, head_dim);
         let k = self.key.forward(&normed)?.reshape(kv_shape)?;
         let v = self.value.forward(&normed)?.reshape(kv_shape)?;
-        let attended = attend(&rotary.apply(&q)?, &rotary.apply(&k)?, &v, segments)?;
+        let attended = attention.attend(layer, &rotary.apply(&q)?, &rotary.apply(&k)?, &v)?;
         let x = (x + self.attention_out.forward(&attended)?)?;
         let mlp = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
         x + mlp
@@ -343,13 +347,14 @@ impl Denoiser for Llada {
         &self.device
     }
 
-    fn hidden(&self, batch: &RaggedBatch) -> Result<Tensor, ModelError> {
+    fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {
         batch.check(&self.spec)?;
+        let attention = Attention::new(batch, pool)?;
         let tokens = Tensor::from_slice(batch.tokens(), batch.rows(), &self.device)?;
         let mut x = self.embedding.forward(&tokens)?;
         let rotary = self.rotary.rows(batch.positions())?;
-        for block in &self.blocks {
-            x = block.forward(&x, &rotary, batch.segments())?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x, layer, &rotary, &attention)?;
         }
         Ok(self.norm.forward(&x)?)
     }

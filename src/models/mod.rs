@@ -3,9 +3,11 @@
 //! A family is one file here, one line in [`registry`], and a golden test. The engine reads a
 //! [`ModelSpec`]; it never asks which family it serves.
 
+mod attention;
 pub mod batch;
 pub mod checkpoint;
 mod error;
+pub mod kv;
 mod layers;
 pub mod llada;
 pub mod registry;
@@ -13,9 +15,10 @@ mod spec;
 
 use candle_core::{Device, Tensor};
 
-pub use batch::RaggedBatch;
+pub use batch::{RaggedBatch, Segment};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;
+pub use kv::KvPool;
 pub use spec::{AttentionPattern, ModelSpec};
 
 /// A network that predicts the clean token of every slot.
@@ -29,11 +32,12 @@ pub trait Denoiser: Send {
     /// Where the weights are.
     fn device(&self) -> &Device;
 
-    /// The final hidden states of every row, `[rows, hidden]`.
+    /// The final hidden states of every row, `[rows, hidden]`. Segments read and keep their cached
+    /// keys and values in `pool`.
     ///
     /// # Errors
     /// If the batch does not fit the model, or the device fails.
-    fn hidden(&self, batch: &RaggedBatch) -> Result<Tensor, ModelError>;
+    fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError>;
 
     /// Logits `[rows, vocab]` of final hidden states `[rows, hidden]`.
     ///

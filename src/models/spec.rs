@@ -24,6 +24,10 @@ pub struct ModelSpec {
     pub hidden_size: usize,
     /// Transformer blocks.
     pub layers: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
     /// Width of a row of logits; every token id is below it.
     pub vocab_size: usize,
     /// Longest canvas, in slots.
@@ -34,6 +38,9 @@ pub struct ModelSpec {
     pub stop_tokens: Vec<TokenId>,
     /// Which slots a slot may attend to.
     pub attention: AttentionPattern,
+    /// The logits of slot i are read at row i − shift (at row 0 for the first slots): 0, or 1 for
+    /// families that kept the offset of the autoregressive model they were made from.
+    pub logit_shift: usize,
     /// How canvases are denoised when a request does not say.
     pub default_plan: DecodePlan,
 }
