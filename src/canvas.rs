@@ -40,7 +40,7 @@ pub struct Commit {
     pub probability: f32,
     /// The score by which the decode policy chose it; higher was better.
     pub score: f32,
-    /// The denoise step, from 0.
+    /// The denoise step, from 1.
     pub step: usize,
 }
 

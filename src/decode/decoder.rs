@@ -14,7 +14,7 @@ pub struct Decoder {
     blocks: Vec<BlockSchedule>,
     block: usize,
     step_in_block: usize,
-    step: usize,
+    steps: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -81,13 +81,13 @@ impl Decoder {
             blocks,
             block: 0,
             step_in_block: 0,
-            step: 0,
+            steps: 0,
         })
     }
 
-    /// The next denoise step, from 0.
-    pub fn step(&self) -> usize {
-        self.step
+    /// Denoise steps taken.
+    pub fn steps(&self) -> usize {
+        self.steps
     }
 
     /// Whether every block is done.
@@ -110,6 +110,7 @@ impl Decoder {
         let Some(block) = self.blocks.get(self.block) else {
             return Vec::new();
         };
+        self.steps += 1;
         let mut ranked = candidates.to_vec();
         // A stable sort: of equal scores the leftmost slot goes first.
         ranked.sort_by(|a, b| self.score.of(b).total_cmp(&self.score.of(a)));
@@ -124,14 +125,13 @@ impl Decoder {
                         token: candidate.token,
                         probability: candidate.probability,
                         score: self.score.of(candidate),
-                        step: self.step,
+                        step: self.steps,
                     });
                     committed.push(candidate.slot);
                 }
             }
         }
         committed.sort_unstable();
-        self.step += 1;
         self.step_in_block += 1;
         if canvas.masked_in(block.slots.clone()).next().is_none() {
             self.block += 1;

@@ -49,7 +49,7 @@ impl Default for EngineConfig {
 /// What one denoise step changed on a canvas.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
-    /// The step, from 0.
+    /// The step, from 1.
     pub step: usize,
     /// The slots that were committed, in slot order.
     pub committed: Vec<(usize, Commit)>,

@@ -98,7 +98,7 @@ fn lay_out(
                 top_k: sampling.top_k,
                 top_p: sampling.top_p,
                 seed: sampling.seed,
-                step: sequence.decoder.step(),
+                step: sequence.decoder.steps(),
                 slot,
             },
         });
@@ -152,14 +152,13 @@ fn commit(
             })
         })
         .collect::<Result<Vec<_>, SamplingError>>()?;
-    let step = sequence.decoder.step();
     let committed: Vec<_> = sequence
         .decoder
         .advance(&mut sequence.canvas, &candidates)
         .into_iter()
         .filter_map(|slot| Some((slot, *sequence.canvas.provenance(slot)?)))
         .collect();
-    let count = committed.len();
+    let (step, count) = (sequence.decoder.steps(), committed.len());
     sequence.report(Event::Step(StepReport { step, committed }));
     Ok(count)
 }

@@ -21,7 +21,7 @@ pub struct RowParams {
     pub top_p: Option<f32>,
     /// Key of the noise.
     pub seed: u64,
-    /// Denoise step of the request.
+    /// Denoise steps that the request has taken.
     pub step: usize,
     /// Slot on the request's canvas.
     pub slot: usize,
@@ -48,11 +48,11 @@ pub struct RowSample {
 #[derive(Debug, thiserror::Error)]
 pub enum SamplingError {
     /// The network produced something that is no distribution.
-    #[error("the model's logits for slot {slot} at step {step} hold {what}")]
+    #[error("the model's logits for slot {slot} after {step} steps hold {what}")]
     NotADistribution {
         /// Slot on the canvas.
         slot: usize,
-        /// Denoise step.
+        /// Denoise steps taken before.
         step: usize,
         /// What is wrong with them.
         what: &'static str,
