@@ -146,7 +146,8 @@ pub fn discrete_nelbo(
 ///
 /// # Errors
 /// [`Error::TimeOutOfRange`], [`Error::StateOutOfRange`], [`Error::LengthMismatch`],
-/// [`Error::Impossible`] where q(x_t | x_0) = 0, [`Error::Unreachable`].
+/// [`Error::Impossible`] where q(x_t | x_0) = 0, [`Error::Unreachable`]; [`Error::NoScore`] for the uniform
+/// process at α = 1.
 pub fn nelbo_integrand(
     process: &Process,
     schedule: &Schedule,

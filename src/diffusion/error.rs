@@ -139,6 +139,17 @@ pub enum Error {
         /// α at time t.
         alpha: f64,
     },
+    /// The score at a state that some x_0 rules out: its denoiser says nothing about that x_0.
+    #[error(
+        "the denoiser at x_t = {x_t} does not determine a score at α = {alpha}: some x_0 cannot become x_t \
+         (an absorbing process has scores at masked slots only, none has them at α = 1)"
+    )]
+    NoScore {
+        /// The noisy state.
+        x_t: usize,
+        /// α at time t.
+        alpha: f64,
+    },
     /// An Euler step that would make a probability negative.
     #[error("an Euler step of {step} is too long for this velocity: at most {largest}")]
     StepTooLong {

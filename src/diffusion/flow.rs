@@ -67,7 +67,7 @@ impl FlowPath {
     /// # Errors
     /// [`Error::TimeOutOfRange`], [`Error::StateOutOfRange`], [`Error::LengthMismatch`].
     pub fn velocity(&self, tau: f64, x: usize, denoiser: &Categorical) -> Result<Vec<f64>, Error> {
-        self.check(tau, x, denoiser)?;
+        let denoiser = self.process.conditioned(self.level(tau)?, x, denoiser)?;
         let rate = self.schedule.weight(1.0 - tau);
         let target = denoiser.probabilities().iter().enumerate();
         Ok(target.map(|(y, p)| scaled(rate, p - delta(x, y))).collect())
@@ -104,7 +104,6 @@ impl FlowPath {
         x: usize,
         denoiser: &Categorical,
     ) -> Result<Categorical, Error> {
-        self.check(tau, x, denoiser)?;
         let level = self.level(tau)?;
         let ratios = self.process.likelihood_ratios(level, x, denoiser)?;
         let kept = level.alpha() * ratios[x];
@@ -137,12 +136,6 @@ impl FlowPath {
         Ok(pairs
             .map(|(u, back)| (1.0 + beta) * u - beta * back)
             .collect())
-    }
-
-    fn check(&self, tau: f64, x: usize, denoiser: &Categorical) -> Result<(), Error> {
-        super::schedule::check_time("the flow time τ", tau)?;
-        self.process.check("x_τ", x)?;
-        denoiser.check_states(self.process.states())
     }
 }
 

@@ -41,6 +41,9 @@ impl Process {
                 alpha: interval.at_t().alpha(),
             });
         }
+        if self.is_certain(x_t) {
+            return Categorical::one_hot(self.states(), x_t);
+        }
         let at = |x_s| {
             let likelihood = self.entry(interval.step(), x_t, x_s);
             likelihood * (self.entry(interval.at_s(), x_s, x_0) / evidence)
@@ -69,6 +72,9 @@ impl Process {
         denoiser: &Categorical,
     ) -> Result<Categorical, Error> {
         let ratios = self.likelihood_ratios(interval.at_t(), x_t, denoiser)?;
+        if self.is_certain(x_t) {
+            return Categorical::one_hot(self.states(), x_t);
+        }
         let total: f64 = ratios.iter().sum();
         let (alpha, noise) = (interval.at_s().alpha(), interval.at_s().one_minus_alpha());
         let at = |(x_s, c): (usize, &f64)| {
@@ -127,7 +133,9 @@ impl Process {
     /// The reverse process jumps from x_t to y at rate \[R_t\]_{x_t,y} s(y) (arXiv:2205.14987, prop. 1).
     ///
     /// # Errors
-    /// As [`Self::reverse`].
+    /// [`Error::StateOutOfRange`], [`Error::LengthMismatch`], [`Error::Unreachable`]; [`Error::NoScore`] where
+    /// some x_0 cannot become x_t, at the unmasked slots of the absorbing process and at α = 1: such an x_0
+    /// may become y, but p_θ(x_0 | x_t) = 0 does not say how likely it is.
     pub fn score(
         &self,
         level: NoiseLevel,
@@ -135,6 +143,12 @@ impl Process {
         denoiser: &Categorical,
     ) -> Result<Vec<f64>, Error> {
         let ratios = self.likelihood_ratios(level, x_t, denoiser)?;
+        if (0..self.states()).any(|x_0| self.entry(level, x_t, x_0) < SMALLEST_EVIDENCE) {
+            return Err(Error::NoScore {
+                x_t,
+                alpha: level.alpha(),
+            });
+        }
         let total: f64 = ratios.iter().sum();
         let (alpha, noise) = (level.alpha(), level.one_minus_alpha());
         let at = |(y, c): (usize, &f64)| alpha * c + noise * self.pi(y) * total;
@@ -187,6 +201,29 @@ impl Process {
         Categorical::from_weights(ratios)
     }
 
+    /// The denoiser conditioned on the x̂_0 that x_t allows, those with q(x_t | x̂_0) > 0: δ_{x_t} at an
+    /// unmasked slot of the absorbing process, `denoiser` as it is almost everywhere else.
+    ///
+    /// # Errors
+    /// As [`Self::reverse`].
+    pub fn conditioned(
+        &self,
+        level: NoiseLevel,
+        x_t: usize,
+        denoiser: &Categorical,
+    ) -> Result<Categorical, Error> {
+        let ratios = self.likelihood_ratios(level, x_t, denoiser)?;
+        let back = |(x_0, c): (usize, &f64)| c * self.entry(level, x_t, x_0);
+        Ok(Categorical::from_closed_form(
+            ratios.iter().enumerate().map(back).collect(),
+        ))
+    }
+
+    /// Whether x_t tells x_0: the unmasked slots of the absorbing process.
+    fn is_certain(&self, x_t: usize) -> bool {
+        matches!(self.noise(), Noise::Absorbing { mask } if mask != x_t)
+    }
+
     /// c_k = p(k | x_t) / q(x_t | k), `[K]`, with p conditioned on q(x_t | k) > 0; zero elsewhere.
     ///
     /// # Errors
@@ -199,7 +236,7 @@ impl Process {
     ) -> Result<Vec<f64>, Error> {
         self.check("x_t", x_t)?;
         denoiser.check_states(self.states())?;
-        let certain = matches!(self.noise(), Noise::Absorbing { mask } if mask != x_t);
+        let certain = self.is_certain(x_t);
         let p = |x_0: usize| match certain {
             true => f64::from(u8::from(x_0 == x_t)),
             false => denoiser.probability(x_0),

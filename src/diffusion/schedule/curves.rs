@@ -141,7 +141,10 @@ pub(super) struct MaskGit;
 
 impl Curve for MaskGit {
     fn alpha(&self, t: f64) -> f64 {
-        2.0 * (FRAC_PI_2 * (1.0 - t) / 2.0).sin().powi(2)
+        match t < 0.5 {
+            true => 1.0 - self.one_minus_alpha(t),
+            false => 2.0 * (FRAC_PI_2 * (1.0 - t) / 2.0).sin().powi(2),
+        }
     }
     fn one_minus_alpha(&self, t: f64) -> f64 {
         (FRAC_PI_2 * t).sin()
