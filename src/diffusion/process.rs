@@ -18,8 +18,7 @@ pub enum Noise {
 /// A forward process over K states (for the absorbing one, the mask is one of the K).
 ///
 /// The two are Q = α I + (1 − α) π 1ᵀ with π = e_m and π = 1/K. The same expression with α = 1 − β_t is
-/// the single step Q_t, with α = ᾱ_t the cumulative Q_{1:t} = Q_t ⋯ Q_1 (D3PM, arXiv:2107.03006,
-/// app. A; as interpolation MDLM, arXiv:2406.07524): a [`NoiseLevel`] says which is meant.
+/// the single step Q_t, with α = ᾱ_t the cumulative Q_{1:t} = Q_t ⋯ Q_1 (D3PM, arXiv:2107.03006; as interpolation MDLM, arXiv:2406.07524): a [`NoiseLevel`] says which is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
     states: usize,

@@ -25,9 +25,11 @@
 mod curves;
 mod discrete;
 mod parse;
+mod table;
 
-pub use curves::{Cosine, Geometric, LinearBeta, Polynomial, Table};
+pub use curves::{Cosine, Geometric, LinearBeta, Polynomial};
 pub use discrete::DiscreteSchedule;
+pub use table::Table;
 
 use super::{Error, Interval, NoiseLevel};
 use curves::{Curve, LogLinear, MaskGit};

@@ -51,6 +51,8 @@ fn draws_follow_the_distribution_and_never_give_an_impossible_state() {
     let mut uniform = uniforms(1);
     assert_drawn_from(p.probabilities(), || p.sample(uniform()));
     assert_eq!((p.sample(0.0), p.sample(-1.0)), (1, 1));
+    // The first half of [0, 1) does not contain 1/2.
+    assert_eq!((p.sample(0.5 - 1e-16), p.sample(0.5)), (1, 3));
     assert_eq!(
         (p.sample(1.0 - f64::EPSILON), p.sample(1.0), p.sample(2.0)),
         (4, 4, 4)

@@ -67,7 +67,7 @@ impl DiscreteSchedule {
         Self::from_steps_and_levels(steps, levels)
     }
 
-    /// D3PM's absorbing schedule β_t = 1/(T − t + 1) (Austin et al., arXiv:2107.03006, sec. 3.2), for
+    /// D3PM's absorbing schedule β_t = 1/(T − t + 1) (Austin et al., arXiv:2107.03006), for
     /// which ᾱ_t = 1 − t/T: the mutual information of x_t and x_0 falls linearly.
     ///
     /// # Errors
