@@ -97,6 +97,7 @@ fn lay_out(
                 temperature: sampling.temperature,
                 top_k: sampling.top_k,
                 top_p: sampling.top_p,
+                excluded: canvas.mask(),
                 seed: sampling.seed,
                 step: sequence.decoder.steps(),
                 slot,
