@@ -58,7 +58,7 @@ pub(super) fn step(
     let outcomes = sequences
         .iter_mut()
         .map(|sequence| {
-            let slots: Vec<usize> = sequence.decoder.scored_slots(&sequence.canvas).collect();
+            let slots = sequence.decoder.scored_slots(&sequence.canvas);
             let samples: Vec<_> = samples.by_ref().take(slots.len()).collect();
             cost.committed += commit(sequence, &slots, samples)?;
             Ok(())
@@ -153,13 +153,17 @@ fn commit(
             })
         })
         .collect::<Result<Vec<_>, SamplingError>>()?;
-    let committed: Vec<_> = sequence
-        .decoder
-        .advance(&mut sequence.canvas, &candidates)
+    let change = sequence.decoder.advance(&mut sequence.canvas, &candidates);
+    let committed: Vec<_> = change
+        .committed
         .into_iter()
         .filter_map(|slot| Some((slot, *sequence.canvas.provenance(slot)?)))
         .collect();
-    let (step, count) = (sequence.decoder.steps(), committed.len());
-    sequence.report(Event::Step(StepReport { step, committed }));
+    let count = committed.len();
+    sequence.report(Event::Step(StepReport {
+        step: sequence.decoder.steps(),
+        committed,
+        remasked: change.remasked,
+    }));
     Ok(count)
 }
