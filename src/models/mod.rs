@@ -15,11 +15,11 @@ mod spec;
 
 use candle_core::{Device, Tensor};
 
-pub use batch::{RaggedBatch, Segment};
+pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
-pub use spec::{AttentionPattern, ModelSpec};
+pub use spec::{AttentionPattern, Corruption, ModelSpec, Parameterisation};
 
 /// A network that predicts the clean token of every slot.
 ///
@@ -44,4 +44,17 @@ pub trait Denoiser: Send {
     /// # Errors
     /// If the device fails.
     fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError>;
+
+    /// The network's output `[rows, vocab]` of final hidden states `[rows, hidden]`, where `rows` says
+    /// what each of them was computed from ([`RaggedBatch::row_inputs`]).
+    ///
+    /// That is [`Denoiser::head`] of every network whose output depends on a row's hidden state alone;
+    /// a log-score depends on the row's token and noise level besides.
+    ///
+    /// # Errors
+    /// If `rows` does not fit `hidden` or lacks what the network needs, or the device fails.
+    fn head_rows(&self, hidden: &Tensor, rows: &[RowInput]) -> Result<Tensor, ModelError> {
+        let _ = rows;
+        self.head(hidden)
+    }
 }
