@@ -5,12 +5,16 @@
 
 mod attention;
 pub mod batch;
+pub mod bd3lm;
 pub mod checkpoint;
+mod dit;
 mod error;
 pub mod kv;
 mod layers;
 pub mod llada;
+mod mdlm;
 pub mod registry;
+mod sedd;
 mod spec;
 
 use candle_core::{Device, Tensor};
