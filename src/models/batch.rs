@@ -124,9 +124,12 @@ impl RaggedBatch {
     /// Checks every row against a model's limits.
     ///
     /// # Errors
-    /// Names the first token outside the vocabulary, or position outside the context.
+    /// If there are no rows; else names the first token outside the vocabulary, or position outside the context.
     pub fn check(&self, spec: &ModelSpec) -> Result<(), ModelError> {
         let (vocab, context) = (spec.vocab_size, spec.max_canvas);
+        if self.tokens.is_empty() {
+            return Err(ModelError::Batch("the batch has no rows".into()));
+        }
         if let Some(token) = self.tokens.iter().find(|token| **token as usize >= vocab) {
             return Err(ModelError::Batch(format!(
                 "token {token} is not in the vocabulary of {vocab} tokens"

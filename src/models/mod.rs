@@ -25,7 +25,8 @@ pub use error::ModelError;
 pub use kv::KvPool;
 pub use spec::{AttentionPattern, Corruption, ModelSpec, Parameterisation};
 
-/// A network that predicts the clean token of every slot.
+/// A network that predicts the clean token of every slot, in the terms that
+/// [`ModelSpec::parameterisation`] names.
 ///
 /// The final hidden states and the head are apart, so that only the rows whose logits are needed go
 /// through the head: logits of `[canvas, vocab]` never exist.
@@ -43,7 +44,8 @@ pub trait Denoiser: Send {
     /// If the batch does not fit the model, or the device fails.
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError>;
 
-    /// Logits `[rows, vocab]` of final hidden states `[rows, hidden]`.
+    /// Logits `[rows, vocab]` of final hidden states `[rows, hidden]`: the network's last linear map,
+    /// which under [`Parameterisation::LogScore`] is not yet its output.
     ///
     /// # Errors
     /// If the device fails.

@@ -25,10 +25,15 @@ pub fn load_edited(name: &str, edit: impl FnOnce(&mut Value, &mut Tensors)) -> B
     let mut config = json(&golden(name).join("config.json"));
     let mut weights = tensors(name, "model.safetensors");
     edit(&mut config, &mut weights);
+    from_parts(&config, &weights)
+}
+
+/// The network of a config.json and its weights.
+pub fn from_parts(config: &Value, weights: &Tensors) -> Box<dyn Denoiser> {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
     let file = directory.path().join("model.safetensors");
-    candle_core::safetensors::save(&weights, file).unwrap();
+    candle_core::safetensors::save(weights, file).unwrap();
     let checkpoint = Checkpoint::open(directory.path()).unwrap();
     checkpoint.load(DType::F32, &Device::Cpu).unwrap()
 }
@@ -97,4 +102,17 @@ pub fn subs(logits: &Tensor, tokens: &[TokenId], mask: TokenId) -> Tensor {
     }
     let vocab = rows[0].len();
     Tensor::from_vec(rows.concat(), (rows.len(), vocab), &Device::Cpu).unwrap()
+}
+
+/// Asserts that log-probabilities equal the official ones. Those of about −10⁶ stand for probability
+/// zero and are rounded to steps of 1/16; of them only that they are so low is compared.
+pub fn assert_same_log_probabilities(got: &Tensor, expected: &Tensor) {
+    assert_eq!(got.shape(), expected.shape());
+    for (got, expected) in numbers(got).into_iter().zip(numbers(expected)) {
+        let both_impossible = got < -9e5 && expected < -9e5;
+        assert!(
+            both_impossible || (got - expected).abs() < TOLERANCE,
+            "{got} for {expected}"
+        );
+    }
 }

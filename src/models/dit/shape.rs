@@ -83,7 +83,7 @@ impl DitShape {
                 names.vocab, self.vocab
             )));
         }
-        if !self.hidden.is_multiple_of(2 * self.heads) {
+        if !self.hidden.is_multiple_of(self.heads.saturating_mul(2)) {
             return Err(config_error(format!(
                 "{} {} does not give each of {} heads an even width",
                 names.hidden, self.hidden, self.heads
