@@ -36,7 +36,8 @@ pub enum CanvasError {
 pub struct Commit {
     /// The token.
     pub token: TokenId,
-    /// The model's probability for the token at that step, without temperature or filters, in [0, 1].
+    /// The probability of the token at that step, in [0, 1]: the model's own without temperature or
+    /// filters, unless the plan's basis is another.
     pub probability: f32,
     /// The score by which the decode policy chose it; higher was better.
     pub score: f32,

@@ -208,7 +208,7 @@ fn requests(mask: TokenId) -> Vec<(Canvas, DecodePlan)> {
 #[test]
 fn a_seeded_answer_does_not_depend_on_what_else_is_in_the_batch() {
     let alone = engine("llada");
-    let requests = requests(alone.spec().mask_token);
+    let requests = requests(alone.mask_token());
     let expected: Vec<Vec<TokenId>> = requests
         .iter()
         .map(|(canvas, plan)| denoise(&alone, canvas.clone(), plan).1.tokens().collect())
@@ -242,7 +242,7 @@ fn random_scores_and_temperature_follow_the_seed() {
             ..DecodePlan::default()
         };
         plan.sampling.seed = seed;
-        let canvas = Canvas::builder(engine.spec().mask_token)
+        let canvas = Canvas::builder(engine.mask_token())
             .fixed(&[3, 4])
             .gap(24)
             .build()

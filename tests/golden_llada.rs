@@ -249,7 +249,7 @@ fn assert_completion(
 ) {
     let engine = engine("llada");
     let mut start = prompt.to_vec();
-    start.resize(expected[0].len(), engine.spec().mask_token);
+    start.resize(expected[0].len(), engine.mask_token());
     assert_eq!(trace(&engine, &start, plan), expected, "{name}");
 }
 
@@ -320,12 +320,12 @@ fn masks_inside_a_prompt_are_gaps_and_leave_no_mask_behind() {
     let case = case("masks_inside_prompt");
     let engine = engine("llada");
     let mut start = ids(&case["prompt_ids"]);
-    start.resize(23, engine.spec().mask_token);
+    start.resize(23, engine.mask_token());
     let canvases = trace(&engine, &start, &plan(&case["params"]));
     assert_eq!(canvases.len(), 8);
     let last = canvases.last().unwrap();
-    assert!(!last.contains(&engine.spec().mask_token));
+    assert!(!last.contains(&engine.mask_token()));
     for (slot, token) in start.iter().enumerate() {
-        assert!(*token == engine.spec().mask_token || last[slot] == *token);
+        assert!(*token == engine.mask_token() || last[slot] == *token);
     }
 }

@@ -17,7 +17,8 @@ pub struct ForwardArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Safetensors file with `input_ids` [B, L] and optionally `attention_mask` [B, L] (0 = key is
-    /// padding), `position_ids` [B, L], `allowed_mask` [L, L] or [1, 1, L, L] (1 = may attend)
+    /// padding), `position_ids` [B, L], `allowed_mask` [L, L] or [1, 1, L, L] (1 = may attend), and
+    /// `sigma` [B] for a network that takes the noise level
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Safetensors file to write `logits` [B, L, V] to, in f32
@@ -31,8 +32,11 @@ pub fn run(args: ForwardArgs) -> anyhow::Result<()> {
     let model = args.model.load(&checkpoint)?;
     let inputs = Inputs::read(&args.input)
         .with_context(|| format!("cannot use the inputs in {}", args.input.display()))?;
-    let hidden = model.hidden(&inputs.batch()?, None)?;
-    let logits = model.head(&hidden)?.to_dtype(DType::F32)?;
+    let batch = inputs.batch(model.spec().noise_conditioned)?;
+    let hidden = model.hidden(&batch, None)?;
+    let logits = model
+        .head_rows(&hidden, &batch.row_inputs())?
+        .to_dtype(DType::F32)?;
     let vocab = logits.dim(1)?;
     let logits = logits.reshape((inputs.rows, inputs.length, vocab))?;
     candle_core::safetensors::save(&HashMap::from([("logits", logits)]), &args.output)
@@ -47,6 +51,7 @@ struct Inputs {
     positions: Option<Vec<i64>>,
     valid_keys: Option<Vec<i64>>,
     allowed: Option<Vec<i64>>,
+    sigma: Option<Vec<f32>>,
 }
 
 impl Inputs {
@@ -73,6 +78,17 @@ impl Inputs {
             "allowed_mask",
             &[&[length, length], &[1, 1, length, length]],
         )?;
+        let sigma = match tensors.remove("sigma") {
+            None => None,
+            Some(sigma) => {
+                ensure!(
+                    sigma.dims() == [rows],
+                    "sigma has shape {:?}; allowed: [{rows}]",
+                    sigma.dims()
+                );
+                Some(sigma.to_dtype(DType::F32)?.to_vec1()?)
+            }
+        };
         if let Some(name) = tensors.keys().min() {
             bail!("{name} is not used by this family; remove it");
         }
@@ -83,11 +99,15 @@ impl Inputs {
             positions,
             valid_keys,
             allowed,
+            sigma,
         })
     }
 
     /// One segment a row.
-    fn batch(&self) -> anyhow::Result<RaggedBatch> {
+    fn batch(&self, noise_conditioned: bool) -> anyhow::Result<RaggedBatch> {
+        if self.sigma.is_some() && !noise_conditioned {
+            bail!("sigma is not used by this model; remove it");
+        }
         let length = self.length;
         let mut batch = RaggedBatch::new();
         for row in 0..self.rows {
@@ -114,6 +134,7 @@ impl Inputs {
             };
             let segment = Segment {
                 allowed,
+                sigma: self.sigma.as_ref().map(|sigma| sigma[row]),
                 ..Segment::default()
             };
             batch.push_segment(&tokens, &positions, segment);

@@ -49,11 +49,11 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
         (None, None) => Vec::new(),
     };
     let prompt = args.prompt.unwrap_or_else(|| tokenizer.decode(&prompt_ids));
-    let canvas = Canvas::builder(spec.mask_token)
+    let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
+    let canvas = Canvas::builder(engine.mask_token())
         .fixed(&prompt_ids)
         .gap(args.gap)
         .build()?;
-    let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
     let (canvas, statistics) = denoise(&engine, canvas, &plan, &args.output, &tokenizer)?;
     // A completion ends at the first stop token.
     let reading = Layout::of(vec![Piece::Text(prompt), Piece::Gap(args.gap)]).read_until(

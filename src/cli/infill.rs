@@ -40,12 +40,14 @@ pub fn run(args: InfillArgs) -> anyhow::Result<()> {
     let spec = checkpoint.spec()?;
     let plan = args.decode.plan(&spec.default_plan)?;
     let tokenizer = tokenizer(&checkpoint)?;
+    let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
+    let mask = engine.mask_token();
     let (layout, canvas) = match args.canvas_ids {
         Some(ids) => {
-            let canvas = Canvas::from_ids(&ids, spec.mask_token)?;
+            let canvas = Canvas::from_ids(&ids, mask)?;
             let pieces = ids
-                .chunk_by(|a, b| (*a == spec.mask_token) == (*b == spec.mask_token))
-                .map(|run| match run[0] == spec.mask_token {
+                .chunk_by(|a, b| (*a == mask) == (*b == mask))
+                .map(|run| match run[0] == mask {
                     true => Piece::Gap(run.len()),
                     false => Piece::Text(tokenizer.decode(run)),
                 })
@@ -54,10 +56,9 @@ pub fn run(args: InfillArgs) -> anyhow::Result<()> {
         }
         None => {
             let pieces = gaps::parse(&args.text.unwrap_or_default())?;
-            Layout::new(pieces, &tokenizer, spec.mask_token)?
+            Layout::new(pieces, &tokenizer, mask)?
         }
     };
-    let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
     let (canvas, statistics) = denoise(&engine, canvas, &plan, &args.output, &tokenizer)?;
     let reading = layout.read(&canvas, &tokenizer);
     args.output

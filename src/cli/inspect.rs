@@ -53,7 +53,10 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     );
     println!("vocabulary     {}", spec.vocab_size);
     println!("canvas         at most {} slots", spec.max_canvas);
-    println!("mask token     {}", spec.mask_token);
+    match spec.mask_token() {
+        Some(mask) => println!("mask token     {mask}"),
+        None => println!("mask token     none (uniform process)"),
+    }
     println!("stop tokens    {:?}", spec.stop_tokens);
     println!(
         "default plan   {}",

@@ -125,6 +125,13 @@ impl Decoder {
             .fold(0, usize::saturating_add)
     }
 
+    /// The slots of the current block; empty when nothing is left to do.
+    pub fn block(&self) -> Range<usize> {
+        self.blocks
+            .get(self.block)
+            .map_or(0..0, |block| block.slots.clone())
+    }
+
     /// Whether nothing is left to do.
     pub fn is_done(&self) -> bool {
         self.block >= self.blocks.len()

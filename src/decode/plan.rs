@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decode::{BlockOrigin, Budget, Revision, Score};
+use crate::sampling::{Basis, FilterOrder};
 
 /// The most steps of a plan: far above any published sampler's, and a bound on what waits to be read.
 pub(super) const MAX_STEPS: usize = 100_000;
@@ -64,18 +65,6 @@ impl PlanError {
     }
 }
 
-/// Which distribution a candidate's probability, margin and entropy are taken from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Basis {
-    /// The model's own, without temperature or filters (LLaDA).
-    #[default]
-    Model,
-    /// The one that the token is drawn from, after temperature, top-k and top-p (Dream, SDAR). At
-    /// temperature 0 the filters apply to the model's own.
-    Sampling,
-}
-
 /// When a canvas is left before every slot is committed, because a stop token was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -98,6 +87,8 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Keeps the smallest set of most probable tokens with at least this probability, in (0, 1].
     pub top_p: Option<f32>,
+    /// Which of top-k and top-p comes first.
+    pub filter_order: FilterOrder,
     /// Which distribution the candidates' numbers are of.
     pub basis: Basis,
     /// Classifier-free guidance w: logits become u + (w + 1)(c − u), with u those of the canvas
@@ -113,6 +104,7 @@ impl Default for Sampling {
             temperature: 0.0,
             top_k: None,
             top_p: None,
+            filter_order: FilterOrder::TopKFirst,
             basis: Basis::Model,
             guidance_scale: 0.0,
             seed: 0,
@@ -189,6 +181,7 @@ impl DecodePlan {
             temperature,
             top_k,
             top_p,
+            filter_order: _,
             basis: _,
             guidance_scale,
             seed: _,

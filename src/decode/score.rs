@@ -14,13 +14,13 @@ pub struct Candidate {
     pub slot: usize,
     /// The token drawn for it (the most probable one at temperature 0).
     pub token: TokenId,
-    /// The model's probability for `token`, without temperature or filters.
+    /// The probability of `token`, by the plan's basis.
     pub probability: f32,
-    /// The probability of the model's most probable token.
+    /// The probability of the most probable token.
     pub best: f32,
-    /// The probability of the model's second most probable token.
+    /// The probability of the second most probable token.
     pub second: f32,
-    /// Entropy of the model's distribution, in nats.
+    /// Entropy of the distribution, in nats.
     pub entropy: f32,
     /// A uniform draw in [0, 1) of this request, step and slot.
     pub uniform: f32,

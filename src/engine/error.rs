@@ -3,6 +3,22 @@
 use crate::canvas::TokenId;
 use crate::decode::PlanError;
 
+/// Why an engine was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine cannot denoise with such a network.
+    #[error("a {family} model of this kind cannot be served yet: {reason}")]
+    Unsupported {
+        /// The model's family.
+        family: &'static str,
+        /// What the network needs and the engine does not give.
+        reason: &'static str,
+    },
+    /// The system gives no thread.
+    #[error(transparent)]
+    Thread(#[from] std::io::Error),
+}
+
 /// Why a canvas was not queued.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SubmitError {

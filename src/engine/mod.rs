@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::canvas::{Canvas, Commit};
+use crate::canvas::{Canvas, Commit, TokenId};
 use crate::decode::{DecodePlan, Decoder};
-use crate::models::{Denoiser, ModelSpec};
+use crate::models::{Corruption, Denoiser, ModelSpec, Parameterisation};
 
-pub use error::{GenerationError, SubmitError};
+pub use error::{GenerationError, StartError, SubmitError};
 use sequence::Sequence;
 use worker::{Counters, Worker};
 
@@ -120,6 +120,7 @@ pub struct EngineStatus {
 /// finish and then joins the thread.
 pub struct Engine {
     spec: ModelSpec,
+    mask_token: TokenId,
     queue: Option<SyncSender<Sequence>>,
     counters: Arc<Counters>,
     worker: Option<JoinHandle<()>>,
@@ -129,9 +130,10 @@ impl Engine {
     /// Starts a worker thread that owns `model`.
     ///
     /// # Errors
-    /// If the system gives no thread.
-    pub fn start(model: Box<dyn Denoiser>, config: EngineConfig) -> std::io::Result<Self> {
+    /// If the engine cannot denoise with such a network, or the system gives no thread.
+    pub fn start(model: Box<dyn Denoiser>, config: EngineConfig) -> Result<Self, StartError> {
         let spec = model.spec().clone();
+        let mask_token = served_mask(&spec)?;
         let counters = Arc::new(Counters::default());
         let (queue, requests) = sync_channel(config.max_queue);
         let worker = Worker::new(model, config, requests, counters.clone());
@@ -140,6 +142,7 @@ impl Engine {
             .spawn(move || worker.run())?;
         Ok(Self {
             spec,
+            mask_token,
             queue: Some(queue),
             counters,
             worker: Some(worker),
@@ -149,6 +152,11 @@ impl Engine {
     /// The model's conventions and limits.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// The mask token of the canvases that the engine denoises.
+    pub fn mask_token(&self) -> TokenId {
+        self.mask_token
     }
 
     /// Queues a canvas to be denoised by `plan`.
@@ -163,10 +171,10 @@ impl Engine {
                 limit: self.spec.max_canvas,
             });
         }
-        if canvas.mask() != self.spec.mask_token {
+        if canvas.mask() != self.mask_token {
             return Err(SubmitError::MaskToken {
                 given: canvas.mask(),
-                model: self.spec.mask_token,
+                model: self.mask_token,
             });
         }
         if let Some(token) = canvas
@@ -216,4 +224,28 @@ impl Drop for Engine {
             tracing::error!("the engine's worker thread panicked");
         }
     }
+}
+
+/// The mask token of a model that the engine can denoise with: one that fills masked slots from logits
+/// of the clean token, without being told the noise level.
+fn served_mask(spec: &ModelSpec) -> Result<TokenId, StartError> {
+    let unsupported = |reason| StartError::Unsupported {
+        family: spec.family,
+        reason,
+    };
+    let Corruption::Absorbing { mask_token } = spec.corruption else {
+        return Err(unsupported(
+            "it was trained on the uniform process and has no mask token to fill",
+        ));
+    };
+    match spec.parameterisation {
+        Parameterisation::Logits | Parameterisation::Subs => {}
+        Parameterisation::LogScore => {
+            return Err(unsupported("its output is a log-score, not logits"));
+        }
+    }
+    if spec.noise_conditioned {
+        return Err(unsupported("it has to be told the noise level"));
+    }
+    Ok(mask_token)
 }

@@ -6,8 +6,11 @@ use candle_core::{DType, Tensor};
 
 use super::sequence::Sequence;
 use super::{Event, StepReport};
+use crate::canvas::TokenId;
 use crate::decode::Candidate;
-use crate::models::{Denoiser, ModelError, RaggedBatch};
+use crate::models::{
+    AttentionPattern, Denoiser, ModelError, ModelSpec, Parameterisation, RaggedBatch, Segment,
+};
 use crate::sampling::{self, RowParams, RowSample, SamplingError};
 
 /// Rows that go through the head at once: bounds the memory that logits take.
@@ -37,7 +40,7 @@ pub(super) fn step(
     let mut batch = RaggedBatch::new();
     let mut scored = Vec::new();
     for sequence in sequences.iter() {
-        lay_out(sequence, model.spec().logit_shift, &mut batch, &mut scored);
+        lay_out(sequence, model.spec(), &mut batch, &mut scored);
     }
     let begun = Instant::now();
     let hidden = model.hidden(&batch, None)?;
@@ -70,24 +73,35 @@ pub(super) fn step(
 /// Appends a sequence's rows to the batch, and the rows that the head is to score.
 fn lay_out(
     sequence: &Sequence,
-    logit_shift: usize,
+    spec: &ModelSpec,
     batch: &mut RaggedBatch,
     scored: &mut Vec<ScoredRow>,
 ) {
     let canvas = &sequence.canvas;
     let sampling = sequence.sampling;
-    let rows = batch.push(canvas.tokens());
+    let length = match spec.attention {
+        AttentionPattern::Bidirectional => canvas.len(),
+        // No slot sees the blocks after its own.
+        AttentionPattern::BlockCausal { .. } => sequence.decoder.block().end,
+    };
+    let positions: Vec<u32> = (0..length as u32).collect();
+    let mut push = |tokens: Vec<TokenId>| {
+        let segment = Segment {
+            allowed: spec.attention.allowed(length),
+            ..Segment::default()
+        };
+        batch.push_segment(&tokens, &positions, segment)
+    };
+    let rows = push(canvas.tokens().take(length).collect());
     let unconditional = sequence.is_guided().then(|| {
-        batch.push((0..canvas.len()).map(|slot| {
-            if canvas.is_fixed(slot) {
-                canvas.mask()
-            } else {
-                canvas.token(slot)
-            }
-        }))
+        let without_fixed = (0..length).map(|slot| match canvas.is_fixed(slot) {
+            true => canvas.mask(),
+            false => canvas.token(slot),
+        });
+        push(without_fixed.collect())
     });
     for slot in sequence.decoder.scored_slots(canvas) {
-        let row = slot.saturating_sub(logit_shift);
+        let row = slot.saturating_sub(spec.logit_shift);
         scored.push(ScoredRow {
             conditional: (rows.start + row) as u32,
             unconditional: unconditional
@@ -97,7 +111,10 @@ fn lay_out(
                 temperature: sampling.temperature,
                 top_k: sampling.top_k,
                 top_p: sampling.top_p,
+                filter_order: sampling.filter_order,
+                basis: sampling.basis,
                 excluded: canvas.mask(),
+                excluded_is_impossible: spec.parameterisation == Parameterisation::Subs,
                 seed: sampling.seed,
                 step: sequence.decoder.steps(),
                 slot,

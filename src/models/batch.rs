@@ -31,6 +31,15 @@ pub struct Segment {
     pub sigma: Option<f32>,
 }
 
+/// What one row's output depends on besides its hidden state.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowInput {
+    /// The row's token.
+    pub token: TokenId,
+    /// Its segment's noise level σ.
+    pub sigma: Option<f32>,
+}
+
 impl Segment {
     /// Whether two segments can be computed as one product: same length, nothing but own rows.
     pub(super) fn is_alike(&self, other: &Self) -> bool {
@@ -102,12 +111,25 @@ impl RaggedBatch {
         &self.segments
     }
 
+    /// What every row's output depends on besides its hidden state, in row order.
+    pub fn row_inputs(&self) -> Vec<RowInput> {
+        let of_segment = |segment: &Segment| {
+            let sigma = segment.sigma;
+            let tokens = self.tokens[segment.rows.clone()].iter();
+            tokens.map(move |&token| RowInput { token, sigma })
+        };
+        self.segments.iter().flat_map(of_segment).collect()
+    }
+
     /// Checks every row against a model's limits.
     ///
     /// # Errors
-    /// Names the first token outside the vocabulary, or position outside the context.
+    /// If there are no rows; else names the first token outside the vocabulary, or position outside the context.
     pub fn check(&self, spec: &ModelSpec) -> Result<(), ModelError> {
         let (vocab, context) = (spec.vocab_size, spec.max_canvas);
+        if self.tokens.is_empty() {
+            return Err(ModelError::Batch("the batch has no rows".into()));
+        }
         if let Some(token) = self.tokens.iter().find(|token| **token as usize >= vocab) {
             return Err(ModelError::Batch(format!(
                 "token {token} is not in the vocabulary of {vocab} tokens"

@@ -211,7 +211,7 @@ fn parse(file: &str, json: &[u8]) -> Result<Value, ModelError> {
 }
 
 /// `eos_token_id` is one id or a list of them.
-fn token_ids(value: &Value) -> impl Iterator<Item = u32> + '_ {
+pub(super) fn token_ids(value: &Value) -> impl Iterator<Item = u32> + '_ {
     let one = std::iter::once(value);
     let many = value.as_array().into_iter().flatten();
     one.chain(many)

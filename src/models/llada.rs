@@ -15,7 +15,10 @@ use crate::models::attention::Attention;
 use crate::models::checkpoint::{Shapes, config_error};
 use crate::models::layers::{GatedMlp, Rotary, RotaryRows};
 use crate::models::registry::Family;
-use crate::models::{AttentionPattern, Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
+use crate::models::{
+    AttentionPattern, Corruption, Denoiser, KvPool, ModelError, ModelSpec, Parameterisation,
+    RaggedBatch,
+};
 
 /// The registry's line.
 pub(super) const FAMILY: Family = Family {
@@ -225,7 +228,11 @@ impl LladaConfig {
             head_dim: self.head_dim(),
             vocab_size: self.rows(),
             max_canvas: self.max_sequence_length,
-            mask_token: self.mask_token_id,
+            corruption: Corruption::Absorbing {
+                mask_token: self.mask_token_id,
+            },
+            parameterisation: Parameterisation::Logits,
+            noise_conditioned: false,
             stop_tokens: vec![self.eos_token_id],
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,

@@ -5,24 +5,29 @@
 
 mod attention;
 pub mod batch;
+pub mod bd3lm;
 pub mod checkpoint;
+mod dit;
 pub mod embedded;
 mod error;
 pub mod kv;
 mod layers;
 pub mod llada;
+mod mdlm;
 pub mod registry;
+mod sedd;
 mod spec;
 
 use candle_core::{Device, Tensor};
 
-pub use batch::{RaggedBatch, Segment};
+pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
-pub use spec::{AttentionPattern, ModelSpec};
+pub use spec::{AttentionPattern, Corruption, ModelSpec, Parameterisation};
 
-/// A network that predicts the clean token of every slot.
+/// A network that predicts the clean token of every slot, in the terms that
+/// [`ModelSpec::parameterisation`] names.
 ///
 /// The final hidden states and the head are apart, so that only the rows whose logits are needed go
 /// through the head: logits of `[canvas, vocab]` never exist.
@@ -40,9 +45,23 @@ pub trait Denoiser: Send {
     /// If the batch does not fit the model, or the device fails.
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError>;
 
-    /// Logits `[rows, vocab]` of final hidden states `[rows, hidden]`.
+    /// Logits `[rows, vocab]` of final hidden states `[rows, hidden]`: the network's last linear map,
+    /// which under [`Parameterisation::LogScore`] is not yet its output.
     ///
     /// # Errors
     /// If the device fails.
     fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError>;
+
+    /// The network's output `[rows, vocab]` of final hidden states `[rows, hidden]`, where `rows` says
+    /// what each of them was computed from ([`RaggedBatch::row_inputs`]).
+    ///
+    /// That is [`Denoiser::head`] of every network whose output depends on a row's hidden state alone;
+    /// a log-score depends on the row's token and noise level besides.
+    ///
+    /// # Errors
+    /// If `rows` does not fit `hidden` or lacks what the network needs, or the device fails.
+    fn head_rows(&self, hidden: &Tensor, rows: &[RowInput]) -> Result<Tensor, ModelError> {
+        let _ = rows;
+        self.head(hidden)
+    }
 }

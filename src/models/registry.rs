@@ -4,7 +4,7 @@ use candle_nn::VarBuilder;
 use serde_json::Value;
 
 use crate::models::checkpoint::Shapes;
-use crate::models::{Denoiser, ModelError, ModelSpec, llada};
+use crate::models::{Denoiser, ModelError, ModelSpec, bd3lm, llada, mdlm, sedd};
 
 /// Builds a network from its config.json and its weights.
 type Load = fn(&Value, VarBuilder) -> Result<Box<dyn Denoiser>, ModelError>;
@@ -26,16 +26,21 @@ pub struct Family {
 }
 
 /// Every family.
-pub const FAMILIES: &[Family] = &[llada::FAMILY];
+pub const FAMILIES: &[Family] = &[llada::FAMILY, mdlm::FAMILY, sedd::FAMILY, bd3lm::FAMILY];
 
 /// The family that a config.json is of: by `architectures[0]`, or by `model_type` where that is absent,
-/// since released checkpoints of different architectures share a `model_type`.
+/// since released checkpoints of different architectures share a `model_type`. A SEDD checkpoint has
+/// neither and is known by the shape of its config.json.
 ///
 /// # Errors
 /// If no family is known by that name; the error lists those that are.
 pub fn family_of(config: &Value) -> Result<&'static Family, ModelError> {
     let architecture = config["architectures"][0].as_str();
-    let model_type = config["model_type"].as_str().unwrap_or_default();
+    let model_type = match config["model_type"].as_str() {
+        Some(model_type) => model_type,
+        None if sedd::is_training_configuration(config) => sedd::FAMILY.name,
+        None => "",
+    };
     FAMILIES
         .iter()
         .find(|family| match architecture {

@@ -11,6 +11,55 @@ use crate::decode::DecodePlan;
 pub enum AttentionPattern {
     /// Every slot sees the whole canvas.
     Bidirectional,
+    /// Slots see their own block, counted from the canvas's start, and the blocks before it.
+    BlockCausal {
+        /// Slots of a block.
+        block_length: usize,
+    },
+}
+
+impl AttentionPattern {
+    /// Row-major `[length, length]`, true where slot i may attend to slot j; `None` if every slot may
+    /// attend to every other.
+    pub fn allowed(self, length: usize) -> Option<Vec<bool>> {
+        match self {
+            AttentionPattern::Bidirectional => None,
+            AttentionPattern::BlockCausal { block_length } => Some(
+                (0..length * length)
+                    .map(|pair| (pair % length) / block_length <= (pair / length) / block_length)
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// The forward process that the network was trained to reverse: what a noised slot becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "corruption", rename_all = "snake_case")]
+pub enum Corruption {
+    /// The mask token, which is never left again.
+    Absorbing {
+        /// The mask token.
+        mask_token: TokenId,
+    },
+    /// Any token of the vocabulary with equal probability; no token is a mask.
+    Uniform,
+}
+
+/// What a row of the network's output, of one entry a token of the vocabulary, says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Parameterisation {
+    /// Logits of the clean token.
+    Logits,
+    /// Logits of the clean token, to be read under the substitutions that the network was trained with
+    /// (SUBS; MDLM, arXiv:2406.07524, section 3.2.3): the mask token has probability zero, whatever its
+    /// logit, and a slot that is not masked keeps its token.
+    Subs,
+    /// ln s(x, σ): the logarithm of the ratio p_σ(y) / p_σ(x) for every token y in the place of the
+    /// row's own (score entropy; SEDD, arXiv:2310.16834). Given by
+    /// [`Denoiser::head_rows`](crate::models::Denoiser::head_rows) only.
+    LogScore,
 }
 
 /// A model's conventions and limits, read from its checkpoint.
@@ -32,8 +81,13 @@ pub struct ModelSpec {
     pub vocab_size: usize,
     /// Longest canvas, in slots.
     pub max_canvas: usize,
-    /// The mask token.
-    pub mask_token: TokenId,
+    /// The forward process that the network reverses, and with it the mask token if there is one.
+    #[serde(flatten)]
+    pub corruption: Corruption,
+    /// What the network's output says.
+    pub parameterisation: Parameterisation,
+    /// The network takes the noise level: every segment of a batch has to give its σ.
+    pub noise_conditioned: bool,
     /// Tokens that end a completion.
     pub stop_tokens: Vec<TokenId>,
     /// Which slots a slot may attend to.
@@ -43,4 +97,14 @@ pub struct ModelSpec {
     pub logit_shift: usize,
     /// How canvases are denoised when a request does not say.
     pub default_plan: DecodePlan,
+}
+
+impl ModelSpec {
+    /// The mask token; none for the uniform process.
+    pub fn mask_token(&self) -> Option<TokenId> {
+        match self.corruption {
+            Corruption::Absorbing { mask_token } => Some(mask_token),
+            Corruption::Uniform => None,
+        }
+    }
 }

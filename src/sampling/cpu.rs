@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::philox::{Draws, Stream, gumbel};
-use super::{RowParams, RowSample, SamplingError};
+use super::{Basis, FilterOrder, RowParams, RowSample, SamplingError};
 use crate::canvas::TokenId;
 
 pub(super) fn reduce(
@@ -28,13 +28,89 @@ pub(super) fn reduce(
 }
 
 fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingError> {
-    let refuse = |what| {
-        Err(SamplingError::NotADistribution {
-            slot: params.slot,
-            step: params.step,
-            what,
-        })
+    let without_excluded;
+    let logits = if params.excluded_is_impossible {
+        without_excluded = without(logits, params.excluded);
+        &without_excluded
+    } else {
+        logits
     };
+    let (best, second) = two_largest(logits, params)?;
+    let drawable = if best.1 == params.excluded as usize {
+        second
+    } else {
+        best
+    };
+    if drawable.0 == f32::NEG_INFINITY {
+        return Err(refusal(params, "no token that could be drawn"));
+    }
+    let floor = cutoff(logits, best.0, params);
+    let token = draw(logits, drawable, floor, params);
+    let (floor, temperature) = match params.basis {
+        Basis::Model => (f32::NEG_INFINITY, 1.0),
+        Basis::Sampling => (floor, effective_temperature(params)),
+    };
+    // With x = (logit − max) / temperature: ln p = x − ln Σ e^x, and H = ln Σ e^x − Σ x e^x / Σ e^x.
+    let exponent = |logit: f32| (logit - best.0) / temperature;
+    let (mut sum, mut weighted) = (0.0f32, 0.0f32);
+    for &logit in logits {
+        if logit < floor {
+            continue;
+        }
+        let x = exponent(logit);
+        let e = x.exp();
+        sum += e;
+        if e > 0.0 {
+            weighted += x * e;
+        }
+    }
+    let probability = |logit: f32| {
+        if logit < floor {
+            0.0
+        } else {
+            exponent(logit).exp() / sum
+        }
+    };
+    Ok(RowSample {
+        token: token as TokenId,
+        probability: probability(logits[token]),
+        best: probability(best.0),
+        second: probability(second.0),
+        entropy: (sum.ln() - weighted / sum).max(0.0),
+        uniform: Draws::new(params.seed, params.step, params.slot, Stream::Score).uniform(),
+    })
+}
+
+fn refusal(params: &RowParams, what: &'static str) -> SamplingError {
+    SamplingError::NotADistribution {
+        slot: params.slot,
+        step: params.step,
+        what,
+    }
+}
+
+fn without(logits: &[f32], token: TokenId) -> Vec<f32> {
+    let mut logits = logits.to_vec();
+    if let Some(logit) = logits.get_mut(token as usize) {
+        *logit = f32::NEG_INFINITY;
+    }
+    logits
+}
+
+/// The temperature of the distribution that is drawn from: at 0 the filters apply to the model's own.
+fn effective_temperature(params: &RowParams) -> f32 {
+    if params.temperature == 0.0 {
+        1.0
+    } else {
+        params.temperature
+    }
+}
+
+/// The largest and the second largest logit, each with its token.
+fn two_largest(
+    logits: &[f32],
+    params: &RowParams,
+) -> Result<((f32, usize), (f32, usize)), SamplingError> {
     let mut best = (f32::NEG_INFINITY, 0);
     let mut second = (f32::NEG_INFINITY, 0);
     for (token, &logit) in logits.iter().enumerate() {
@@ -44,45 +120,22 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
         } else if logit > second.0 {
             second = (logit, token);
         } else if logit.is_nan() {
-            return refuse("NaN");
+            return Err(refusal(params, "NaN"));
         }
     }
-    let excluded = params.excluded as usize;
-    let drawable = if best.1 == excluded { second } else { best };
     if best.0 == f32::INFINITY {
-        return refuse("+∞");
+        return Err(refusal(params, "+∞"));
     }
-    if drawable.0 == f32::NEG_INFINITY {
-        return refuse("no token that could be drawn");
-    }
-    // With x = logit − max: ln p = x − ln Σ e^x, and H = ln Σ e^x − Σ x e^x / Σ e^x.
-    let (mut sum, mut weighted) = (0.0f32, 0.0f32);
-    for &logit in logits {
-        let x = logit - best.0;
-        let e = x.exp();
-        sum += e;
-        if e > 0.0 {
-            weighted += x * e;
-        }
-    }
-    let token = draw(logits, drawable, params);
-    Ok(RowSample {
-        token: token as TokenId,
-        probability: (logits[token] - best.0).exp() / sum,
-        best: 1.0 / sum,
-        second: (second.0 - best.0).exp() / sum,
-        entropy: (sum.ln() - weighted / sum).max(0.0),
-        uniform: Draws::new(params.seed, params.step, params.slot, Stream::Score).uniform(),
-    })
+    Ok((best, second))
 }
 
-/// The arg-max of logit / temperature + Gumbel noise over the tokens that the filters keep, which is
-/// a draw from their renormalised distribution; `best`, the most probable one, at temperature 0.
-fn draw(logits: &[f32], best: (f32, usize), params: &RowParams) -> usize {
+/// The arg-max of logit / temperature + Gumbel noise over the tokens that the filters keep, those of at
+/// least `floor`, which is a draw from their renormalised distribution; `best`, the most probable one,
+/// at temperature 0.
+fn draw(logits: &[f32], best: (f32, usize), floor: f32, params: &RowParams) -> usize {
     if params.temperature == 0.0 {
         return best.1;
     }
-    let floor = cutoff(logits, best.0, params);
     let draws = Draws::new(params.seed, params.step, params.slot, Stream::Gumbel);
     let mut winner = (f32::NEG_INFINITY, best.1);
     for (quad, tokens) in logits.chunks(4).enumerate() {
@@ -103,38 +156,35 @@ fn draw(logits: &[f32], best: (f32, usize), params: &RowParams) -> usize {
     winner.1
 }
 
-/// The smallest logit that top-k, and then top-p of what top-k left, keep.
+/// The smallest logit that top-k and top-p keep; −∞ without a filter.
 fn cutoff(logits: &[f32], max: f32, params: &RowParams) -> f32 {
     let top_p = params.top_p.filter(|p| *p < 1.0);
     if params.top_k.is_none() && top_p.is_none() {
         return f32::NEG_INFINITY;
     }
-    let mut kept = logits.to_vec();
-    if let Some(excluded) = kept.get_mut(params.excluded as usize) {
-        *excluded = f32::NEG_INFINITY;
-    }
-    if let Some(k) = params.top_k.filter(|k| *k < kept.len()) {
-        kept.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-        kept.truncate(k);
+    let mut kept = without(logits, params.excluded);
+    let top_k = params.top_k.unwrap_or(kept.len()).min(kept.len());
+    if params.filter_order == FilterOrder::TopKFirst && top_k < kept.len() {
+        kept.select_nth_unstable_by(top_k - 1, |a, b| b.total_cmp(a));
+        kept.truncate(top_k);
     }
     kept.sort_unstable_by(|a, b| b.total_cmp(a));
-    let smallest = kept[kept.len() - 1];
+    let by_k = kept[top_k - 1];
     let Some(top_p) = top_p else {
-        return smallest;
+        return by_k;
     };
+    let temperature = effective_temperature(params);
     let weights: Vec<f32> = kept
         .iter()
-        .map(|logit| ((logit - max) / params.temperature).exp())
+        .map(|logit| ((logit - max) / temperature).exp())
         .collect();
     let target = top_p * weights.iter().sum::<f32>();
     let mut sum = 0.0;
-    for (logit, weight) in kept.iter().zip(weights) {
+    let by_p = kept.iter().zip(weights).find_map(|(logit, weight)| {
         sum += weight;
-        if sum >= target {
-            return *logit;
-        }
-    }
-    smallest
+        (sum >= target).then_some(*logit)
+    });
+    by_p.unwrap_or(by_k).max(by_k)
 }
 
 #[cfg(test)]
@@ -146,7 +196,10 @@ mod tests {
             temperature,
             top_k: None,
             top_p: None,
+            filter_order: FilterOrder::TopKFirst,
+            basis: Basis::Model,
             excluded: TokenId::MAX,
+            excluded_is_impossible: false,
             seed: 7,
             step: 0,
             slot,
@@ -242,6 +295,52 @@ mod tests {
             assert_eq!(counts[0], 0);
             assert_eq!(counts[2] == 0, top_k.is_some());
         }
+    }
+
+    #[test]
+    fn an_impossible_token_leaves_its_probability_to_the_others() {
+        let logits = [0.6f32, 0.3, 0.1].map(f32::ln);
+        let mut params = params(0.0, 0);
+        params.excluded = 0;
+        params.excluded_is_impossible = true;
+        let sample = reduce_row(&logits, &params).unwrap();
+        assert_eq!(sample.token, 1);
+        assert!((sample.probability - 0.75).abs() < 1e-6);
+        assert!((sample.second - 0.25).abs() < 1e-6);
+    }
+
+    #[test]
+    fn numbers_by_the_sampling_basis_are_those_after_temperature_and_filters() {
+        let logits = [0.5f32, 0.3, 0.1, 0.1].map(f32::ln);
+        let mut params = params(0.5, 0);
+        params.basis = Basis::Sampling;
+        params.top_k = Some(2);
+        let sample = reduce_row(&logits, &params).unwrap();
+        // Squares of 0.5 and 0.3, renormalised.
+        let (best, second) = (0.25 / 0.34, 0.09 / 0.34);
+        assert!((sample.best - best).abs() < 1e-6);
+        assert!((sample.second - second).abs() < 1e-6);
+        let entropy = -(best * best.ln() + second * second.ln());
+        assert!((sample.entropy - entropy).abs() < 1e-6);
+        params.top_k = Some(1);
+        let sample = reduce_row(&logits, &params).unwrap();
+        assert_eq!((sample.probability, sample.second), (1.0, 0.0));
+    }
+
+    #[test]
+    fn the_filters_order_decides_of_which_distribution_top_p_is_taken() {
+        let logits = [0.4f32, 0.3, 0.2, 0.1].map(f32::ln);
+        let kept = |order| {
+            let counts = draw_counts(&logits, 500, |params| {
+                params.filter_order = order;
+                params.top_k = Some(3);
+                params.top_p = Some(0.75);
+            });
+            counts.iter().filter(|count| **count > 0).count()
+        };
+        // 0.4 + 0.3 is 78 % of the best three, and 70 % of all.
+        assert_eq!(kept(FilterOrder::TopKFirst), 2);
+        assert_eq!(kept(FilterOrder::TopPFirst), 3);
     }
 
     #[test]

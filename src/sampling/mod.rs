@@ -7,8 +7,32 @@ mod cpu;
 pub mod philox;
 
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 
 use crate::canvas::TokenId;
+
+/// Which distribution a candidate's probability, margin and entropy are taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// The model's own, without temperature or filters (LLaDA).
+    #[default]
+    Model,
+    /// The one that the token is drawn from, after temperature, top-k and top-p (Dream, SDAR). At
+    /// temperature 0 the filters apply to the model's own.
+    Sampling,
+}
+
+/// Which of two filters applies to the whole distribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilterOrder {
+    /// Top-k, then top-p of the k tokens' renormalised distribution (Hugging Face, LLaDA2, SDAR).
+    #[default]
+    TopKFirst,
+    /// Top-p of the whole distribution, then the k best of what it keeps (Dream).
+    TopPFirst,
+}
 
 /// How to draw from one row of logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,9 +43,15 @@ pub struct RowParams {
     pub top_k: Option<usize>,
     /// Keeps the smallest set of most probable tokens with at least this probability, in (0, 1].
     pub top_p: Option<f32>,
-    /// A token that is never drawn: the mask token, which would leave the slot as it was. It keeps its
-    /// share of the probabilities.
+    /// Whether top-p is taken of the whole distribution, and top-k of what it keeps, or the other way
+    /// round.
+    pub filter_order: FilterOrder,
+    /// Which distribution the numbers of the row are of.
+    pub basis: Basis,
+    /// A token that is never drawn: the mask token, which would leave the slot as it was.
     pub excluded: TokenId,
+    /// Whether the excluded token has no probability at all (SUBS), or keeps its share.
+    pub excluded_is_impossible: bool,
     /// Key of the noise.
     pub seed: u64,
     /// Denoise steps that the request has taken.
@@ -35,13 +65,13 @@ pub struct RowParams {
 pub struct RowSample {
     /// The drawn token.
     pub token: TokenId,
-    /// The model's probability for `token`, without temperature or filters.
+    /// The probability of `token`, by the basis asked for.
     pub probability: f32,
-    /// The probability of the model's most probable token.
+    /// The probability of the most probable token.
     pub best: f32,
     /// The probability of the second most probable token; 0 if there is none.
     pub second: f32,
-    /// Entropy of the model's distribution, in nats.
+    /// Entropy of the distribution, in nats.
     pub entropy: f32,
     /// A uniform draw in [0, 1) of this seed, step and slot, independent of `token`.
     pub uniform: f32,

@@ -5,7 +5,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use candle_core::{DType, Device, Tensor};
 use unmask::canvas::TokenId;
 use unmask::decode::DecodePlan;
-use unmask::models::{AttentionPattern, Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
+use unmask::models::{
+    AttentionPattern, Corruption, Denoiser, KvPool, ModelError, ModelSpec, Parameterisation,
+    RaggedBatch,
+};
 
 /// The mask token: one above the bytes.
 pub const MASK: TokenId = 256;
@@ -55,7 +58,9 @@ impl MockModel {
                 head_dim: 1,
                 vocab_size: 257,
                 max_canvas: 64,
-                mask_token: MASK,
+                corruption: Corruption::Absorbing { mask_token: MASK },
+                parameterisation: Parameterisation::Logits,
+                noise_conditioned: false,
                 stop_tokens: Vec::new(),
                 attention: AttentionPattern::Bidirectional,
                 logit_shift: 0,

@@ -57,7 +57,7 @@ pub fn denoise(engine: &Engine, canvas: Canvas, plan: &DecodePlan) -> (Vec<StepR
 
 /// The canvas after every step.
 pub fn trace(engine: &Engine, start: &[TokenId], plan: &DecodePlan) -> Vec<Vec<TokenId>> {
-    let canvas = Canvas::from_ids(start, engine.spec().mask_token).unwrap();
+    let canvas = Canvas::from_ids(start, engine.mask_token()).unwrap();
     let (steps, _) = denoise(engine, canvas, plan);
     let mut tokens = start.to_vec();
     steps

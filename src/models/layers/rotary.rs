@@ -24,17 +24,28 @@ impl Rotary {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let half = head_dim / 2;
+        let frequencies: Vec<f64> = (0..head_dim / 2)
+            .map(|i| base.powf(-((2 * i) as f64) / head_dim as f64))
+            .collect();
+        Self::with_frequencies(&frequencies, positions, dtype, device)
+    }
+
+    /// Angles position · frequency of `[head_dim / 2]` frequencies, computed in f64.
+    pub fn with_frequencies(
+        frequencies: &[f64],
+        positions: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         let angles = |of: fn(f64) -> f64| {
             let values: Vec<f32> = (0..positions)
                 .flat_map(|position| {
-                    (0..half).map(move |i| {
-                        let frequency = base.powf(-((2 * i) as f64) / head_dim as f64);
-                        of(position as f64 * frequency) as f32
-                    })
+                    frequencies
+                        .iter()
+                        .map(move |f| of(position as f64 * f) as f32)
                 })
                 .collect();
-            Tensor::from_vec(values, (positions, half), device)?.to_dtype(dtype)
+            Tensor::from_vec(values, (positions, frequencies.len()), device)?.to_dtype(dtype)
         };
         Ok(Self {
             cos: angles(f64::cos)?,

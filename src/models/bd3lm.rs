@@ -1,0 +1,218 @@
+//! BD3-LM: MDLM's network with block-causal attention (Arriola et al., arXiv:2503.09573).
+//!
+//! `models/hf/modeling_bd3lm.py` of kuleshov-group/bd3lms. Two attention patterns are trained into one
+//! network. **Sampling** is block-causal: a block sees itself and the clean blocks before it, whose keys
+//! and values can be kept. **Scoring** takes x_t and x_0 at once, as one segment of 2n rows with
+//! [`scoring_pattern`], so that every block of x_t sees the clean blocks before it in one evaluation.
+
+use candle_core::{Device, Tensor};
+use candle_nn::VarBuilder;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::models::checkpoint::{Shapes, config_error};
+use crate::models::dit::{Dit, DitConfig, DitShape};
+use crate::models::registry::Family;
+use crate::models::{AttentionPattern, Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
+
+/// The registry's line.
+pub(super) const FAMILY: Family = Family {
+    name: "bd3lm",
+    architectures: &["BD3LM"],
+    model_types: &["bd3lm"],
+    spec: |config| Bd3lmConfig::from_json(config)?.spec(),
+    tensors: |config| Bd3lmConfig::from_json(config)?.tensors(),
+    load: |config, weights| {
+        Ok(Box::new(Bd3lm::new(
+            &Bd3lmConfig::from_json(config)?,
+            weights,
+        )?))
+    },
+};
+
+/// Who sees whom in the scoring input \[x_t ; x_0\] of two times `length` rows: row-major
+/// `[2 · length, 2 · length]`, for [`Segment::allowed`](crate::models::Segment::allowed). Row i of either
+/// half is at position i.
+///
+/// A block of x_t sees itself and the blocks of x_0 before it; a block of x_0 sees itself and the
+/// blocks of x_0 before it (section 3.3 and figure 3 of the paper). The last block may be shorter.
+///
+/// # Panics
+/// If `block_length` is 0.
+pub fn scoring_pattern(length: usize, block_length: usize) -> Vec<bool> {
+    let place = |row: usize| (row >= length, row % length / block_length);
+    let sees = |query: usize, key: usize| match (place(query), place(key)) {
+        ((false, query), (false, key)) => query == key,
+        ((false, query), (true, key)) => query > key,
+        ((true, query), (true, key)) => query >= key,
+        ((true, _), (false, _)) => false,
+    };
+    let rows = 0..2 * length;
+    rows.clone()
+        .flat_map(|query| rows.clone().map(move |key| sees(query, key)))
+        .collect()
+}
+
+/// The fields of `config.json`, with the official class's value for those that are absent.
+#[derive(Debug, Clone, Deserialize)]
+struct Bd3lmConfig {
+    #[serde(flatten)]
+    dit: DitConfig,
+    block_size: usize,
+    /// False makes the network bidirectional.
+    #[serde(default = "yes")]
+    cross_attn: bool,
+    #[serde(default = "yes")]
+    adaln: bool,
+    #[serde(default)]
+    causal: bool,
+    /// The checkpoint holds the range of noise levels that it was trained on.
+    #[serde(default = "yes")]
+    var_min: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Bd3lmConfig {
+    fn from_json(config: &Value) -> Result<Self, ModelError> {
+        let config = Self::deserialize(config).map_err(|error| config_error(error.to_string()))?;
+        if config.causal {
+            return Err(config_error(
+                "causal is true; only false is supported".into(),
+            ));
+        }
+        if config.block_size == 0 {
+            return Err(config_error(
+                "block_size is 0; it must be at least 1".into(),
+            ));
+        }
+        Ok(config)
+    }
+
+    fn shape(&self) -> Result<DitShape, ModelError> {
+        self.dit.shape(self.adaln)
+    }
+
+    fn tensors(&self) -> Result<Shapes, ModelError> {
+        let mut shapes = self.shape()?.tensors("backbone.");
+        if self.var_min {
+            for bound in ["sampling_eps_min", "sampling_eps_max"] {
+                shapes.insert(bound.into(), Vec::new());
+            }
+        }
+        Ok(shapes)
+    }
+
+    fn spec(&self) -> Result<ModelSpec, ModelError> {
+        let attention = if self.cross_attn {
+            AttentionPattern::BlockCausal {
+                block_length: self.block_size,
+            }
+        } else {
+            AttentionPattern::Bidirectional
+        };
+        Ok(ModelSpec {
+            attention,
+            ..self.dit.spec(FAMILY.name, &self.shape()?)?
+        })
+    }
+}
+
+/// A BD3-LM network.
+struct Bd3lm {
+    spec: ModelSpec,
+    dit: Dit,
+}
+
+impl Bd3lm {
+    fn new(config: &Bd3lmConfig, weights: VarBuilder) -> Result<Self, ModelError> {
+        let dit = Dit::new(&config.shape()?, weights.pp("backbone"))?;
+        let spec = config.spec()?;
+        Ok(Self { spec, dit })
+    }
+}
+
+impl Denoiser for Bd3lm {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn device(&self) -> &Device {
+        self.dit.device()
+    }
+
+    fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {
+        self.dit.hidden(&self.spec, batch, pool)
+    }
+
+    fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        self.dit.head(hidden)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::models::registry::family_of;
+
+    /// kuleshov-group/bd3lm-owt-block_size4
+    fn released() -> Value {
+        json!({
+            "adaln": true, "architectures": ["BD3LM"], "attn_backend": "flex", "block_size": 4,
+            "causal": false, "cond_dim": 128, "cross_attn": true, "dropout": 0.1, "hidden_dim": 768,
+            "model_length": 1024, "model_type": "bd3lm", "n_blocks": 12, "n_heads": 12,
+            "sampling_eps_max": 0.999, "sampling_eps_min": 0.001, "time_conditioning": false,
+            "var_min": true, "vocab_size": 50258
+        })
+    }
+
+    fn spec(config: &Value) -> ModelSpec {
+        (family_of(config).unwrap().spec)(config).unwrap()
+    }
+
+    #[test]
+    fn the_released_model_has_its_published_size_mask_and_blocks() {
+        let spec = spec(&released());
+        assert_eq!(spec.parameters, 169_627_218);
+        assert_eq!(spec.mask_token(), Some(50257));
+        let block_length = 4;
+        assert_eq!(
+            spec.attention,
+            AttentionPattern::BlockCausal { block_length }
+        );
+        assert!(!spec.noise_conditioned);
+    }
+
+    #[test]
+    fn without_cross_attention_the_network_is_bidirectional() {
+        let mut config = released();
+        config["cross_attn"] = false.into();
+        assert_eq!(spec(&config).attention, AttentionPattern::Bidirectional);
+    }
+
+    #[test]
+    fn a_network_that_is_not_built_is_refused_by_name() {
+        for (field, value) in [("causal", json!(true)), ("block_size", json!(0))] {
+            let mut config = released();
+            config[field] = value;
+            let error = Bd3lmConfig::from_json(&config).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_row_sees_its_noised_block_and_the_clean_blocks_before_it() {
+        // Three slots in blocks of two: x_t is 0 1 | 2, x_0 is 3 4 | 5.
+        let seen = [
+            "110000", "110000", "001110", // x_t
+            "000110", "000110", "000111", // x_0
+        ];
+        let expected: Vec<bool> = seen.concat().chars().map(|bit| bit == '1').collect();
+        assert_eq!(scoring_pattern(3, 2), expected);
+        assert!(scoring_pattern(0, 2).is_empty());
+    }
+}
