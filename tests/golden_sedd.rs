@@ -3,7 +3,6 @@
 #[path = "support/dit.rs"]
 #[allow(dead_code)]
 mod dit;
-#[allow(dead_code)]
 mod support;
 
 use candle_core::Tensor;

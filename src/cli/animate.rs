@@ -48,6 +48,9 @@ impl<'a> Animation<'a> {
                 style: confidence_style(commit.probability),
             };
         }
+        for slot in &report.remasked {
+            self.slots[*slot].text = None;
+        }
         self.draw(&format!("step {}", report.step))
     }
 

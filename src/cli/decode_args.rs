@@ -1,30 +1,49 @@
 //! Decode options on the command line.
 
 use clap::Args;
-use unmask::decode::{BlockOrigin, Budget, DecodePlan, Score, preset};
+use serde::de::DeserializeOwned;
+use unmask::decode::{BlockOrigin, Budget, DecodePlan, EarlyStop, Revision, Score, preset};
+use unmask::sampling::{Basis, FilterOrder};
 
 /// How a canvas is denoised. What is not given is as the preset has it, or else the model's default.
 #[derive(Args)]
 #[command(next_help_heading = "Decode options")]
 pub struct DecodeArgs {
-    /// A published sampler's plan: llada, llada-random, fast-dllm, left-to-right
+    /// A published sampler's plan; `unmask inspect` lists them
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// Denoise steps over the whole canvas
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
+    /// Denoise steps a block, in the place of --steps
+    #[arg(long, value_name = "N")]
+    steps_per_block: Option<usize>,
     /// Slots a block; blocks are denoised one after the other
     #[arg(long, value_name = "N")]
     block_length: Option<usize>,
     /// Where the first block begins: gap, canvas
-    #[arg(long, value_name = "WHERE", value_parser = block_origin)]
+    #[arg(long, value_name = "WHERE", value_parser = named::<BlockOrigin>)]
     block_origin: Option<BlockOrigin>,
     /// How candidates are ranked: confidence, margin, entropy, random, left_to_right
     #[arg(long, value_name = "NAME")]
     score: Option<Score>,
-    /// How many are committed a step: even, threshold:P, factor:F, entropy_bound:NATS
+    /// 0 ranks by score alone, otherwise candidates are drawn by score / temperature
+    #[arg(long, value_name = "T")]
+    score_temperature: Option<f32>,
+    /// How many are committed a step: even, threshold:P, factor:F, entropy_bound:NATS,
+    /// schedule_floor:EPS, schedule_nearest:EPS, ancestral:EPS
     #[arg(long, value_name = "BUDGET")]
     budget: Option<Budget>,
+    /// The fewest that a step commits
+    #[arg(long, value_name = "N")]
+    at_least: Option<usize>,
+    /// What may happen to a committed slot: none, remask_cap:ETA, remask_rescale:ETA,
+    /// remask_confidence:ETA, remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<Revision>,
+    /// When a stop token ends the denoising: never, after_block, at_once
+    #[arg(long, value_name = "WHEN", value_parser = named::<EarlyStop>)]
+    early_stop: Option<EarlyStop>,
     /// 0 takes the most probable token
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
@@ -34,38 +53,48 @@ pub struct DecodeArgs {
     /// Sample from the most probable tokens that together have this probability
     #[arg(long, value_name = "P")]
     top_p: Option<f32>,
+    /// Which filter comes first: top_k_first, top_p_first
+    #[arg(long, value_name = "ORDER", value_parser = named::<FilterOrder>)]
+    filter_order: Option<FilterOrder>,
+    /// Which distribution scores and probabilities are of: model, sampling
+    #[arg(long, value_name = "NAME", value_parser = named::<Basis>)]
+    basis: Option<Basis>,
     /// Classifier-free guidance; 0 is off
     #[arg(long, value_name = "W")]
     guidance_scale: Option<f32>,
-    /// Seed of the random draws [default: drawn at random and reported]
+    /// Seed of the random draws [default: drawn at random; --json reports it]
     #[arg(long)]
     seed: Option<u64>,
 }
 
-fn block_origin(text: &str) -> Result<BlockOrigin, String> {
-    match text {
-        "gap" => Ok(BlockOrigin::Gap),
-        "canvas" => Ok(BlockOrigin::Canvas),
-        _ => Err("allowed: gap, canvas".to_owned()),
-    }
+/// Reads the name of an enum's variant as it is written over HTTP.
+fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }
 
 impl DecodeArgs {
     /// The plan that the options ask for, from the model's `default` plan.
     pub fn plan(&self, default: &DecodePlan) -> anyhow::Result<DecodePlan> {
         let mut plan = match &self.preset {
-            Some(name) => preset::by_name(name)?.plan,
+            Some(name) => preset::by_name(name)?.plan(default),
             None => default.clone(),
         };
         plan.steps = self.steps.or(plan.steps);
+        plan.steps_per_block = self.steps_per_block.or(plan.steps_per_block);
         plan.block_length = self.block_length.or(plan.block_length);
         plan.block_origin = self.block_origin.unwrap_or(plan.block_origin);
         plan.score = self.score.unwrap_or(plan.score);
+        plan.score_temperature = self.score_temperature.unwrap_or(plan.score_temperature);
         plan.budget = self.budget.unwrap_or(plan.budget);
+        plan.at_least = self.at_least.unwrap_or(plan.at_least);
+        plan.revision = self.revision.unwrap_or(plan.revision);
+        plan.early_stop = self.early_stop.unwrap_or(plan.early_stop);
         let sampling = &mut plan.sampling;
         sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
         sampling.top_k = self.top_k.or(sampling.top_k);
         sampling.top_p = self.top_p.or(sampling.top_p);
+        sampling.filter_order = self.filter_order.unwrap_or(sampling.filter_order);
+        sampling.basis = self.basis.unwrap_or(sampling.basis);
         sampling.guidance_scale = self.guidance_scale.unwrap_or(sampling.guidance_scale);
         sampling.seed = match self.seed {
             Some(seed) => seed,

@@ -68,14 +68,17 @@ fn document(
         .map(|(slots, gap)| {
             let provenance: Vec<Value> = slots
                 .clone()
-                .filter_map(|slot| canvas.provenance(slot))
-                .map(|commit| {
+                .filter_map(|slot| canvas.gap_slot(slot))
+                .filter_map(|slot| Some((slot, slot.provenance()?)))
+                .map(|(slot, commit)| {
                     json!({
                         "token": commit.token,
                         "text": tokenizer.decode(&[commit.token]),
                         "probability": commit.probability,
                         "score": commit.score,
                         "step": commit.step,
+                        "remasked": slot.remasked(),
+                        "edited": slot.edited(),
                     })
                 })
                 .collect();
@@ -102,6 +105,7 @@ fn document(
 pub struct Trace {
     file: BufWriter<File>,
     tokens: Vec<TokenId>,
+    mask: TokenId,
 }
 
 impl Trace {
@@ -112,8 +116,9 @@ impl Trace {
         let mut trace = Self {
             file: BufWriter::new(file),
             tokens: canvas.tokens().collect(),
+            mask: canvas.mask(),
         };
-        trace.write(0, &[])?;
+        trace.write(0, &[], &[])?;
         Ok(trace)
     }
 
@@ -121,6 +126,9 @@ impl Trace {
     pub fn step(&mut self, report: &StepReport) -> anyhow::Result<()> {
         for (slot, commit) in &report.committed {
             self.tokens[*slot] = commit.token;
+        }
+        for slot in &report.remasked {
+            self.tokens[*slot] = self.mask;
         }
         let committed: Vec<Value> = report
             .committed
@@ -133,7 +141,7 @@ impl Trace {
                 })
             })
             .collect();
-        self.write(report.step, &committed)
+        self.write(report.step, &committed, &report.remasked)
     }
 
     /// Makes sure that all lines are in the file.
@@ -141,8 +149,16 @@ impl Trace {
         Ok(self.file.flush()?)
     }
 
-    fn write(&mut self, step: usize, committed: &[Value]) -> anyhow::Result<()> {
-        let line = json!({"step": step, "canvas": self.tokens, "committed": committed});
+    fn write(
+        &mut self,
+        step: usize,
+        committed: &[Value],
+        remasked: &[usize],
+    ) -> anyhow::Result<()> {
+        let mut line = json!({"step": step, "canvas": self.tokens, "committed": committed});
+        if !remasked.is_empty() {
+            line["remasked"] = json!(remasked);
+        }
         Ok(writeln!(self.file, "{line}")?)
     }
 }

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::canvas::{Canvas, Commit, TokenId};
-use crate::decode::{DecodePlan, Decoder};
-use crate::models::{Corruption, Denoiser, ModelSpec, Parameterisation};
+use crate::decode::{BlockOrigin, DecodePlan, Decoder, PlanError};
+use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 
 pub use error::{GenerationError, StartError, SubmitError};
 use sequence::Sequence;
@@ -185,6 +185,17 @@ impl Engine {
                 token,
                 vocab_size: self.spec.vocab_size,
             });
+        }
+        if let AttentionPattern::BlockCausal { block_length } = self.spec.attention
+            && (plan.block_length != Some(block_length) || plan.block_origin != BlockOrigin::Canvas)
+        {
+            return Err(SubmitError::Plan(PlanError::Invalid {
+                field: "block_length",
+                reason: format!(
+                    "this model denoises blocks of {block_length} slots, counted from the start of \
+                     the canvas (block_origin `canvas`), and no others"
+                ),
+            }));
         }
         let decoder = Decoder::new(plan, &canvas, &self.spec.stop_tokens)?;
         // Room for every event that there can be, so that the worker never waits for a reader.

@@ -106,11 +106,11 @@ fn effective_temperature(params: &RowParams) -> f32 {
     }
 }
 
-/// The largest and the second largest logit, each with its token.
-fn two_largest(
-    logits: &[f32],
-    params: &RowParams,
-) -> Result<((f32, usize), (f32, usize)), SamplingError> {
+/// A logit and its token.
+type Scored = (f32, usize);
+
+/// The largest and the second largest logit.
+fn two_largest(logits: &[f32], params: &RowParams) -> Result<(Scored, Scored), SamplingError> {
     let mut best = (f32::NEG_INFINITY, 0);
     let mut second = (f32::NEG_INFINITY, 0);
     for (token, &logit) in logits.iter().enumerate() {
@@ -132,7 +132,7 @@ fn two_largest(
 /// The arg-max of logit / temperature + Gumbel noise over the tokens that the filters keep, those of at
 /// least `floor`, which is a draw from their renormalised distribution; `best`, the most probable one,
 /// at temperature 0.
-fn draw(logits: &[f32], best: (f32, usize), floor: f32, params: &RowParams) -> usize {
+fn draw(logits: &[f32], best: Scored, floor: f32, params: &RowParams) -> usize {
     if params.temperature == 0.0 {
         return best.1;
     }
