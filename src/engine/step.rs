@@ -160,6 +160,10 @@ fn commit(
         .filter_map(|slot| Some((slot, *sequence.canvas.provenance(slot)?)))
         .collect();
     let count = committed.len();
-    sequence.report(Event::Step(StepReport { step, committed }));
+    sequence.report(Event::Step(StepReport {
+        step,
+        committed,
+        statistics: sequence.statistics(),
+    }));
     Ok(count)
 }
