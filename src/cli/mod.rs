@@ -2,6 +2,8 @@
 
 use clap::{Parser, Subcommand};
 
+mod model;
+mod serve;
 mod train;
 
 /// Serve, train and evaluate masked text diffusion language models.
@@ -14,6 +16,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Serve a model over HTTP.
+    Serve(serve::ServeArgs),
     /// Train a tokenizer and a model on text files.
     Train(train::TrainArgs),
 }
@@ -21,6 +25,7 @@ enum Command {
 /// Parses the command line and runs the subcommand.
 pub fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Serve(args) => serve::run(args),
         Command::Train(args) => train::run(args),
     }
 }
