@@ -1,0 +1,13 @@
+//! The HTTP API, against a real listening server.
+
+mod cli;
+mod completions;
+mod errors;
+mod infill;
+mod lifecycle;
+mod mock;
+mod models;
+mod server;
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "other test binaries use the rest")]
+mod support;
