@@ -40,7 +40,7 @@ pub struct Commit {
     pub probability: f32,
     /// The score by which the decode policy chose it; higher was better.
     pub score: f32,
-    /// The denoise step, from 0.
+    /// The denoise step, from 1.
     pub step: usize,
 }
 
@@ -48,6 +48,8 @@ pub struct Commit {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GapSlot {
     commit: Option<Commit>,
+    remasked: usize,
+    edited: usize,
 }
 
 impl GapSlot {
@@ -56,9 +58,25 @@ impl GapSlot {
         self.commit.as_ref()
     }
 
+    /// How often the slot was masked again.
+    pub fn remasked(&self) -> usize {
+        self.remasked
+    }
+
+    /// How often a committed token was replaced by another.
+    pub fn edited(&self) -> usize {
+        self.edited
+    }
+
     /// Writes a token to the slot.
     pub fn commit(&mut self, commit: Commit) {
+        self.edited += usize::from(self.commit.is_some());
         self.commit = Some(commit);
+    }
+
+    /// Masks the slot again.
+    pub fn remask(&mut self) {
+        self.remasked += usize::from(self.commit.take().is_some());
     }
 }
 
@@ -158,12 +176,17 @@ impl Canvas {
         self.masked_in(0..self.len()).count()
     }
 
-    /// The provenance of a committed slot; `None` for a fixed or a masked one.
-    pub fn provenance(&self, slot: usize) -> Option<&Commit> {
+    /// The slot, if it is part of a gap.
+    pub fn gap_slot(&self, slot: usize) -> Option<&GapSlot> {
         match self.slots.get(slot)? {
             Slot::Fixed(_) => None,
-            Slot::Gap(gap_slot) => gap_slot.provenance(),
+            Slot::Gap(gap_slot) => Some(gap_slot),
         }
+    }
+
+    /// The provenance of a committed slot; `None` for a fixed or a masked one.
+    pub fn provenance(&self, slot: usize) -> Option<&Commit> {
+        self.gap_slot(slot)?.provenance()
     }
 
     /// The slot for writing, if it is part of a gap: fixed slots cannot be had.
@@ -267,6 +290,24 @@ mod tests {
         assert_eq!(canvas.token(1), 4);
         assert_eq!(canvas.provenance(1), Some(&commit));
         assert!(!canvas.is_masked(1));
+    }
+
+    #[test]
+    fn a_slot_counts_how_often_it_was_revised() {
+        let mut slot = GapSlot::default();
+        let commit = |token| Commit {
+            token,
+            probability: 0.5,
+            score: 0.5,
+            step: 1,
+        };
+        slot.remask();
+        slot.commit(commit(1));
+        assert_eq!((slot.remasked(), slot.edited()), (0, 0));
+        slot.commit(commit(2));
+        slot.remask();
+        slot.commit(commit(3));
+        assert_eq!((slot.remasked(), slot.edited()), (1, 1));
     }
 
     #[test]

@@ -1,10 +1,18 @@
 //! One file a subcommand.
 
-use clap::{Parser, Subcommand};
-
+mod animate;
+mod decode_args;
+mod denoise;
+mod forward;
+mod generate;
+mod infill;
+mod inspect;
 mod model;
+mod output;
 mod serve;
 mod train;
+
+use clap::{Parser, Subcommand};
 
 /// Serve, train and evaluate masked text diffusion language models.
 #[derive(Parser)]
@@ -18,14 +26,28 @@ struct Cli {
 enum Command {
     /// Serve a model over HTTP.
     Serve(serve::ServeArgs),
+    /// Complete a text.
+    #[command(after_help = generate::EXAMPLES)]
+    Generate(generate::GenerateArgs),
+    /// Fill the gaps of a text.
+    #[command(after_help = infill::EXAMPLES)]
+    Infill(infill::InfillArgs),
     /// Train a tokenizer and a model on text files.
     Train(train::TrainArgs),
+    /// Tell what a checkpoint is: family, sizes, tokens, default plan, memory.
+    Inspect(inspect::InspectArgs),
+    /// Compute the logits of given inputs, to check a checkpoint against another implementation.
+    Forward(forward::ForwardArgs),
 }
 
 /// Parses the command line and runs the subcommand.
 pub fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Infill(args) => infill::run(args),
         Command::Train(args) => train::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Forward(args) => forward::run(args),
     }
 }

@@ -1,27 +1,23 @@
 //! `unmask serve`.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use candle_core::{DType, Device};
 use clap::ValueEnum;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
-use unmask::engine::{Engine, EngineConfig};
+use unmask::engine::EngineConfig;
 use unmask::server::{self, AppState, Ending, Limits};
-use unmask::text::HfTokenizer;
 
-use super::model;
+use super::model::{ModelArgs, tokenizer};
 
 /// Arguments of `unmask serve`.
 #[derive(clap::Args)]
 pub struct ServeArgs {
-    /// Checkpoint directory in Hugging Face's layout; it must not be changed while it is loaded
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1")]
     host: IpAddr,
@@ -75,8 +71,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
-    let checkpoint = model::open(args.model.as_deref())?;
-    let tokenizer = HfTokenizer::from_bytes(checkpoint.tokenizer_json()?)?;
+    let checkpoint = args.model.checkpoint()?;
+    let tokenizer = tokenizer(&checkpoint)?;
     let spec = checkpoint.spec()?;
     if tokenizer.vocab_size() > spec.vocab_size {
         anyhow::bail!(
@@ -91,13 +87,12 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
         parameters = spec.parameters,
         "loading"
     );
-    let network = checkpoint.load(DType::F32, &Device::Cpu)?;
     let config = EngineConfig {
         max_sequences: args.max_sequences,
         max_rows: args.max_rows,
         max_queue: args.max_queue,
     };
-    let engine = Engine::start(network, config).context("cannot start the engine")?;
+    let engine = args.model.engine(&checkpoint, config)?;
     Ok(AppState::new(
         Arc::new(engine),
         Arc::new(tokenizer),

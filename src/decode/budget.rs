@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::{Candidate, PlanError};
 
-/// How many of the ranked candidates a step commits. At least one always is.
+/// How many candidates a step commits.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Budget {
     /// The block's masked slots split evenly over its steps, the remainder first
     /// (`get_num_transfer_tokens` in LLaDA's generate.py).
@@ -24,14 +24,40 @@ pub enum Budget {
     /// Candidates in order of score while the sum of their entropies less the largest stays within
     /// this bound, in nats (entropy-bounded sampling, arXiv:2505.24857).
     EntropyBound(f32),
+    /// The number that the reverse process unmasks on average from time t to s, on the even grid of
+    /// times from 1 to `eps`: n (1 − s/t) of n masked slots, and all of them at the last step. May be none.
+    Schedule {
+        /// How the number is made whole.
+        rounding: Rounding,
+        /// The last time of the grid, in [0, 1).
+        #[serde(default)]
+        eps: f32,
+    },
+    /// Each masked slot by itself with probability 1 − s/t, as the reverse process does it (ancestral
+    /// sampling; MDLM, arXiv:2406.07524), and all of them at the last step. The score plays no part.
+    Ancestral {
+        /// The last time of the grid, in [0, 1).
+        #[serde(default)]
+        eps: f32,
+    },
+}
+
+/// How an expected number is made whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// Down (Dream's generation_utils.py).
+    Floor,
+    /// To the nearest, halves to the even one (dllm's samplers).
+    Nearest,
 }
 
 impl Budget {
-    /// How many of `ranked` to commit, where `even` is the even split's share of this step (0 if the
-    /// plan names no number of steps). `ranked` is in falling order of score and not empty.
-    pub fn count(self, ranked: &[Candidate], even: usize) -> usize {
-        let wanted = match self {
-            Budget::Even => even,
+    /// How many of `ranked` the budget itself asks for; `ranked` is in falling order of score. None for
+    /// the budgets that go by the step and not by the candidates.
+    pub(super) fn by_candidates(self, ranked: &[Candidate]) -> usize {
+        match self {
+            Budget::Even | Budget::Schedule { .. } | Budget::Ancestral { .. } => 0,
             Budget::Threshold(threshold) => ranked
                 .iter()
                 .filter(|candidate| candidate.probability >= threshold)
@@ -56,8 +82,15 @@ impl Budget {
                     })
                     .count()
             }
-        };
-        wanted.max(even).max(1).min(ranked.len())
+        }
+    }
+
+    /// The last time of the grid, for the budgets that follow a noise schedule.
+    pub(super) fn last_time(self) -> Option<f32> {
+        match self {
+            Budget::Schedule { eps, .. } | Budget::Ancestral { eps } => Some(eps),
+            _ => None,
+        }
     }
 
     pub(super) fn validate(self) -> Result<(), PlanError> {
@@ -66,6 +99,10 @@ impl Budget {
             Budget::Threshold(p) => (p, "a probability in [0, 1]", (0.0..=1.0).contains(&p)),
             Budget::Factor(f) => (f, "a finite number of at least 0", f >= 0.0),
             Budget::EntropyBound(h) => (h, "a finite number of nats of at least 0", h >= 0.0),
+            Budget::Schedule { eps, .. } | Budget::Ancestral { eps } => {
+                let ok = (0.0..1.0).contains(&eps);
+                (eps, "eps of at least 0 and less than 1", ok)
+            }
         };
         if ok && value.is_finite() {
             Ok(())
@@ -79,6 +116,21 @@ impl Budget {
     }
 }
 
+/// The expected number of `masked` slots that a step from time `t` to `s` unmasks, made whole.
+///
+/// In the official samplers' f32 arithmetic, which decides between two whole numbers where the exact
+/// value is one or lies halfway.
+pub(super) fn scheduled(masked: usize, t: f32, s: f32, rounding: Rounding) -> usize {
+    match rounding {
+        Rounding::Floor => (masked as f32 * (1.0 - s / t)) as usize,
+        Rounding::Nearest => {
+            let noise = |time: f32| 1.0 - (1.0 - time);
+            let share = 1.0 - noise(s) / noise(t);
+            (masked as f64 * f64::from(share)).round_ties_even() as usize
+        }
+    }
+}
+
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -86,6 +138,15 @@ impl fmt::Display for Budget {
             Budget::Threshold(value) => write!(f, "threshold:{value}"),
             Budget::Factor(value) => write!(f, "factor:{value}"),
             Budget::EntropyBound(value) => write!(f, "entropy_bound:{value}"),
+            Budget::Schedule {
+                rounding: Rounding::Floor,
+                eps,
+            } => write!(f, "schedule_floor:{eps}"),
+            Budget::Schedule {
+                rounding: Rounding::Nearest,
+                eps,
+            } => write!(f, "schedule_nearest:{eps}"),
+            Budget::Ancestral { eps } => write!(f, "ancestral:{eps}"),
         }
     }
 }
@@ -93,23 +154,31 @@ impl fmt::Display for Budget {
 impl FromStr for Budget {
     type Err = PlanError;
 
-    /// Reads what [`Display`](fmt::Display) writes: `even`, `threshold:0.9`, `factor:1`,
-    /// `entropy_bound:0.3`.
+    /// Reads what [`Display`](fmt::Display) writes: `even`, `threshold:0.9`, `ancestral:0.001`.
     fn from_str(text: &str) -> Result<Self, PlanError> {
         let unknown = || PlanError::UnknownName {
             field: "budget",
             given: text.to_owned(),
-            allowed: "even, threshold:P, factor:F, entropy_bound:NATS".to_owned(),
+            allowed: "even, threshold:P, factor:F, entropy_bound:NATS, schedule_floor:EPS, \
+                      schedule_nearest:EPS, ancestral:EPS"
+                .to_owned(),
         };
         if text == "even" {
             return Ok(Budget::Even);
         }
         let (name, value) = text.split_once(':').ok_or_else(unknown)?;
         let value: f32 = value.parse().map_err(|_| unknown())?;
+        let schedule = |rounding| Budget::Schedule {
+            rounding,
+            eps: value,
+        };
         let budget = match name {
             "threshold" => Budget::Threshold(value),
             "factor" => Budget::Factor(value),
             "entropy_bound" => Budget::EntropyBound(value),
+            "schedule_floor" => schedule(Rounding::Floor),
+            "schedule_nearest" => schedule(Rounding::Nearest),
+            "ancestral" => Budget::Ancestral { eps: value },
             _ => return Err(unknown()),
         };
         budget.validate()?;
@@ -138,42 +207,37 @@ mod tests {
     }
 
     #[test]
-    fn threshold_takes_all_that_reach_it_and_at_least_one() {
+    fn threshold_takes_all_that_reach_it() {
         let candidates = ranked(&[0.95, 0.9, 0.5]);
-        assert_eq!(Budget::Threshold(0.9).count(&candidates, 0), 2);
-        assert_eq!(Budget::Threshold(0.99).count(&candidates, 0), 1);
-    }
-
-    #[test]
-    fn steps_are_a_lower_bound_for_every_budget() {
-        let candidates = ranked(&[0.5, 0.4, 0.3]);
-        for budget in [
-            Budget::Even,
-            Budget::Threshold(0.9),
-            Budget::Factor(0.0),
-            Budget::EntropyBound(0.0),
-        ] {
-            assert_eq!(budget.count(&candidates, 2), 2, "{budget}");
-        }
+        assert_eq!(Budget::Threshold(0.9).by_candidates(&candidates), 2);
+        assert_eq!(Budget::Threshold(0.99).by_candidates(&candidates), 0);
     }
 
     #[test]
     fn factor_takes_the_largest_n_whose_nth_probability_is_high_enough() {
         // n = 1 needs 1 − p ≤ 1/2, n = 2 needs ≤ 1/3, n = 3 needs ≤ 1/4.
         let candidates = ranked(&[0.9, 0.7, 0.7]);
-        assert_eq!(Budget::Factor(1.0).count(&candidates, 0), 2);
+        assert_eq!(Budget::Factor(1.0).by_candidates(&candidates), 2);
     }
 
     #[test]
     fn entropy_bound_ignores_the_largest_entropy() {
         let candidates = ranked(&[0.9, 0.8, 0.5]);
-        assert_eq!(Budget::EntropyBound(0.15).count(&candidates, 0), 2);
-        assert_eq!(Budget::EntropyBound(0.35).count(&candidates, 0), 3);
+        assert_eq!(Budget::EntropyBound(0.15).by_candidates(&candidates), 2);
+        assert_eq!(Budget::EntropyBound(0.35).by_candidates(&candidates), 3);
     }
 
     #[test]
     fn names_read_back_and_bad_ones_are_refused() {
-        for text in ["even", "threshold:0.9", "factor:1.5", "entropy_bound:0.3"] {
+        for text in [
+            "even",
+            "threshold:0.9",
+            "factor:1.5",
+            "entropy_bound:0.3",
+            "schedule_floor:0.001",
+            "schedule_nearest:0",
+            "ancestral:0.00001",
+        ] {
             assert_eq!(text.parse::<Budget>().unwrap().to_string(), text);
         }
         for text in [
@@ -183,6 +247,7 @@ mod tests {
             "threshold:x",
             "threshold:1.5",
             "factor:NaN",
+            "ancestral:1",
         ] {
             assert!(text.parse::<Budget>().is_err(), "{text}");
         }

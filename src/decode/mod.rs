@@ -1,7 +1,7 @@
 //! The decode policy: what to commit at a denoise step, from a few numbers a slot.
 //!
 //! Pure functions without a model or a tensor. A [`DecodePlan`] is made of orthogonal choices (blocks,
-//! score, budget, sampling); a [`preset`](preset::by_name) is a plan under the name of a published
+//! score, budget, revision, sampling); a [`preset`](preset::by_name) is a plan under the name of a published
 //! sampler. A [`Decoder`] follows a plan over one canvas.
 
 mod blocks;
@@ -9,10 +9,12 @@ mod budget;
 mod decoder;
 mod plan;
 pub mod preset;
+mod revision;
 mod score;
 
 pub use blocks::BlockOrigin;
-pub use budget::Budget;
-pub use decoder::Decoder;
-pub use plan::{DecodePlan, PlanError, Sampling};
+pub use budget::{Budget, Rounding};
+pub use decoder::{Change, Decoder};
+pub use plan::{Basis, DecodePlan, EarlyStop, PlanError, Sampling};
+pub use revision::{Remasking, Revision};
 pub use score::{Candidate, Score};

@@ -1,8 +1,11 @@
 //! The decode plan: how a canvas is to be denoised.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::decode::{BlockOrigin, Budget, Score};
+use crate::decode::{BlockOrigin, Budget, Revision, Score};
+
+/// The most steps of a plan: far above any published sampler's, and a bound on what waits to be read.
+pub(super) const MAX_STEPS: usize = 100_000;
 
 /// A plan, or a part of one, that cannot be followed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -27,6 +30,14 @@ pub enum PlanError {
         /// The allowed range.
         allowed: &'static str,
     },
+    /// Choices that do not go together, or a parameter that a formula does not allow.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The field of the plan.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
     /// Every block needs at least one step.
     #[error(
         "steps is {steps}, but the canvas has {blocks} blocks of block_length {block_length}: allowed: at least one step a block"
@@ -45,10 +56,37 @@ impl PlanError {
     /// The field of the plan that is at fault.
     pub fn field(&self) -> &'static str {
         match self {
-            PlanError::UnknownName { field, .. } | PlanError::OutOfRange { field, .. } => field,
+            PlanError::UnknownName { field, .. }
+            | PlanError::OutOfRange { field, .. }
+            | PlanError::Invalid { field, .. } => field,
             PlanError::TooFewSteps { .. } => "steps",
         }
     }
+}
+
+/// Which distribution a candidate's probability, margin and entropy are taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// The model's own, without temperature or filters (LLaDA).
+    #[default]
+    Model,
+    /// The one that the token is drawn from, after temperature, top-k and top-p (Dream, SDAR). At
+    /// temperature 0 the filters apply to the model's own.
+    Sampling,
+}
+
+/// When a canvas is left before every slot is committed, because a stop token was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EarlyStop {
+    /// Never.
+    #[default]
+    Never,
+    /// After the block that holds it.
+    AfterBlock,
+    /// At once, if no slot before it is masked.
+    AtOnce,
 }
 
 /// How a token is drawn from a slot's distribution.
@@ -60,6 +98,8 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Keeps the smallest set of most probable tokens with at least this probability, in (0, 1].
     pub top_p: Option<f32>,
+    /// Which distribution the candidates' numbers are of.
+    pub basis: Basis,
     /// Classifier-free guidance w: logits become u + (w + 1)(c − u), with u those of the canvas
     /// whose fixed slots are masked. 0 is off.
     pub guidance_scale: f32,
@@ -73,6 +113,7 @@ impl Default for Sampling {
             temperature: 0.0,
             top_k: None,
             top_p: None,
+            basis: Basis::Model,
             guidance_scale: 0.0,
             seed: 0,
         }
@@ -90,10 +131,22 @@ pub struct DecodePlan {
     pub block_length: Option<usize>,
     /// Where the first block begins.
     pub block_origin: BlockOrigin,
+    /// Denoise steps a block, each of which commits at least its share of the block length, whatever
+    /// part of the block is masked (SDAR, LLaDA2). In the place of `steps`.
+    pub steps_per_block: Option<usize>,
     /// How candidates are ranked.
     pub score: Score,
+    /// 0 ranks by score alone; otherwise scores are divided by it and get Gumbel noise, which draws the
+    /// candidates without replacement (Dream's `alg_temp`). At least 0.
+    pub score_temperature: f32,
     /// How many are committed a step.
     pub budget: Budget,
+    /// The fewest that a step commits, for the budgets that go by the candidates; 0 counts as 1.
+    pub at_least: usize,
+    /// What may happen to a committed slot.
+    pub revision: Revision,
+    /// When a stop token ends the denoising.
+    pub early_stop: EarlyStop,
     /// How tokens are drawn.
     pub sampling: Sampling,
 }
@@ -111,17 +164,32 @@ impl DecodePlan {
                 allowed,
             })
         };
-        if self.steps == Some(0) {
-            return out_of_range("steps", "0".into(), "at least 1");
+        for (field, steps) in [
+            ("steps", self.steps),
+            ("steps_per_block", self.steps_per_block),
+        ] {
+            if let Some(steps) = steps
+                && !(1..=MAX_STEPS).contains(&steps)
+            {
+                return out_of_range(field, steps.to_string(), "1 to 100000");
+            }
         }
         if self.block_length == Some(0) {
             return out_of_range("block_length", "0".into(), "at least 1");
         }
+        let score_temperature = self.score_temperature;
+        if !(score_temperature.is_finite() && score_temperature >= 0.0) {
+            let given = score_temperature.to_string();
+            return out_of_range("score_temperature", given, "at least 0");
+        }
         self.budget.validate()?;
+        self.revision.validate()?;
+        self.validate_combination()?;
         let Sampling {
             temperature,
             top_k,
             top_p,
+            basis: _,
             guidance_scale,
             seed: _,
         } = self.sampling;
@@ -140,5 +208,40 @@ impl DecodePlan {
             return out_of_range("guidance_scale", guidance_scale.to_string(), "at least 0");
         }
         Ok(())
+    }
+
+    fn validate_combination(&self) -> Result<(), PlanError> {
+        let invalid = |field, reason: &str| {
+            Err(PlanError::Invalid {
+                field,
+                reason: reason.to_owned(),
+            })
+        };
+        if self.steps_per_block.is_some() && self.block_length.is_none() {
+            return invalid("steps_per_block", "needs block_length");
+        }
+        if self.steps_per_block.is_some() && self.steps.is_some() {
+            return invalid(
+                "steps_per_block",
+                "is given in the place of steps; give one of them",
+            );
+        }
+        if self.steps_per_block.is_some() && self.budget.last_time().is_some() {
+            return invalid(
+                "steps_per_block",
+                "this budget follows a noise schedule; give steps",
+            );
+        }
+        if matches!(self.revision, Revision::Remask(_))
+            && !matches!(self.budget, Budget::Ancestral { .. })
+        {
+            return invalid("revision", "re-masking needs the budget `ancestral`");
+        }
+        Ok(())
+    }
+
+    /// Whether a committed slot may change again, so that nothing is final before the end.
+    pub fn is_revising(&self) -> bool {
+        self.revision != Revision::None
     }
 }

@@ -49,10 +49,12 @@ impl Default for EngineConfig {
 /// What one denoise step changed on a canvas.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
-    /// The step, from 0.
+    /// The step, from 1.
     pub step: usize,
-    /// The slots that were committed, in slot order.
+    /// The slots that were committed or edited, in slot order.
     pub committed: Vec<(usize, Commit)>,
+    /// The slots that were masked again after that, in slot order.
+    pub remasked: Vec<usize>,
     /// What the generation took so far, this step included.
     pub statistics: Statistics,
 }
@@ -178,9 +180,9 @@ impl Engine {
                 vocab_size: self.spec.vocab_size,
             });
         }
-        let decoder = Decoder::new(plan, &canvas)?;
-        // A step commits at least one slot, so that no more events than these can ever wait.
-        let (events, receiver) = mpsc::channel(canvas.masked() + 1);
+        let decoder = Decoder::new(plan, &canvas, &self.spec.stop_tokens)?;
+        // Room for every event that there can be, so that the worker never waits for a reader.
+        let (events, receiver) = mpsc::channel(decoder.step_limit().saturating_add(1));
         let sequence = Sequence {
             canvas,
             decoder,

@@ -44,7 +44,7 @@ impl Sequence {
     pub fn statistics(&self) -> Statistics {
         let started = self.started.unwrap_or(self.submitted);
         Statistics {
-            steps: self.decoder.step(),
+            steps: self.decoder.steps(),
             queued: started - self.submitted,
             denoising: started.elapsed(),
         }

@@ -58,7 +58,7 @@ pub(super) fn step(
     let outcomes = sequences
         .iter_mut()
         .map(|sequence| {
-            let slots: Vec<usize> = sequence.decoder.scored_slots(&sequence.canvas).collect();
+            let slots = sequence.decoder.scored_slots(&sequence.canvas);
             let samples: Vec<_> = samples.by_ref().take(slots.len()).collect();
             cost.committed += commit(sequence, &slots, samples)?;
             Ok(())
@@ -97,8 +97,9 @@ fn lay_out(
                 temperature: sampling.temperature,
                 top_k: sampling.top_k,
                 top_p: sampling.top_p,
+                excluded: canvas.mask(),
                 seed: sampling.seed,
-                step: sequence.decoder.step(),
+                step: sequence.decoder.steps(),
                 slot,
             },
         });
@@ -152,17 +153,17 @@ fn commit(
             })
         })
         .collect::<Result<Vec<_>, SamplingError>>()?;
-    let step = sequence.decoder.step();
-    let committed: Vec<_> = sequence
-        .decoder
-        .advance(&mut sequence.canvas, &candidates)
+    let change = sequence.decoder.advance(&mut sequence.canvas, &candidates);
+    let committed: Vec<_> = change
+        .committed
         .into_iter()
         .filter_map(|slot| Some((slot, *sequence.canvas.provenance(slot)?)))
         .collect();
     let count = committed.len();
     sequence.report(Event::Step(StepReport {
-        step,
+        step: sequence.decoder.steps(),
         committed,
+        remasked: change.remasked,
         statistics: sequence.statistics(),
     }));
     Ok(count)

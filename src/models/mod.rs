@@ -6,6 +6,7 @@
 mod attention;
 pub mod batch;
 pub mod checkpoint;
+pub mod embedded;
 mod error;
 pub mod kv;
 mod layers;

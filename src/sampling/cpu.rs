@@ -36,22 +36,24 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
         })
     };
     let mut best = (f32::NEG_INFINITY, 0);
-    let mut second = f32::NEG_INFINITY;
+    let mut second = (f32::NEG_INFINITY, 0);
     for (token, &logit) in logits.iter().enumerate() {
         if logit > best.0 {
-            second = best.0;
+            second = best;
             best = (logit, token);
-        } else if logit > second {
-            second = logit;
+        } else if logit > second.0 {
+            second = (logit, token);
         } else if logit.is_nan() {
             return refuse("NaN");
         }
     }
+    let excluded = params.excluded as usize;
+    let drawable = if best.1 == excluded { second } else { best };
     if best.0 == f32::INFINITY {
         return refuse("+∞");
     }
-    if best.0 == f32::NEG_INFINITY {
-        return refuse("nothing but −∞");
+    if drawable.0 == f32::NEG_INFINITY {
+        return refuse("no token that could be drawn");
     }
     // With x = logit − max: ln p = x − ln Σ e^x, and H = ln Σ e^x − Σ x e^x / Σ e^x.
     let (mut sum, mut weighted) = (0.0f32, 0.0f32);
@@ -63,19 +65,19 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
             weighted += x * e;
         }
     }
-    let token = draw(logits, best, params);
+    let token = draw(logits, drawable, params);
     Ok(RowSample {
         token: token as TokenId,
         probability: (logits[token] - best.0).exp() / sum,
         best: 1.0 / sum,
-        second: (second - best.0).exp() / sum,
+        second: (second.0 - best.0).exp() / sum,
         entropy: (sum.ln() - weighted / sum).max(0.0),
         uniform: Draws::new(params.seed, params.step, params.slot, Stream::Score).uniform(),
     })
 }
 
 /// The arg-max of logit / temperature + Gumbel noise over the tokens that the filters keep, which is
-/// a draw from their renormalised distribution; the most probable token at temperature 0.
+/// a draw from their renormalised distribution; `best`, the most probable one, at temperature 0.
 fn draw(logits: &[f32], best: (f32, usize), params: &RowParams) -> usize {
     if params.temperature == 0.0 {
         return best.1;
@@ -88,12 +90,13 @@ fn draw(logits: &[f32], best: (f32, usize), params: &RowParams) -> usize {
             continue;
         }
         for (lane, (&logit, word)) in tokens.iter().zip(draws.quad(quad as u32)).enumerate() {
-            if logit < floor || logit == f32::NEG_INFINITY {
+            let token = 4 * quad + lane;
+            if logit < floor || token == params.excluded as usize {
                 continue;
             }
             let value = (logit - best.0) / params.temperature + gumbel(word);
             if value > winner.0 {
-                winner = (value, 4 * quad + lane);
+                winner = (value, token);
             }
         }
     }
@@ -102,13 +105,15 @@ fn draw(logits: &[f32], best: (f32, usize), params: &RowParams) -> usize {
 
 /// The smallest logit that top-k, and then top-p of what top-k left, keep.
 fn cutoff(logits: &[f32], max: f32, params: &RowParams) -> f32 {
-    let top_k = params.top_k.filter(|k| *k < logits.len());
     let top_p = params.top_p.filter(|p| *p < 1.0);
-    if top_k.is_none() && top_p.is_none() {
+    if params.top_k.is_none() && top_p.is_none() {
         return f32::NEG_INFINITY;
     }
     let mut kept = logits.to_vec();
-    if let Some(k) = top_k {
+    if let Some(excluded) = kept.get_mut(params.excluded as usize) {
+        *excluded = f32::NEG_INFINITY;
+    }
+    if let Some(k) = params.top_k.filter(|k| *k < kept.len()) {
         kept.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
         kept.truncate(k);
     }
@@ -141,6 +146,7 @@ mod tests {
             temperature,
             top_k: None,
             top_p: None,
+            excluded: TokenId::MAX,
             seed: 7,
             step: 0,
             slot,
@@ -218,6 +224,24 @@ mod tests {
         }
         let counts = draw_counts(&[infinite, 0.0, infinite], 50, |_| ());
         assert_eq!(counts, [0, 50, 0]);
+    }
+
+    #[test]
+    fn the_excluded_token_is_never_drawn_and_keeps_its_probability() {
+        let logits = [0.6f32, 0.3, 0.1].map(f32::ln);
+        let mut greedy = params(0.0, 0);
+        greedy.excluded = 0;
+        let sample = reduce_row(&logits, &greedy).unwrap();
+        assert_eq!(sample.token, 1);
+        assert!((sample.probability - 0.3).abs() < 1e-6);
+        for top_k in [None, Some(1)] {
+            let counts = draw_counts(&logits, 200, |params| {
+                params.excluded = 0;
+                params.top_k = top_k;
+            });
+            assert_eq!(counts[0], 0);
+            assert_eq!(counts[2] == 0, top_k.is_some());
+        }
     }
 
     #[test]

@@ -19,9 +19,12 @@ pub struct RowParams {
     pub top_k: Option<usize>,
     /// Keeps the smallest set of most probable tokens with at least this probability, in (0, 1].
     pub top_p: Option<f32>,
+    /// A token that is never drawn: the mask token, which would leave the slot as it was. It keeps its
+    /// share of the probabilities.
+    pub excluded: TokenId,
     /// Key of the noise.
     pub seed: u64,
-    /// Denoise step of the request.
+    /// Denoise steps that the request has taken.
     pub step: usize,
     /// Slot on the request's canvas.
     pub slot: usize,
@@ -48,11 +51,11 @@ pub struct RowSample {
 #[derive(Debug, thiserror::Error)]
 pub enum SamplingError {
     /// The network produced something that is no distribution.
-    #[error("the model's logits for slot {slot} at step {step} hold {what}")]
+    #[error("the model's logits for slot {slot} after {step} steps hold {what}")]
     NotADistribution {
         /// Slot on the canvas.
         slot: usize,
-        /// Denoise step.
+        /// Denoise steps taken before.
         step: usize,
         /// What is wrong with them.
         what: &'static str,
@@ -65,7 +68,7 @@ pub enum SamplingError {
 /// Reduces `logits` `[rows, vocab]`, of any float type, to one sample a row.
 ///
 /// # Errors
-/// A row with NaN, with +∞ or with nothing but −∞ fails by itself; the outer error is a device's.
+/// A row with NaN, with +∞ or with no token to draw fails by itself; the outer error is a device's.
 pub fn reduce(
     logits: &Tensor,
     params: &[RowParams],

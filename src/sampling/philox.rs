@@ -14,6 +14,12 @@ pub enum Stream {
     Gumbel = 0,
     /// The uniform number by which random scores rank slots.
     Score = 1,
+    /// Whether the reverse process unmasks a slot.
+    Unmask = 2,
+    /// Whether the reverse process masks a slot again.
+    Remask = 3,
+    /// Gumbel noise on the score of a candidate.
+    ScoreNoise = 4,
 }
 
 /// The four words of `counter` under `key`.

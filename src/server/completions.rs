@@ -16,7 +16,7 @@ use super::sse::{self, Frame};
 use super::state::{AppState, unix_time};
 use super::validate::{self, CompletionJob, nth_plan};
 use super::wire::{COMPLETION_OBJECT, Completion, CompletionChoice, CompletionRequest, Usage};
-use crate::canvas::TokenId;
+use crate::canvas::{Canvas, TokenId};
 use crate::engine::StepReport;
 use crate::text::Tokenizer;
 
@@ -76,6 +76,7 @@ fn start(job: &CompletionJob, state: &AppState) -> Result<Vec<Run<CompletionRead
                 tokenizer: state.tokenizer.clone(),
                 stop_tokens: stop_tokens.clone(),
                 gap: prompt.gap.clone(),
+                is_revising: plan.is_revising(),
                 slots: vec![None; prompt.gap.len()],
                 read: 0,
                 text: CompletionText::new(job.stops.clone()),
@@ -93,6 +94,8 @@ struct CompletionReader {
     tokenizer: Arc<dyn Tokenizer>,
     stop_tokens: Arc<[TokenId]>,
     gap: Range<usize>,
+    /// Whether committed slots may change, so that nothing is certain before the end.
+    is_revising: bool,
     /// The gap's tokens where they are committed.
     slots: Vec<Option<TokenId>>,
     /// How many of them have been read.
@@ -151,6 +154,9 @@ impl Reader for CompletionReader {
     type Answer = Answer;
 
     fn step(&mut self, report: &StepReport) -> (Option<String>, Option<Answer>) {
+        if self.is_revising {
+            return (None, None);
+        }
         for (slot, commit) in &report.committed {
             if self.gap.contains(slot) {
                 self.slots[slot - self.gap.start] = Some(commit.token);
@@ -161,10 +167,14 @@ impl Reader for CompletionReader {
         (frame, stopped.then(|| self.answer("stop")))
     }
 
-    fn finish(&mut self) -> (Option<String>, Answer) {
+    fn finish(&mut self, canvas: &Canvas) -> (Option<String>, Answer) {
+        for (at, slot) in self.gap.clone().enumerate() {
+            self.slots[at] = canvas.provenance(slot).map(|commit| commit.token);
+        }
+        let stopped = self.read();
         let rest = self.text.finish();
         self.unsent.push_str(&rest);
-        let reason = if self.text.is_stopped() {
+        let reason = if stopped || self.text.is_stopped() {
             "stop"
         } else {
             "length"

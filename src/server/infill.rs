@@ -9,19 +9,19 @@ use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
 use super::extract::Body;
-use super::infill_text::{GapTokens, assemble};
+use super::infill_text::{GapTokenizer, gap_answers};
 use super::random;
 use super::run::{Cost, Reader, Run, Update, answers, updates};
 use super::sse::{self, Frame};
 use super::state::{AppState, unix_time};
-use super::validate::{self, InfillJob, InfillPiece, nth_plan};
+use super::validate::{self, InfillJob, nth_plan};
 use super::wire::{
-    CommittedSlot, GapAnswer, INFILL_OBJECT, Infill, InfillChoice, InfillRequest, InfillStep,
-    STEP_OBJECT, Usage,
+    CommittedSlot, GapAnswer, GapPosition, INFILL_OBJECT, Infill, InfillChoice, InfillRequest,
+    InfillStep, STEP_OBJECT, Usage,
 };
-use crate::canvas::{Commit, TokenId};
+use crate::canvas::{Canvas, Commit};
 use crate::engine::StepReport;
-use crate::text::Tokenizer;
+use crate::text::{Layout, Tokenizer};
 
 /// Fills the gaps of a text.
 pub(super) async fn create(
@@ -36,8 +36,9 @@ pub(super) async fn create(
         seed: job.plan.sampling.seed,
         prompt_tokens: job.canvas.len() - job.canvas.masked(),
     };
-    let runs = start(&job, &state)?;
-    if job.stream {
+    let stream = job.stream;
+    let runs = start(job, &state)?;
+    if stream {
         let mut frames = Frames {
             head,
             running: runs.len(),
@@ -57,26 +58,24 @@ pub(super) async fn create(
 }
 
 /// Queues every sequence; if one cannot be, none is.
-fn start(job: &InfillJob, state: &AppState) -> Result<Vec<Run<InfillReader>>, ApiError> {
-    let spec = state.engine.spec();
-    let silent: Arc<[TokenId]> = spec
-        .stop_tokens
-        .iter()
-        .copied()
-        .chain([spec.mask_token])
-        .collect();
-    let pieces: Arc<[InfillPiece]> = job.pieces.as_slice().into();
+fn start(job: InfillJob, state: &AppState) -> Result<Vec<Run<InfillReader>>, ApiError> {
+    let tokenizer = Arc::new(GapTokenizer {
+        inner: state.tokenizer.clone(),
+        silent: state.engine.spec().stop_tokens.clone(),
+    });
+    let gaps: Arc<[Range<usize>]> = job.canvas.gaps().into();
+    let layout = Arc::new(job.layout);
+    let names: Arc<[Option<String>]> = job.names.into();
     (0..job.n)
         .map(|index| {
             let generation = state
                 .engine
                 .submit(job.canvas.clone(), &nth_plan(&job.plan, index))?;
             let reader = InfillReader {
-                tokenizer: state.tokenizer.clone(),
-                silent: silent.clone(),
-                gaps: job.canvas.gaps().into(),
-                pieces: pieces.clone(),
-                slots: vec![None; job.canvas.len()],
+                tokenizer: tokenizer.clone(),
+                gaps: gaps.clone(),
+                layout: layout.clone(),
+                names: names.clone(),
             };
             Ok(Run::new(index, generation, reader))
         })
@@ -85,12 +84,10 @@ fn start(job: &InfillJob, state: &AppState) -> Result<Vec<Run<InfillReader>>, Ap
 
 /// Reads the gaps of a canvas.
 struct InfillReader {
-    tokenizer: Arc<dyn Tokenizer>,
-    silent: Arc<[TokenId]>,
-    gaps: Box<[Range<usize>]>,
-    pieces: Arc<[InfillPiece]>,
-    /// What is committed on the canvas.
-    slots: Vec<Option<Commit>>,
+    tokenizer: Arc<GapTokenizer>,
+    gaps: Arc<[Range<usize>]>,
+    layout: Arc<Layout>,
+    names: Arc<[Option<String>]>,
 }
 
 /// The whole text and its gaps.
@@ -109,27 +106,27 @@ impl Answer {
     }
 }
 
-/// What a step committed.
+/// What a step changed.
 struct Step {
     step: usize,
     committed: Vec<CommittedSlot>,
+    remasked: Vec<GapPosition>,
 }
 
 impl InfillReader {
-    fn tokens(&self) -> GapTokens<'_> {
-        GapTokens {
-            tokenizer: &*self.tokenizer,
-            silent: &self.silent,
-        }
+    fn position(&self, slot: usize) -> Option<GapPosition> {
+        let gap = self.gaps.iter().position(|gap| gap.contains(&slot))?;
+        Some(GapPosition {
+            gap,
+            position: slot - self.gaps[gap].start,
+        })
     }
 
     fn committed(&self, slot: usize, commit: &Commit) -> Option<CommittedSlot> {
-        let gap = self.gaps.iter().position(|gap| gap.contains(&slot))?;
         Some(CommittedSlot {
-            gap,
-            position: slot - self.gaps[gap].start,
+            position: self.position(slot)?,
             token: commit.token,
-            text: self.tokens().text(commit.token),
+            text: self.tokenizer.decode(&[commit.token]),
             probability: commit.probability,
         })
     }
@@ -140,21 +137,22 @@ impl Reader for InfillReader {
     type Answer = Answer;
 
     fn step(&mut self, report: &StepReport) -> (Option<Step>, Option<Answer>) {
-        for (slot, commit) in &report.committed {
-            self.slots[*slot] = Some(*commit);
-        }
         let committed = report.committed.iter();
+        let remasked = report.remasked.iter();
         let step = Step {
             step: report.step,
             committed: committed
                 .filter_map(|(slot, commit)| self.committed(*slot, commit))
                 .collect(),
+            remasked: remasked.filter_map(|slot| self.position(*slot)).collect(),
         };
         (Some(step), None)
     }
 
-    fn finish(&mut self) -> (Option<Step>, Answer) {
-        let (text, gaps) = assemble(&self.pieces, &self.slots, &self.tokens());
+    fn finish(&mut self, canvas: &Canvas) -> (Option<Step>, Answer) {
+        let mut reading = self.layout.read(canvas, &*self.tokenizer);
+        let text = std::mem::take(&mut reading.text);
+        let gaps = gap_answers(canvas, reading, &self.names, &*self.tokenizer);
         (None, Answer { text, gaps })
     }
 }
@@ -206,6 +204,7 @@ impl Frames {
                 index: update.index,
                 step: step.step,
                 committed: step.committed,
+                remasked: step.remasked,
             }));
         }
         if let Some((answer, cost)) = update.answer {

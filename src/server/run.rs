@@ -6,6 +6,7 @@ use futures::stream::{self, Stream, StreamExt};
 
 use super::error::ApiError;
 use super::wire::DiffusionReport;
+use crate::canvas::Canvas;
 use crate::engine::{Event, Generation, GenerationError, Statistics, StepReport};
 
 /// Reads one canvas while it is denoised.
@@ -19,8 +20,8 @@ pub(super) trait Reader: Send + 'static {
     /// an answer the generation is dropped, whatever is still masked.
     fn step(&mut self, report: &StepReport) -> (Option<Self::Frame>, Option<Self::Answer>);
 
-    /// Takes in that every gap is filled.
-    fn finish(&mut self) -> (Option<Self::Frame>, Self::Answer);
+    /// Takes in that the canvas is finished.
+    fn finish(&mut self, canvas: &Canvas) -> (Option<Self::Frame>, Self::Answer);
 }
 
 /// A generation and its reader.
@@ -74,6 +75,15 @@ impl Cost {
         self.denoising = statistics.denoising;
     }
 
+    /// Revision writes some slots more than once: in the end each counts once.
+    fn finish(&mut self, canvas: &Canvas, statistics: Statistics) {
+        self.set(statistics);
+        let slots = canvas.gaps().iter().cloned().flatten();
+        self.committed = slots
+            .filter(|slot| canvas.provenance(*slot).is_some())
+            .count();
+    }
+
     /// Adds another sequence's.
     pub fn add(&mut self, other: Cost) {
         self.steps += other.steps;
@@ -124,9 +134,9 @@ async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>
             };
             Some((Ok(update), rest))
         }
-        Some(Event::Finished(_, statistics)) => {
-            run.cost.set(statistics);
-            let (frame, answer) = run.reader.finish();
+        Some(Event::Finished(canvas, statistics)) => {
+            run.cost.finish(&canvas, statistics);
+            let (frame, answer) = run.reader.finish(&canvas);
             let update = Update {
                 index,
                 frame,

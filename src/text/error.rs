@@ -1,5 +1,7 @@
 //! Errors of text handling.
 
+use crate::canvas::CanvasError;
+
 /// Why a text could not be handled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
@@ -9,6 +11,9 @@ pub enum TextError {
     /// A text cannot be encoded.
     #[error("the text cannot be encoded: {0}")]
     Encode(String),
+    /// The text cannot be laid out on a canvas.
+    #[error(transparent)]
+    Canvas(#[from] CanvasError),
     /// A gap mark that is none.
     #[error(
         "at byte {at}: {{{{ must be followed by a number of tokens and }}}}, such as {{{{8}}}}; write \\{{{{ for literal braces"

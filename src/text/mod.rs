@@ -2,7 +2,9 @@
 
 mod error;
 pub mod gaps;
+mod layout;
 mod tokenizer;
 
 pub use error::TextError;
+pub use layout::{GapText, Layout, Reading};
 pub use tokenizer::{ByteTokenizer, HfTokenizer, Tokenizer};

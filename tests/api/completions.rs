@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use unmask::canvas::TokenId;
+use unmask::decode::{DecodePlan, EarlyStop};
 use unmask::server::Limits;
 
-use crate::mock::{MASK, Mock, SPECIAL, STOP};
+use crate::mock::{Mock, SPECIAL, STOP};
 use crate::server::{MODEL, Server, Setup};
 
 const PATH: &str = "/v1/completions";
@@ -213,11 +214,11 @@ async fn a_stop_token_ends_the_text_and_is_counted() {
 
 #[tokio::test]
 async fn special_tokens_have_no_text_but_are_counted() {
-    let said = [TokenId::from(b'a'), SPECIAL, MASK, TokenId::from(b'b')];
+    let said = [TokenId::from(b'a'), SPECIAL, TokenId::from(b'b')];
     let server = Server::of(Mock::saying(0, said)).await;
-    let answer = both_ways(&server, &json!({"prompt": "", "max_tokens": 4})).await;
+    let answer = both_ways(&server, &json!({"prompt": "", "max_tokens": 3})).await;
     assert_eq!(text(&answer), "ab");
-    assert_eq!(answer["usage"]["completion_tokens"], 4);
+    assert_eq!(answer["usage"]["completion_tokens"], 3);
 }
 
 #[tokio::test]
@@ -235,6 +236,50 @@ async fn an_answer_is_given_as_soon_as_it_is_final() {
     assert_eq!(answer["diffusion"]["steps"], 3);
     assert_eq!(answer["diffusion"]["tokens_per_forward"], 1.0);
     drop(gate);
+}
+
+#[tokio::test]
+async fn a_plan_that_stops_early_gives_the_same_answer() {
+    let said = [b'a', b'b'].map(TokenId::from).into_iter().chain([STOP]);
+    let said: Vec<TokenId> = said.collect();
+    let body = json!({"prompt": "", "max_tokens": 40, "stop": "bc"});
+    for early_stop in [EarlyStop::Never, EarlyStop::AfterBlock, EarlyStop::AtOnce] {
+        let plan = DecodePlan {
+            block_length: Some(8),
+            early_stop,
+            ..DecodePlan::default()
+        };
+        let server = Server::of(Mock::saying(0, said.clone()).by_default(plan)).await;
+        let answer = both_ways(&server, &body).await;
+        assert_eq!(text(&answer), "ab");
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+        assert_eq!(answer["usage"]["completion_tokens"], 3);
+    }
+}
+
+#[tokio::test]
+async fn text_that_may_be_revised_is_not_sent() {
+    let server = Server::golden().await;
+    for seed in 0..8 {
+        let body = json!({
+            "prompt": "Now is", "max_tokens": 24, "temperature": 1, "seed": seed, "n": 2,
+            "stop": "e",
+            "diffusion": {
+                "steps": 16,
+                "budget": {"ancestral": {}},
+                "revision": {"remask": {"rescale": 0.9}},
+            },
+        });
+        let answer = both_ways(&server, &body).await;
+        let choices = answer["choices"].as_array().unwrap();
+        assert!(
+            choices
+                .iter()
+                .all(|choice| !choice["text"].as_str().unwrap().contains('e'))
+        );
+        let chunks = server.frames(PATH, &body).await;
+        assert_eq!(chunks.len(), 2, "one a sequence, at its end");
+    }
 }
 
 #[tokio::test]

@@ -275,12 +275,32 @@ fn refused_completions() -> Vec<Refused> {
         on(
             json!({"prompt": "p", "diffusion": {"steps": 0}}),
             "diffusion.steps",
-            &["0", "at least 1"],
+            &["is 0", "1 to"],
         ),
         on(
             json!({"prompt": "p", "diffusion": {"steps": 1, "block_length": 8}}),
             "diffusion.steps",
             &["diffusion.steps is 1", "2 blocks"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"steps": 1_000_000}}),
+            "diffusion.steps",
+            &["1000000", "1 to"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"steps_per_block": 4}}),
+            "diffusion.steps_per_block",
+            &["needs block_length"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"revision": {"remask": {"cap": 0.5}}}}),
+            "diffusion.revision",
+            &["ancestral"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"revision": {"remask": {"cup": 0.5}}}}),
+            "diffusion.revision.remask",
+            &["`cup`", "`cap`"],
         ),
         on(
             json!({"prompt": "p", "diffusion": {"block_length": 0}}),

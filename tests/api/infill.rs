@@ -4,8 +4,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
 use unmask::canvas::TokenId;
+use unmask::decode::{DecodePlan, EarlyStop, Score};
 
-use crate::mock::{MASK, Mock, SPECIAL, STOP};
+use crate::mock::{Mock, SPECIAL, STOP};
 use crate::server::{MODEL, Server};
 
 const PATH: &str = "/v1/infill";
@@ -160,7 +161,7 @@ async fn an_infilling_says_where_each_token_came_from() {
             assert!(token["probability"].take().as_f64().unwrap() > 0.99);
         }
     }
-    let provenance = |token: u8, text: &str, score: f32, step: usize| json!({"token": token, "text": text, "probability": null, "score": score, "step": step});
+    let provenance = |token: u8, text: &str, score: f32, step: usize| json!({"token": token, "text": text, "probability": null, "score": score, "step": step, "remasked": 0, "edited": 0});
     assert_eq!(
         answer,
         json!({
@@ -173,14 +174,14 @@ async fn an_infilling_says_where_each_token_came_from() {
                         "index": 0, "name": "letter", "text": "é", "tokens": [0xC3, 0xA9],
                         "start": 2, "end": 3, "start_byte": 2, "end_byte": 4,
                         "provenance": [
-                            provenance(0xC3, "\u{FFFD}", -2.0, 0),
-                            provenance(0xA9, "\u{FFFD}", -3.0, 1),
+                            provenance(0xC3, "\u{FFFD}", -2.0, 1),
+                            provenance(0xA9, "\u{FFFD}", -3.0, 2),
                         ],
                     },
                     {
                         "index": 1, "name": null, "text": "!", "tokens": [b'!'],
                         "start": 5, "end": 6, "start_byte": 6, "end_byte": 7,
-                        "provenance": [provenance(b'!', "!", -6.0, 2)],
+                        "provenance": [provenance(b'!', "!", -6.0, 3)],
                     },
                 ],
             }],
@@ -195,19 +196,71 @@ async fn an_infilling_says_where_each_token_came_from() {
 
 #[tokio::test]
 async fn special_tokens_in_a_gap_have_no_text() {
-    let said = [
-        TokenId::from(b'a'),
-        STOP,
-        MASK,
-        SPECIAL,
-        TokenId::from(b'b'),
-    ];
+    let said = [TokenId::from(b'a'), STOP, SPECIAL, TokenId::from(b'b')];
     let server = Server::of(Mock::saying(1, said)).await;
-    let answer = server.answer(PATH, &json!({"text": "({{5}})"})).await;
+    let answer = server.answer(PATH, &json!({"text": "({{4}})"})).await;
     assert_eq!(answer["choices"][0]["text"], "(ab)");
     let gap = &answer["choices"][0]["gaps"][0];
     assert_eq!(gap["tokens"], json!(said));
     assert_eq!(gap["provenance"][1]["text"], "");
+}
+
+#[tokio::test]
+async fn a_stop_token_in_one_gap_leaves_no_other_unfilled() {
+    let plan = DecodePlan {
+        score: Score::LeftToRight,
+        early_stop: EarlyStop::AtOnce,
+        ..DecodePlan::default()
+    };
+    let said = [STOP, TokenId::from(b'a'), TokenId::from(b'b')];
+    let server = Server::of(Mock::saying(0, said).by_default(plan)).await;
+    let answer = server.answer(PATH, &json!({"text": "{{2}}{{1}}"})).await;
+    assert_eq!(answer["choices"][0]["text"], "ab");
+    assert_eq!(answer["usage"]["completion_tokens"], 3);
+}
+
+#[tokio::test]
+async fn a_stream_reports_revisions_so_that_its_frames_add_up_to_the_answer() {
+    let server = Server::golden().await;
+    let body = json!({
+        "text": "The {{9}} of {{9}}.", "temperature": 1, "seed": 5,
+        "diffusion": {
+            "steps": 20,
+            "budget": {"ancestral": {"eps": 0.001}},
+            "revision": {"remask": {"rescale": 0.9}},
+        },
+    });
+    let mut frames = server.frames(PATH, &body).await;
+    let answer = frames.pop().unwrap();
+    let gaps = answer["choices"][0]["gaps"].as_array().unwrap();
+    let mut tokens = vec![vec![Value::Null; 9]; 2];
+    let mut remasked = 0;
+    for frame in &frames {
+        let at = |slot: &Value| {
+            let index = |name: &str| slot[name].as_u64().unwrap() as usize;
+            (index("gap"), index("position"))
+        };
+        for slot in frame["committed"].as_array().unwrap() {
+            let (gap, position) = at(slot);
+            tokens[gap][position] = slot["token"].clone();
+        }
+        for slot in frame["remasked"].as_array().unwrap() {
+            let (gap, position) = at(slot);
+            tokens[gap][position].take();
+            remasked += 1;
+        }
+    }
+    assert!(remasked > 0, "nothing was revised");
+    let mut counted = 0;
+    for (gap, tokens) in gaps.iter().zip(tokens) {
+        assert_eq!(gap["tokens"], json!(tokens));
+        for token in gap["provenance"].as_array().unwrap() {
+            counted += token["remasked"].as_u64().unwrap();
+        }
+    }
+    assert_eq!(counted, remasked);
+    let steps = answer["diffusion"]["steps"].as_f64().unwrap();
+    assert_eq!(answer["diffusion"]["tokens_per_forward"], 18.0 / steps);
 }
 
 #[tokio::test]
@@ -279,8 +332,9 @@ async fn a_stream_reports_every_slot_once_and_ends_in_the_same_answer() {
         assert_eq!(frame["object"], "infill.step");
         assert_eq!(frame["id"], last["id"]);
         let choice = frame["index"].as_u64().unwrap() as usize;
-        assert_eq!(frame["step"], steps[choice]);
         steps[choice] += 1;
+        assert_eq!(frame["step"], steps[choice]);
+        assert_eq!(frame["remasked"], json!([]));
         for slot in frame["committed"].as_array().unwrap() {
             let gap = slot["gap"].as_u64().unwrap() as usize;
             let position = slot["position"].as_u64().unwrap() as usize;

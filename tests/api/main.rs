@@ -9,5 +9,4 @@ mod mock;
 mod models;
 mod server;
 #[path = "../support/mod.rs"]
-#[expect(dead_code, reason = "other test binaries use the rest")]
 mod support;

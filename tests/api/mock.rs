@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use candle_core::{Device, Tensor};
 use unmask::canvas::TokenId;
+use unmask::decode::DecodePlan;
 use unmask::models::{Checkpoint, Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 
 use crate::support::golden;
@@ -61,6 +62,12 @@ impl Mock {
             let token = slot.checked_sub(start).and_then(|at| tokens.get(at));
             Some(token.copied().unwrap_or(TokenId::from(b'x')))
         })
+    }
+
+    /// Sets the default plan.
+    pub fn by_default(mut self, plan: DecodePlan) -> Self {
+        self.spec.default_plan = plan;
+        self
     }
 
     /// As [`Mock::saying`], for the bytes of a text.

@@ -1,4 +1,8 @@
-//! What several test binaries share: the goldens and running a plan on them.
+//! What several test binaries share: the goldens, running a plan on them, and a mock model.
+//! Each binary uses a part of it.
+#![allow(dead_code)]
+
+pub mod mock;
 
 use std::path::{Path, PathBuf};
 

@@ -26,15 +26,21 @@ pub(super) fn plan(fields: DecodeFields, default: &DecodePlan) -> Result<DecodeP
         }
         None => default.clone(),
     };
-    if let Some(steps) = options.steps {
-        plan.steps = Some(size(steps));
+    // A plan has one of these: to give the one takes the other back.
+    if options.steps.is_some() || options.steps_per_block.is_some() {
+        plan.steps = options.steps.map(size);
+        plan.steps_per_block = options.steps_per_block.map(size);
     }
     if let Some(length) = options.block_length {
         plan.block_length = Some(size(length));
     }
     plan.block_origin = options.block_origin.unwrap_or(plan.block_origin);
     plan.score = options.score.unwrap_or(plan.score);
+    if let Some(Real(temperature)) = options.score_temperature {
+        plan.score_temperature = temperature;
+    }
     plan.budget = options.budget.unwrap_or(plan.budget);
+    plan.revision = options.revision.unwrap_or(plan.revision);
     let sampling = &mut plan.sampling;
     if let Some(Real(scale)) = options.guidance_scale {
         sampling.guidance_scale = scale;

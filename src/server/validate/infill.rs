@@ -1,7 +1,6 @@
 //! An infilling: one canvas of fixed pieces and gaps.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use super::super::error::ApiError;
 use super::super::state::AppState;
@@ -9,15 +8,18 @@ use super::super::wire::{GapFields, InfillRequest, Segment, Whole};
 use super::decoding::{DecodeFields, plan, repetitions, size};
 use super::{check_model, encode};
 use crate::canvas::Canvas;
-use crate::decode::DecodePlan;
+use crate::decode::{DecodePlan, EarlyStop};
+use crate::text::Layout;
 use crate::text::gaps::{self, Piece};
 
 /// A request to fill gaps that can be queued.
 #[derive(Debug)]
 pub struct InfillJob {
     /// The text, piece by piece.
-    pub pieces: Vec<InfillPiece>,
-    /// All of it.
+    pub layout: Layout,
+    /// The gaps' names, where they have one.
+    pub names: Vec<Option<String>>,
+    /// All of the text.
     pub canvas: Canvas,
     /// Sequences.
     pub n: usize,
@@ -25,20 +27,6 @@ pub struct InfillJob {
     pub plan: DecodePlan,
     /// Whether to answer with server-sent events.
     pub stream: bool,
-}
-
-/// A piece of the text.
-#[derive(Debug, Clone, PartialEq)]
-pub enum InfillPiece {
-    /// Text as it was sent.
-    Text(String),
-    /// A gap.
-    Gap {
-        /// Its name, if it was given one.
-        name: Option<String>,
-        /// Its slots on the canvas.
-        slots: Range<usize>,
-    },
 }
 
 /// Checks a request to fill gaps.
@@ -63,10 +51,15 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
         seed: request.seed,
         diffusion: request.diffusion,
     };
-    let plan = plan(fields, &state.engine.spec().default_plan)?;
-    let (pieces, canvas) = lay_out(segments, param, state)?;
+    // A stop token in one gap must not leave the others unfilled.
+    let plan = DecodePlan {
+        early_stop: EarlyStop::Never,
+        ..plan(fields, &state.engine.spec().default_plan)?
+    };
+    let (layout, names, canvas) = lay_out(segments, param, state)?;
     Ok(InfillJob {
-        pieces,
+        layout,
+        names,
         canvas,
         n,
         plan,
@@ -108,7 +101,7 @@ fn lay_out(
     segments: Vec<(String, Segment)>,
     param: &str,
     state: &AppState,
-) -> Result<(Vec<InfillPiece>, Canvas), ApiError> {
+) -> Result<(Layout, Vec<Option<String>>, Canvas), ApiError> {
     let spec = state.engine.spec();
     let limit = spec.max_canvas;
     let too_long = |slots: usize| {
@@ -128,23 +121,21 @@ fn lay_out(
     }
     let mut builder = Canvas::builder(spec.mask_token);
     let mut pieces = Vec::with_capacity(segments.len());
-    let mut slots = 0usize;
+    let mut gap_names = Vec::new();
+    let mut slots = in_gaps;
     for (path, segment) in segments {
         match segment {
             Segment::Text(text) => {
                 let tokens = encode(&text, &path, state)?;
                 slots += tokens.len();
                 builder = builder.fixed(&tokens);
-                pieces.push(InfillPiece::Text(text));
+                pieces.push(Piece::Text(text));
             }
             Segment::Gap(gap) => {
                 let length = gap.tokens.map_or(0, size);
                 builder = builder.gap(length);
-                pieces.push(InfillPiece::Gap {
-                    name: gap.name,
-                    slots: slots..slots + length,
-                });
-                slots += length;
+                pieces.push(Piece::Gap(length));
+                gap_names.push(gap.name);
             }
         }
     }
@@ -154,7 +145,7 @@ fn lay_out(
     let canvas = builder
         .build()
         .map_err(|error| ApiError::unusable(param, error))?;
-    Ok((pieces, canvas))
+    Ok((Layout::of(pieces), gap_names, canvas))
 }
 
 /// Checks a gap; its length.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 pub(super) use completion::{CompletionJob, completion};
 pub(super) use decoding::nth_plan;
-pub(super) use infill::{InfillJob, InfillPiece, infill};
+pub(super) use infill::{InfillJob, infill};
 
 use super::error::ApiError;
 use super::state::AppState;

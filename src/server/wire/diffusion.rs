@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::number::{Real, Whole};
-use crate::decode::{BlockOrigin, Budget, Score};
+use crate::decode::{BlockOrigin, Budget, Revision, Score};
 
 /// The `diffusion` object: a preset, and what differs from it.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -17,10 +17,16 @@ pub struct DiffusionOptions {
     pub block_length: Option<Whole>,
     /// Where the first block begins.
     pub block_origin: Option<BlockOrigin>,
+    /// Denoise steps a block, in the place of `steps`.
+    pub steps_per_block: Option<Whole>,
     /// How candidates are ranked.
     pub score: Option<Score>,
+    /// Noise on the ranking; 0 is none.
+    pub score_temperature: Option<Real>,
     /// How many are committed a step.
     pub budget: Option<Budget>,
+    /// What may happen to a committed slot.
+    pub revision: Option<Revision>,
     /// Classifier-free guidance; 0 is off.
     pub guidance_scale: Option<Real>,
 }

@@ -156,8 +156,12 @@ pub struct Provenance {
     pub probability: f32,
     /// The score by which it was chosen.
     pub score: f32,
-    /// The denoise step, from 0.
+    /// The denoise step, from 1.
     pub step: usize,
+    /// How often its slot was masked again before.
+    pub remasked: usize,
+    /// How often a committed token of its slot was replaced.
+    pub edited: usize,
 }
 
 /// A frame of a stream: what one step committed.
@@ -169,19 +173,29 @@ pub struct InfillStep<'a> {
     pub object: &'static str,
     /// Which filling.
     pub index: usize,
-    /// The denoise step, from 0.
+    /// The denoise step, from 1.
     pub step: usize,
-    /// The slots that it committed, in their order on the canvas.
+    /// The slots that it committed or edited, in their order on the canvas.
     pub committed: Vec<CommittedSlot>,
+    /// The slots that it masked again after that, in their order on the canvas.
+    pub remasked: Vec<GapPosition>,
+}
+
+/// A slot of a gap.
+#[derive(Debug, Serialize)]
+pub struct GapPosition {
+    /// Which gap.
+    pub gap: usize,
+    /// Which slot of the gap.
+    pub position: usize,
 }
 
 /// A slot that a step committed.
 #[derive(Debug, Serialize)]
 pub struct CommittedSlot {
-    /// Which gap.
-    pub gap: usize,
-    /// Which slot of the gap.
-    pub position: usize,
+    /// Where it is.
+    #[serde(flatten)]
+    pub position: GapPosition,
     /// The token.
     pub token: TokenId,
     /// Its text by itself; U+FFFD stands for part of a character.

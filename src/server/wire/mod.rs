@@ -12,8 +12,8 @@ pub(super) use answer::{DiffusionReport, Usage};
 pub(super) use completion::{COMPLETION_OBJECT, Completion, CompletionChoice, CompletionRequest};
 pub(super) use diffusion::DiffusionOptions;
 pub(super) use infill::{
-    CommittedSlot, GapAnswer, GapFields, INFILL_OBJECT, Infill, InfillChoice, InfillRequest,
-    InfillStep, Provenance, STEP_OBJECT, Segment,
+    CommittedSlot, GapAnswer, GapFields, GapPosition, INFILL_OBJECT, Infill, InfillChoice,
+    InfillRequest, InfillStep, Provenance, STEP_OBJECT, Segment,
 };
 pub(super) use number::{Integer, Real, Whole};
 pub(super) use object::Object;

@@ -1,0 +1,52 @@
+# syntax=docker/dockerfile:1
+
+# Two images from one file:
+#   docker build --target cpu  -t unmask:cpu  .
+#   docker build --target cuda -t unmask:cuda --build-arg COMPUTE_CAP=90 .
+# Every step is a plain command; scripts/build runs the same build outside Docker.
+
+ARG RUST_VERSION=1.95.0
+ARG CUDA_VERSION=13.0.1
+
+FROM rust:${RUST_VERSION}-bookworm AS build-cpu
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    scripts/build cpu /out
+
+FROM rust:${RUST_VERSION}-bookworm AS rust
+
+FROM nvidia/cuda:${CUDA_VERSION}-devel-ubuntu24.04 AS build-cuda
+ARG COMPUTE_CAP=80
+ENV CARGO_HOME=/usr/local/cargo \
+    RUSTUP_HOME=/usr/local/rustup \
+    PATH=/usr/local/cargo/bin:/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    CUDA_COMPUTE_CAP=${COMPUTE_CAP}
+COPY --from=rust /usr/local/rustup /usr/local/rustup
+COPY --from=rust /usr/local/cargo /usr/local/cargo
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    scripts/build cuda /out
+
+FROM nvidia/cuda:${CUDA_VERSION}-runtime-ubuntu24.04 AS cuda
+COPY --from=build-cuda /out/unmask /usr/local/bin/unmask
+COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/unmask/
+USER 65532:65532
+VOLUME /models
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["unmask"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]
+
+FROM debian:12.12-slim AS cpu
+COPY --from=build-cpu /out/unmask /usr/local/bin/unmask
+COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/unmask/
+USER 65532:65532
+VOLUME /models
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["unmask"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]

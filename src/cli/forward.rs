@@ -1,0 +1,137 @@
+//! `unmask forward`: logits of given inputs, as the official forward returns them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+use clap::Args;
+use unmask::canvas::TokenId;
+use unmask::models::{RaggedBatch, Segment};
+
+use crate::cli::model::ModelArgs;
+
+/// Arguments of `unmask forward`.
+#[derive(Args)]
+pub struct ForwardArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Safetensors file with `input_ids` [B, L] and optionally `attention_mask` [B, L] (0 = key is
+    /// padding), `position_ids` [B, L], `allowed_mask` [L, L] or [1, 1, L, L] (1 = may attend)
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Safetensors file to write `logits` [B, L, V] to, in f32
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// Runs `unmask forward`.
+pub fn run(args: ForwardArgs) -> anyhow::Result<()> {
+    let checkpoint = args.model.checkpoint()?;
+    let model = args.model.load(&checkpoint)?;
+    let inputs = Inputs::read(&args.input)
+        .with_context(|| format!("cannot use the inputs in {}", args.input.display()))?;
+    let hidden = model.hidden(&inputs.batch()?, None)?;
+    let logits = model.head(&hidden)?.to_dtype(DType::F32)?;
+    let vocab = logits.dim(1)?;
+    let logits = logits.reshape((inputs.rows, inputs.length, vocab))?;
+    candle_core::safetensors::save(&HashMap::from([("logits", logits)]), &args.output)
+        .with_context(|| format!("cannot write {}", args.output.display()))
+}
+
+/// The tensors of an input file as flat integers.
+struct Inputs {
+    rows: usize,
+    length: usize,
+    tokens: Vec<i64>,
+    positions: Option<Vec<i64>>,
+    valid_keys: Option<Vec<i64>>,
+    allowed: Option<Vec<i64>>,
+}
+
+impl Inputs {
+    fn read(path: &std::path::Path) -> anyhow::Result<Self> {
+        let mut tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
+        let input_ids = tensors
+            .remove("input_ids")
+            .context("input_ids is missing")?;
+        let (rows, length) = input_ids.dims2().context("input_ids")?;
+        let mut take = |name: &str, shapes: &[&[usize]]| -> anyhow::Result<Option<Vec<i64>>> {
+            let Some(tensor) = tensors.remove(name) else {
+                return Ok(None);
+            };
+            ensure!(
+                shapes.contains(&tensor.dims()),
+                "{name} has shape {:?}; allowed: {shapes:?}",
+                tensor.dims()
+            );
+            integers(&tensor).with_context(|| name.to_owned()).map(Some)
+        };
+        let positions = take("position_ids", &[&[rows, length], &[1, length]])?;
+        let valid_keys = take("attention_mask", &[&[rows, length]])?;
+        let allowed = take(
+            "allowed_mask",
+            &[&[length, length], &[1, 1, length, length]],
+        )?;
+        if let Some(name) = tensors.keys().min() {
+            bail!("{name} is not used by this family; remove it");
+        }
+        Ok(Self {
+            rows,
+            length,
+            tokens: integers(&input_ids).context("input_ids")?,
+            positions,
+            valid_keys,
+            allowed,
+        })
+    }
+
+    /// One segment a row.
+    fn batch(&self) -> anyhow::Result<RaggedBatch> {
+        let length = self.length;
+        let mut batch = RaggedBatch::new();
+        for row in 0..self.rows {
+            let of_row = |values: &[i64]| values[row * length..(row + 1) * length].to_vec();
+            let tokens = unsigned("input_ids", &of_row(&self.tokens))?;
+            let positions = match &self.positions {
+                None => (0..length as u32).collect(),
+                Some(positions) if positions.len() == length => {
+                    unsigned("position_ids", positions)?
+                }
+                Some(positions) => unsigned("position_ids", &of_row(positions))?,
+            };
+            let allowed = match (&self.allowed, &self.valid_keys) {
+                (None, None) => None,
+                (pattern, valid) => Some(
+                    (0..length * length)
+                        .map(|pair| {
+                            let key = row * length + pair % length;
+                            pattern.as_ref().is_none_or(|pattern| pattern[pair] != 0)
+                                && valid.as_ref().is_none_or(|valid| valid[key] != 0)
+                        })
+                        .collect(),
+                ),
+            };
+            let segment = Segment {
+                allowed,
+                ..Segment::default()
+            };
+            batch.push_segment(&tokens, &positions, segment);
+        }
+        Ok(batch)
+    }
+}
+
+fn integers(tensor: &Tensor) -> anyhow::Result<Vec<i64>> {
+    Ok(tensor.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?)
+}
+
+fn unsigned(name: &str, values: &[i64]) -> anyhow::Result<Vec<TokenId>> {
+    values
+        .iter()
+        .map(|value| {
+            u32::try_from(*value)
+                .with_context(|| format!("{name} holds {value}; allowed: 0 or more"))
+        })
+        .collect()
+}

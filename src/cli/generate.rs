@@ -1,0 +1,66 @@
+//! `unmask generate`.
+
+use clap::Args;
+use unmask::canvas::{Canvas, TokenId};
+use unmask::engine::EngineConfig;
+use unmask::text::gaps::Piece;
+use unmask::text::{Layout, Tokenizer};
+
+use crate::cli::decode_args::DecodeArgs;
+use crate::cli::denoise::denoise;
+use crate::cli::model::{ModelArgs, tokenizer};
+use crate::cli::output::OutputArgs;
+
+/// Shown below the help.
+pub const EXAMPLES: &str = "Examples:
+  unmask generate \"Once upon a time\" --gap 48 --temperature 0.8 --seed 1
+  unmask generate \"Once upon a time\" --preset fast-dllm --animate
+  unmask generate --model LLaDA-8B-Base --prompt-ids 1,2,3 --gap 64 --steps 32 --trace steps.jsonl";
+
+/// Arguments of `unmask generate`.
+#[derive(Args)]
+pub struct GenerateArgs {
+    /// The text to complete
+    #[arg(required_unless_present = "prompt_ids", conflicts_with = "prompt_ids")]
+    prompt: Option<String>,
+    /// The token ids to complete
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    prompt_ids: Option<Vec<TokenId>>,
+    /// Tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    gap: usize,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    decode: DecodeArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs `unmask generate`.
+pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
+    let checkpoint = args.model.checkpoint()?;
+    let spec = checkpoint.spec()?;
+    let plan = args.decode.plan(&spec.default_plan)?;
+    let tokenizer = tokenizer(&checkpoint)?;
+    let prompt_ids = match (&args.prompt, args.prompt_ids) {
+        (_, Some(ids)) => ids,
+        (Some(prompt), None) => tokenizer.encode(prompt)?,
+        (None, None) => Vec::new(),
+    };
+    let prompt = args.prompt.unwrap_or_else(|| tokenizer.decode(&prompt_ids));
+    let canvas = Canvas::builder(spec.mask_token)
+        .fixed(&prompt_ids)
+        .gap(args.gap)
+        .build()?;
+    let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
+    let (canvas, statistics) = denoise(&engine, canvas, &plan, &args.output, &tokenizer)?;
+    // A completion ends at the first stop token.
+    let reading = Layout::of(vec![Piece::Text(prompt), Piece::Gap(args.gap)]).read_until(
+        &canvas,
+        &spec.stop_tokens,
+        &tokenizer,
+    );
+    args.output
+        .print(&canvas, &reading, &plan, &statistics, &tokenizer)
+}

@@ -1,0 +1,65 @@
+//! `unmask infill`.
+
+use clap::Args;
+use unmask::canvas::{Canvas, TokenId};
+use unmask::engine::EngineConfig;
+use unmask::text::gaps::{self, Piece};
+use unmask::text::{Layout, Tokenizer};
+
+use crate::cli::decode_args::DecodeArgs;
+use crate::cli::denoise::denoise;
+use crate::cli::model::{ModelArgs, tokenizer};
+use crate::cli::output::OutputArgs;
+
+/// Shown below the help.
+pub const EXAMPLES: &str = "Examples:
+  unmask infill \"The old {{4}} was very {{2}} of his garden.\" --seed 1
+  unmask infill --canvas-ids 5,0,0,7 --ids        (where 0 is the model's mask token)
+  unmask infill \"\\{{ and }} stay, {{3}} does not\" --json";
+
+/// Arguments of `unmask infill`.
+#[derive(Args)]
+pub struct InfillArgs {
+    /// A text with gaps: `{{8}}` is a gap of 8 tokens, `\{{` two literal braces
+    #[arg(required_unless_present = "canvas_ids", conflicts_with = "canvas_ids")]
+    text: Option<String>,
+    /// The token ids of the whole canvas; runs of the mask token are the gaps
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    canvas_ids: Option<Vec<TokenId>>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    decode: DecodeArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs `unmask infill`.
+pub fn run(args: InfillArgs) -> anyhow::Result<()> {
+    let checkpoint = args.model.checkpoint()?;
+    let spec = checkpoint.spec()?;
+    let plan = args.decode.plan(&spec.default_plan)?;
+    let tokenizer = tokenizer(&checkpoint)?;
+    let (layout, canvas) = match args.canvas_ids {
+        Some(ids) => {
+            let canvas = Canvas::from_ids(&ids, spec.mask_token)?;
+            let pieces = ids
+                .chunk_by(|a, b| (*a == spec.mask_token) == (*b == spec.mask_token))
+                .map(|run| match run[0] == spec.mask_token {
+                    true => Piece::Gap(run.len()),
+                    false => Piece::Text(tokenizer.decode(run)),
+                })
+                .collect();
+            (Layout::of(pieces), canvas)
+        }
+        None => {
+            let pieces = gaps::parse(&args.text.unwrap_or_default())?;
+            Layout::new(pieces, &tokenizer, spec.mask_token)?
+        }
+    };
+    let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
+    let (canvas, statistics) = denoise(&engine, canvas, &plan, &args.output, &tokenizer)?;
+    let reading = layout.read(&canvas, &tokenizer);
+    args.output
+        .print(&canvas, &reading, &plan, &statistics, &tokenizer)
+}

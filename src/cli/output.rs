@@ -1,0 +1,148 @@
+//! What `generate` and `infill` print and write.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::{Value, json};
+use unmask::canvas::{Canvas, TokenId};
+use unmask::decode::DecodePlan;
+use unmask::engine::{Statistics, StepReport};
+use unmask::text::{Reading, Tokenizer};
+
+/// Options that choose the output.
+#[derive(Args)]
+#[command(next_help_heading = "Output options")]
+pub struct OutputArgs {
+    /// Print JSON: the text, each gap with the provenance of its tokens, the plan, the time taken
+    #[arg(long, conflicts_with = "ids")]
+    json: bool,
+    /// Print token ids instead of text
+    #[arg(long)]
+    ids: bool,
+    /// Redraw the canvas on the terminal as it is denoised
+    #[arg(long)]
+    pub animate: bool,
+    /// Write every canvas as a JSON line, the first one before any step
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+}
+
+impl OutputArgs {
+    /// Prints a finished canvas.
+    pub fn print(
+        &self,
+        canvas: &Canvas,
+        reading: &Reading,
+        plan: &DecodePlan,
+        statistics: &Statistics,
+        tokenizer: &dyn Tokenizer,
+    ) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.ids {
+            let ids: Vec<String> = canvas.tokens().map(|id| id.to_string()).collect();
+            writeln!(out, "{}", ids.join(","))?;
+        } else if self.json {
+            let json = document(canvas, reading, plan, statistics, tokenizer);
+            writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
+        } else {
+            writeln!(out, "{}", reading.text)?;
+        }
+        Ok(())
+    }
+}
+
+fn document(
+    canvas: &Canvas,
+    reading: &Reading,
+    plan: &DecodePlan,
+    statistics: &Statistics,
+    tokenizer: &dyn Tokenizer,
+) -> Value {
+    let gaps: Vec<Value> = canvas
+        .gaps()
+        .iter()
+        .zip(&reading.gaps)
+        .map(|(slots, gap)| {
+            let provenance: Vec<Value> = slots
+                .clone()
+                .filter_map(|slot| canvas.provenance(slot))
+                .map(|commit| {
+                    json!({
+                        "token": commit.token,
+                        "text": tokenizer.decode(&[commit.token]),
+                        "probability": commit.probability,
+                        "score": commit.score,
+                        "step": commit.step,
+                    })
+                })
+                .collect();
+            json!({
+                "text": gap.text,
+                "start": gap.characters.start,
+                "end": gap.characters.end,
+                "start_byte": gap.bytes.start,
+                "end_byte": gap.bytes.end,
+                "provenance": provenance,
+            })
+        })
+        .collect();
+    json!({
+        "text": reading.text,
+        "gaps": gaps,
+        "plan": plan,
+        "steps": statistics.steps,
+        "denoise_ms": statistics.denoising.as_secs_f64() * 1e3,
+    })
+}
+
+/// A file of JSON lines, one canvas a line.
+pub struct Trace {
+    file: BufWriter<File>,
+    tokens: Vec<TokenId>,
+}
+
+impl Trace {
+    /// Creates the file and writes the canvas before any step, as step 0.
+    pub fn create(path: &Path, canvas: &Canvas) -> anyhow::Result<Self> {
+        let file =
+            File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+        let mut trace = Self {
+            file: BufWriter::new(file),
+            tokens: canvas.tokens().collect(),
+        };
+        trace.write(0, &[])?;
+        Ok(trace)
+    }
+
+    /// Writes the canvas after a step.
+    pub fn step(&mut self, report: &StepReport) -> anyhow::Result<()> {
+        for (slot, commit) in &report.committed {
+            self.tokens[*slot] = commit.token;
+        }
+        let committed: Vec<Value> = report
+            .committed
+            .iter()
+            .map(|(slot, commit)| {
+                json!({
+                    "slot": slot,
+                    "token": commit.token,
+                    "probability": commit.probability,
+                })
+            })
+            .collect();
+        self.write(report.step, &committed)
+    }
+
+    /// Makes sure that all lines are in the file.
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        Ok(self.file.flush()?)
+    }
+
+    fn write(&mut self, step: usize, committed: &[Value]) -> anyhow::Result<()> {
+        let line = json!({"step": step, "canvas": self.tokens, "committed": committed});
+        Ok(writeln!(self.file, "{line}")?)
+    }
+}

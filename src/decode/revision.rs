@@ -1,0 +1,241 @@
+//! Revision: what may happen to a slot after it was committed.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decode::PlanError;
+use crate::decode::plan::MAX_STEPS;
+use crate::diffusion::{Error, Interval, Schedule, remasking};
+
+/// What may happen to a slot after it was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Revision {
+    /// Nothing: what is committed is final.
+    #[default]
+    None,
+    /// It may be masked again, as the reverse process of ReMDM (arXiv:2503.00307) does it. Goes with
+    /// [`Budget::Ancestral`](crate::decode::Budget::Ancestral) only.
+    Remask(Remasking),
+    /// A token of the current block is replaced where the network prefers another one with more than this
+    /// probability (LLaDA2.1). Once no slot of the block is masked, the block is looked at again at
+    /// most `max_post_steps` times.
+    Edit {
+        /// Probability above which another token replaces a committed one, in [0, 1].
+        threshold: f32,
+        /// Most steps over a block without masked slots.
+        max_post_steps: usize,
+    },
+}
+
+/// How likely a committed slot is masked again in a step of the reverse process.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Remasking {
+    /// min(η, σ_max), with σ_max the most that the process allows.
+    Cap(f64),
+    /// η σ_max.
+    Rescale(f64),
+    /// η σ_max in all, spread over the slots so that those committed with least confidence are masked
+    /// again first.
+    Confidence(f64),
+    /// Denoise to the level α_on by time t_on, re-mask at this level with probability η until t_off, then
+    /// finish.
+    Loop {
+        /// η, in [0, 1].
+        eta: f64,
+        /// When re-masking begins, in [0, 1].
+        t_on: f64,
+        /// When it ends, in [0, t_on].
+        t_off: f64,
+        /// The share of clean slots meanwhile, in [0, 1].
+        alpha_on: f64,
+    },
+}
+
+impl Remasking {
+    /// The re-masking process between s and t.
+    ///
+    /// # Errors
+    /// If a parameter is out of range.
+    pub(super) fn step(self, s: f64, t: f64) -> Result<RemaskingStep, Error> {
+        let schedule = Schedule::LogLinear;
+        let (interval, sigma) = match self {
+            Remasking::Cap(eta) => {
+                let interval = schedule.interval(s, t)?;
+                let sigma = remasking::cap(&interval, eta)?;
+                (interval, sigma)
+            }
+            Remasking::Rescale(eta) | Remasking::Confidence(eta) => {
+                let interval = schedule.interval(s, t)?;
+                let sigma = remasking::rescale(&interval, eta)?;
+                (interval, sigma)
+            }
+            Remasking::Loop {
+                eta,
+                t_on,
+                t_off,
+                alpha_on,
+            } => {
+                let looped = remasking::RemaskingLoop::new(schedule, t_on, t_off, alpha_on)?;
+                (looped.interval(s, t)?, looped.sigma(s, t, eta)?)
+            }
+        };
+        Ok(RemaskingStep {
+            interval,
+            sigma,
+            by_confidence: matches!(self, Remasking::Confidence(_)),
+        })
+    }
+}
+
+/// One step of a re-masking process.
+pub(super) struct RemaskingStep {
+    interval: Interval,
+    sigma: f64,
+    by_confidence: bool,
+}
+
+impl RemaskingStep {
+    /// The probability that a masked slot is unmasked.
+    pub fn unmasking(&self) -> Result<f64, Error> {
+        // By confidence, σ is the total of all slots, and a masked slot's own share of it is none.
+        let sigma = if self.by_confidence { 0.0 } else { self.sigma };
+        Ok(remasking::unmasking_probability(&self.interval, sigma)?.unwrap_or(0.0))
+    }
+
+    /// The probability of each committed slot to be masked again; `probabilities` holds the model's
+    /// probability for each when it was committed.
+    pub fn remasking(&self, probabilities: &[f64]) -> Result<Vec<f64>, Error> {
+        if !self.by_confidence {
+            return Ok(vec![self.sigma; probabilities.len()]);
+        }
+        let confidences: Vec<_> = probabilities.iter().copied().map(Some).collect();
+        remasking::conf(self.sigma, &confidences)
+    }
+}
+
+impl Revision {
+    pub(super) fn validate(self) -> Result<(), PlanError> {
+        match self {
+            Revision::None => Ok(()),
+            Revision::Remask(remasking) => match remasking.step(0.4, 0.5) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(PlanError::Invalid {
+                    field: "revision",
+                    reason: error.to_string(),
+                }),
+            },
+            Revision::Edit { max_post_steps, .. } if max_post_steps > MAX_STEPS => {
+                Err(PlanError::OutOfRange {
+                    field: "revision",
+                    given: max_post_steps.to_string(),
+                    allowed: "at most 100000 post steps",
+                })
+            }
+            Revision::Edit { threshold, .. } if (0.0..=1.0).contains(&threshold) => Ok(()),
+            Revision::Edit { threshold, .. } => Err(PlanError::OutOfRange {
+                field: "revision",
+                given: threshold.to_string(),
+                allowed: "an editing threshold in [0, 1]",
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Revision::None => write!(f, "none"),
+            Revision::Remask(Remasking::Cap(eta)) => write!(f, "remask_cap:{eta}"),
+            Revision::Remask(Remasking::Rescale(eta)) => write!(f, "remask_rescale:{eta}"),
+            Revision::Remask(Remasking::Confidence(eta)) => write!(f, "remask_confidence:{eta}"),
+            Revision::Remask(Remasking::Loop {
+                eta,
+                t_on,
+                t_off,
+                alpha_on,
+            }) => write!(f, "remask_loop:{eta},{t_on},{t_off},{alpha_on}"),
+            Revision::Edit {
+                threshold,
+                max_post_steps,
+            } => write!(f, "edit:{threshold},{max_post_steps}"),
+        }
+    }
+}
+
+impl FromStr for Revision {
+    type Err = PlanError;
+
+    /// Reads what [`Display`](fmt::Display) writes: `none`, `remask_cap:0.02`,
+    /// `remask_loop:0.02,0.55,0.05,0.9` (η, t_on, t_off, α_on), `edit:0.9,16` (threshold, post steps).
+    fn from_str(text: &str) -> Result<Self, PlanError> {
+        let unknown = || PlanError::UnknownName {
+            field: "revision",
+            given: text.to_owned(),
+            allowed: "none, remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, \
+                      remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS"
+                .to_owned(),
+        };
+        if text == "none" {
+            return Ok(Revision::None);
+        }
+        let (name, values) = text.split_once(':').ok_or_else(unknown)?;
+        let numbers: Vec<f64> = values
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map_err(|_| unknown())?;
+        let revision = match (name, numbers.as_slice()) {
+            ("remask_cap", [eta]) => Revision::Remask(Remasking::Cap(*eta)),
+            ("remask_rescale", [eta]) => Revision::Remask(Remasking::Rescale(*eta)),
+            ("remask_confidence", [eta]) => Revision::Remask(Remasking::Confidence(*eta)),
+            ("remask_loop", [eta, t_on, t_off, alpha_on]) => Revision::Remask(Remasking::Loop {
+                eta: *eta,
+                t_on: *t_on,
+                t_off: *t_off,
+                alpha_on: *alpha_on,
+            }),
+            ("edit", [threshold, steps]) if steps.fract() == 0.0 && *steps >= 0.0 => {
+                Revision::Edit {
+                    threshold: *threshold as f32,
+                    max_post_steps: *steps as usize,
+                }
+            }
+            _ => return Err(unknown()),
+        };
+        revision.validate()?;
+        Ok(revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_bad_ones_are_refused() {
+        for text in [
+            "none",
+            "remask_cap:0.02",
+            "remask_rescale:0.5",
+            "remask_confidence:1",
+            "remask_loop:0.02,0.55,0.05,0.9",
+            "edit:0.9,16",
+        ] {
+            assert_eq!(text.parse::<Revision>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "remask",
+            "remask_cap:2",
+            "remask_loop:0.1",
+            "edit:1.5,3",
+            "edit:0.9,-1",
+        ] {
+            assert!(text.parse::<Revision>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Promises of the engine.
+
+mod support;
+
+use std::time::Duration;
+
+use support::mock::{MASK, MockModel};
+use support::{denoise, engine, golden};
+use unmask::canvas::{Canvas, TokenId};
+use unmask::decode::{Budget, DecodePlan, Score};
+use unmask::engine::{Engine, EngineConfig, Event, Generation, SubmitError};
+use unmask::models::Checkpoint;
+
+fn canvas(gap: usize) -> Canvas {
+    Canvas::builder(MASK).fixed(&[1]).gap(gap).build().unwrap()
+}
+
+fn start(model: MockModel, config: EngineConfig) -> Engine {
+    Engine::start(Box::new(model), config).unwrap()
+}
+
+fn finish(mut generation: Generation) -> Result<Canvas, String> {
+    loop {
+        match generation.next_blocking() {
+            Some(Event::Step(_)) => {}
+            Some(Event::Finished(canvas, _)) => return Ok(canvas),
+            Some(Event::Failed(error)) => return Err(error.to_string()),
+            None => return Err("no last event".into()),
+        }
+    }
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    for _ in 0..6000 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the condition never held");
+}
+
+#[test]
+fn sequences_join_and_leave_between_steps_and_share_one_unpadded_batch() {
+    let (model, forwards) = MockModel::gated();
+    let engine = start(model, EngineConfig::default());
+    let plan = DecodePlan::default();
+    let first = engine.submit(canvas(3), &plan).unwrap();
+    assert_eq!(forwards.entered(), [4]);
+    let second = engine.submit(canvas(1), &plan).unwrap();
+    forwards.release();
+    assert_eq!(forwards.entered(), [4, 2]);
+    forwards.release();
+    assert_eq!(forwards.entered(), [4]);
+    forwards.release();
+    assert!(finish(first).is_ok() && finish(second).is_ok());
+}
+
+#[test]
+fn a_dropped_generation_is_removed_before_its_next_step() {
+    let (model, forwards) = MockModel::gated();
+    let engine = start(model, EngineConfig::default());
+    let plan = DecodePlan::default();
+    let dropped = engine.submit(canvas(9), &plan).unwrap();
+    assert_eq!(forwards.entered(), [10]);
+    let kept = engine.submit(canvas(1), &plan).unwrap();
+    drop(dropped);
+    forwards.release();
+    assert_eq!(forwards.entered(), [2]);
+    forwards.release();
+    assert!(finish(kept).is_ok());
+    wait_until(|| engine.status().running == 0);
+}
+
+#[test]
+fn a_full_queue_refuses_and_takes_again_when_there_is_room() {
+    let (model, forwards) = MockModel::gated();
+    let config = EngineConfig {
+        max_sequences: 1,
+        max_queue: 1,
+        ..EngineConfig::default()
+    };
+    let engine = start(model, config);
+    let plan = DecodePlan::default();
+    let running = engine.submit(canvas(1), &plan).unwrap();
+    forwards.entered();
+    let queued = engine.submit(canvas(1), &plan).unwrap();
+    assert_eq!(engine.status().queued, 1);
+    let refused = engine.submit(canvas(1), &plan);
+    assert_eq!(refused.unwrap_err(), SubmitError::QueueFull);
+    forwards.release();
+    forwards.entered();
+    let again = engine.submit(canvas(1), &plan).unwrap();
+    forwards.release();
+    forwards.entered();
+    forwards.release();
+    for generation in [running, queued, again] {
+        assert!(finish(generation).is_ok());
+    }
+}
+
+#[test]
+fn a_step_never_takes_more_rows_than_the_limit_unless_one_canvas_alone_does() {
+    let (model, forwards) = MockModel::gated();
+    let config = EngineConfig {
+        max_rows: 10,
+        ..EngineConfig::default()
+    };
+    let engine = start(model, config);
+    let plan = DecodePlan {
+        steps: Some(1),
+        ..DecodePlan::default()
+    };
+    let generations: Vec<_> = [5, 3, 3, 19]
+        .into_iter()
+        .map(|gap| engine.submit(canvas(gap), &plan).unwrap())
+        .collect();
+    let mut batches = Vec::new();
+    while batches.iter().map(Vec::len).sum::<usize>() < generations.len() {
+        batches.push(forwards.entered());
+        forwards.release();
+    }
+    for batch in &batches {
+        assert!(
+            batch.len() == 1 || batch.iter().sum::<usize>() <= 10,
+            "{batches:?}"
+        );
+    }
+    let order: Vec<usize> = batches.into_iter().flatten().collect();
+    assert_eq!(order, [6, 4, 4, 20], "first come, first served");
+    for generation in generations {
+        assert!(finish(generation).is_ok());
+    }
+}
+
+#[test]
+fn a_panic_in_a_step_fails_its_sequences_only_and_the_engine_goes_on() {
+    let engine = start(MockModel::new().panicking_on(7), EngineConfig::default());
+    let plan = DecodePlan::default();
+    let poisoned = Canvas::builder(MASK).fixed(&[7]).gap(2).build().unwrap();
+    let error = finish(engine.submit(poisoned, &plan).unwrap()).unwrap_err();
+    assert!(error.contains("token 7 was met"), "{error}");
+    assert!(finish(engine.submit(canvas(2), &plan).unwrap()).is_ok());
+}
+
+#[test]
+fn what_does_not_fit_the_model_is_refused_at_once() {
+    let engine = start(MockModel::new(), EngineConfig::default());
+    let plan = DecodePlan::default();
+    let too_long = engine.submit(canvas(64), &plan).unwrap_err();
+    assert_eq!(
+        too_long,
+        SubmitError::CanvasTooLong {
+            length: 65,
+            limit: 64
+        }
+    );
+    let unknown = Canvas::builder(MASK).fixed(&[300]).gap(1).build().unwrap();
+    assert!(matches!(
+        engine.submit(unknown, &plan).unwrap_err(),
+        SubmitError::UnknownToken { token: 300, .. }
+    ));
+    let other_mask = Canvas::builder(5).gap(1).build().unwrap();
+    assert!(matches!(
+        engine.submit(other_mask, &plan).unwrap_err(),
+        SubmitError::MaskToken { .. }
+    ));
+}
+
+#[test]
+fn dropping_the_engine_finishes_what_was_queued() {
+    let engine = start(MockModel::new(), EngineConfig::default());
+    let generations: Vec<_> = (1..20)
+        .map(|gap| engine.submit(canvas(gap), &DecodePlan::default()).unwrap())
+        .collect();
+    drop(engine);
+    for generation in generations {
+        assert!(finish(generation).is_ok());
+    }
+}
+
+/// Requests of many lengths, plans and seeds on a golden checkpoint.
+fn requests(mask: TokenId) -> Vec<(Canvas, DecodePlan)> {
+    (0..24u32)
+        .map(|i| {
+            let prompt: Vec<TokenId> = (0..3 + i % 11).map(|k| (i * 37 + k * 13) % 400).collect();
+            let canvas = Canvas::builder(mask)
+                .fixed(&prompt)
+                .gap(4 + (i as usize * 5) % 17)
+                .fixed(&prompt[..2])
+                .build()
+                .unwrap();
+            let mut plan = DecodePlan {
+                score: Score::ALL[i as usize % Score::ALL.len()],
+                budget: [Budget::Even, Budget::Threshold(0.2)][i as usize % 2],
+                block_length: [None, Some(4), Some(8)][i as usize % 3],
+                ..DecodePlan::default()
+            };
+            plan.sampling.temperature = [0.0, 1.0][i as usize / 2 % 2];
+            plan.sampling.top_p = [None, Some(0.8)][i as usize / 4 % 2];
+            plan.sampling.guidance_scale = [0.0, 0.0, 1.5][i as usize % 3];
+            plan.sampling.seed = u64::from(i);
+            (canvas, plan)
+        })
+        .collect()
+}
+
+#[test]
+fn a_seeded_answer_does_not_depend_on_what_else_is_in_the_batch() {
+    let alone = engine("llada");
+    let requests = requests(alone.spec().mask_token);
+    let expected: Vec<Vec<TokenId>> = requests
+        .iter()
+        .map(|(canvas, plan)| denoise(&alone, canvas.clone(), plan).1.tokens().collect())
+        .collect();
+    let together = engine("llada");
+    for rotation in [0, 7, 15] {
+        let order = (0..requests.len()).map(|i| (i + rotation) % requests.len());
+        let generations: Vec<_> = order
+            .map(|i| {
+                (
+                    i,
+                    together
+                        .submit(requests[i].0.clone(), &requests[i].1)
+                        .unwrap(),
+                )
+            })
+            .collect();
+        for (i, generation) in generations {
+            let tokens: Vec<TokenId> = finish(generation).unwrap().tokens().collect();
+            assert_eq!(tokens, expected[i], "request {i}");
+        }
+    }
+}
+
+#[test]
+fn random_scores_and_temperature_follow_the_seed() {
+    let engine = engine("llada");
+    let run = |seed| {
+        let mut plan = DecodePlan {
+            score: Score::Random,
+            ..DecodePlan::default()
+        };
+        plan.sampling.seed = seed;
+        let canvas = Canvas::builder(engine.spec().mask_token)
+            .fixed(&[3, 4])
+            .gap(24)
+            .build()
+            .unwrap();
+        let (steps, canvas) = denoise(&engine, canvas, &plan);
+        let order: Vec<usize> = steps.iter().map(|step| step.committed[0].0).collect();
+        (order, canvas)
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1).0, run(2).0);
+}
+
+#[test]
+fn a_checkpoint_that_is_not_what_its_config_says_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |name: &str| {
+        std::fs::copy(golden("llada").join(name), folder.path().join(name)).unwrap();
+    };
+    let open = || {
+        let device = candle_core::Device::Cpu;
+        Checkpoint::open(folder.path())
+            .and_then(|checkpoint| checkpoint.load(candle_core::DType::F32, &device))
+            .map(|_| ())
+    };
+    let message = |error: unmask::models::ModelError| format!("{:#}", anyhow::Error::from(error));
+    assert!(message(open().unwrap_err()).contains("config.json"));
+    copy("config.json");
+    assert!(message(open().unwrap_err()).contains("model.safetensors"));
+    std::fs::write(folder.path().join("model.safetensors"), [0xFF; 64]).unwrap();
+    assert!(message(open().unwrap_err()).contains("not a valid safetensors file"));
+    copy("model.safetensors");
+    open().unwrap();
+
+    let config = std::fs::read_to_string(golden("llada").join("config.json")).unwrap();
+    for (from, to, expected) in [
+        (
+            "\"n_layers\": 2",
+            "\"n_layers\": 3",
+            "blocks.2.attn_norm.weight [64] is missing",
+        ),
+        (
+            "\"n_layers\": 2",
+            "\"n_layers\": 1",
+            "blocks.1.attn_norm.weight is not part",
+        ),
+        (
+            "\"mlp_hidden_size\": 128",
+            "\"mlp_hidden_size\": 96",
+            "config.json asks for [64, 96]",
+        ),
+        (
+            "\"mask_token_id\": 505",
+            "\"mask_token_id\": 600",
+            "mask_token_id 600 is outside",
+        ),
+        (
+            "\"include_bias\": false",
+            "\"include_bias\": true",
+            "include_bias is true",
+        ),
+        ("LLaDAModelLM\"", "OtherModel\"", "known: LLaDAModelLM"),
+        ("\"n_heads\": 4,", "", "missing field `n_heads`"),
+        ("{", "", "not valid JSON"),
+    ] {
+        assert!(config.contains(from), "{from}");
+        let broken = config.replacen(from, to, 1);
+        std::fs::write(folder.path().join("config.json"), broken).unwrap();
+        let message = message(open().unwrap_err());
+        assert!(message.contains(expected), "{to}: {message}");
+    }
+}

@@ -1,0 +1,124 @@
+//! A model without weights whose every forward a test can watch and hold back.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use candle_core::{DType, Device, Tensor};
+use unmask::canvas::TokenId;
+use unmask::decode::DecodePlan;
+use unmask::models::{AttentionPattern, Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
+
+/// The mask token: one above the bytes.
+pub const MASK: TokenId = 256;
+
+/// A hidden state is its row's token; the head is uniform over the bytes.
+pub struct MockModel {
+    spec: ModelSpec,
+    gate: Option<Gate>,
+    fail_on: Option<TokenId>,
+}
+
+struct Gate {
+    entered: Sender<Vec<usize>>,
+    open: Receiver<()>,
+}
+
+/// The test's side of a gated model.
+pub struct Forwards {
+    entered: Receiver<Vec<usize>>,
+    open: Sender<()>,
+}
+
+impl Forwards {
+    /// Waits until the model is in a forward; the lengths of the batch's segments.
+    pub fn entered(&self) -> Vec<usize> {
+        self.entered
+            .recv_timeout(std::time::Duration::from_secs(60))
+            .expect("a forward")
+    }
+
+    /// Lets the forward return.
+    pub fn release(&self) {
+        self.open.send(()).expect("a running engine");
+    }
+}
+
+impl MockModel {
+    /// A model that answers at once.
+    pub fn new() -> Self {
+        Self {
+            spec: ModelSpec {
+                family: "mock",
+                parameters: 0,
+                hidden_size: 1,
+                layers: 0,
+                kv_heads: 1,
+                head_dim: 1,
+                vocab_size: 257,
+                max_canvas: 64,
+                mask_token: MASK,
+                stop_tokens: Vec::new(),
+                attention: AttentionPattern::Bidirectional,
+                logit_shift: 0,
+                default_plan: DecodePlan::default(),
+            },
+            gate: None,
+            fail_on: None,
+        }
+    }
+
+    /// A model whose every forward waits to be released.
+    pub fn gated() -> (Self, Forwards) {
+        let (entered, entered_by_test) = channel();
+        let (open_by_test, open) = channel();
+        let model = Self {
+            gate: Some(Gate { entered, open }),
+            ..Self::new()
+        };
+        let forwards = Forwards {
+            entered: entered_by_test,
+            open: open_by_test,
+        };
+        (model, forwards)
+    }
+
+    /// Panics in a forward that holds `token`.
+    pub fn panicking_on(mut self, token: TokenId) -> Self {
+        self.fail_on = Some(token);
+        self
+    }
+}
+
+impl Denoiser for MockModel {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn device(&self) -> &Device {
+        &Device::Cpu
+    }
+
+    fn hidden(&self, batch: &RaggedBatch, _: Option<&KvPool>) -> Result<Tensor, ModelError> {
+        if let Some(gate) = &self.gate {
+            let lengths = batch.segments().iter().map(|s| s.rows.len()).collect();
+            // A test that is over no longer listens.
+            let _ = gate.entered.send(lengths);
+            let _ = gate.open.recv();
+        }
+        if let Some(token) = self.fail_on {
+            assert!(!batch.tokens().contains(&token), "token {token} was met");
+        }
+        Ok(Tensor::from_slice(
+            batch.tokens(),
+            (batch.rows(), 1),
+            &Device::Cpu,
+        )?)
+    }
+
+    fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(Tensor::zeros(
+            (hidden.dim(0)?, self.spec.vocab_size),
+            DType::F32,
+            &Device::Cpu,
+        )?)
+    }
+}
