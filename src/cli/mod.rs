@@ -9,6 +9,7 @@ mod infill;
 mod inspect;
 mod model;
 mod output;
+mod serve;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -23,6 +24,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Serve a model over HTTP.
+    Serve(serve::ServeArgs),
     /// Complete a text.
     #[command(after_help = generate::EXAMPLES)]
     Generate(generate::GenerateArgs),
@@ -40,6 +43,7 @@ enum Command {
 /// Parses the command line and runs the subcommand.
 pub fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Serve(args) => serve::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Infill(args) => infill::run(args),
         Command::Train(args) => train::run(args),

@@ -55,16 +55,18 @@ pub struct StepReport {
     pub committed: Vec<(usize, Commit)>,
     /// The slots that were masked again after that, in slot order.
     pub remasked: Vec<usize>,
+    /// What the generation took so far, this step included.
+    pub statistics: Statistics,
 }
 
-/// What a finished generation took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a generation took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
     /// Denoise steps; each is one network evaluation of the canvas (NFE), two of its rows with guidance.
     pub steps: usize,
     /// From submission to the first step.
     pub queued: Duration,
-    /// From the first step to the last.
+    /// From the beginning of the first step to the end of the last.
     pub denoising: Duration,
 }
 

@@ -40,14 +40,19 @@ impl Sequence {
         let _ = self.events.try_send(event);
     }
 
-    /// Reports the end and gives the canvas away.
-    pub fn finish(self) {
+    /// What the sequence took so far.
+    pub fn statistics(&self) -> Statistics {
         let started = self.started.unwrap_or(self.submitted);
-        let statistics = Statistics {
+        Statistics {
             steps: self.decoder.steps(),
             queued: started - self.submitted,
             denoising: started.elapsed(),
-        };
+        }
+    }
+
+    /// Reports the end and gives the canvas away.
+    pub fn finish(self) {
+        let statistics = self.statistics();
         let _ = self
             .events
             .try_send(Event::Finished(self.canvas, statistics));

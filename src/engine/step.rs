@@ -181,6 +181,7 @@ fn commit(
         step: sequence.decoder.steps(),
         committed,
         remasked: change.remasked,
+        statistics: sequence.statistics(),
     }));
     Ok(count)
 }

@@ -1,0 +1,267 @@
+//! Errors as clients see them: OpenAI's error object with the matching status.
+
+use std::fmt::Display;
+
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::decode::PlanError;
+use crate::engine::{GenerationError, SubmitError};
+
+/// Seconds after which a client is told to try again when the queue is full. A place is free as soon
+/// as any sequence ends, which cannot be foreseen, so that this is the shortest wait there is.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+const INVALID_REQUEST: &str = "invalid_request_error";
+const SERVER: &str = "server_error";
+
+/// An answer other than success.
+#[derive(Debug, Clone)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+/// The body of an error: `{"error": {…}}`.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct ErrorBody {
+    error: ErrorObject,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct ErrorObject {
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<String>,
+    code: &'static str,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, code: &'static str, message: String) -> Self {
+        let error = ErrorObject {
+            message,
+            kind,
+            param: None,
+            code,
+        };
+        Self {
+            status,
+            body: ErrorBody { error },
+        }
+    }
+
+    fn invalid(code: &'static str, param: &str, message: String) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, code, message).about(param)
+    }
+
+    fn about(mut self, param: &str) -> Self {
+        self.body.error.param = Some(param.to_owned());
+        self
+    }
+
+    /// A field whose value is not allowed.
+    pub fn value(param: &str, given: impl Display, allowed: impl Display) -> Self {
+        Self::invalid(
+            "invalid_value",
+            param,
+            format!("{param} is {given}; allowed: {allowed}"),
+        )
+    }
+
+    /// A field that must be there.
+    pub fn missing(param: &str, allowed: impl Display) -> Self {
+        Self::invalid(
+            "missing_field",
+            param,
+            format!("{param} is missing; allowed: {allowed}"),
+        )
+    }
+
+    /// A field that is known, but not supported with this value.
+    pub fn unsupported(param: &str, given: impl Display, reason: impl Display) -> Self {
+        Self::invalid(
+            "unsupported_value",
+            param,
+            format!("{param} is {given}; {reason}"),
+        )
+    }
+
+    /// A value that cannot be used, for a reason that names what was given and what is allowed.
+    pub fn unusable(param: &str, reason: impl Display) -> Self {
+        Self::invalid("invalid_value", param, format!("{param}: {reason}"))
+    }
+
+    /// A canvas longer than the model's context.
+    pub fn canvas_too_long(param: &str, what: impl Display, slots: usize, limit: usize) -> Self {
+        Self::invalid(
+            "context_length_exceeded",
+            param,
+            format!(
+                "{what}: a canvas of {slots} slots; the model's limit is {limit} slots, fixed text and gaps together"
+            ),
+        )
+    }
+
+    /// A body that is not the JSON that the endpoint takes; `path` is empty for the body as a whole.
+    pub fn json(path: &str, reason: &str) -> Self {
+        let code = if reason.starts_with("unknown field") {
+            "unknown_field"
+        } else {
+            "invalid_value"
+        };
+        match path {
+            "" => Self::body(format!("the body: {reason}")),
+            path => Self::invalid(code, path, format!("{path}: {reason}")),
+        }
+    }
+
+    /// A body that cannot be read as JSON.
+    pub fn body(message: String) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            INVALID_REQUEST,
+            "invalid_json",
+            message,
+        )
+    }
+
+    /// A body of another media type than JSON.
+    pub fn media_type(given: &str) -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            INVALID_REQUEST,
+            "unsupported_media_type",
+            format!("the content-type is {given:?}; allowed: application/json"),
+        )
+    }
+
+    /// A body over the limit.
+    pub fn body_too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            INVALID_REQUEST,
+            "body_too_large",
+            format!("the body is larger than this server's limit of {limit} bytes"),
+        )
+    }
+
+    /// A model that is not served.
+    pub fn no_such_model(given: &str, served: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            INVALID_REQUEST,
+            "model_not_found",
+            format!("the model {given:?} does not exist; this server serves {served:?}"),
+        )
+        .about("model")
+    }
+
+    /// A path without an endpoint.
+    pub fn no_such_path(method: &Method, path: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            INVALID_REQUEST,
+            "not_found",
+            format!("there is no endpoint {method} {path}"),
+        )
+    }
+
+    /// An endpoint that does not know the method.
+    pub fn wrong_method(method: &Method, path: &str) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            INVALID_REQUEST,
+            "method_not_allowed",
+            format!("{path} does not take {method}; the allow header names what it takes"),
+        )
+    }
+
+    /// A fault of the server.
+    pub fn internal(message: String) -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            SERVER,
+            "internal_error",
+            message,
+        )
+    }
+
+    /// A plan that cannot be followed.
+    pub fn plan(error: &PlanError) -> Self {
+        let field = error.field();
+        let path = match field {
+            "temperature" | "top_k" | "top_p" | "seed" => field.to_owned(),
+            field => format!("diffusion.{field}"),
+        };
+        // A plan error's text begins with the field's name.
+        let text = error.to_string();
+        let rest = text.strip_prefix(field).unwrap_or(&text);
+        Self::invalid("invalid_value", &path, format!("{path}{rest}"))
+    }
+
+    /// What is said of it in a stream that has already begun.
+    pub fn into_body(self) -> ErrorBody {
+        self.body
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        let message = error.to_string();
+        let bad_request = |code| {
+            Self::new(
+                StatusCode::BAD_REQUEST,
+                INVALID_REQUEST,
+                code,
+                message.clone(),
+            )
+        };
+        match error {
+            SubmitError::QueueFull => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                "queue_full",
+                message,
+            ),
+            SubmitError::CanvasTooLong { .. } => bad_request("context_length_exceeded"),
+            SubmitError::UnknownToken { .. } => bad_request("invalid_value"),
+            SubmitError::Plan(error) => Self::plan(&error),
+            SubmitError::Stopped => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "stopped", message)
+            }
+            SubmitError::MaskToken { .. } => Self::internal(message),
+        }
+    }
+}
+
+impl From<GenerationError> for ApiError {
+    fn from(error: GenerationError) -> Self {
+        let message = error.to_string();
+        match error {
+            GenerationError::Step(_) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                SERVER,
+                "engine_failure",
+                message,
+            ),
+            GenerationError::Stopped => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "stopped", message)
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status;
+        let mut response = (status, axum::Json(self.body)).into_response();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+}

@@ -1,0 +1,99 @@
+//! `GET /v1/models`, `GET /v1/models/{id}` and `GET /health`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::state::{AppState, Limits};
+use crate::decode::{DecodePlan, preset};
+use crate::models::AttentionPattern;
+
+/// A model in OpenAI's shape, with what it can do beside it.
+#[derive(Serialize)]
+pub(super) struct Model {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    family: &'static str,
+    parameters: usize,
+    vocab_size: usize,
+    /// Longest canvas, in slots.
+    context_length: usize,
+    /// Which slots a gap's slots see.
+    infill: AttentionPattern,
+    default_plan: DecodePlan,
+    presets: Vec<PresetEntry>,
+    limits: Limits,
+}
+
+#[derive(Serialize)]
+struct PresetEntry {
+    name: &'static str,
+    description: &'static str,
+    plan: DecodePlan,
+}
+
+/// A list in OpenAI's shape.
+#[derive(Serialize)]
+pub(super) struct ModelList {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+fn model(state: &AppState) -> Model {
+    let spec = state.engine.spec();
+    Model {
+        id: state.model_name.clone(),
+        object: "model",
+        created: state.created,
+        owned_by: "unmask",
+        family: spec.family,
+        parameters: spec.parameters,
+        vocab_size: spec.vocab_size,
+        context_length: spec.max_canvas,
+        infill: spec.attention,
+        default_plan: spec.default_plan.clone(),
+        presets: preset::all()
+            .into_iter()
+            .map(|preset| PresetEntry {
+                name: preset.name,
+                description: preset.description,
+                plan: preset.plan,
+            })
+            .collect(),
+        limits: state.limits.clone(),
+    }
+}
+
+/// The served models: one.
+pub(super) async fn list(State(state): State<Arc<AppState>>) -> Json<ModelList> {
+    Json(ModelList {
+        object: "list",
+        data: vec![model(&state)],
+    })
+}
+
+/// One model.
+pub(super) async fn retrieve(
+    State(state): State<Arc<AppState>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Model>, ApiError> {
+    let Path(id) =
+        id.map_err(|rejection| ApiError::body(format!("the path cannot be read: {rejection}")))?;
+    if id == state.model_name {
+        Ok(Json(model(&state)))
+    } else {
+        Err(ApiError::no_such_model(&id, &state.model_name))
+    }
+}
+
+/// That the server is alive.
+pub(super) async fn health() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}

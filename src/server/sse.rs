@@ -1,0 +1,45 @@
+//! Answers as server-sent events, as OpenAI sends them: `data:` frames of JSON, then `[DONE]`.
+
+use std::time::Duration;
+
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::future::ready;
+use futures::stream::{self, Stream, StreamExt};
+use serde::Serialize;
+
+use super::error::ApiError;
+
+/// A frame that is ready to be sent.
+pub(super) type Frame = Result<Event, axum::Error>;
+
+/// A frame of JSON.
+pub(super) fn frame(value: &impl Serialize) -> Frame {
+    Event::default().json_data(value)
+}
+
+/// Streams what `render` makes of each update. An error is sent as a frame of its own and ends the
+/// stream, as its status has gone out already.
+pub(super) fn respond<U: 'static>(
+    updates: impl Stream<Item = Result<U, ApiError>> + Send + 'static,
+    keep_alive: Duration,
+    render: impl FnMut(U) -> Vec<Frame> + Send + 'static,
+) -> Response {
+    let frames = updates
+        .scan(Some(render), |render, update| {
+            let frames = match (render.as_mut(), update) {
+                (None, _) => return ready(None),
+                (Some(render), Ok(update)) => render(update),
+                (Some(_), Err(error)) => {
+                    *render = None;
+                    vec![frame(&error.into_body())]
+                }
+            };
+            ready(Some(stream::iter(frames)))
+        })
+        .flatten()
+        .chain(stream::once(ready(Ok(Event::default().data("[DONE]")))));
+    Sse::new(frames)
+        .keep_alive(KeepAlive::new().interval(keep_alive).text("keep-alive"))
+        .into_response()
+}

@@ -1,0 +1,116 @@
+//! The decode plan of a request, and how many sequences it asks for.
+
+use super::super::error::ApiError;
+use super::super::random;
+use super::super::state::Limits;
+use super::super::wire::{DiffusionOptions, Integer, Object, Real, Whole};
+use crate::decode::{DecodePlan, preset};
+
+/// The fields of a request that make its plan.
+pub(super) struct DecodeFields {
+    pub temperature: Option<Real>,
+    pub top_p: Option<Real>,
+    pub top_k: Option<Integer>,
+    pub seed: Option<Whole>,
+    pub diffusion: Option<Object<DiffusionOptions>>,
+}
+
+/// The plan: the named preset's, or the model's default, with the given fields in place of its own.
+pub(super) fn plan(fields: DecodeFields, default: &DecodePlan) -> Result<DecodePlan, ApiError> {
+    let Object(options) = fields.diffusion.unwrap_or_default();
+    let mut plan = match &options.preset {
+        Some(name) => {
+            preset::by_name(name)
+                .map_err(|error| ApiError::plan(&error))?
+                .plan
+        }
+        None => default.clone(),
+    };
+    // A plan has one of these: to give the one takes the other back.
+    if options.steps.is_some() || options.steps_per_block.is_some() {
+        plan.steps = options.steps.map(size);
+        plan.steps_per_block = options.steps_per_block.map(size);
+    }
+    if let Some(length) = options.block_length {
+        plan.block_length = Some(size(length));
+    }
+    plan.block_origin = options.block_origin.unwrap_or(plan.block_origin);
+    plan.score = options.score.unwrap_or(plan.score);
+    if let Some(Real(temperature)) = options.score_temperature {
+        plan.score_temperature = temperature;
+    }
+    plan.budget = options.budget.unwrap_or(plan.budget);
+    plan.revision = options.revision.unwrap_or(plan.revision);
+    let sampling = &mut plan.sampling;
+    if let Some(Real(scale)) = options.guidance_scale {
+        sampling.guidance_scale = scale;
+    }
+    if let Some(Real(temperature)) = fields.temperature {
+        sampling.temperature = temperature;
+    }
+    if let Some(Real(top_p)) = fields.top_p {
+        sampling.top_p = Some(top_p);
+    }
+    if let Some(Integer(top_k)) = fields.top_k {
+        sampling.top_k = match top_k {
+            -1 | 0 => None,
+            top_k => Some(usize::try_from(top_k).map_err(|_| {
+                ApiError::value(
+                    "top_k",
+                    top_k,
+                    "-1 or 0 for all tokens, otherwise at least 1",
+                )
+            })?),
+        };
+    }
+    sampling.seed = match fields.seed {
+        Some(Whole(seed)) => seed,
+        None => random::seed()?,
+    };
+    plan.validate().map_err(|error| ApiError::plan(&error))?;
+    Ok(plan)
+}
+
+/// The plan of one of the `n` sequences that are made from one canvas: the next number as its seed,
+/// so that each equals what a request for it alone would give.
+pub(in super::super) fn nth_plan(plan: &DecodePlan, number: usize) -> DecodePlan {
+    let mut plan = plan.clone();
+    plan.sampling.seed = plan.sampling.seed.wrapping_add(number as u64);
+    plan
+}
+
+/// `n`, for a request of so many canvases.
+pub(super) fn repetitions(
+    n: Option<Whole>,
+    canvases: usize,
+    limits: &Limits,
+) -> Result<usize, ApiError> {
+    let n = n.map_or(1, size);
+    let limit = limits.sequences;
+    if n == 0 || n > limit {
+        return Err(ApiError::value("n", n, format_args!("1 to {limit}")));
+    }
+    if canvases > limit {
+        return Err(ApiError::value(
+            "prompt",
+            format_args!("a list of {canvases} prompts"),
+            format_args!("at most {limit} sequences a request"),
+        ));
+    }
+    match canvases.checked_mul(n) {
+        Some(sequences) if sequences <= limit => Ok(n),
+        _ => Err(ApiError::value(
+            "n",
+            n,
+            format_args!(
+                "at most {limit} sequences a request, and {canvases} prompts with n = {n} are {}",
+                canvases.saturating_mul(n)
+            ),
+        )),
+    }
+}
+
+/// A number of things in memory. What does not fit is above every limit all the same.
+pub(super) fn size(number: Whole) -> usize {
+    usize::try_from(number.0).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,80 @@
+//! From what was sent to what will be done, checked once: a request that comes out of here can be
+//! queued as it is.
+
+mod completion;
+mod decoding;
+mod infill;
+
+use std::sync::Arc;
+
+pub(super) use completion::{CompletionJob, completion};
+pub(super) use decoding::nth_plan;
+pub(super) use infill::{InfillJob, infill};
+
+use super::error::ApiError;
+use super::state::AppState;
+use crate::canvas::TokenId;
+
+/// Runs a check outside the async runtime: encoding a long text takes a while.
+pub(super) async fn checked<T, U>(
+    state: &Arc<AppState>,
+    request: T,
+    check: fn(T, &AppState) -> Result<U, ApiError>,
+) -> Result<U, ApiError>
+where
+    T: Send + 'static,
+    U: Send + 'static,
+{
+    let state = state.clone();
+    tokio::task::spawn_blocking(move || check(request, &state))
+        .await
+        .unwrap_or_else(|error| {
+            Err(ApiError::internal(format!(
+                "checking the request failed: {error}"
+            )))
+        })
+}
+
+/// The model that is asked for, if one is, must be the one that is served.
+fn check_model(given: Option<&str>, state: &AppState) -> Result<(), ApiError> {
+    match given {
+        Some(given) if given != state.model_name => {
+            Err(ApiError::no_such_model(given, &state.model_name))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The tokens of a fixed text.
+fn encode(text: &str, path: &str, state: &AppState) -> Result<Vec<TokenId>, ApiError> {
+    let tokens = state
+        .tokenizer
+        .encode(text)
+        .map_err(|error| ApiError::unusable(path, error))?;
+    for token in &tokens {
+        check_token(u64::from(*token), path, state)?;
+    }
+    Ok(tokens)
+}
+
+/// A token that may stand in a fixed slot.
+fn check_token(token: u64, path: &str, state: &AppState) -> Result<TokenId, ApiError> {
+    let spec = state.engine.spec();
+    let known = TokenId::try_from(token)
+        .ok()
+        .filter(|token| (*token as usize) < spec.vocab_size);
+    match known {
+        None => Err(ApiError::unusable(
+            path,
+            format!(
+                "token {token} is not in the vocabulary; allowed: 0 to {}",
+                spec.vocab_size.saturating_sub(1)
+            ),
+        )),
+        Some(token) if token == spec.mask_token => Err(ApiError::unusable(
+            path,
+            format!("holds the mask token {token}; gaps are written with /v1/infill"),
+        )),
+        Some(token) => Ok(token),
+    }
+}

@@ -1,0 +1,44 @@
+//! What every answer carries.
+
+use serde::Serialize;
+
+/// Token counts, as OpenAI and vLLM count them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Fixed tokens, each prompt's once whatever `n` is.
+    pub prompt_tokens: usize,
+    /// Tokens that the answer was read from: those of a gap up to and with the one that ended it, a
+    /// stop token or the last of a stop string.
+    pub completion_tokens: usize,
+    /// Both together.
+    pub total_tokens: usize,
+}
+
+impl Usage {
+    /// The counts and their sum.
+    pub fn new(prompt_tokens: usize, completion_tokens: usize) -> Self {
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+        }
+    }
+}
+
+/// What denoising took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct DiffusionReport {
+    /// Denoise steps of all sequences together.
+    pub steps: usize,
+    /// Network evaluations of a canvas; one with guidance counts once, though it computes two.
+    pub nfe: usize,
+    /// Slots committed a network evaluation.
+    pub tokens_per_forward: f64,
+    /// From submission to the first step, in milliseconds; the longest of all sequences.
+    pub queued_ms: f64,
+    /// From the beginning of the first step to the end of the last, in milliseconds; the longest of
+    /// all sequences.
+    pub denoise_ms: f64,
+    /// The seed: given with the same request again, it gives the same answer.
+    pub seed: u64,
+}

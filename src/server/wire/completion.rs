@@ -1,0 +1,101 @@
+//! `POST /v1/completions`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::answer::{DiffusionReport, Usage};
+use super::diffusion::DiffusionOptions;
+use super::number::{Integer, Real, Whole};
+use super::object::Object;
+use super::prompt::{Prompt, Stop};
+
+/// A request for completions, in OpenAI's shape with `top_k` and `diffusion` beside it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CompletionRequest {
+    /// The served model's name, if given.
+    pub model: Option<String>,
+    /// What is to be completed.
+    pub prompt: Option<Prompt>,
+    /// Text after the completion: makes it an infilling.
+    pub suffix: Option<String>,
+    /// Slots of the gap; 16 if absent.
+    pub max_tokens: Option<Whole>,
+    /// As the plan says if absent.
+    pub temperature: Option<Real>,
+    /// As the plan says if absent.
+    pub top_p: Option<Real>,
+    /// As the plan says if absent; 0 and −1 keep all tokens.
+    pub top_k: Option<Integer>,
+    /// Completions a prompt; 1 if absent.
+    pub n: Option<Whole>,
+    /// Random if absent.
+    pub seed: Option<Whole>,
+    /// Strings that end a completion.
+    pub stop: Option<Stop>,
+    /// Whether the prompt comes back before the completion.
+    pub echo: Option<bool>,
+    /// Whether to answer with server-sent events.
+    pub stream: Option<bool>,
+    /// Options of the stream.
+    pub stream_options: Option<Object<StreamOptions>>,
+    /// Decode options.
+    pub diffusion: Option<Object<DiffusionOptions>>,
+    /// An end user's name, which is not used.
+    pub user: Option<String>,
+    /// Not supported but at `n`.
+    pub best_of: Option<Whole>,
+    /// Not supported but at 0.
+    pub presence_penalty: Option<Real>,
+    /// Not supported but at 0.
+    pub frequency_penalty: Option<Real>,
+    /// Not supported but when empty.
+    pub logit_bias: Option<Map<String, Value>>,
+    /// Not supported.
+    pub logprobs: Option<Value>,
+}
+
+/// `stream_options`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamOptions {
+    /// Whether a last chunk without choices carries the usage.
+    pub include_usage: Option<bool>,
+}
+
+/// The `object` of an answer and of each chunk.
+pub const COMPLETION_OBJECT: &str = "text_completion";
+
+/// An answer, or a chunk of a stream.
+#[derive(Debug, Serialize)]
+pub struct Completion<'a> {
+    /// Identifier of the answer.
+    pub id: &'a str,
+    /// [`COMPLETION_OBJECT`].
+    pub object: &'static str,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+    /// The served model's name.
+    pub model: &'a str,
+    /// One a sequence; in a chunk, the one that it is of.
+    pub choices: Vec<CompletionChoice>,
+    /// Token counts; in a stream, of the last chunk if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// What denoising took; in a stream, in the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diffusion: Option<DiffusionReport>,
+}
+
+/// A completion, or a piece of one.
+#[derive(Debug, Serialize)]
+pub struct CompletionChoice {
+    /// Which sequence: prompt times `n` plus the completion's number.
+    pub index: usize,
+    /// Its text; in a chunk, what is new of it.
+    pub text: String,
+    /// Always null.
+    pub logprobs: Option<Value>,
+    /// Why it ended: `stop` or `length`; null in chunks before the end.
+    pub finish_reason: Option<&'static str>,
+}

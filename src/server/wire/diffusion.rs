@@ -1,0 +1,32 @@
+//! `diffusion`: how the canvas is to be denoised, in every request alike.
+
+use serde::Deserialize;
+
+use super::number::{Real, Whole};
+use crate::decode::{BlockOrigin, Budget, Revision, Score};
+
+/// The `diffusion` object: a preset, and what differs from it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiffusionOptions {
+    /// A preset's name; the model's default plan if absent.
+    pub preset: Option<String>,
+    /// Denoise steps.
+    pub steps: Option<Whole>,
+    /// Slots a block.
+    pub block_length: Option<Whole>,
+    /// Where the first block begins.
+    pub block_origin: Option<BlockOrigin>,
+    /// Denoise steps a block, in the place of `steps`.
+    pub steps_per_block: Option<Whole>,
+    /// How candidates are ranked.
+    pub score: Option<Score>,
+    /// Noise on the ranking; 0 is none.
+    pub score_temperature: Option<Real>,
+    /// How many are committed a step.
+    pub budget: Option<Budget>,
+    /// What may happen to a committed slot.
+    pub revision: Option<Revision>,
+    /// Classifier-free guidance; 0 is off.
+    pub guidance_scale: Option<Real>,
+}

@@ -1,0 +1,205 @@
+//! `POST /v1/infill`.
+
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use super::answer::{DiffusionReport, Usage};
+use super::diffusion::DiffusionOptions;
+use super::number::{Integer, Real, Whole};
+use super::object::Object;
+use crate::canvas::TokenId;
+
+/// A request to fill the gaps of a text.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InfillRequest {
+    /// The served model's name, if given.
+    pub model: Option<String>,
+    /// A text with gaps written as `{{8}}`; either this or `segments`.
+    pub text: Option<String>,
+    /// The text in pieces, some of them gaps.
+    pub segments: Option<Vec<Segment>>,
+    /// As the plan says if absent.
+    pub temperature: Option<Real>,
+    /// As the plan says if absent.
+    pub top_p: Option<Real>,
+    /// As the plan says if absent; 0 and −1 keep all tokens.
+    pub top_k: Option<Integer>,
+    /// Fillings; 1 if absent.
+    pub n: Option<Whole>,
+    /// Random if absent.
+    pub seed: Option<Whole>,
+    /// Whether to answer with server-sent events.
+    pub stream: Option<bool>,
+    /// Decode options.
+    pub diffusion: Option<Object<DiffusionOptions>>,
+}
+
+/// A piece of the text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Segment {
+    /// Text that stays as it is.
+    Text(String),
+    /// A gap.
+    Gap(GapFields),
+}
+
+/// A gap of a segment.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GapFields {
+    /// Slots of the gap.
+    pub tokens: Option<Whole>,
+    /// A name that comes back with the answer.
+    pub name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GapSegment {
+    gap: Object<GapFields>,
+}
+
+impl<'de> Deserialize<'de> for Segment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SegmentVisitor;
+        impl<'de> Visitor<'de> for SegmentVisitor {
+            type Value = Segment;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str(r#"a string or {"gap": {"tokens": 8}}"#)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Segment, E> {
+                Ok(Segment::Text(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Segment, A::Error> {
+                let segment = GapSegment::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Segment::Gap(segment.gap.0))
+            }
+        }
+        deserializer.deserialize_any(SegmentVisitor)
+    }
+}
+
+/// The `object` of an answer.
+pub const INFILL_OBJECT: &str = "infill";
+
+/// The `object` of a stream's frames before the answer.
+pub const STEP_OBJECT: &str = "infill.step";
+
+/// An answer.
+#[derive(Debug, Serialize)]
+pub struct Infill<'a> {
+    /// Identifier of the answer.
+    pub id: &'a str,
+    /// [`INFILL_OBJECT`].
+    pub object: &'static str,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+    /// The served model's name.
+    pub model: &'a str,
+    /// The fillings.
+    pub choices: Vec<InfillChoice>,
+    /// Token counts.
+    pub usage: Usage,
+    /// What denoising took.
+    pub diffusion: DiffusionReport,
+}
+
+/// One filling.
+#[derive(Debug, Serialize)]
+pub struct InfillChoice {
+    /// Which filling.
+    pub index: usize,
+    /// The whole text; outside the gaps, byte for byte what was sent.
+    pub text: String,
+    /// The gaps in order.
+    pub gaps: Vec<GapAnswer>,
+}
+
+/// What fills a gap, and where it stands in the whole text.
+#[derive(Debug, Serialize)]
+pub struct GapAnswer {
+    /// Which gap.
+    pub index: usize,
+    /// Its name, if it was given one.
+    pub name: Option<String>,
+    /// Its text.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: Vec<TokenId>,
+    /// Where its text begins, in characters (Unicode scalar values).
+    pub start: usize,
+    /// Where its text ends, in characters.
+    pub end: usize,
+    /// Where its text begins, in bytes of UTF-8.
+    pub start_byte: usize,
+    /// Where its text ends, in bytes of UTF-8.
+    pub end_byte: usize,
+    /// How each token came to be.
+    pub provenance: Vec<Provenance>,
+}
+
+/// How a token came to be.
+#[derive(Debug, Serialize)]
+pub struct Provenance {
+    /// The token.
+    pub token: TokenId,
+    /// Its text by itself; U+FFFD stands for part of a character.
+    pub text: String,
+    /// The model's probability for it at its step, without temperature or filters.
+    pub probability: f32,
+    /// The score by which it was chosen.
+    pub score: f32,
+    /// The denoise step, from 1.
+    pub step: usize,
+    /// How often its slot was masked again before.
+    pub remasked: usize,
+    /// How often a committed token of its slot was replaced.
+    pub edited: usize,
+}
+
+/// A frame of a stream: what one step committed.
+#[derive(Debug, Serialize)]
+pub struct InfillStep<'a> {
+    /// Identifier of the answer.
+    pub id: &'a str,
+    /// [`STEP_OBJECT`].
+    pub object: &'static str,
+    /// Which filling.
+    pub index: usize,
+    /// The denoise step, from 1.
+    pub step: usize,
+    /// The slots that it committed or edited, in their order on the canvas.
+    pub committed: Vec<CommittedSlot>,
+    /// The slots that it masked again after that, in their order on the canvas.
+    pub remasked: Vec<GapPosition>,
+}
+
+/// A slot of a gap.
+#[derive(Debug, Serialize)]
+pub struct GapPosition {
+    /// Which gap.
+    pub gap: usize,
+    /// Which slot of the gap.
+    pub position: usize,
+}
+
+/// A slot that a step committed.
+#[derive(Debug, Serialize)]
+pub struct CommittedSlot {
+    /// Where it is.
+    #[serde(flatten)]
+    pub position: GapPosition,
+    /// The token.
+    pub token: TokenId,
+    /// Its text by itself; U+FFFD stands for part of a character.
+    pub text: String,
+    /// The model's probability for it, without temperature or filters.
+    pub probability: f32,
+}

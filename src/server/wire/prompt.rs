@@ -1,0 +1,118 @@
+//! Fields that are one thing or a list of them. The visitors keep a list's index in an error's path,
+//! which an untagged enum would lose.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+
+use super::number::Whole;
+
+/// `prompt`: a text, or a list.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// One text.
+    Text(String),
+    /// Texts, token ids, or lists of token ids.
+    List(Vec<PromptItem>),
+}
+
+/// An entry of a list of prompts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PromptItem {
+    /// A prompt as text.
+    Text(String),
+    /// A token of the one prompt.
+    Token(u64),
+    /// A prompt as token ids.
+    Tokens(Vec<u64>),
+}
+
+/// `stop`: a text, or a list of texts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stop {
+    /// One stop string.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+fn list<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut items: A) -> Result<Vec<T>, A::Error> {
+    let mut list = Vec::new();
+    while let Some(item) = items.next_element()? {
+        list.push(item);
+    }
+    Ok(list)
+}
+
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PromptVisitor;
+        impl<'de> Visitor<'de> for PromptVisitor {
+            type Value = Prompt;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string, or a list of strings, of token ids or of lists of token ids")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Prompt, E> {
+                Ok(Prompt::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Prompt, A::Error> {
+                list(items).map(Prompt::List)
+            }
+        }
+        deserializer.deserialize_any(PromptVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for PromptItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ItemVisitor;
+        impl<'de> Visitor<'de> for ItemVisitor {
+            type Value = PromptItem;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string, a token id or a list of token ids")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<PromptItem, E> {
+                Ok(PromptItem::Text(text.to_owned()))
+            }
+
+            fn visit_u64<E: Error>(self, token: u64) -> Result<PromptItem, E> {
+                Ok(PromptItem::Token(token))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<PromptItem, A::Error> {
+                let tokens: Vec<Whole> = list(items)?;
+                Ok(PromptItem::Tokens(
+                    tokens.into_iter().map(|token| token.0).collect(),
+                ))
+            }
+        }
+        deserializer.deserialize_any(ItemVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Stop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct StopVisitor;
+        impl<'de> Visitor<'de> for StopVisitor {
+            type Value = Stop;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Stop, E> {
+                Ok(Stop::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Stop, A::Error> {
+                list(items).map(Stop::Many)
+            }
+        }
+        deserializer.deserialize_any(StopVisitor)
+    }
+}

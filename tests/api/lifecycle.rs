@@ -1,0 +1,203 @@
+//! Clients that hang up, a full queue, faults and shutting down.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use unmask::engine::EngineConfig;
+use unmask::server::Ending;
+
+use crate::mock::{Gate, Mock, POISON};
+use crate::server::{Server, Setup, eventually, frames};
+
+const PATH: &str = "/v1/completions";
+
+/// Steps that the abandoned requests would take.
+const STEPS: usize = 200;
+
+/// Lets the model step until nothing runs any more; it must not have come to the end.
+async fn assert_dropped(server: &Server, gate: &Gate) {
+    eventually("the slot is free", || {
+        let status = server.engine.status();
+        if status.running > 0 {
+            gate.allow(1);
+        }
+        status.running == 0 && status.queued == 0
+    })
+    .await;
+    assert!(server.engine.status().steps < STEPS as u64);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_frees_its_slot() {
+    for path_and_body in [
+        (
+            "/v1/completions",
+            json!({"prompt": "p", "max_tokens": STEPS}),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "p", "max_tokens": STEPS, "n": 3}),
+        ),
+        ("/v1/infill", json!({"text": format!("{{{{{STEPS}}}}}")})),
+    ] {
+        let (path, body) = path_and_body;
+        let (model, gate) = Mock::uniform().gated();
+        let server = Server::of(model).await;
+        let request = server
+            .client
+            .post(format!("{}{path}", server.url))
+            .json(&body);
+        let request = tokio::spawn(request.send());
+        eventually("it runs", || server.engine.status().running > 0).await;
+        request.abort();
+        assert!(request.await.is_err());
+        assert_dropped(&server, &gate).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_stream_frees_its_slot() {
+    for (path, body) in [
+        (
+            "/v1/completions",
+            json!({"prompt": "p", "max_tokens": STEPS, "stream": true, "echo": true, "n": 2}),
+        ),
+        (
+            "/v1/infill",
+            json!({"text": format!("{{{{{STEPS}}}}}"), "stream": true}),
+        ),
+    ] {
+        let (model, gate) = Mock::uniform().gated();
+        let server = Server::of(model).await;
+        let mut stream = server.post(path, &body).await.bytes_stream();
+        gate.allow(1);
+        stream.next().await.unwrap().unwrap();
+        drop(stream);
+        assert_dropped(&server, &gate).await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_is_answered_with_429_and_retry_after() {
+    let (model, gate) = Mock::uniform().gated();
+    let setup = Setup {
+        engine: EngineConfig {
+            max_sequences: 1,
+            max_queue: 1,
+            ..EngineConfig::default()
+        },
+        ..Setup::default()
+    };
+    let server = Server::with(model, setup).await;
+    let body = json!({"prompt": "p"});
+    let request = || {
+        server
+            .client
+            .post(format!("{}{PATH}", server.url))
+            .json(&body)
+    };
+    let first = tokio::spawn(request().send());
+    eventually("the first runs", || server.engine.status().running == 1).await;
+    let second = tokio::spawn(request().send());
+    eventually("the second waits", || server.engine.status().queued == 1).await;
+    for path_and_body in [
+        (PATH, body.clone()),
+        (PATH, json!({"prompt": "p", "stream": true})),
+        ("/v1/infill", json!({"text": "{{1}}"})),
+    ] {
+        let response = server.post(path_and_body.0, &path_and_body.1).await;
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        let retry_after = response.headers()["retry-after"].to_str().unwrap();
+        assert!(retry_after.parse::<u32>().unwrap() > 0);
+        let answer: Value = response.json().await.unwrap();
+        assert_eq!(answer["error"]["type"], "rate_limit_error");
+        assert_eq!(answer["error"]["code"], "queue_full");
+    }
+    drop(gate);
+    for request in [first, second] {
+        let status = request.await.unwrap().unwrap().status();
+        assert_eq!(status, StatusCode::OK);
+    }
+    server.answer(PATH, &body).await;
+}
+
+#[tokio::test]
+async fn a_fault_of_the_engine_is_answered_with_500_and_the_next_request_works() {
+    let server = Server::of(Mock::uniform()).await;
+    let poisoned = json!({"prompt": [POISON]});
+    let (status, answer) = server.ask(PATH, &poisoned).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(answer["error"]["type"], "server_error");
+    assert_eq!(answer["error"]["code"], "engine_failure");
+    assert!(
+        answer["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("poisoned")
+    );
+    server.answer(PATH, &json!({"prompt": "p"})).await;
+}
+
+#[tokio::test]
+async fn a_fault_in_a_stream_is_its_last_frame() {
+    let server = Server::of(Mock::uniform()).await;
+    let frames = server
+        .frames(PATH, &json!({"prompt": [POISON], "n": 2}))
+        .await;
+    assert_eq!(frames.len(), 1);
+    assert_eq!(frames[0]["error"]["code"], "engine_failure");
+    server.answer(PATH, &json!({"prompt": "p"})).await;
+}
+
+#[tokio::test]
+async fn shutting_down_finishes_the_requests_that_run() {
+    let (model, gate) = Mock::saying_text(1, "").gated();
+    let mut server = Server::of(model).await;
+    let url = format!("{}{PATH}", server.url);
+    let whole = server.client.post(&url).json(&json!({"prompt": "p"}));
+    let whole = tokio::spawn(whole.send());
+    let stream = server
+        .post(PATH, &json!({"prompt": "p", "stream": true}))
+        .await;
+    eventually("both run", || {
+        let status = server.engine.status();
+        status.running + status.queued == 2
+    })
+    .await;
+    server.shut_down();
+    let address = server.url.trim_start_matches("http://").to_owned();
+    eventually("no new connections are taken", || {
+        std::net::TcpStream::connect(&address).is_err()
+    })
+    .await;
+    assert!(!server.ended.is_finished());
+    drop(gate);
+    let answer: Value = whole.await.unwrap().unwrap().json().await.unwrap();
+    assert_eq!(answer["choices"][0]["text"], "x".repeat(16));
+    let streamed = frames(&stream.text().await.unwrap());
+    let last = &streamed.last().unwrap()["choices"][0];
+    assert_eq!(last["finish_reason"], "length");
+    let ending = server.ended.await.unwrap().unwrap();
+    assert_eq!(ending, Ending::Drained);
+}
+
+#[tokio::test]
+async fn draining_ends_at_its_deadline() {
+    let (model, gate) = Mock::uniform().gated();
+    let setup = Setup {
+        drain: Duration::ZERO,
+        ..Setup::default()
+    };
+    let mut server = Server::with(model, setup).await;
+    let request = server.client.post(format!("{}{PATH}", server.url));
+    let request = tokio::spawn(request.json(&json!({"prompt": "p"})).send());
+    eventually("it runs", || server.engine.status().running == 1).await;
+    server.shut_down();
+    let ending = server.ended.await.unwrap().unwrap();
+    assert_eq!(ending, Ending::DeadlinePassed);
+    drop(gate);
+    // What becomes of the request is the runtime's affair: it is not asserted.
+    request.abort();
+}

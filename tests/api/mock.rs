@@ -1,0 +1,143 @@
+//! A model that says what a script tells it, at a pace that a test sets.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use candle_core::{Device, Tensor};
+use unmask::canvas::TokenId;
+use unmask::decode::DecodePlan;
+use unmask::models::{Checkpoint, Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
+
+use crate::support::golden;
+
+/// Ends a completion.
+pub const STOP: TokenId = 256;
+/// The mask token.
+pub const MASK: TokenId = 257;
+/// A special token of no further meaning.
+pub const SPECIAL: TokenId = 258;
+/// A token that makes every step fail that it is part of. It is never predicted.
+pub const POISON: TokenId = 259;
+/// Longest canvas.
+pub const CONTEXT: usize = 256;
+/// Bytes and special tokens.
+pub const VOCABULARY: usize = 260;
+
+/// What the model predicts for a slot; `None` is a uniform distribution.
+type Script = Box<dyn Fn(usize) -> Option<TokenId> + Send>;
+
+/// A model without weights.
+pub struct Mock {
+    spec: ModelSpec,
+    script: Script,
+    gate: Option<Mutex<Receiver<()>>>,
+}
+
+impl Mock {
+    /// Predicts what `script` says for each slot.
+    pub fn scripted(script: impl Fn(usize) -> Option<TokenId> + Send + 'static) -> Self {
+        let spec = Checkpoint::open(&golden("llada")).unwrap().spec().unwrap();
+        Self {
+            spec: ModelSpec {
+                vocab_size: VOCABULARY,
+                max_canvas: CONTEXT,
+                mask_token: MASK,
+                stop_tokens: vec![STOP],
+                ..spec
+            },
+            script: Box::new(script),
+            gate: None,
+        }
+    }
+
+    /// Predicts every token alike.
+    pub fn uniform() -> Self {
+        Self::scripted(|_| None)
+    }
+
+    /// Predicts `tokens` from slot `start` on, and 'x' elsewhere.
+    pub fn saying(start: usize, tokens: impl IntoIterator<Item = TokenId>) -> Self {
+        let tokens: Vec<TokenId> = tokens.into_iter().collect();
+        Self::scripted(move |slot| {
+            let token = slot.checked_sub(start).and_then(|at| tokens.get(at));
+            Some(token.copied().unwrap_or(TokenId::from(b'x')))
+        })
+    }
+
+    /// Sets the default plan.
+    pub fn by_default(mut self, plan: DecodePlan) -> Self {
+        self.spec.default_plan = plan;
+        self
+    }
+
+    /// As [`Mock::saying`], for the bytes of a text.
+    pub fn saying_text(start: usize, text: &str) -> Self {
+        Self::saying(start, text.bytes().map(TokenId::from))
+    }
+
+    /// Takes a step only when the gate lets it.
+    pub fn gated(mut self) -> (Self, Gate) {
+        let (permits, gate) = channel();
+        self.gate = Some(Mutex::new(gate));
+        (self, Gate { permits })
+    }
+}
+
+/// Lets a model take steps; dropping it lets the model run freely.
+pub struct Gate {
+    permits: Sender<()>,
+}
+
+impl Gate {
+    /// Lets the model take so many more steps.
+    pub fn allow(&self, steps: usize) {
+        for _ in 0..steps {
+            self.permits.send(()).unwrap();
+        }
+    }
+}
+
+impl Denoiser for Mock {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn device(&self) -> &Device {
+        &Device::Cpu
+    }
+
+    /// A row is the predicted token and its logit, which differs by slot, so that slots are committed
+    /// in a scattered order.
+    fn hidden(&self, batch: &RaggedBatch, _: Option<&KvPool>) -> Result<Tensor, ModelError> {
+        if let Some(gate) = &self.gate {
+            // An error says that the gate is gone, and the way free.
+            let _ = gate.lock().unwrap().recv();
+        }
+        if batch.tokens().contains(&POISON) {
+            return Err(ModelError::Batch("poisoned".into()));
+        }
+        let rows: Vec<f32> = batch
+            .positions()
+            .iter()
+            .flat_map(|&position| match (self.script)(position as usize) {
+                Some(token) => [token as f32, 20.0 + (position * 7919 % 13) as f32 / 13.0],
+                None => [0.0, 0.0],
+            })
+            .collect();
+        Ok(Tensor::from_vec(rows, (batch.rows(), 2), &Device::Cpu)?)
+    }
+
+    fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        let rows = hidden.to_vec2::<f32>()?;
+        let mut logits = vec![0.0; rows.len() * VOCABULARY];
+        for (row, prediction) in logits.chunks_mut(VOCABULARY).zip(&rows) {
+            row[prediction[0] as usize] = prediction[1];
+            row[POISON as usize] = -1e9;
+        }
+        Ok(Tensor::from_vec(
+            logits,
+            (rows.len(), VOCABULARY),
+            &Device::Cpu,
+        )?)
+    }
+}

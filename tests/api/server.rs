@@ -1,0 +1,149 @@
+//! A server on a free port, and requests to it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use unmask::engine::{Engine, EngineConfig};
+use unmask::models::{Checkpoint, Denoiser};
+use unmask::server::{AppState, Ending, Limits, router, serve};
+use unmask::text::{ByteTokenizer, HfTokenizer, Tokenizer};
+
+use crate::support::golden;
+
+/// The name under which models are served.
+pub const MODEL: &str = "mini";
+
+/// A running server.
+pub struct Server {
+    pub url: String,
+    pub client: Client,
+    pub engine: Arc<Engine>,
+    pub ended: JoinHandle<io::Result<Ending>>,
+    shutdown: Option<oneshot::Sender<()>>,
+}
+
+/// How a server is set up.
+pub struct Setup {
+    pub engine: EngineConfig,
+    pub limits: Limits,
+    pub drain: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            engine: EngineConfig::default(),
+            limits: Limits::default(),
+            drain: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Server {
+    /// Serves a model with the byte tokenizer.
+    pub async fn of(model: impl Denoiser + 'static) -> Self {
+        Self::with(model, Setup::default()).await
+    }
+
+    /// As [`Server::of`], with limits.
+    pub async fn with(model: impl Denoiser + 'static, setup: Setup) -> Self {
+        Self::start(Box::new(model), Arc::new(ByteTokenizer::default()), setup).await
+    }
+
+    /// Serves the golden LLaDA checkpoint with its tokenizer.
+    pub async fn golden() -> Self {
+        let checkpoint = Checkpoint::open(&golden("llada")).unwrap();
+        let model = checkpoint.load(DType::F32, &Device::Cpu).unwrap();
+        let tokenizer = HfTokenizer::from_bytes(checkpoint.tokenizer_json().unwrap()).unwrap();
+        Self::start(model, Arc::new(tokenizer), Setup::default()).await
+    }
+
+    async fn start(model: Box<dyn Denoiser>, tokenizer: Arc<dyn Tokenizer>, setup: Setup) -> Self {
+        let engine = Arc::new(Engine::start(model, setup.engine).unwrap());
+        let state = AppState::new(engine.clone(), tokenizer, MODEL, setup.limits);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (shutdown, begun) = oneshot::channel();
+        let ended = tokio::spawn(serve(
+            listener,
+            router(state),
+            async {
+                if begun.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            },
+            setup.drain,
+        ));
+        Self {
+            url,
+            client: Client::new(),
+            engine,
+            ended,
+            shutdown: Some(shutdown),
+        }
+    }
+
+    /// Asks the server to drain.
+    pub fn shut_down(&mut self) {
+        self.shutdown.take().unwrap().send(()).unwrap();
+    }
+
+    /// Posts JSON.
+    pub async fn post(&self, path: &str, body: &Value) -> Response {
+        let url = format!("{}{path}", self.url);
+        self.client.post(url).json(body).send().await.unwrap()
+    }
+
+    /// Posts JSON; the answer's JSON.
+    pub async fn ask(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        let response = self.post(path, body).await;
+        let status = response.status();
+        (status, response.json().await.unwrap())
+    }
+
+    /// Posts JSON that must be answered with success.
+    pub async fn answer(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.ask(path, body).await;
+        assert_eq!(status, StatusCode::OK, "{body}: {answer}");
+        answer
+    }
+
+    /// Posts JSON with `stream` set; the frames before `[DONE]`.
+    pub async fn frames(&self, path: &str, body: &Value) -> Vec<Value> {
+        let mut body = body.clone();
+        body["stream"] = true.into();
+        let response = self.post(path, &body).await;
+        assert_eq!(response.status(), StatusCode::OK, "{body}");
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        frames(&response.text().await.unwrap())
+    }
+}
+
+/// The JSON frames of a whole stream, which must end in `[DONE]`.
+pub fn frames(text: &str) -> Vec<Value> {
+    let mut data: Vec<&str> = text
+        .split("\n\n")
+        .filter(|event| !event.is_empty() && !event.starts_with(':'))
+        .map(|event| event.strip_prefix("data: ").unwrap())
+        .collect();
+    assert_eq!(data.pop(), Some("[DONE]"), "{text}");
+    data.into_iter()
+        .map(|frame| serde_json::from_str(frame).unwrap())
+        .collect()
+}
+
+/// Waits until `condition` holds.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
