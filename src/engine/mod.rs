@@ -62,8 +62,11 @@ pub struct StepReport {
 /// What a generation took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
-    /// Denoise steps; each is one network evaluation of the canvas (NFE), two of its rows with guidance.
+    /// Denoise steps of the plan.
     pub steps: usize,
+    /// Network evaluations (NFE), of the canvas and with guidance of its unconditional twin: fewer than
+    /// steps where ancestral sampling changed nothing in a step.
+    pub nfe: usize,
     /// From submission to the first step.
     pub queued: Duration,
     /// From the beginning of the first step to the end of the last.
@@ -209,6 +212,7 @@ impl Engine {
             events,
             submitted: Instant::now(),
             started: None,
+            nfe: 0,
         };
         let queue = self.queue.as_ref().ok_or(SubmitError::Stopped)?;
         self.counters.queued.fetch_add(1, Ordering::Relaxed);

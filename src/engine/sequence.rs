@@ -16,6 +16,7 @@ pub(super) struct Sequence {
     pub events: mpsc::Sender<Event>,
     pub submitted: Instant,
     pub started: Option<Instant>,
+    pub nfe: usize,
 }
 
 impl Sequence {
@@ -45,6 +46,7 @@ impl Sequence {
         let started = self.started.unwrap_or(self.submitted);
         Statistics {
             steps: self.decoder.steps(),
+            nfe: self.nfe,
             queued: started - self.submitted,
             denoising: started.elapsed(),
         }

@@ -170,6 +170,7 @@ fn commit(
             })
         })
         .collect::<Result<Vec<_>, SamplingError>>()?;
+    sequence.nfe += 1;
     let change = sequence.decoder.advance(&mut sequence.canvas, &candidates);
     let committed: Vec<_> = change
         .committed

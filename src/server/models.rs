@@ -64,7 +64,7 @@ fn model(state: &AppState) -> Model {
             .map(|preset| PresetEntry {
                 name: preset.name,
                 description: preset.description,
-                plan: preset.plan,
+                plan: preset.plan(&spec.default_plan),
             })
             .collect(),
         limits: state.limits.clone(),

@@ -58,6 +58,7 @@ pub(super) struct Update<F, A> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Cost {
     steps: usize,
+    nfe: usize,
     committed: usize,
     queued: Duration,
     denoising: Duration,
@@ -71,6 +72,7 @@ impl Cost {
 
     fn set(&mut self, statistics: Statistics) {
         self.steps = statistics.steps;
+        self.nfe = statistics.nfe;
         self.queued = statistics.queued;
         self.denoising = statistics.denoising;
     }
@@ -87,6 +89,7 @@ impl Cost {
     /// Adds another sequence's.
     pub fn add(&mut self, other: Cost) {
         self.steps += other.steps;
+        self.nfe += other.nfe;
         self.committed += other.committed;
         self.queued = self.queued.max(other.queued);
         self.denoising = self.denoising.max(other.denoising);
@@ -97,8 +100,8 @@ impl Cost {
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         DiffusionReport {
             steps: self.steps,
-            nfe: self.steps,
-            tokens_per_forward: self.committed as f64 / self.steps.max(1) as f64,
+            nfe: self.nfe,
+            tokens_per_forward: self.committed as f64 / self.nfe.max(1) as f64,
             queued_ms: milliseconds(self.queued),
             denoise_ms: milliseconds(self.denoising),
             seed,

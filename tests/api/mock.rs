@@ -6,7 +6,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use candle_core::{Device, Tensor};
 use unmask::canvas::TokenId;
 use unmask::decode::DecodePlan;
-use unmask::models::{Checkpoint, Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
+use unmask::models::{
+    Checkpoint, Corruption, Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch,
+};
 
 use crate::support::golden;
 
@@ -41,7 +43,9 @@ impl Mock {
             spec: ModelSpec {
                 vocab_size: VOCABULARY,
                 max_canvas: CONTEXT,
-                mask_token: MASK,
+                corruption: Corruption::Absorbing { mask_token: MASK },
+                parameterisation: Parameterisation::Logits,
+                noise_conditioned: false,
                 stop_tokens: vec![STOP],
                 ..spec
             },

@@ -145,7 +145,7 @@ fn lay_out(
             spec.max_canvas,
         ));
     }
-    let canvas = Canvas::builder(spec.mask_token)
+    let canvas = Canvas::builder(state.engine.mask_token())
         .fixed(&tokens)
         .gap(max_tokens)
         .fixed(suffix)

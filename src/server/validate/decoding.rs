@@ -19,11 +19,9 @@ pub(super) struct DecodeFields {
 pub(super) fn plan(fields: DecodeFields, default: &DecodePlan) -> Result<DecodePlan, ApiError> {
     let Object(options) = fields.diffusion.unwrap_or_default();
     let mut plan = match &options.preset {
-        Some(name) => {
-            preset::by_name(name)
-                .map_err(|error| ApiError::plan(&error))?
-                .plan
-        }
+        Some(name) => preset::by_name(name)
+            .map_err(|error| ApiError::plan(&error))?
+            .plan(default),
         None => default.clone(),
     };
     // A plan has one of these: to give the one takes the other back.
@@ -40,8 +38,12 @@ pub(super) fn plan(fields: DecodeFields, default: &DecodePlan) -> Result<DecodeP
         plan.score_temperature = temperature;
     }
     plan.budget = options.budget.unwrap_or(plan.budget);
+    plan.at_least = options.at_least.map_or(plan.at_least, size);
     plan.revision = options.revision.unwrap_or(plan.revision);
+    plan.early_stop = options.early_stop.unwrap_or(plan.early_stop);
     let sampling = &mut plan.sampling;
+    sampling.filter_order = options.filter_order.unwrap_or(sampling.filter_order);
+    sampling.basis = options.basis.unwrap_or(sampling.basis);
     if let Some(Real(scale)) = options.guidance_scale {
         sampling.guidance_scale = scale;
     }

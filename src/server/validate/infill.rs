@@ -119,7 +119,7 @@ fn lay_out(
     if in_gaps > limit {
         return Err(too_long(in_gaps));
     }
-    let mut builder = Canvas::builder(spec.mask_token);
+    let mut builder = Canvas::builder(state.engine.mask_token());
     let mut pieces = Vec::with_capacity(segments.len());
     let mut gap_names = Vec::new();
     let mut slots = in_gaps;

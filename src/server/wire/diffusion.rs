@@ -3,7 +3,8 @@
 use serde::Deserialize;
 
 use super::number::{Real, Whole};
-use crate::decode::{BlockOrigin, Budget, Revision, Score};
+use crate::decode::{BlockOrigin, Budget, EarlyStop, Revision, Score};
+use crate::sampling::{Basis, FilterOrder};
 
 /// The `diffusion` object: a preset, and what differs from it.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -25,6 +26,14 @@ pub struct DiffusionOptions {
     pub score_temperature: Option<Real>,
     /// How many are committed a step.
     pub budget: Option<Budget>,
+    /// The fewest that a step commits.
+    pub at_least: Option<Whole>,
+    /// When a stop token ends the denoising.
+    pub early_stop: Option<EarlyStop>,
+    /// Which of `top_k` and `top_p` comes first.
+    pub filter_order: Option<FilterOrder>,
+    /// Which distribution scores and probabilities are of.
+    pub basis: Option<Basis>,
     /// What may happen to a committed slot.
     pub revision: Option<Revision>,
     /// Classifier-free guidance; 0 is off.
