@@ -4,7 +4,9 @@ use candle_nn::VarBuilder;
 use serde_json::Value;
 
 use crate::models::checkpoint::Shapes;
-use crate::models::{Denoiser, ModelError, ModelSpec, llada};
+use crate::models::{
+    Denoiser, ModelError, ModelSpec, a2d, dream, llada, llada_moe, llada2_moe, sdar,
+};
 
 /// Builds a network from its config.json and its weights.
 type Load = fn(&Value, VarBuilder) -> Result<Box<dyn Denoiser>, ModelError>;
@@ -26,7 +28,20 @@ pub struct Family {
 }
 
 /// Every family.
-pub const FAMILIES: &[Family] = &[llada::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    llada::FAMILY,
+    llada_moe::FAMILY,
+    llada2_moe::FAMILY,
+    dream::FAMILY,
+    sdar::FAMILY,
+    a2d::FAMILY,
+];
+
+/// The name of a checkpoint's class: `architectures[0]`, or `model_type` where that is absent.
+pub(super) fn class_of(config: &Value) -> &str {
+    let class = config["architectures"][0].as_str();
+    class.or(config["model_type"].as_str()).unwrap_or_default()
+}
 
 /// The family that a config.json is of: by `architectures[0]`, or by `model_type` where that is absent,
 /// since released checkpoints of different architectures share a `model_type`.
