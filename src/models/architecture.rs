@@ -61,13 +61,13 @@ fn spec(architecture: &impl Architecture) -> Result<ModelSpec, ModelError> {
 
 fn load<A: Architecture>(
     config: &Value,
+    spec: ModelSpec,
     weights: VarBuilder,
 ) -> Result<Box<dyn Denoiser>, ModelError> {
     let architecture = A::from_json(config)?;
     let rotary = architecture.rotary(weights.dtype(), weights.device())?;
     let device = weights.device().clone();
     let network = architecture.network(weights)?;
-    let spec = spec(&architecture)?;
     Ok(Box::new(Transformer::new(spec, device, rotary, network)))
 }
 

@@ -158,7 +158,11 @@ impl Checkpoint {
     /// # Errors
     /// Names the field that is missing or out of range.
     pub fn spec(&self) -> Result<ModelSpec, ModelError> {
-        let mut spec = (self.family.spec)(&self.config)?;
+        self.spec_of(&self.config)
+    }
+
+    fn spec_of(&self, config: &Value) -> Result<ModelSpec, ModelError> {
+        let mut spec = (self.family.spec)(config)?;
         for token in &self.stop_tokens {
             if !spec.stop_tokens.contains(token) {
                 spec.stop_tokens.push(*token);
@@ -204,7 +208,7 @@ impl Checkpoint {
             }
             Weights::Bytes(bytes) => VarBuilder::from_slice_safetensors(bytes, dtype, device)?,
         };
-        (self.family.load)(&config, weights)
+        (self.family.load)(&config, self.spec_of(&config)?, weights)
     }
 }
 

@@ -8,8 +8,8 @@ use crate::models::{
     Denoiser, ModelError, ModelSpec, a2d, dream, llada, llada_moe, llada2_moe, sdar,
 };
 
-/// Builds a network from its config.json and its weights.
-type Load = fn(&Value, VarBuilder) -> Result<Box<dyn Denoiser>, ModelError>;
+/// Builds a network from its config.json, what the checkpoint's files say of it, and its weights.
+type Load = fn(&Value, ModelSpec, VarBuilder) -> Result<Box<dyn Denoiser>, ModelError>;
 
 /// A model family.
 pub struct Family {
