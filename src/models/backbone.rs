@@ -51,6 +51,7 @@ impl Backbone {
     /// Reads and checks the fields that all these families have. `num_key_value_heads`, `head_dim`,
     /// `tie_word_embeddings`, `partial_rotary_factor` and `rope_scaling` may be absent, as in
     /// transformers: as many as query heads, `hidden_size / num_attention_heads`, false, 1, none.
+    /// Files of transformers 5 hold what concerns the rotary embedding in `rope_parameters`.
     ///
     /// # Errors
     /// Names the field that is missing, out of range, or asks for a network that is not built here.
@@ -80,7 +81,13 @@ impl Backbone {
                 )));
             }
         };
-        let factor = fields.optional("partial_rotary_factor")?.unwrap_or(1.0);
+        let (rope, scaling) = match &config["rope_parameters"] {
+            Value::Null => (config, &config["rope_scaling"]),
+            parameters => (parameters, parameters),
+        };
+        let rope_theta = Fields(rope).positive("rope_theta")?;
+        let factor: Option<f64> = Fields(rope).optional("partial_rotary_factor")?;
+        let factor = factor.unwrap_or(1.0);
         let rotary_dim = (head_dim as f64 * factor) as usize;
         if rotary_dim == 0 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
             return Err(config_error(format!(
@@ -111,8 +118,8 @@ impl Backbone {
             tied: fields.optional("tie_word_embeddings")?.unwrap_or(false),
             mask_token,
             stop_tokens: token_ids(&config["eos_token_id"]).collect(),
-            rope_theta: fields.positive("rope_theta")?,
-            rope_scaling: rope_scaling(&config["rope_scaling"])?,
+            rope_theta,
+            rope_scaling: rope_scaling(scaling)?,
             rotary_dim,
         })
     }
