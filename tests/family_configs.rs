@@ -365,3 +365,16 @@ fn a_checkpoint_without_a_mask_token_in_config_json_takes_the_tokenizers() {
     write("config.json", &llada2_mini(json!({"mask_token_id": 5})));
     assert_eq!(mask().unwrap(), 5);
 }
+
+#[test]
+fn a_config_json_that_is_no_object_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("config.json"), "[]").unwrap();
+    let tokenizer = r#"{"added_tokens": [{"id": 1, "content": "<|mask|>"}]}"#;
+    std::fs::write(directory.path().join("tokenizer.json"), tokenizer).unwrap();
+    let error = Checkpoint::open(directory.path()).err().unwrap();
+    assert!(
+        matches!(error, ModelError::UnknownArchitecture { .. }),
+        "{error}"
+    );
+}

@@ -301,9 +301,10 @@ fn networks_run_in_bf16() {
             let best = logits.get(0).unwrap().argmax(1).unwrap();
             best.to_vec1().unwrap()
         };
-        let got = best(&support::logits(&*model, &input, None, &[allowed.clone()]));
+        let allowed = [allowed];
+        let got = best(&support::logits(&*model, &input, None, &allowed));
         let f32 = checkpoint.load(DType::F32, &Device::Cpu).unwrap();
-        let expected = best(&support::logits(&*f32, &input, None, &[allowed]));
+        let expected = best(&support::logits(&*f32, &input, None, &allowed));
         let same = got.iter().zip(&expected).filter(|(a, b)| a == b).count();
         assert!(same * 4 >= got.len() * 3, "{name}: {same} of {}", got.len());
     }

@@ -23,8 +23,8 @@ pub(super) struct Backbone {
     pub layers: usize,
     pub heads: usize,
     pub kv_heads: usize,
+    /// Times `heads` it need not be `hidden_size`.
     pub head_dim: usize,
-    /// `num_attention_heads` · `head_dim` need not be `hidden_size`.
     pub max_positions: usize,
     pub norm_eps: f64,
     pub tied: bool,

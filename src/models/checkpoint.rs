@@ -60,7 +60,8 @@ impl Checkpoint {
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let mut config = parse(CONFIG, &read(CONFIG)?)?;
-        if config["mask_token_id"].is_null()
+        if config.is_object()
+            && config["mask_token_id"].is_null()
             && let Some(mask_token) = mask_token(read_if_there)?
         {
             config["mask_token_id"] = mask_token.into();

@@ -23,6 +23,9 @@ impl AttentionPattern {
     /// Row-major `[length, length]`, true where slot i of a canvas of `length` slots may attend to
     /// slot j, as [`Segment::allowed`](crate::models::Segment::allowed) takes it; `None` if every
     /// slot may attend to every other.
+    ///
+    /// # Panics
+    /// If the block length is 0.
     pub fn allowed(self, length: usize) -> Option<Vec<bool>> {
         match self {
             Self::Bidirectional => None,
