@@ -2,164 +2,55 @@
 
 mod support;
 
-use std::collections::HashMap;
-
-use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
-use support::{engine, golden, ids, json, max_difference, trace};
+use support::{
+    assert_close, bits, cached_logits, engine, forward_goldens, golden, ids, json, load, logits,
+    max_difference, scalar, trace, valid_keys,
+};
 use unmask::canvas::TokenId;
 use unmask::decode::{BlockOrigin, Budget, DecodePlan};
-use unmask::models::{Checkpoint, Denoiser, KvPool, RaggedBatch, Segment};
-
-const TOLERANCE: f32 = 1e-4;
-
-fn load(name: &str) -> Box<dyn Denoiser> {
-    let checkpoint = Checkpoint::open(&golden(name)).unwrap();
-    checkpoint.load(DType::F32, &Device::Cpu).unwrap()
-}
-
-fn forward_goldens(name: &str) -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(golden(name).join("forward.safetensors"), &Device::Cpu).unwrap()
-}
-
-/// Logits `[B, L, V]` of `input_ids` `[B, L]` as one ragged batch.
-fn logits(model: &dyn Denoiser, input_ids: &Tensor, allowed: &[Option<Vec<bool>>]) -> Tensor {
-    let rows: Vec<Vec<i64>> = input_ids.to_vec2().unwrap();
-    let mut batch = RaggedBatch::new();
-    for (row, allowed) in rows.iter().zip(allowed) {
-        let tokens: Vec<TokenId> = row.iter().map(|id| *id as TokenId).collect();
-        let positions: Vec<u32> = (0..tokens.len() as u32).collect();
-        let segment = Segment {
-            allowed: allowed.clone(),
-            ..Segment::default()
-        };
-        batch.push_segment(&tokens, &positions, segment);
-    }
-    let hidden = model.hidden(&batch, None).unwrap();
-    let logits = model.head(&hidden).unwrap();
-    let vocab = logits.dim(1).unwrap();
-    logits.reshape((rows.len(), rows[0].len(), vocab)).unwrap()
-}
+use unmask::models::RaggedBatch;
 
 #[test]
 fn logits_of_a_plain_and_of_a_fully_masked_canvas_equal_the_official_ones() {
     let (model, goldens) = (load("llada"), forward_goldens("llada"));
     for case in ["case0", "case2"] {
-        let got = logits(&*model, &goldens[&format!("{case}.input_ids")], &[None]);
-        let difference = max_difference(&got, &goldens[&format!("{case}.logits")]);
-        assert!(difference < TOLERANCE, "{case}: {difference}");
+        let input = &goldens[&format!("{case}.input_ids")];
+        let got = logits(&*model, input, None, &[None]);
+        assert_close(&got, &goldens[&format!("{case}.logits")], case);
     }
 }
 
 #[test]
 fn logits_with_padded_keys_equal_the_official_ones() {
     let (model, goldens) = (load("llada"), forward_goldens("llada"));
-    let mask: Vec<Vec<i64>> = goldens["case1.attention_mask"].to_vec2().unwrap();
-    let allowed: Vec<_> = mask
-        .iter()
-        .map(|row| {
-            Some(
-                row.iter()
-                    .map(|valid| *valid != 0)
-                    .collect::<Vec<_>>()
-                    .repeat(row.len()),
-            )
-        })
-        .collect();
-    let got = logits(&*model, &goldens["case1.input_ids"], &allowed);
-    let difference = max_difference(&got, &goldens["case1.logits"]);
-    assert!(difference < TOLERANCE, "{difference}");
+    let allowed = valid_keys(&goldens["case1.attention_mask"]);
+    let got = logits(&*model, &goldens["case1.input_ids"], None, &allowed);
+    assert_close(&got, &goldens["case1.logits"], "case1");
 }
 
 #[test]
 fn logits_with_an_attention_pattern_equal_the_official_ones() {
     let (model, goldens) = (load("llada"), forward_goldens("llada"));
-    let allowed: Vec<u8> = goldens["case3.attention_bias"]
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap();
-    let allowed = allowed.into_iter().map(|bit| bit != 0).collect();
-    let got = logits(&*model, &goldens["case3.input_ids"], &[Some(allowed)]);
-    let difference = max_difference(&got, &goldens["case3.logits"]);
-    assert!(difference < TOLERANCE, "{difference}");
+    let allowed = bits(&goldens["case3.attention_bias"]);
+    let got = logits(&*model, &goldens["case3.input_ids"], None, &[Some(allowed)]);
+    assert_close(&got, &goldens["case3.logits"], "case3");
 }
 
 #[test]
 fn sharded_weights_give_the_same_logits_as_a_single_file() {
     let goldens = forward_goldens("llada");
     let input = &goldens["case0.input_ids"];
-    let single = logits(&*load("llada"), input, &[None]);
-    let sharded = logits(&*load("llada/sharded"), input, &[None]);
+    let single = logits(&*load("llada"), input, None, &[None]);
+    let sharded = logits(&*load("llada/sharded"), input, None, &[None]);
     assert_eq!(max_difference(&single, &sharded), 0.0);
 }
 
 #[test]
 fn bf16_weights_are_read_as_they_are() {
     let (model, goldens) = (load("llada/bf16"), forward_goldens("llada/bf16"));
-    let got = logits(&*model, &goldens["case0.input_ids"], &[None]);
-    let difference = max_difference(&got, &goldens["case0.logits"]);
-    assert!(difference < TOLERANCE, "{difference}");
-}
-
-fn scalar(goldens: &HashMap<String, Tensor>, name: &str) -> usize {
-    goldens[name].to_scalar::<i64>().unwrap() as usize
-}
-
-/// Fills a pool from a full forward of `input`, then computes `rows` of `tokens` with the slots outside
-/// of them from the cache.
-fn cached_logits(
-    model: &dyn Denoiser,
-    input: &Tensor,
-    tokens: &Tensor,
-    rows: std::ops::Range<usize>,
-    keys_after: bool,
-) -> Tensor {
-    let full: Vec<TokenId> = input
-        .flatten_all()
-        .unwrap()
-        .to_vec1::<i64>()
-        .unwrap()
-        .into_iter()
-        .map(|id| id as TokenId)
-        .collect();
-    let tokens: Vec<TokenId> = tokens
-        .flatten_all()
-        .unwrap()
-        .to_vec1::<i64>()
-        .unwrap()
-        .into_iter()
-        .map(|id| id as TokenId)
-        .collect();
-    let pool = KvPool::new(model.spec(), full.len() + 3, DType::F32, &Device::Cpu).unwrap();
-    // Cached slots need not be in order, nor next to each other.
-    let slot_of = |position: usize| (full.len() + 2 - position) as u32;
-    let positions: Vec<u32> = (0..full.len() as u32).collect();
-    let mut batch = RaggedBatch::new();
-    let store = (0..full.len()).map(slot_of).collect();
-    batch.push_segment(
-        &full,
-        &positions,
-        Segment {
-            store,
-            ..Segment::default()
-        },
-    );
-    model.hidden(&batch, Some(&pool)).unwrap();
-    let mut batch = RaggedBatch::new();
-    let last = if keys_after { full.len() } else { rows.end };
-    let context = (0..rows.start).chain(rows.end..last).map(slot_of).collect();
-    batch.push_segment(
-        &tokens,
-        &positions[rows],
-        Segment {
-            context,
-            ..Segment::default()
-        },
-    );
-    model
-        .head(&model.hidden(&batch, Some(&pool)).unwrap())
-        .unwrap()
+    let got = logits(&*model, &goldens["case0.input_ids"], None, &[None]);
+    assert_close(&got, &goldens["case0.logits"], "case0");
 }
 
 #[test]
@@ -169,8 +60,11 @@ fn logits_with_a_cached_prefix_equal_the_official_prefix_cache() {
     let (start, end) = (scalar(&goldens, "cache0.prefix_len"), input.dim(1).unwrap());
     let suffix = input.narrow(1, start, end - start).unwrap();
     let got = cached_logits(&*model, input, &suffix, start..end, false);
-    let difference = max_difference(&got, &goldens["cache0.suffix_logits"].squeeze(0).unwrap());
-    assert!(difference < TOLERANCE, "{difference}");
+    assert_close(
+        &got.unsqueeze(0).unwrap(),
+        &goldens["cache0.suffix_logits"],
+        "cache0",
+    );
 }
 
 #[test]
@@ -184,8 +78,11 @@ fn logits_with_a_cached_prefix_and_suffix_equal_the_official_dual_cache() {
         rows,
         true,
     );
-    let difference = max_difference(&got, &goldens["cache1.block_logits"].squeeze(0).unwrap());
-    assert!(difference < TOLERANCE, "{difference}");
+    assert_close(
+        &got.unsqueeze(0).unwrap(),
+        &goldens["cache1.block_logits"],
+        "cache1",
+    );
 }
 
 #[test]

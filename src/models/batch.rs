@@ -20,7 +20,7 @@ pub struct Segment {
     /// Its rows in the batch.
     pub rows: Range<usize>,
     /// Row-major `[len, len]`, true where row i may attend to row j; `None` if every row may attend
-    /// to every other.
+    /// to every other. The output of a row that may attend to nothing is finite, and means nothing.
     pub allowed: Option<Vec<bool>>,
     /// Slots of the key/value pool that every row attends to besides.
     pub context: Vec<u32>,

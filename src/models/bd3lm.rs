@@ -22,9 +22,10 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["bd3lm"],
     spec: |config| Bd3lmConfig::from_json(config)?.spec(),
     tensors: |config| Bd3lmConfig::from_json(config)?.tensors(),
-    load: |config, weights| {
+    load: |config, spec, weights| {
         Ok(Box::new(Bd3lm::new(
             &Bd3lmConfig::from_json(config)?,
+            spec,
             weights,
         )?))
     },
@@ -127,9 +128,8 @@ struct Bd3lm {
 }
 
 impl Bd3lm {
-    fn new(config: &Bd3lmConfig, weights: VarBuilder) -> Result<Self, ModelError> {
+    fn new(config: &Bd3lmConfig, spec: ModelSpec, weights: VarBuilder) -> Result<Self, ModelError> {
         let dit = Dit::new(&config.shape()?, weights.pp("backbone"))?;
-        let spec = config.spec()?;
         Ok(Self { spec, dit })
     }
 }

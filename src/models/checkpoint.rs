@@ -9,6 +9,7 @@ use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use serde_json::Value;
 
+use crate::models::mask_token::mask_token;
 use crate::models::registry::{Family, family_of};
 use crate::models::{Denoiser, ModelError, ModelSpec};
 
@@ -19,6 +20,7 @@ const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
+const HEAD: &str = "lm_head.weight";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// An opened checkpoint: its small files read, its weights not yet.
@@ -57,7 +59,13 @@ impl Checkpoint {
             .unwrap_or_else(|_| directory.to_owned())
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let config = parse(CONFIG, &read(CONFIG)?)?;
+        let mut config = parse(CONFIG, &read(CONFIG)?)?;
+        if config.is_object()
+            && config["mask_token_id"].is_null()
+            && let Some(mask_token) = mask_token(read_if_there)?
+        {
+            config["mask_token_id"] = mask_token.into();
+        }
         let generation_config = read_if_there(GENERATION_CONFIG)?
             .map(|json| parse(GENERATION_CONFIG, &json))
             .transpose()?;
@@ -124,7 +132,8 @@ impl Checkpoint {
         &self.name
     }
 
-    /// The parsed config.json.
+    /// The parsed config.json. Where it names no mask token, `mask_token_id` is the one that the
+    /// tokenizer's files name.
     pub fn config(&self) -> &Value {
         &self.config
     }
@@ -150,7 +159,11 @@ impl Checkpoint {
     /// # Errors
     /// Names the field that is missing or out of range.
     pub fn spec(&self) -> Result<ModelSpec, ModelError> {
-        let mut spec = (self.family.spec)(&self.config)?;
+        self.spec_of(&self.config)
+    }
+
+    fn spec_of(&self, config: &Value) -> Result<ModelSpec, ModelError> {
+        let mut spec = (self.family.spec)(config)?;
         for token in &self.stop_tokens {
             if !spec.stop_tokens.contains(token) {
                 spec.stop_tokens.push(*token);
@@ -184,14 +197,19 @@ impl Checkpoint {
     /// If the weight files do not hold exactly the tensors that config.json asks for, or the device
     /// fails.
     pub fn load(&self, dtype: DType, device: &Device) -> Result<Box<dyn Denoiser>, ModelError> {
-        check_shapes(&(self.family.tensors)(&self.config)?, &self.shapes()?)?;
+        let (mut config, found) = (self.config.clone(), self.shapes()?);
+        // transformers 5 does not tie a head that the files hold; before, a tied head was not saved.
+        if config["tie_word_embeddings"] == true && found.contains_key(HEAD) {
+            config["tie_word_embeddings"] = false.into();
+        }
+        check_shapes(&(self.family.tensors)(&config)?, &found)?;
         let weights = match &self.weights {
             Weights::Files(files) => {
                 VarBuilder::from_backend(Box::new(map_files(files)?), dtype, device.clone())
             }
             Weights::Bytes(bytes) => VarBuilder::from_slice_safetensors(bytes, dtype, device)?,
         };
-        (self.family.load)(&self.config, weights)
+        (self.family.load)(&config, self.spec_of(&config)?, weights)
     }
 }
 
@@ -203,7 +221,7 @@ pub(super) fn config_error(reason: String) -> ModelError {
     }
 }
 
-fn parse(file: &str, json: &[u8]) -> Result<Value, ModelError> {
+pub(super) fn parse(file: &str, json: &[u8]) -> Result<Value, ModelError> {
     serde_json::from_slice(json).map_err(|error| ModelError::Invalid {
         file: file.to_owned(),
         reason: format!("not valid JSON: {error}"),

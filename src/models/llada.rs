@@ -3,37 +3,23 @@
 //! The released code descends from OLMo, whose configuration and tensor names it keeps
 //! (`modeling_llada.py` of GSAI-ML/LLaDA-8B-Base). Logits at a slot predict that slot's token.
 
-use candle_core::{DType, Device, Module, Tensor};
+use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
-use candle_transformers::models::with_tracing::{Embedding, Linear, RmsNorm, linear_no_bias};
+use candle_transformers::models::with_tracing::{Embedding, RmsNorm, linear_no_bias};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::canvas::TokenId;
 use crate::decode::DecodePlan;
-use crate::models::attention::Attention;
-use crate::models::checkpoint::{Shapes, config_error};
-use crate::models::layers::{GatedMlp, Rotary, RotaryRows};
+use crate::models::architecture::{Architecture, family};
+use crate::models::checkpoint::config_error;
+use crate::models::fields::Fields;
+use crate::models::layers::{Block, GatedMlp, Mlp, Network, Rotary, SelfAttention, head};
 use crate::models::registry::Family;
-use crate::models::{
-    AttentionPattern, Corruption, Denoiser, KvPool, ModelError, ModelSpec, Parameterisation,
-    RaggedBatch,
-};
+use crate::models::{AttentionPattern, Corruption, ModelError, ModelSpec, Parameterisation};
 
 /// The registry's line.
-pub(super) const FAMILY: Family = Family {
-    name: "llada",
-    architectures: &["LLaDAModelLM"],
-    model_types: &["llada"],
-    spec: |config| LladaConfig::from_json(config)?.spec(),
-    tensors: |config| Ok(LladaConfig::from_json(config)?.tensors()),
-    load: |config, weights| {
-        Ok(Box::new(Llada::new(
-            LladaConfig::from_json(config)?,
-            weights,
-        )?))
-    },
-};
+pub(super) const FAMILY: Family = family::<LladaConfig>("llada", &["LLaDAModelLM"], &["llada"]);
 
 /// Fields of `config.json` that would change the network, each with the one value that is built here.
 fn built() -> [(&'static str, Value); 11] {
@@ -103,16 +89,7 @@ impl LladaConfig {
     /// # Errors
     /// Names the field that is missing, out of range, or asks for a network that is not built here.
     pub fn from_json(config: &Value) -> Result<Self, ModelError> {
-        for (field, built) in built() {
-            if let Some(given) = config.get(field)
-                && !given.is_null()
-                && *given != built
-            {
-                return Err(config_error(format!(
-                    "{field} is {given}; only {built} is supported"
-                )));
-            }
-        }
+        Fields(config).only(&built())?;
         let config: Self = serde_json::from_value(config.clone())
             .map_err(|error| config_error(error.to_string()))?;
         let positive = [
@@ -177,51 +154,17 @@ impl LladaConfig {
     pub fn rows(&self) -> usize {
         self.embedding_size.unwrap_or(self.vocab_size)
     }
+}
 
-    /// Name and shape of every tensor of the checkpoint.
-    pub fn tensors(&self) -> Shapes {
-        let (hidden, mlp) = (self.d_model, self.mlp_hidden());
-        let kv = self.kv_heads() * self.head_dim();
-        let mut shapes = Shapes::new();
-        let mut add = |name: String, shape: &[usize]| shapes.insert(name, shape.to_vec());
-        add(
-            "model.transformer.wte.weight".into(),
-            &[self.rows(), hidden],
-        );
-        add("model.transformer.ln_f.weight".into(), &[hidden]);
-        if !self.weight_tying {
-            let head = "model.transformer.ff_out.weight";
-            add(head.into(), &[self.rows(), hidden]);
-        }
-        for block in 0..self.n_layers {
-            for (name, shape) in [
-                ("attn_norm", &[hidden][..]),
-                ("ff_norm", &[hidden]),
-                ("q_proj", &[hidden, hidden]),
-                ("k_proj", &[kv, hidden]),
-                ("v_proj", &[kv, hidden]),
-                ("attn_out", &[hidden, hidden]),
-                ("ff_proj", &[mlp, hidden]),
-                ("up_proj", &[mlp, hidden]),
-                ("ff_out", &[hidden, mlp]),
-            ] {
-                add(
-                    format!("model.transformer.blocks.{block}.{name}.weight"),
-                    shape,
-                );
-            }
-        }
-        shapes
+impl Architecture for LladaConfig {
+    fn from_json(config: &Value) -> Result<Self, ModelError> {
+        Self::from_json(config)
     }
 
-    fn spec(&self) -> Result<ModelSpec, ModelError> {
-        Ok(ModelSpec {
+    fn spec(&self, parameters: usize) -> ModelSpec {
+        ModelSpec {
             family: FAMILY.name,
-            parameters: self
-                .tensors()
-                .values()
-                .map(|s| s.iter().product::<usize>())
-                .sum(),
+            parameters,
             hidden_size: self.d_model,
             layers: self.n_layers,
             kv_heads: self.kv_heads(),
@@ -237,136 +180,54 @@ impl LladaConfig {
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,
             default_plan: DecodePlan::default(),
-        })
-    }
-}
-
-/// A LLaDA network.
-pub struct Llada {
-    spec: ModelSpec,
-    device: Device,
-    embedding: Embedding,
-    rotary: Rotary,
-    blocks: Vec<Block>,
-    norm: RmsNorm,
-    head: Linear,
-}
-
-struct Block {
-    attention_norm: RmsNorm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    attention_out: Linear,
-    mlp_norm: RmsNorm,
-    mlp: GatedMlp,
-    heads: usize,
-    kv_heads: usize,
-}
-
-impl Llada {
-    /// Builds the network from its weights, in the type and on the device of `weights`.
-    ///
-    /// # Errors
-    /// If a tensor is missing or of the wrong shape, or the device fails.
-    pub fn new(config: LladaConfig, weights: VarBuilder) -> Result<Self, ModelError> {
-        let transformer = weights.pp("model").pp("transformer");
-        let (hidden, rows, eps) = (config.d_model, config.rows(), config.rms_norm_eps);
-        let embedding = Embedding::new(rows, hidden, transformer.pp("wte"))?;
-        let head = if config.weight_tying {
-            Linear::from_weights(embedding.embeddings().clone(), None)
-        } else {
-            linear_no_bias(hidden, rows, transformer.pp("ff_out"))?
-        };
-        let blocks = (0..config.n_layers)
-            .map(|i| Block::new(&config, transformer.pp("blocks").pp(i)))
-            .collect::<candle_core::Result<_>>()?;
-        let rotary = Rotary::new(
-            config.head_dim(),
-            config.rope_theta,
-            config.max_sequence_length,
-            weights.dtype(),
-            weights.device(),
-        )?;
-        Ok(Self {
-            spec: config.spec()?,
-            device: weights.device().clone(),
-            embedding,
-            rotary,
-            blocks,
-            norm: RmsNorm::new(hidden, eps, transformer.pp("ln_f"))?,
-            head,
-        })
-    }
-}
-
-impl Block {
-    fn new(config: &LladaConfig, weights: VarBuilder) -> candle_core::Result<Self> {
-        let (hidden, mlp, eps) = (config.d_model, config.mlp_hidden(), config.rms_norm_eps);
-        let kv = config.kv_heads() * config.head_dim();
-        Ok(Self {
-            attention_norm: RmsNorm::new(hidden, eps, weights.pp("attn_norm"))?,
-            query: linear_no_bias(hidden, hidden, weights.pp("q_proj"))?,
-            key: linear_no_bias(hidden, kv, weights.pp("k_proj"))?,
-            value: linear_no_bias(hidden, kv, weights.pp("v_proj"))?,
-            attention_out: linear_no_bias(hidden, hidden, weights.pp("attn_out"))?,
-            mlp_norm: RmsNorm::new(hidden, eps, weights.pp("ff_norm"))?,
-            mlp: GatedMlp::new(
-                linear_no_bias(hidden, mlp, weights.pp("ff_proj"))?,
-                linear_no_bias(hidden, mlp, weights.pp("up_proj"))?,
-                linear_no_bias(mlp, hidden, weights.pp("ff_out"))?,
-            ),
-            heads: config.n_heads,
-            kv_heads: config.kv_heads(),
-        })
-    }
-
-    fn forward(
-        &self,
-        x: &Tensor,
-        layer: usize,
-        rotary: &RotaryRows,
-        attention: &Attention,
-    ) -> candle_core::Result<Tensor> {
-        let (rows, hidden) = x.dims2()?;
-        let head_dim = hidden / self.heads;
-        let normed = self.attention_norm.forward(x)?;
-        let q = self
-            .query
-            .forward(&normed)?
-            .reshape((rows, self.heads, head_dim))?;
-        let kv_shape = (rows, self.kv_heads, head_dim);
-        let k = self.key.forward(&normed)?.reshape(kv_shape)?;
-        let v = self.value.forward(&normed)?.reshape(kv_shape)?;
-        let attended = attention.attend(layer, &rotary.apply(&q)?, &rotary.apply(&k)?, &v)?;
-        let x = (x + self.attention_out.forward(&attended)?)?;
-        let mlp = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
-        x + mlp
-    }
-}
-
-impl Denoiser for Llada {
-    fn spec(&self) -> &ModelSpec {
-        &self.spec
-    }
-
-    fn device(&self) -> &Device {
-        &self.device
-    }
-
-    fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {
-        batch.check(&self.spec)?;
-        let attention = Attention::new(batch, pool)?;
-        let tokens = Tensor::from_slice(batch.tokens(), batch.rows(), &self.device)?;
-        let mut x = self.embedding.forward(&tokens)?;
-        let rotary = self.rotary.rows(batch.positions())?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, layer, &rotary, &attention)?;
         }
-        Ok(self.norm.forward(&x)?)
     }
 
-    fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.head.forward(hidden)?.to_dtype(DType::F32)?)
+    fn rotary(&self, dtype: DType, device: &Device) -> candle_core::Result<Rotary> {
+        let (head_dim, positions) = (self.head_dim(), self.max_sequence_length);
+        Rotary::new(head_dim, self.rope_theta, positions, dtype, device)
+    }
+
+    fn network(&self, weights: VarBuilder) -> candle_core::Result<Network> {
+        let transformer = weights.pp("model").pp("transformer");
+        let embedding = Embedding::new(self.rows(), self.d_model, transformer.pp("wte"))?;
+        let blocks = (0..self.n_layers)
+            .map(|block| self.block(transformer.pp("blocks").pp(block)))
+            .collect::<candle_core::Result<_>>()?;
+        let own_head = (!self.weight_tying).then(|| transformer.pp("ff_out"));
+        Ok(Network {
+            blocks,
+            norm: RmsNorm::new(self.d_model, self.rms_norm_eps, transformer.pp("ln_f"))?,
+            head: head(&embedding, own_head)?,
+            embedding,
+        })
+    }
+}
+
+impl LladaConfig {
+    fn block(&self, weights: VarBuilder) -> candle_core::Result<Block> {
+        let (hidden, mlp) = (self.d_model, self.mlp_hidden());
+        let kv = self.kv_heads() * self.head_dim();
+        let norm = |name| RmsNorm::new(hidden, self.rms_norm_eps, weights.pp(name));
+        let linear = |from, to, name| linear_no_bias(from, to, weights.pp(name));
+        Ok(Block {
+            attention_norm: norm("attn_norm")?,
+            attention: SelfAttention {
+                query: linear(hidden, hidden, "q_proj")?,
+                key: linear(hidden, kv, "k_proj")?,
+                value: linear(hidden, kv, "v_proj")?,
+                out: linear(hidden, hidden, "attn_out")?,
+                norms: None,
+                heads: self.n_heads,
+                kv_heads: self.kv_heads(),
+                head_dim: self.head_dim(),
+            },
+            mlp_norm: norm("ff_norm")?,
+            mlp: Mlp::Dense(GatedMlp::new(
+                linear(hidden, mlp, "ff_proj")?,
+                linear(hidden, mlp, "up_proj")?,
+                linear(mlp, hidden, "ff_out")?,
+            )),
+        })
     }
 }

@@ -20,7 +20,7 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["mdlm"],
     spec: |config| Ok(read(config)?.1),
     tensors: |config| Ok(read(config)?.0.tensors("backbone.")),
-    load: |config, weights| Ok(Box::new(Mdlm::new(config, weights)?)),
+    load: |config, spec, weights| Ok(Box::new(Mdlm::new(config, spec, weights)?)),
 };
 
 /// Reads and checks a `config.json`.
@@ -38,8 +38,8 @@ struct Mdlm {
 }
 
 impl Mdlm {
-    fn new(config: &Value, weights: VarBuilder) -> Result<Self, ModelError> {
-        let (shape, spec) = read(config)?;
+    fn new(config: &Value, spec: ModelSpec, weights: VarBuilder) -> Result<Self, ModelError> {
+        let (shape, _) = read(config)?;
         let dit = Dit::new(&shape, weights.pp("backbone"))?;
         Ok(Self { spec, dit })
     }

@@ -3,18 +3,27 @@
 //! A family is one file here, one line in [`registry`], and a golden test. The engine reads a
 //! [`ModelSpec`]; it never asks which family it serves.
 
+mod a2d;
+mod architecture;
 mod attention;
+mod backbone;
 pub mod batch;
 pub mod bd3lm;
 pub mod checkpoint;
 mod dit;
+mod dream;
 pub mod embedded;
 mod error;
+mod fields;
 pub mod kv;
 mod layers;
 pub mod llada;
+mod llada2_moe;
+mod llada_moe;
+mod mask_token;
 mod mdlm;
 pub mod registry;
+mod sdar;
 mod sedd;
 mod spec;
 

@@ -4,10 +4,13 @@ use candle_nn::VarBuilder;
 use serde_json::Value;
 
 use crate::models::checkpoint::Shapes;
-use crate::models::{Denoiser, ModelError, ModelSpec, bd3lm, llada, mdlm, sedd};
+use crate::models::{
+    Denoiser, ModelError, ModelSpec, a2d, bd3lm, dream, llada, llada_moe, llada2_moe, mdlm, sdar,
+    sedd,
+};
 
-/// Builds a network from its config.json and its weights.
-type Load = fn(&Value, VarBuilder) -> Result<Box<dyn Denoiser>, ModelError>;
+/// Builds a network from its config.json, what the checkpoint's files say of it, and its weights.
+type Load = fn(&Value, ModelSpec, VarBuilder) -> Result<Box<dyn Denoiser>, ModelError>;
 
 /// A model family.
 pub struct Family {
@@ -26,7 +29,23 @@ pub struct Family {
 }
 
 /// Every family.
-pub const FAMILIES: &[Family] = &[llada::FAMILY, mdlm::FAMILY, sedd::FAMILY, bd3lm::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    llada::FAMILY,
+    llada_moe::FAMILY,
+    llada2_moe::FAMILY,
+    dream::FAMILY,
+    sdar::FAMILY,
+    a2d::FAMILY,
+    mdlm::FAMILY,
+    bd3lm::FAMILY,
+    sedd::FAMILY,
+];
+
+/// The name of a checkpoint's class: `architectures[0]`, or `model_type` where that is absent.
+pub(super) fn class_of(config: &Value) -> &str {
+    let class = config["architectures"][0].as_str();
+    class.or(config["model_type"].as_str()).unwrap_or_default()
+}
 
 /// The family that a config.json is of: by `architectures[0]`, or by `model_type` where that is absent,
 /// since released checkpoints of different architectures share a `model_type`. A SEDD checkpoint has

@@ -23,9 +23,10 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["sedd"],
     spec: |config| SeddConfig::from_json(config)?.spec(),
     tensors: |config| Ok(SeddConfig::from_json(config)?.shape()?.tensors("")),
-    load: |config, weights| {
+    load: |config, spec, weights| {
         Ok(Box::new(Sedd::new(
             &SeddConfig::from_json(config)?,
+            spec,
             weights,
         )?))
     },
@@ -146,9 +147,9 @@ struct Sedd {
 }
 
 impl Sedd {
-    fn new(config: &SeddConfig, weights: VarBuilder) -> Result<Self, ModelError> {
+    fn new(config: &SeddConfig, spec: ModelSpec, weights: VarBuilder) -> Result<Self, ModelError> {
         Ok(Self {
-            spec: config.spec()?,
+            spec,
             dit: Dit::new(&config.shape()?, weights)?,
             scale_by_sigma: config.model.scale_by_sigma,
         })

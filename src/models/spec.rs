@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::canvas::TokenId;
-use crate::decode::DecodePlan;
+use crate::decode::{BlockOrigin, DecodePlan};
 
 /// Which slots a slot may attend to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -11,24 +11,29 @@ use crate::decode::DecodePlan;
 pub enum AttentionPattern {
     /// Every slot sees the whole canvas.
     Bidirectional,
-    /// Slots see their own block, counted from the canvas's start, and the blocks before it.
+    /// A slot sees its own block and those before it; the first block begins at the first slot of
+    /// the canvas.
     BlockCausal {
-        /// Slots of a block.
+        /// Slots a block, at least 1.
         block_length: usize,
     },
 }
 
 impl AttentionPattern {
-    /// Row-major `[length, length]`, true where slot i may attend to slot j; `None` if every slot may
-    /// attend to every other.
+    /// Row-major `[length, length]`, true where slot i of a canvas of `length` slots may attend to
+    /// slot j, as [`Segment::allowed`](crate::models::Segment::allowed) takes it; `None` if every
+    /// slot may attend to every other.
+    ///
+    /// # Panics
+    /// If the block length is 0.
     pub fn allowed(self, length: usize) -> Option<Vec<bool>> {
         match self {
-            AttentionPattern::Bidirectional => None,
-            AttentionPattern::BlockCausal { block_length } => Some(
-                (0..length * length)
-                    .map(|pair| (pair % length) / block_length <= (pair / length) / block_length)
-                    .collect(),
-            ),
+            Self::Bidirectional => None,
+            Self::BlockCausal { block_length } => {
+                let block = |slot: usize| slot / block_length;
+                let row = |i| (0..length).map(move |j| block(j) <= block(i));
+                Some((0..length).flat_map(row).collect())
+            }
         }
     }
 }
@@ -106,5 +111,28 @@ impl ModelSpec {
             Corruption::Absorbing { mask_token } => Some(mask_token),
             Corruption::Uniform => None,
         }
+    }
+
+    /// The same model denoising block after block of `block_length` slots, each of which sees itself
+    /// and those before it.
+    pub(super) fn block_causal(mut self, block_length: usize) -> Self {
+        self.attention = AttentionPattern::BlockCausal { block_length };
+        self.default_plan.block_length = Some(block_length);
+        self.default_plan.block_origin = BlockOrigin::Canvas;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_causal_slot_sees_its_block_and_those_before_it() {
+        let pattern = AttentionPattern::BlockCausal { block_length: 2 };
+        let rows = ["110", "110", "111"].concat();
+        let expected = rows.chars().map(|bit| bit == '1').collect();
+        assert_eq!(pattern.allowed(3), Some(expected));
+        assert_eq!(AttentionPattern::Bidirectional.allowed(3), None);
     }
 }

@@ -55,8 +55,8 @@ impl Dit {
             noise: shape.noise,
             embedding: Embedding::from_weights(embedding)?,
             noise_embedding,
-            rotary: Rotary::with_frequencies(
-                &frequencies,
+            rotary: Rotary::from_frequencies(
+                frequencies,
                 shape.length,
                 weights.dtype(),
                 weights.device(),

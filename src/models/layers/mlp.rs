@@ -1,10 +1,12 @@
 //! The gated MLP: down(silu(gate(x)) ⊙ up(x)) (SwiGLU, Shazeer, arXiv:2002.05202).
 
 use candle_core::{Result, Tensor};
-use candle_nn::Module;
-use candle_transformers::models::with_tracing::Linear;
+use candle_nn::{Module, VarBuilder};
+use candle_transformers::models::with_tracing::{Linear, linear_b};
 
-/// A gated MLP without biases of its own choosing: its three layers are given.
+use crate::models::layers::MixtureOfExperts;
+
+/// A gated MLP.
 #[derive(Debug, Clone)]
 pub(in crate::models) struct GatedMlp {
     gate: Linear,
@@ -18,9 +20,41 @@ impl GatedMlp {
         Self { gate, up, down }
     }
 
+    /// From `gate_proj`, `up_proj` and `down_proj`, all with or all without bias.
+    pub fn load(
+        hidden: usize,
+        intermediate: usize,
+        bias: bool,
+        weights: VarBuilder,
+    ) -> Result<Self> {
+        Ok(Self {
+            gate: linear_b(hidden, intermediate, bias, weights.pp("gate_proj"))?,
+            up: linear_b(hidden, intermediate, bias, weights.pp("up_proj"))?,
+            down: linear_b(intermediate, hidden, bias, weights.pp("down_proj"))?,
+        })
+    }
+
     /// `[rows, hidden]` → `[rows, hidden]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let gated = (self.gate.forward(x)?.silu()? * self.up.forward(x)?)?;
         self.down.forward(&gated)
+    }
+}
+
+/// What follows the attention of a block.
+pub(in crate::models) enum Mlp {
+    /// One MLP for every row.
+    Dense(GatedMlp),
+    /// A few of many MLPs for each row.
+    Experts(MixtureOfExperts),
+}
+
+impl Mlp {
+    /// `[rows, hidden]` → `[rows, hidden]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(mlp) => mlp.forward(x),
+            Self::Experts(experts) => experts.forward(x),
+        }
     }
 }

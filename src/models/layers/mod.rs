@@ -1,9 +1,17 @@
 //! Layers that families share.
 
+mod block;
 mod dit;
 mod mlp;
+mod moe;
 mod rotary;
+mod router;
+mod transformer;
 
+pub(super) use block::{Block, SelfAttention};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
-pub(super) use mlp::GatedMlp;
-pub(super) use rotary::{Rotary, RotaryRows};
+pub(super) use mlp::{GatedMlp, Mlp};
+pub(super) use moe::{ExpertShape, MixtureOfExperts};
+pub(super) use rotary::{Llama3Scaling, Rotary, RotaryRows, frequencies};
+pub(super) use router::Router;
+pub(super) use transformer::{Network, Transformer, head};

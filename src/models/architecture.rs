@@ -1,0 +1,109 @@
+//! From a family's configuration to its line in the registry.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+use serde_json::Value;
+
+use crate::models::checkpoint::Shapes;
+use crate::models::layers::{Network, Rotary, Transformer};
+use crate::models::registry::Family;
+use crate::models::{Denoiser, ModelError, ModelSpec};
+
+/// A family whose network is a [`Transformer`]: what its config.json says.
+pub(super) trait Architecture: Sized {
+    /// Reads and checks a config.json.
+    ///
+    /// # Errors
+    /// Names the field that is missing, out of range, or asks for a network that is not built here.
+    fn from_json(config: &Value) -> Result<Self, ModelError>;
+
+    /// What the engine has to know of a model with that many `parameters`.
+    fn spec(&self, parameters: usize) -> ModelSpec;
+
+    /// The rotary embedding, of type `dtype` on `device`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn rotary(&self, dtype: DType, device: &Device) -> candle_core::Result<Rotary>;
+
+    /// Reads the network's weights under the checkpoint's names. Which tensors it reads depends on
+    /// the configuration alone.
+    ///
+    /// # Errors
+    /// If a tensor is missing or of the wrong shape.
+    fn network(&self, weights: VarBuilder) -> candle_core::Result<Network>;
+}
+
+/// The registry's line of a family.
+pub(super) const fn family<A: Architecture>(
+    name: &'static str,
+    architectures: &'static [&'static str],
+    model_types: &'static [&'static str],
+) -> Family {
+    Family {
+        name,
+        architectures,
+        model_types,
+        spec: |config| spec(&A::from_json(config)?),
+        tensors: |config| tensors(&A::from_json(config)?),
+        load: load::<A>,
+    }
+}
+
+fn spec(architecture: &impl Architecture) -> Result<ModelSpec, ModelError> {
+    let sizes = tensors(architecture)?;
+    let parameters = sizes.values().map(|s| s.iter().product::<usize>()).sum();
+    Ok(architecture.spec(parameters))
+}
+
+fn load<A: Architecture>(
+    config: &Value,
+    spec: ModelSpec,
+    weights: VarBuilder,
+) -> Result<Box<dyn Denoiser>, ModelError> {
+    let architecture = A::from_json(config)?;
+    let rotary = architecture.rotary(weights.dtype(), weights.device())?;
+    let device = weights.device().clone();
+    let network = architecture.network(weights)?;
+    Ok(Box::new(Transformer::new(spec, device, rotary, network)))
+}
+
+/// Name and shape of every tensor that the network reads.
+fn tensors(architecture: &impl Architecture) -> Result<Shapes, ModelError> {
+    let recorder = Recorder::default();
+    let weights = VarBuilder::from_backend(Box::new(&recorder), DType::F32, Device::Cpu);
+    architecture.network(weights)?;
+    let shapes = recorder.0.into_inner();
+    Ok(shapes.unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A source of weights that notes what is asked of it. Its tensors are views of a single zero, so that
+/// the largest network takes no memory.
+#[derive(Default)]
+struct Recorder(Mutex<Shapes>);
+
+impl SimpleBackend for &Recorder {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shapes.insert(name.to_owned(), shape.dims().to_vec());
+        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        candle_core::bail!("the shape of {name} is not given")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}

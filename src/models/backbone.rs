@@ -1,0 +1,272 @@
+//! What families share that descend from Llama's code in Hugging Face's transformers: the fields of
+//! config.json, and for most of them the tensor names.
+
+use candle_core::{DType, Device, Result};
+use candle_nn::VarBuilder;
+use candle_transformers::models::with_tracing::{Embedding, RmsNorm, linear_b};
+use serde_json::Value;
+
+use crate::canvas::TokenId;
+use crate::decode::DecodePlan;
+use crate::models::checkpoint::{config_error, token_ids};
+use crate::models::fields::Fields;
+use crate::models::layers::{
+    Block, ExpertShape, Llama3Scaling, Mlp, Network, Rotary, SelfAttention, frequencies, head,
+};
+use crate::models::{AttentionPattern, Corruption, ModelError, ModelSpec, Parameterisation};
+
+/// The fields that decide the shape of a Llama-like network.
+#[derive(Debug, Clone)]
+pub(super) struct Backbone {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// Times `heads` it need not be `hidden_size`.
+    pub head_dim: usize,
+    pub max_positions: usize,
+    pub norm_eps: f64,
+    pub tied: bool,
+    pub mask_token: TokenId,
+    stop_tokens: Vec<TokenId>,
+    rope_theta: f64,
+    rope_scaling: Option<Llama3Scaling>,
+    /// How many dimensions of a head are rotated.
+    rotary_dim: usize,
+}
+
+/// What the families' attentions differ in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Projections {
+    /// Queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// The output has a bias.
+    pub out_bias: bool,
+    /// Queries and keys are normed over head_dim.
+    pub qk_norm: bool,
+}
+
+impl Backbone {
+    /// Reads and checks the fields that all these families have. `num_key_value_heads`, `head_dim`,
+    /// `tie_word_embeddings`, `partial_rotary_factor` and `rope_scaling` may be absent, as in
+    /// transformers: as many as query heads, `hidden_size / num_attention_heads`, false, 1, none.
+    /// Files of transformers 5 hold what concerns the rotary embedding in `rope_parameters`.
+    ///
+    /// # Errors
+    /// Names the field that is missing, out of range, or asks for a network that is not built here.
+    pub fn from_json(config: &Value) -> std::result::Result<Self, ModelError> {
+        let fields = Fields(config);
+        fields.only(&[
+            ("hidden_act", "silu".into()),
+            ("quantization_config", Value::Null),
+        ])?;
+        let hidden_size = fields.size("hidden_size")?;
+        let heads = fields.size("num_attention_heads")?;
+        let kv_heads = fields
+            .optional_size("num_key_value_heads")?
+            .unwrap_or(heads);
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(config_error(format!(
+                "num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+            )));
+        }
+        let head_dim = match fields.optional_size("head_dim")? {
+            Some(head_dim) => head_dim,
+            None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
+            None => {
+                return Err(config_error(format!(
+                    "hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}, and \
+                     head_dim is missing"
+                )));
+            }
+        };
+        let (rope, scaling) = match &config["rope_parameters"] {
+            Value::Null => (config, &config["rope_scaling"]),
+            parameters => (parameters, parameters),
+        };
+        let rope_theta = Fields(rope).positive("rope_theta")?;
+        let factor: Option<f64> = Fields(rope).optional("partial_rotary_factor")?;
+        let factor = factor.unwrap_or(1.0);
+        let rotary_dim = (head_dim as f64 * factor) as usize;
+        if rotary_dim == 0 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
+            return Err(config_error(format!(
+                "head_dim {head_dim} with partial_rotary_factor {factor} rotates {rotary_dim} \
+                 dimensions; it must be an even number from 2 to head_dim"
+            )));
+        }
+        let vocab_size = fields.size("vocab_size")?;
+        let mask_token: TokenId = fields.optional("mask_token_id")?.ok_or_else(|| {
+            config_error(
+                "mask_token_id is missing, and the tokenizer's files name no mask token".into(),
+            )
+        })?;
+        if mask_token as usize >= vocab_size {
+            return Err(config_error(format!(
+                "mask_token_id {mask_token} is outside the vocabulary of {vocab_size}"
+            )));
+        }
+        Ok(Self {
+            vocab_size,
+            hidden_size,
+            layers: fields.size("num_hidden_layers")?,
+            heads,
+            kv_heads,
+            head_dim,
+            max_positions: fields.size("max_position_embeddings")?,
+            norm_eps: fields.positive("rms_norm_eps")?,
+            tied: fields.optional("tie_word_embeddings")?.unwrap_or(false),
+            mask_token,
+            stop_tokens: token_ids(&config["eos_token_id"]).collect(),
+            rope_theta,
+            rope_scaling: rope_scaling(scaling)?,
+            rotary_dim,
+        })
+    }
+
+    /// What the engine has to know, if every slot sees the whole canvas and predicts its own token.
+    pub fn spec(&self, family: &'static str, parameters: usize) -> ModelSpec {
+        ModelSpec {
+            family,
+            parameters,
+            hidden_size: self.hidden_size,
+            layers: self.layers,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            vocab_size: self.vocab_size,
+            max_canvas: self.max_positions,
+            corruption: Corruption::Absorbing {
+                mask_token: self.mask_token,
+            },
+            parameterisation: Parameterisation::Logits,
+            noise_conditioned: false,
+            stop_tokens: self.stop_tokens.clone(),
+            attention: AttentionPattern::Bidirectional,
+            logit_shift: 0,
+            default_plan: DecodePlan::default(),
+        }
+    }
+
+    /// The rotary embedding.
+    pub fn rotary(&self, dtype: DType, device: &Device) -> Result<Rotary> {
+        let mut frequencies = frequencies(self.rotary_dim, self.rope_theta);
+        if let Some(scaling) = &self.rope_scaling {
+            frequencies
+                .iter_mut()
+                .for_each(|frequency| *frequency = scaling.scale(*frequency));
+        }
+        Rotary::from_frequencies(frequencies, self.max_positions, dtype, device)
+    }
+
+    /// The network under Llama's tensor names. `mlp` builds the MLP of a layer from the weights of
+    /// that layer.
+    pub fn network(
+        &self,
+        weights: VarBuilder,
+        projections: Projections,
+        mlp: impl Fn(usize, &VarBuilder) -> Result<Mlp>,
+    ) -> Result<Network> {
+        let model = weights.pp("model");
+        let embedding =
+            Embedding::new(self.vocab_size, self.hidden_size, model.pp("embed_tokens"))?;
+        let blocks = (0..self.layers)
+            .map(|layer| {
+                let weights = model.pp("layers").pp(layer);
+                Ok(Block {
+                    attention_norm: self.norm(weights.pp("input_layernorm"))?,
+                    attention: self.attention(projections, &weights.pp("self_attn"))?,
+                    mlp_norm: self.norm(weights.pp("post_attention_layernorm"))?,
+                    mlp: mlp(layer, &weights)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Network {
+            blocks,
+            norm: self.norm(model.pp("norm"))?,
+            head: head(&embedding, (!self.tied).then(|| weights.pp("lm_head")))?,
+            embedding,
+        })
+    }
+
+    /// A norm over the residual stream.
+    pub fn norm(&self, weights: VarBuilder) -> Result<RmsNorm> {
+        RmsNorm::new(self.hidden_size, self.norm_eps, weights)
+    }
+
+    fn attention(&self, projections: Projections, weights: &VarBuilder) -> Result<SelfAttention> {
+        let Projections {
+            qkv_bias,
+            out_bias,
+            qk_norm,
+        } = projections;
+        let (hidden, head_dim) = (self.hidden_size, self.head_dim);
+        let (q, kv) = (self.heads * head_dim, self.kv_heads * head_dim);
+        let norm = |name| RmsNorm::new(head_dim, self.norm_eps, weights.pp(name));
+        Ok(SelfAttention {
+            query: linear_b(hidden, q, qkv_bias, weights.pp("q_proj"))?,
+            key: linear_b(hidden, kv, qkv_bias, weights.pp("k_proj"))?,
+            value: linear_b(hidden, kv, qkv_bias, weights.pp("v_proj"))?,
+            out: linear_b(q, hidden, out_bias, weights.pp("o_proj"))?,
+            norms: qk_norm
+                .then(|| Ok::<_, candle_core::Error>((norm("q_norm")?, norm("k_norm")?)))
+                .transpose()?,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim,
+        })
+    }
+}
+
+/// The fields of a mixture of experts; `width` names that of an expert's width.
+///
+/// # Errors
+/// Names the field that is missing or out of range.
+pub(super) fn experts(
+    fields: &Fields,
+    hidden: usize,
+    width: &str,
+) -> std::result::Result<ExpertShape, ModelError> {
+    let shape = ExpertShape {
+        hidden,
+        intermediate: fields.size(width)?,
+        experts: fields.size("num_experts")?,
+        per_row: fields.size("num_experts_per_tok")?,
+    };
+    if shape.per_row > shape.experts {
+        return Err(config_error(format!(
+            "num_experts_per_tok {} is more than num_experts {}",
+            shape.per_row, shape.experts
+        )));
+    }
+    Ok(shape)
+}
+
+/// `rope_scaling`: null, or an object whose `rope_type` (`type` in old files) is "default" or "llama3".
+fn rope_scaling(given: &Value) -> std::result::Result<Option<Llama3Scaling>, ModelError> {
+    if given.is_null() {
+        return Ok(None);
+    }
+    let kind = given.get("rope_type").or(given.get("type"));
+    match kind.and_then(Value::as_str) {
+        Some("default") => Ok(None),
+        Some("llama3") => {
+            let fields = Fields(given);
+            let scaling = Llama3Scaling {
+                factor: fields.positive("factor")?,
+                low_freq_factor: fields.positive("low_freq_factor")?,
+                high_freq_factor: fields.positive("high_freq_factor")?,
+                original_context: fields.positive("original_max_position_embeddings")?,
+            };
+            if scaling.low_freq_factor >= scaling.high_freq_factor {
+                return Err(config_error(format!(
+                    "rope_scaling.low_freq_factor {} must be less than high_freq_factor {}",
+                    scaling.low_freq_factor, scaling.high_freq_factor
+                )));
+            }
+            Ok(Some(scaling))
+        }
+        _ => Err(config_error(format!(
+            "rope_scaling is {given}; supported are null and the rope_type \"default\" and \"llama3\""
+        ))),
+    }
+}

@@ -1,0 +1,113 @@
+//! Reading config.json: every error names the field.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::models::ModelError;
+use crate::models::checkpoint::config_error;
+
+/// Sizes are below this, so that products of a few of them cannot overflow.
+const MAX_SIZE: usize = 1 << 24;
+
+/// The fields of a config.json. A field that is null counts as absent.
+pub(super) struct Fields<'a>(pub &'a Value);
+
+impl Fields<'_> {
+    /// A field.
+    ///
+    /// # Errors
+    /// If it is absent or of the wrong type.
+    pub fn required<T: DeserializeOwned>(&self, name: &str) -> Result<T, ModelError> {
+        self.optional(name)?
+            .ok_or_else(|| config_error(format!("{name} is missing")))
+    }
+
+    /// A field, if it is there.
+    ///
+    /// # Errors
+    /// If it is of the wrong type.
+    pub fn optional<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ModelError> {
+        let given = &self.0[name];
+        serde_json::from_value(given.clone())
+            .map_err(|error| config_error(format!("{name} is {given}: {error}")))
+    }
+
+    /// A size, in 1..2^24.
+    ///
+    /// # Errors
+    /// If it is absent, of the wrong type, or out of range.
+    pub fn size(&self, name: &str) -> Result<usize, ModelError> {
+        self.optional_size(name)?
+            .ok_or_else(|| config_error(format!("{name} is missing")))
+    }
+
+    /// A size, in 1..2^24, if it is there.
+    ///
+    /// # Errors
+    /// If it is of the wrong type or out of range.
+    pub fn optional_size(&self, name: &str) -> Result<Option<usize>, ModelError> {
+        match self.optional::<usize>(name)? {
+            Some(size) if !(1..MAX_SIZE).contains(&size) => Err(config_error(format!(
+                "{name} is {size}; it must be at least 1 and less than {MAX_SIZE}"
+            ))),
+            size => Ok(size),
+        }
+    }
+
+    /// A finite number above zero.
+    ///
+    /// # Errors
+    /// If it is absent, of the wrong type, or out of range.
+    pub fn positive(&self, name: &str) -> Result<f64, ModelError> {
+        let number: f64 = self.required(name)?;
+        if number.is_finite() && number > 0.0 {
+            return Ok(number);
+        }
+        Err(config_error(format!(
+            "{name} is {number}; it must be more than 0"
+        )))
+    }
+
+    /// Checks fields that would change the network, each with the one value that is built here. An
+    /// absent field stands for that value.
+    ///
+    /// # Errors
+    /// Names the first field with another value.
+    pub fn only(&self, built: &[(&str, Value)]) -> Result<(), ModelError> {
+        let other = built
+            .iter()
+            .find(|(name, built)| !self.0[*name].is_null() && self.0[*name] != *built);
+        match other {
+            Some((name, built)) => Err(config_error(format!(
+                "{name} is {}; only {built} is supported",
+                self.0[*name]
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn errors_name_the_field_and_what_was_given() {
+        let config = json!({"a": "x", "b": 0, "c": null, "d": -1.0, "e": true});
+        let fields = Fields(&config);
+        let error = |result: Result<usize, ModelError>| result.unwrap_err().to_string();
+        assert!(error(fields.size("a")).starts_with("config.json: a is \"x\": "));
+        assert!(error(fields.size("b")).starts_with("config.json: b is 0; "));
+        assert_eq!(error(fields.size("c")), "config.json: c is missing");
+        let number = fields.positive("d").unwrap_err().to_string();
+        assert!(number.starts_with("config.json: d is -1; "));
+        let built = fields.only(&[("c", true.into()), ("e", false.into())]);
+        assert_eq!(
+            built.unwrap_err().to_string(),
+            "config.json: e is true; only false is supported"
+        );
+        assert!(fields.only(&[("e", true.into()), ("f", 1.into())]).is_ok());
+    }
+}

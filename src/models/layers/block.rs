@@ -1,0 +1,77 @@
+//! The pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
+
+use candle_core::{Module, Result, Tensor};
+use candle_transformers::models::with_tracing::{Linear, RmsNorm};
+
+use crate::models::attention::Attention;
+use crate::models::layers::{Mlp, RotaryRows};
+
+/// A block.
+pub(in crate::models) struct Block {
+    /// Before the attention.
+    pub attention_norm: RmsNorm,
+    /// The attention.
+    pub attention: SelfAttention,
+    /// Before the MLP.
+    pub mlp_norm: RmsNorm,
+    /// The MLP.
+    pub mlp: Mlp,
+}
+
+/// Attention of rows to rows, with rotary positions and groups of query heads to a key/value head.
+pub(in crate::models) struct SelfAttention {
+    /// hidden → heads · head_dim.
+    pub query: Linear,
+    /// hidden → kv_heads · head_dim.
+    pub key: Linear,
+    /// hidden → kv_heads · head_dim.
+    pub value: Linear,
+    /// heads · head_dim → hidden.
+    pub out: Linear,
+    /// Norms over head_dim of queries and keys, before they are rotated.
+    pub norms: Option<(RmsNorm, RmsNorm)>,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+}
+
+impl Block {
+    /// `[rows, hidden]` → `[rows, hidden]`, as layer number `layer`.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        layer: usize,
+        rotary: &RotaryRows,
+        attention: &Attention,
+    ) -> Result<Tensor> {
+        let normed = self.attention_norm.forward(x)?;
+        let attended = self.attention.forward(&normed, layer, rotary, attention)?;
+        let x = (x + attended)?;
+        let mlp = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
+        x + mlp
+    }
+}
+
+impl SelfAttention {
+    fn forward(
+        &self,
+        x: &Tensor,
+        layer: usize,
+        rotary: &RotaryRows,
+        attention: &Attention,
+    ) -> Result<Tensor> {
+        let by_head = |x: Tensor, heads| x.reshape((x.dim(0)?, heads, self.head_dim));
+        let mut q = by_head(self.query.forward(x)?, self.heads)?;
+        let mut k = by_head(self.key.forward(x)?, self.kv_heads)?;
+        let v = by_head(self.value.forward(x)?, self.kv_heads)?;
+        if let Some((query_norm, key_norm)) = &self.norms {
+            q = query_norm.forward(&q)?;
+            k = key_norm.forward(&k)?;
+        }
+        let attended = attention.attend(layer, &rotary.apply(&q)?, &rotary.apply(&k)?, &v)?;
+        self.out.forward(&attended)
+    }
+}

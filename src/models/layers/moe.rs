@@ -1,0 +1,217 @@
+//! The mixture of experts: each row goes through a few of many MLPs.
+
+use candle_core::{DType, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use crate::models::layers::{GatedMlp, Router};
+
+/// A mixture of experts, with an MLP beside it that every row goes through where the family has one.
+pub(in crate::models) struct MixtureOfExperts {
+    /// `[experts, hidden]`, in f32.
+    gate: Tensor,
+    router: Router,
+    experts: Vec<GatedMlp>,
+    experts_per_row: usize,
+    shared: Option<GatedMlp>,
+}
+
+/// How large a mixture of experts is.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::models) struct ExpertShape {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of one expert.
+    pub intermediate: usize,
+    /// Number of experts.
+    pub experts: usize,
+    /// Experts that a row goes to.
+    pub per_row: usize,
+}
+
+impl MixtureOfExperts {
+    /// From `gate.weight` and `experts.E.{gate,up,down}_proj.weight`.
+    pub fn load(
+        shape: ExpertShape,
+        router: Router,
+        shared: Option<GatedMlp>,
+        weights: &VarBuilder,
+    ) -> Result<Self> {
+        let ExpertShape {
+            hidden,
+            intermediate,
+            experts,
+            per_row,
+        } = shape;
+        // The choice of experts jumps: it is made in f32 whatever the weights' type.
+        let gate = weights.get_with_hints_dtype(
+            (experts, hidden),
+            "gate.weight",
+            Init::Const(0.0),
+            DType::F32,
+        )?;
+        let experts = (0..experts)
+            .map(|expert| {
+                GatedMlp::load(
+                    hidden,
+                    intermediate,
+                    false,
+                    weights.pp("experts").pp(expert),
+                )
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            gate,
+            router,
+            experts,
+            experts_per_row: per_row,
+            shared,
+        })
+    }
+
+    /// `[rows, hidden]` → `[rows, hidden]`: rows are gathered by expert, so that each expert that is
+    /// used is one product. The experts' outputs are summed in f32.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (rows, hidden) = x.dims2()?;
+        if rows == 0 {
+            return Ok(x.clone());
+        }
+        let device = x.device();
+        let logits = x.to_dtype(DType::F32)?.matmul(&self.gate.t()?)?;
+        let mut routed = vec![(Vec::new(), Vec::new()); self.experts.len()];
+        for (row, logits) in logits.to_vec2::<f32>()?.iter().enumerate() {
+            for (expert, weight) in self.router.route(logits, self.experts_per_row) {
+                routed[expert].0.push(row as u32);
+                routed[expert].1.push(weight);
+            }
+        }
+        let (mut order, mut outputs) = (Vec::new(), Vec::new());
+        for (expert, (rows, weights)) in self.experts.iter().zip(routed) {
+            if rows.is_empty() {
+                continue;
+            }
+            let gathered = x.index_select(&Tensor::from_slice(&rows, rows.len(), device)?, 0)?;
+            let weights = Tensor::from_vec(weights, (rows.len(), 1), device)?;
+            let output = expert.forward(&gathered)?.to_dtype(DType::F32)?;
+            outputs.push(output.broadcast_mul(&weights)?);
+            order.extend(rows);
+        }
+        let order = Tensor::from_slice(&order, order.len(), device)?;
+        let sum = Tensor::zeros((rows, hidden), DType::F32, device)?
+            .index_add(&order, &Tensor::cat(&outputs, 0)?, 0)?
+            .to_dtype(x.dtype())?;
+        match &self.shared {
+            Some(shared) => sum + shared.forward(x)?,
+            None => Ok(sum),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::Device;
+
+    use super::*;
+
+    const SHAPE: ExpertShape = ExpertShape {
+        hidden: 12,
+        intermediate: 7,
+        experts: 8,
+        per_row: 3,
+    };
+
+    /// Values in (−0.5, 0.5) without a pattern.
+    fn values(seed: usize, shape: &[usize]) -> Tensor {
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count)
+            .map(|i| ((seed * 7919 + i * 104_729) as f32 * 0.618).sin() / 2.0)
+            .collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn weights() -> VarBuilder<'static> {
+        let mut tensors =
+            HashMap::from([("gate.weight".to_owned(), values(1, &[SHAPE.experts, 12]))]);
+        for expert in 0..SHAPE.experts {
+            for (seed, (name, shape)) in [
+                ("gate_proj", [7, 12]),
+                ("up_proj", [7, 12]),
+                ("down_proj", [12, 7]),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                tensors.insert(
+                    format!("experts.{expert}.{name}.weight"),
+                    values(2 + expert * 3 + seed, &shape),
+                );
+            }
+        }
+        VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)
+    }
+
+    #[test]
+    fn experts_by_groups_of_rows_equal_experts_row_by_row() {
+        let weights = weights();
+        let routers = [
+            Router::Softmax {
+                bias: None,
+                normalized: false,
+            },
+            Router::GroupedSigmoid {
+                bias: values(50, &[8]).to_vec1().unwrap(),
+                groups: 4,
+                kept_groups: 2,
+                scale: 2.5,
+            },
+        ];
+        for router in routers {
+            for shared in [false, true] {
+                let shared = shared
+                    .then(|| GatedMlp::load(12, 7, false, weights.pp("experts").pp(0)).unwrap());
+                let experts =
+                    MixtureOfExperts::load(SHAPE, router.clone(), shared.clone(), &weights)
+                        .unwrap();
+                let x = values(99, &[17, 12]);
+                let got: Vec<Vec<f32>> = experts.forward(&x).unwrap().to_vec2().unwrap();
+                for (row, got) in got.iter().enumerate() {
+                    let x = x.narrow(0, row, 1).unwrap();
+                    let logits = x.matmul(&experts.gate.t().unwrap()).unwrap();
+                    let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
+                    let mut expected = shared.as_ref().map_or(vec![0.0; 12], |shared| {
+                        shared
+                            .forward(&x)
+                            .unwrap()
+                            .flatten_all()
+                            .unwrap()
+                            .to_vec1()
+                            .unwrap()
+                    });
+                    for (expert, weight) in router.route(&logits, SHAPE.per_row) {
+                        let output = experts.experts[expert].forward(&x).unwrap();
+                        let output: Vec<f32> = output.flatten_all().unwrap().to_vec1().unwrap();
+                        expected
+                            .iter_mut()
+                            .zip(output)
+                            .for_each(|(e, o)| *e += weight * o);
+                    }
+                    for (got, expected) in got.iter().zip(&expected) {
+                        assert!((got - expected).abs() < 1e-5, "{got} {expected}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_rows_give_no_rows() {
+        let router = Router::Softmax {
+            bias: None,
+            normalized: true,
+        };
+        let experts = MixtureOfExperts::load(SHAPE, router, None, &weights()).unwrap();
+        let x = Tensor::zeros((0, 12), DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(experts.forward(&x).unwrap().dims(), [0, 12]);
+    }
+}

@@ -1,0 +1,234 @@
+//! LLaDA2.0 and 2.1 (arXiv:2512.15745): a mixture of experts that denoises block after block.
+//!
+//! `LLaDA2MoeModelLM` is the class of both; held to the official code (`modeling_llada2_moe.py`) on
+//! small checkpoints. Queries, keys and values are one product, whose rows are all query heads, all
+//! key heads, all value heads; the first `partial_rotary_factor` of a head is rotated.
+//!
+//! As in the official code the router's score is a sigmoid with a bias for the choice, and the weights
+//! of several experts sum to `routed_scaling_factor`: `score_function`, `norm_topk_prob` and
+//! `moe_router_enable_expert_bias` are not read, nor are `rotary_dim` and
+//! `moe_shared_expert_intermediate_size`, which repeat what other fields say.
+//!
+//! The released config.json gives neither the mask token, which is the tokenizer's `<|mask|>`, nor the
+//! block length, which is an argument of `generate` with the default 32; a `block_size` in config.json
+//! is taken instead where there is one.
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use candle_transformers::models::with_tracing::{Embedding, Linear, RmsNorm, linear_b};
+use serde_json::Value;
+
+use crate::models::architecture::{Architecture, family};
+use crate::models::backbone::{Backbone, experts};
+use crate::models::checkpoint::config_error;
+use crate::models::fields::Fields;
+use crate::models::layers::{
+    Block, ExpertShape, GatedMlp, MixtureOfExperts, Mlp, Network, Rotary, Router, SelfAttention,
+    head,
+};
+use crate::models::registry::Family;
+use crate::models::{ModelError, ModelSpec};
+
+/// The registry's line.
+pub(super) const FAMILY: Family = family::<Llada2Moe>(
+    "llada2_moe",
+    &["LLaDA2MoeModelLM"],
+    &["llada2_moe", "llada21_moe"],
+);
+
+/// `block_length` of the official `generate`.
+const BLOCK_LENGTH: usize = 32;
+
+struct Llada2Moe {
+    backbone: Backbone,
+    block_length: usize,
+    qkv_bias: bool,
+    out_bias: bool,
+    qk_norm: bool,
+    /// Layers before this one are dense.
+    first_experts: usize,
+    /// Width of the dense layers; 0 if there is none.
+    dense_width: usize,
+    experts: Option<Experts>,
+}
+
+struct Experts {
+    shape: ExpertShape,
+    groups: usize,
+    kept_groups: usize,
+    scale: f32,
+    shared_width: Option<usize>,
+}
+
+impl Experts {
+    fn from_json(fields: &Fields, hidden: usize) -> std::result::Result<Self, ModelError> {
+        let shape = experts(fields, hidden, "moe_intermediate_size")?;
+        let (groups, kept_groups) = (fields.size("n_group")?, fields.size("topk_group")?);
+        let ExpertShape {
+            experts, per_row, ..
+        } = shape;
+        if !experts.is_multiple_of(groups) || experts / groups < 2 {
+            return Err(config_error(format!(
+                "n_group {groups} does not divide num_experts {experts} into groups of at least 2"
+            )));
+        }
+        if kept_groups > groups {
+            return Err(config_error(format!(
+                "topk_group {kept_groups} is more than n_group {groups}"
+            )));
+        }
+        if kept_groups * (experts / groups) < per_row {
+            return Err(config_error(format!(
+                "topk_group {kept_groups} keeps {} experts, fewer than num_experts_per_tok {per_row}",
+                kept_groups * (experts / groups)
+            )));
+        }
+        let shared: usize = fields.optional("num_shared_experts")?.unwrap_or(0);
+        Ok(Self {
+            groups,
+            kept_groups,
+            scale: fields.positive("routed_scaling_factor")? as f32,
+            shared_width: (shared > 0).then(|| shared.saturating_mul(shape.intermediate)),
+            shape,
+        })
+    }
+}
+
+impl Architecture for Llada2Moe {
+    fn from_json(config: &Value) -> std::result::Result<Self, ModelError> {
+        let fields = Fields(config);
+        fields.only(&[("use_sliding_window", false.into())])?;
+        // The official class has another default than the other families.
+        fields.positive("partial_rotary_factor")?;
+        let backbone = Backbone::from_json(config)?;
+        let (has_experts, first_experts) = match config["num_experts"] {
+            Value::Null => (false, backbone.layers),
+            _ => (true, fields.required("first_k_dense_replace")?),
+        };
+        let experts = has_experts.then(|| Experts::from_json(&fields, backbone.hidden_size));
+        Ok(Self {
+            block_length: fields.optional_size("block_size")?.unwrap_or(BLOCK_LENGTH),
+            qkv_bias: fields.required("use_qkv_bias")?,
+            out_bias: fields.required("use_bias")?,
+            qk_norm: fields.required("use_qk_norm")?,
+            first_experts,
+            dense_width: if first_experts > 0 {
+                fields.size("intermediate_size")?
+            } else {
+                0
+            },
+            experts: experts.transpose()?,
+            backbone,
+        })
+    }
+
+    fn spec(&self, parameters: usize) -> ModelSpec {
+        self.backbone
+            .spec(FAMILY.name, parameters)
+            .block_causal(self.block_length)
+    }
+
+    fn rotary(&self, dtype: DType, device: &Device) -> Result<Rotary> {
+        self.backbone.rotary(dtype, device)
+    }
+
+    fn network(&self, weights: VarBuilder) -> Result<Network> {
+        let Backbone {
+            vocab_size,
+            hidden_size,
+            layers,
+            tied,
+            ..
+        } = self.backbone;
+        let model = weights.pp("model");
+        let norm = |weights| self.backbone.norm(weights);
+        let embedding = Embedding::new(vocab_size, hidden_size, model.pp("word_embeddings"))?;
+        let blocks = (0..layers)
+            .map(|layer| {
+                let weights = model.pp("layers").pp(layer);
+                Ok(Block {
+                    attention_norm: norm(weights.pp("input_layernorm"))?,
+                    attention: self.attention(&weights.pp("attention"))?,
+                    mlp_norm: norm(weights.pp("post_attention_layernorm"))?,
+                    mlp: self.mlp(layer, weights.pp("mlp"))?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Network {
+            blocks,
+            norm: norm(model.pp("norm"))?,
+            head: head(&embedding, (!tied).then(|| weights.pp("lm_head")))?,
+            embedding,
+        })
+    }
+}
+
+impl Llada2Moe {
+    fn attention(&self, weights: &VarBuilder) -> Result<SelfAttention> {
+        let Backbone {
+            hidden_size: hidden,
+            heads,
+            kv_heads,
+            head_dim,
+            norm_eps,
+            ..
+        } = self.backbone;
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        let fused = weights.pp("query_key_value");
+        let weight = fused.get((q + 2 * kv, hidden), "weight")?;
+        let bias = self.qkv_bias.then(|| fused.get(q + 2 * kv, "bias"));
+        let bias = bias.transpose()?;
+        let part = |start, length| {
+            let rows = |x: &Tensor| x.narrow(0, start, length);
+            let bias = bias.as_ref().map(rows).transpose()?;
+            Ok::<_, candle_core::Error>(Linear::from_weights(rows(&weight)?, bias))
+        };
+        let norm = |name| RmsNorm::new(head_dim, norm_eps, weights.pp(name));
+        Ok(SelfAttention {
+            query: part(0, q)?,
+            key: part(q, kv)?,
+            value: part(q + kv, kv)?,
+            out: linear_b(q, hidden, self.out_bias, weights.pp("dense"))?,
+            norms: self
+                .qk_norm
+                .then(|| {
+                    let norms = (norm("query_layernorm")?, norm("key_layernorm")?);
+                    Ok::<_, candle_core::Error>(norms)
+                })
+                .transpose()?,
+            heads,
+            kv_heads,
+            head_dim,
+        })
+    }
+
+    fn mlp(&self, layer: usize, weights: VarBuilder) -> Result<Mlp> {
+        let hidden = self.backbone.hidden_size;
+        let Some(experts) = self
+            .experts
+            .as_ref()
+            .filter(|_| layer >= self.first_experts)
+        else {
+            let mlp = GatedMlp::load(hidden, self.dense_width, false, weights)?;
+            return Ok(Mlp::Dense(mlp));
+        };
+        let bias = weights.pp("gate").get_with_hints_dtype(
+            experts.shape.experts,
+            "expert_bias",
+            Init::Const(0.0),
+            DType::F32,
+        )?;
+        let router = Router::GroupedSigmoid {
+            bias: bias.to_vec1()?,
+            groups: experts.groups,
+            kept_groups: experts.kept_groups,
+            scale: experts.scale,
+        };
+        let shared = experts
+            .shared_width
+            .map(|width| GatedMlp::load(hidden, width, false, weights.pp("shared_experts")))
+            .transpose()?;
+        let mixture = MixtureOfExperts::load(experts.shape, router, shared, &weights)?;
+        Ok(Mlp::Experts(mixture))
+    }
+}

@@ -1,0 +1,380 @@
+//! What a config.json makes of a checkpoint: released sizes, refusals that name the field, where the mask
+//! token comes from.
+
+use serde_json::{Value, json};
+use unmask::models::registry::family_of;
+use unmask::models::{AttentionPattern, Checkpoint, ModelError, ModelSpec};
+
+fn spec(config: &Value) -> Result<ModelSpec, ModelError> {
+    (family_of(config)?.spec)(config)
+}
+
+/// The fields that decide the size of Qwen-like models.
+fn qwen(class: &str, sizes: [usize; 7], fields: Value) -> Value {
+    let [hidden, layers, heads, kv_heads, head_dim, width, vocab] = sizes;
+    let mut config = json!({
+        "architectures": [class],
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "intermediate_size": width,
+        "vocab_size": vocab,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": false,
+        "mask_token_id": vocab - 1,
+        "eos_token_id": 0,
+    });
+    for (name, value) in fields.as_object().unwrap() {
+        config[name] = value.clone();
+    }
+    config
+}
+
+fn dream(fields: Value) -> Value {
+    let mut config = qwen(
+        "DreamModel",
+        [3584, 28, 28, 4, 128, 18944, 152_064],
+        json!({"mask_token_id": 151_666, "eos_token_id": 151_643}),
+    );
+    config.as_object_mut().unwrap().remove("head_dim");
+    for (name, value) in fields.as_object().unwrap() {
+        config[name] = value.clone();
+    }
+    config
+}
+
+fn llada_moe(fields: Value) -> Value {
+    let common = json!({
+        "model_type": "llada",
+        "mask_token_id": 156_895,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "expert_intermediate_size": 1024,
+        "dense_intermediate_size": 8192,
+        "shared_expert_intermediate_size": null,
+        "moe_layer_freq": vec![1; 16],
+        "moe_router_enable_expert_bias": false,
+        "qk_layernorm": true,
+    });
+    let sizes = [2048, 16, 16, 16, 128, 0, 157_184];
+    let mut config = qwen("LLaDAMoEModelLM", sizes, common);
+    for (name, value) in fields.as_object().unwrap() {
+        config[name] = value.clone();
+    }
+    config
+}
+
+fn llada2_mini(fields: Value) -> Value {
+    let common = json!({
+        "mask_token_id": 156_895,
+        "num_experts": 256,
+        "num_experts_per_tok": 8,
+        "num_shared_experts": 1,
+        "n_group": 8,
+        "topk_group": 4,
+        "moe_intermediate_size": 512,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 2.5,
+        "partial_rotary_factor": 0.5,
+        "use_qk_norm": true,
+        "use_qkv_bias": false,
+        "use_bias": false,
+    });
+    let sizes = [2048, 20, 16, 4, 128, 5120, 157_184];
+    let mut config = qwen("LLaDA2MoeModelLM", sizes, common);
+    for (name, value) in fields.as_object().unwrap() {
+        config[name] = value.clone();
+    }
+    config
+}
+
+fn sdar(sizes: [usize; 7], fields: Value) -> Value {
+    let common = json!({"mask_token_id": 151_669, "block_size": 4});
+    let mut config = qwen("SDARForCausalLM", sizes, common);
+    for (name, value) in fields.as_object().unwrap() {
+        config[name] = value.clone();
+    }
+    config
+}
+
+fn llada() -> Value {
+    json!({
+        "architectures": ["LLaDAModelLM"],
+        "d_model": 4096,
+        "n_heads": 32,
+        "n_kv_heads": 32,
+        "n_layers": 32,
+        "mlp_hidden_size": 12288,
+        "vocab_size": 126_464,
+        "embedding_size": 126_464,
+        "max_sequence_length": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 5e5,
+        "weight_tying": false,
+        "mask_token_id": 126_336,
+        "eos_token_id": 126_081,
+    })
+}
+
+/// Sizes are those of the released config.json files; counts in billions, to as many digits as are
+/// published. SDAR-4B's head is not tied, unlike that of Qwen3-4B with its 4.0 billion.
+#[test]
+fn released_models_have_the_published_number_of_parameters() {
+    let qwen3_moe = json!({
+        "architectures": ["SDARMoeForCausalLM"],
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": true,
+    });
+    for (name, config, billions) in [
+        ("LLaDA-8B", llada(), 8.02),
+        ("Dream-7B", dream(json!({})), 7.62),
+        ("LLaDA-MoE-7B-A1B", llada_moe(json!({})), 7.36),
+        ("LLaDA2.0-mini", llada2_mini(json!({})), 16.26),
+        (
+            "SDAR-4B",
+            sdar([2560, 36, 32, 8, 128, 9728, 151_936], json!({})),
+            4.41,
+        ),
+        (
+            "SDAR-8B",
+            sdar([4096, 36, 32, 8, 128, 12288, 151_936], json!({})),
+            8.19,
+        ),
+        (
+            "SDAR-30B-A3B",
+            sdar([2048, 48, 32, 4, 128, 6144, 151_936], qwen3_moe),
+            30.5,
+        ),
+    ] {
+        let parameters = spec(&config).unwrap().parameters as f64 / 1e9;
+        let error = (parameters / billions - 1.0f64).abs();
+        assert!(error < 0.01, "{name}: {parameters} billion");
+    }
+}
+
+#[test]
+fn a_released_llada_moe_is_told_from_dense_llada_by_its_class() {
+    assert_eq!(spec(&llada_moe(json!({}))).unwrap().family, "llada_moe");
+}
+
+#[test]
+fn model_type_decides_where_no_class_is_given() {
+    for (model_type, family) in [
+        ("Dream", "dream"),
+        ("llada2_moe", "llada2_moe"),
+        ("sdar", "sdar"),
+        ("a2d-qwen2", "a2d"),
+        ("a2d-llama", "a2d"),
+    ] {
+        let config = json!({"model_type": model_type});
+        assert_eq!(family_of(&config).unwrap().name, family);
+    }
+}
+
+#[test]
+fn unknown_classes_are_refused_with_the_known_ones() {
+    let config = json!({"architectures": ["DreamForCausalLM"], "model_type": "Dream"});
+    let error = spec(&config).unwrap_err().to_string();
+    assert!(error.contains("\"DreamForCausalLM\""), "{error}");
+    assert!(error.contains("DreamModel"), "{error}");
+}
+
+#[test]
+fn fields_of_networks_that_are_not_built_are_refused_by_name() {
+    let qwen3 = |fields| {
+        let sizes = [64, 2, 4, 2, 16, 96, 100];
+        qwen("A2DQwen3LMHeadModel", sizes, fields)
+    };
+    let sdar = |fields| sdar([64, 2, 4, 2, 16, 96, 151_936], fields);
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0});
+    for (config, expected) in [
+        (
+            dream(json!({"use_mrope": true})),
+            "use_mrope is true; only false",
+        ),
+        (
+            dream(json!({"use_sliding_window": true})),
+            "use_sliding_window is true; only",
+        ),
+        (
+            dream(json!({"hidden_act": "gelu"})),
+            "hidden_act is \"gelu\"; only \"silu\"",
+        ),
+        (qwen3(json!({"rope_scaling": yarn})), "rope_scaling is {"),
+        (
+            qwen3(json!({"quantization_config": {"bits": 4}})),
+            "quantization_config is {",
+        ),
+        (
+            llada_moe(json!({"clip_qkv": 8.0})),
+            "clip_qkv is 8.0; only null",
+        ),
+        (
+            sdar(json!({"use_sliding_window": true})),
+            "use_sliding_window is true; only",
+        ),
+    ] {
+        let error = spec(&config).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn missing_and_impossible_fields_are_named() {
+    let without = |mut config: Value, field: &str| {
+        config.as_object_mut().unwrap().remove(field);
+        config
+    };
+    for field in [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "vocab_size",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "rope_theta",
+        "mask_token_id",
+    ] {
+        let error = spec(&without(dream(json!({})), field)).unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("{field} is missing")),
+            "{error}"
+        );
+    }
+    let sizes = [64, 2, 4, 2, 16, 96, 151_936];
+    for (config, expected) in [
+        (
+            without(sdar(sizes, json!({})), "block_size"),
+            "block_size is missing",
+        ),
+        (sdar(sizes, json!({"block_size": 0})), "block_size is 0"),
+        (
+            without(llada2_mini(json!({})), "n_group"),
+            "n_group is missing",
+        ),
+        (
+            without(llada2_mini(json!({})), "partial_rotary_factor"),
+            "partial_rotary_factor is missing",
+        ),
+        (
+            llada2_mini(json!({"n_group": 7})),
+            "n_group 7 does not divide num_experts 256",
+        ),
+        (llada2_mini(json!({"n_group": 256})), "groups of at least 2"),
+        (
+            llada2_mini(json!({"topk_group": 9})),
+            "topk_group 9 is more than n_group 8",
+        ),
+        (
+            llada2_mini(json!({"topk_group": 1, "num_experts_per_tok": 33})),
+            "fewer than num_experts_per_tok 33",
+        ),
+        (
+            llada2_mini(json!({"num_experts_per_tok": 257})),
+            "num_experts_per_tok 257 is more than num_experts 256",
+        ),
+        (
+            llada_moe(json!({"moe_layer_freq": [1]})),
+            "moe_layer_freq has 1 entries",
+        ),
+        (
+            dream(json!({"num_key_value_heads": 3})),
+            "num_key_value_heads 3",
+        ),
+        (
+            dream(json!({"hidden_size": 3585})),
+            "hidden_size 3585 is not a multiple",
+        ),
+        (
+            dream(json!({"hidden_size": "wide"})),
+            "hidden_size is \"wide\"",
+        ),
+        (
+            dream(json!({"hidden_size": 1_u64 << 40})),
+            "hidden_size is 1099511627776",
+        ),
+        (
+            dream(json!({"mask_token_id": 152_064})),
+            "mask_token_id 152064 is outside",
+        ),
+        (
+            dream(json!({"partial_rotary_factor": 1.5})),
+            "partial_rotary_factor 1.5 rotates 192",
+        ),
+        (dream(json!({"rope_theta": -1.0})), "rope_theta is -1"),
+    ] {
+        let error = spec(&config).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn block_lengths_come_from_the_configuration() {
+    let attention = |config: &Value| spec(config).unwrap().attention;
+    let blocks = |block_length| AttentionPattern::BlockCausal { block_length };
+    let sizes = [64, 2, 4, 2, 16, 96, 151_936];
+    assert_eq!(
+        attention(&sdar(sizes, json!({"block_size": 16}))),
+        blocks(16)
+    );
+    assert_eq!(attention(&llada2_mini(json!({}))), blocks(32));
+    assert_eq!(attention(&llada2_mini(json!({"block_size": 8}))), blocks(8));
+    let a2d = |fields| qwen("A2DQwen3LMHeadModel", sizes, fields);
+    assert_eq!(attention(&a2d(json!({}))), AttentionPattern::Bidirectional);
+    assert_eq!(attention(&a2d(json!({"block_size": 32}))), blocks(32));
+}
+
+#[test]
+fn stop_tokens_may_be_one_several_or_none() {
+    for (given, expected) in [
+        (json!(7), vec![7]),
+        (json!([7, 9]), vec![7, 9]),
+        (json!(null), vec![]),
+    ] {
+        let spec = spec(&dream(json!({"eos_token_id": given}))).unwrap();
+        assert_eq!(spec.stop_tokens, expected);
+    }
+}
+
+#[test]
+fn a_checkpoint_without_a_mask_token_in_config_json_takes_the_tokenizers() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, json: &Value| {
+        std::fs::write(directory.path().join(name), json.to_string()).unwrap();
+    };
+    let mask = || {
+        let checkpoint = Checkpoint::open(directory.path()).unwrap();
+        checkpoint.spec().map(|spec| spec.mask_token())
+    };
+    write("config.json", &llada2_mini(json!({"mask_token_id": null})));
+    let error = mask().unwrap_err().to_string();
+    assert!(error.contains("mask_token_id is missing"), "{error}");
+    let tokens = json!([
+        {"id": 156_892, "content": "<|endoftext|>"},
+        {"id": 156_895, "content": "<|mask|>"},
+    ]);
+    write("tokenizer.json", &json!({"added_tokens": tokens}));
+    assert_eq!(mask().unwrap(), Some(156_895));
+    write("config.json", &llada2_mini(json!({"mask_token_id": 5})));
+    assert_eq!(mask().unwrap(), Some(5));
+}
+
+#[test]
+fn a_config_json_that_is_no_object_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("config.json"), "[]").unwrap();
+    let tokenizer = r#"{"added_tokens": [{"id": 1, "content": "<|mask|>"}]}"#;
+    std::fs::write(directory.path().join("tokenizer.json"), tokenizer).unwrap();
+    let error = Checkpoint::open(directory.path()).err().unwrap();
+    assert!(
+        matches!(error, ModelError::UnknownArchitecture { .. }),
+        "{error}"
+    );
+}
