@@ -206,6 +206,14 @@ async fn special_tokens_in_a_gap_have_no_text() {
 }
 
 #[tokio::test]
+async fn a_stop_token_has_no_text_in_a_gap_even_if_the_tokenizer_gives_it_one() {
+    let model = Mock::saying_text(0, "a.b").ending_at(TokenId::from(b'.'));
+    let server = Server::of(model).await;
+    let answer = server.answer(PATH, &json!({"text": "{{3}}."})).await;
+    assert_eq!(answer["choices"][0]["text"], "ab.");
+}
+
+#[tokio::test]
 async fn a_stop_token_in_one_gap_leaves_no_other_unfilled() {
     let plan = DecodePlan {
         score: Score::LeftToRight,

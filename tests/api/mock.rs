@@ -68,6 +68,12 @@ impl Mock {
         })
     }
 
+    /// Makes `token` another stop token.
+    pub fn ending_at(mut self, token: TokenId) -> Self {
+        self.spec.stop_tokens.push(token);
+        self
+    }
+
     /// Sets the default plan.
     pub fn by_default(mut self, plan: DecodePlan) -> Self {
         self.spec.default_plan = plan;
