@@ -243,11 +243,27 @@ pub struct Progress {
     /// Steps done.
     pub step: u64,
     /// The best validation loss so far, in nats per token.
+    #[serde(with = "exact")]
     pub best: Option<f64>,
     /// Seconds spent training, over all resumptions.
     pub seconds: f64,
     /// Hash of the encoded texts.
     pub data: u64,
+}
+
+/// Numbers as their bits: read back from decimal JSON they may differ in the last digit.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(f64::to_bits).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<f64>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(f64::from_bits))
+    }
 }
 
 /// The resumable state of a run.

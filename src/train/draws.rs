@@ -102,10 +102,11 @@ impl Batch {
         let mut masked = Vec::new();
         for (window, &time) in times.iter().enumerate() {
             let chance = 1.0 - schedule.alpha(time);
-            for slot in window * context..(window + 1) * context {
+            let first = window * context;
+            for (slot, token) in noisy[first..first + context].iter_mut().enumerate() {
                 if stream.uniform() < chance {
-                    noisy[slot] = mask;
-                    masked.push(slot as u32);
+                    *token = mask;
+                    masked.push((first + slot) as u32);
                 }
             }
         }

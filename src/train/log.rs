@@ -54,19 +54,15 @@ impl LogLine {
     }
 }
 
-/// Reads a log. A line that does not parse, such as one cut off by a kill, ends it.
-///
-/// # Errors
-/// When the file cannot be read; a missing file is an empty log.
-pub fn read(path: &Path) -> Result<Vec<LogLine>, TrainError> {
+/// Reads a log: each line's text and meaning. A line that does not parse, such as one cut off by a
+/// kill, ends it.
+fn read(path: &Path) -> Result<Vec<(String, LogLine)>, TrainError> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(TrainError::io("read", path))?,
     };
-    Ok(text
-        .lines()
-        .map_while(|line| serde_json::from_str(line).ok())
-        .collect())
+    let parse = |line: &str| Some((line.to_owned(), serde_json::from_str(line).ok()?));
+    Ok(text.lines().map_while(parse).collect())
 }
 
 /// A log open for appending.
@@ -83,13 +79,11 @@ impl Log {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn open(path: &Path, step: u64) -> Result<Self, TrainError> {
-        let mut lines = if step == 0 { Vec::new() } else { read(path)? };
-        lines.retain(|line| line.step() <= step);
-        let mut text = Vec::new();
-        for line in &lines {
-            append(&mut text, line).map_err(TrainError::io("write", path))?;
-        }
-        write_atomically(path, &text)?;
+        let mut kept = if step == 0 { Vec::new() } else { read(path)? };
+        kept.retain(|(_, line)| line.step() <= step);
+        // Kept as they are: numbers that are read and written again may change in the last digit.
+        let text: String = kept.iter().flat_map(|(text, _)| [text, "\n"]).collect();
+        write_atomically(path, text.as_bytes())?;
         let file = OpenOptions::new()
             .append(true)
             .open(path)
@@ -97,7 +91,7 @@ impl Log {
         Ok(Self {
             path: path.to_path_buf(),
             file: BufWriter::new(file),
-            lines,
+            lines: kept.into_iter().map(|(_, line)| line).collect(),
         })
     }
 
