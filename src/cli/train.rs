@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::train::run::Event;
-use unmask::train::{self, ModelDtype, TrainConfig, TrainDevice};
+use unmask::train::{self, ModelDtype, Precision, TrainConfig, TrainDevice};
 
 /// Arguments of `unmask train`.
 #[derive(clap::Args)]
@@ -92,6 +92,16 @@ pub struct TrainArgs {
     /// Where to train: `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: TrainDevice,
+    /// Factors of matrix products on the CPU; sums and weights are f32 either way [default: bf16
+    /// where the processor multiplies it, or that of the resumed run].
+    #[arg(long, value_enum)]
+    precision: Option<MatrixPrecision>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum MatrixPrecision {
+    F32,
+    Bf16,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -144,6 +154,10 @@ impl From<TrainArgs> for TrainConfig {
                 Dtype::F16 => ModelDtype::F16,
             },
             device: args.device,
+            precision: args.precision.map(|precision| match precision {
+                MatrixPrecision::F32 => Precision::F32,
+                MatrixPrecision::Bf16 => Precision::Bf16,
+            }),
             resume: args.resume,
         }
     }

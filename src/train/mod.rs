@@ -36,7 +36,7 @@ pub mod run;
 pub mod tokenizer;
 pub mod trainer;
 
-pub use config::{ModelDtype, TrainConfig, TrainDevice};
+pub use config::{ModelDtype, Precision, TrainConfig, TrainDevice};
 pub use error::TrainError;
 pub use run::run;
 pub use trainer::{StepReport, Trainer, Validation};

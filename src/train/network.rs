@@ -214,6 +214,7 @@ impl Network for ComposedNetwork {
 mod tests {
     use super::*;
     use crate::diffusion::schedule::Schedule;
+    use crate::train::config::Precision;
     use crate::train::cpu::CpuNetwork;
     use crate::train::draws::{Purpose, Stream, stratified_times};
 
@@ -274,7 +275,7 @@ mod tests {
             let mut ours = vec![0.0; layout.len()];
             let mut theirs = ours.clone();
             let mut composed = ComposedNetwork::new(&shape, &Device::Cpu).unwrap();
-            let mut cpu = CpuNetwork::new(&shape);
+            let mut cpu = CpuNetwork::new(&shape, Precision::F32);
             let expected = composed
                 .loss_and_gradient(&weights, &batch, &mut theirs)
                 .unwrap();
@@ -311,7 +312,7 @@ mod tests {
         let weights = random_weights(&layout);
         let batch = batch(&shape, 4, 2);
         let mut gradient = vec![0.0; layout.len()];
-        let mut cpu = CpuNetwork::new(&shape);
+        let mut cpu = CpuNetwork::new(&shape, Precision::F32);
         cpu.loss_and_gradient(&weights, &batch, &mut gradient)
             .unwrap();
         let norm = gradient
@@ -335,7 +336,7 @@ mod tests {
     fn a_head_of_zeros_has_the_loss_of_the_uniform_distribution() {
         let shape = shape(false);
         let weights = Layout::new(&shape).initial_weights(3);
-        let mut cpu = CpuNetwork::new(&shape);
+        let mut cpu = CpuNetwork::new(&shape, Precision::F32);
         let losses: Vec<f64> = (0..40)
             .map(|i| cpu.loss(&weights, &batch(&shape, 64, i)).unwrap())
             .collect();
@@ -359,7 +360,7 @@ mod tests {
         };
         let mut gradient = vec![0.0; layout.len()];
         assert_eq!(
-            CpuNetwork::new(&shape)
+            CpuNetwork::new(&shape, Precision::F32)
                 .loss_and_gradient(&weights, &batch, &mut gradient)
                 .unwrap(),
             0.0

@@ -5,8 +5,8 @@ use std::path::Path;
 use candle_core::Device;
 
 use super::checkpoint::{self, Progress, State};
-use super::config::{TrainConfig, TrainDevice};
-use super::cpu::CpuNetwork;
+use super::config::{Precision, TrainConfig, TrainDevice};
+use super::cpu::{CpuNetwork, bf16_available};
 use super::data::Data;
 use super::error::TrainError;
 use super::layout::{Layout, NetworkShape};
@@ -61,7 +61,12 @@ impl Trainer {
     ///
     /// # Errors
     /// When the device cannot be used.
-    pub fn new(config: TrainConfig, data: Data) -> Result<Self, TrainError> {
+    pub fn new(mut config: TrainConfig, data: Data) -> Result<Self, TrainError> {
+        config.precision.get_or_insert(if bf16_available() {
+            Precision::Bf16
+        } else {
+            Precision::F32
+        });
         let shape = config.shape(data.vocab);
         let layout = Layout::new(&shape);
         let weights = layout.initial_weights(config.seed);
@@ -85,7 +90,8 @@ impl Trainer {
     ///
     /// # Errors
     /// [`TrainError::ResumeMismatch`] when the settings or the data are not those of the state.
-    pub fn resume(config: TrainConfig, data: Data, state: State) -> Result<Self, TrainError> {
+    pub fn resume(mut config: TrainConfig, data: Data, state: State) -> Result<Self, TrainError> {
+        config.precision = config.precision.or(state.config.precision);
         check_same_run(&state.config, &config)?;
         let mismatch = |field: &str, saved: String, given: String| {
             Err(TrainError::ResumeMismatch {
@@ -116,7 +122,10 @@ impl Trainer {
         let shape = state.shape;
         let layout = Layout::new(&shape);
         let network: Box<dyn Network> = match config.device {
-            TrainDevice::Cpu => Box::new(CpuNetwork::new(&shape)),
+            TrainDevice::Cpu => Box::new(CpuNetwork::new(
+                &shape,
+                config.precision.unwrap_or(Precision::F32),
+            )),
             TrainDevice::Cuda(ordinal) => {
                 Box::new(ComposedNetwork::new(&shape, &Device::new_cuda(ordinal)?)?)
             }

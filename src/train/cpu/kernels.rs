@@ -222,16 +222,31 @@ wide! {
     pub fn gated_backward(gate_up: &mut [f32], dh: &mut [f32], width: usize) {
         for (dh, gate_up) in dh.chunks_exact_mut(width).zip(gate_up.chunks_exact_mut(2 * width)) {
             let (gate, up) = gate_up.split_at_mut(width);
+            let (dh, dh_rest) = dh.as_chunks_mut::<LANES>();
+            let (gate, gate_rest) = gate.as_chunks_mut::<LANES>();
+            let (up, up_rest) = up.as_chunks_mut::<LANES>();
             for ((dh, gate), up) in dh.iter_mut().zip(gate).zip(up) {
-                let sigmoid = 1.0 / (1.0 + exp(-*gate));
-                let silu = *gate * sigmoid;
-                let gradient = *dh;
-                *dh = silu * *up;
-                *gate = gradient * *up * (sigmoid + silu * (1.0 - sigmoid));
-                *up = gradient * silu;
+                for i in 0..LANES {
+                    (dh[i], gate[i], up[i]) = gated_gradient(dh[i], gate[i], up[i]);
+                }
+            }
+            for ((dh, gate), up) in dh_rest.iter_mut().zip(gate_rest).zip(up_rest) {
+                (*dh, *gate, *up) = gated_gradient(*dh, *gate, *up);
             }
         }
     }
+}
+
+/// `silu(gate) * up`, and its gradients to the gate and to the up projection.
+#[inline(always)]
+fn gated_gradient(dh: f32, gate: f32, up: f32) -> (f32, f32, f32) {
+    let sigmoid = 1.0 / (1.0 + exp(-gate));
+    let silu = gate * sigmoid;
+    (
+        silu * up,
+        dh * up * (sigmoid + silu * (1.0 - sigmoid)),
+        dh * silu,
+    )
 }
 
 wide! {

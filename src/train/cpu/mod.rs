@@ -9,16 +9,20 @@
 //! Two facts of the objective save work: only masked slots have a loss, so the head, and everything
 //! after the last block's attention, runs on masked slots alone.
 
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod gemm;
 mod kernels;
 mod pass;
 
 use rayon::prelude::*;
 
+use super::config::Precision;
 use super::draws::Batch;
 use super::error::TrainError;
 use super::layout::{Layout, NetworkShape};
 use super::network::Network;
+pub use gemm::bf16_available;
 use pass::Pass;
 
 /// Slots that go through the network at once, roughly; more make the matrix products more
@@ -39,12 +43,12 @@ struct Worker {
 
 impl CpuNetwork {
     /// A network with one worker for each thread of the current rayon pool.
-    pub fn new(shape: &NetworkShape) -> Self {
+    pub fn new(shape: &NetworkShape, precision: Precision) -> Self {
         let layout = Layout::new(shape);
         let windows = (SLOTS / shape.context).max(1);
         let workers = (0..rayon::current_num_threads())
             .map(|_| Worker {
-                pass: Pass::new(shape, windows),
+                pass: Pass::new(shape, windows, precision),
                 gradient: Vec::new(),
             })
             .collect();

@@ -1,7 +1,8 @@
 //! One pass of a few windows through the network and back, on one thread.
 
-use super::gemm::{Matrix, Write, linear, linear_input_gradient, linear_weight_gradient, multiply};
+use super::gemm::{Linear, Matrix, Products, Write};
 use super::kernels;
+use crate::train::config::Precision;
 use crate::train::draws::Batch;
 use crate::train::layout::{BlockRanges, Layout, NetworkShape};
 
@@ -33,6 +34,7 @@ struct Saved {
 /// The buffers of a pass. In the last block "rows" are the masked slots, elsewhere all slots.
 pub struct Pass {
     shape: NetworkShape,
+    products: Products,
     rotary: Vec<f32>,
     saved: Vec<Saved>,
     /// Output of the last block, `[masked, D]`.
@@ -56,7 +58,7 @@ pub struct Pass {
 
 impl Pass {
     /// Buffers for up to `windows` windows.
-    pub fn new(shape: &NetworkShape, windows: usize) -> Self {
+    pub fn new(shape: &NetworkShape, windows: usize, precision: Precision) -> Self {
         let (l, d, f) = (shape.context, shape.hidden, shape.mlp);
         let slots = windows * l;
         let zeros = |n: usize| vec![0f32; n];
@@ -75,6 +77,7 @@ impl Pass {
             })
             .collect();
         Self {
+            products: Products::new(precision),
             rotary: kernels::rotary_table(l, shape.head_dim(), shape.rope_theta),
             saved,
             last: zeros(slots * d),
@@ -146,14 +149,16 @@ impl Pass {
         for start in (0..rows).step_by(tile) {
             let range = start..(start + tile).min(rows);
             let logits = &mut self.logits[range.start * v..range.end * v];
-            linear(
+            self.products.linear(
                 logits,
                 Write::Set,
                 &self.last_normed[range.start * d..range.end * d],
                 head,
-                range.len(),
-                d,
-                v,
+                Linear {
+                    rows: range.len(),
+                    input: d,
+                    output: v,
+                },
             );
             loss += kernels::cross_entropy(
                 logits,
@@ -178,14 +183,16 @@ impl Pass {
             self.shape.norm_eps as f32,
         );
         let qkv = &mut saved.qkv[..slots * 3 * d];
-        linear(
+        self.products.linear(
             qkv,
             Write::Set,
             &saved.normed,
             &weights[block.qkv.clone()],
-            slots,
-            d,
-            3 * d,
+            Linear {
+                rows: slots,
+                input: d,
+                output: 3 * d,
+            },
         );
         kernels::rotate(qkv, 3 * d, 2 * heads, head_dim, &self.rotary, 1.0);
         let scale = 1.0 / (head_dim as f32).sqrt();
@@ -197,10 +204,11 @@ impl Pass {
                 let values = Matrix::strided(&qkv[at + 2 * d..], l, head_dim, 3 * d);
                 let index = window * heads + head;
                 let probabilities = &mut saved.probabilities[index * l * l..(index + 1) * l * l];
-                multiply(probabilities, l, Write::Set, scale, queries, keys.t());
+                self.products
+                    .multiply(probabilities, l, Write::Set, scale, queries, keys.t());
                 kernels::softmax(probabilities, l);
                 let output = &mut self.wide[window * l * d + head * head_dim..];
-                multiply(
+                self.products.multiply(
                     output,
                     d,
                     Write::Set,
@@ -219,14 +227,16 @@ impl Pass {
         let saved = &mut saved[layer];
         let output = after.first_mut().map_or(&mut self.last, |next| &mut next.x);
         let middle = &mut saved.middle[..rows * d];
-        linear(
+        self.products.linear(
             middle,
             Write::Add,
             &saved.attended,
             &weights[block.attn_out.clone()],
-            rows,
-            d,
-            d,
+            Linear {
+                rows,
+                input: d,
+                output: d,
+            },
         );
         kernels::rms_norm(
             &mut saved.middle_normed[..rows * d],
@@ -236,25 +246,29 @@ impl Pass {
             self.shape.norm_eps as f32,
         );
         let gate_up = &mut saved.gate_up[..rows * 2 * f];
-        linear(
+        self.products.linear(
             gate_up,
             Write::Set,
             &saved.middle_normed,
             &weights[block.gate_up.clone()],
-            rows,
-            d,
-            2 * f,
+            Linear {
+                rows,
+                input: d,
+                output: 2 * f,
+            },
         );
         kernels::gated(&mut self.hidden[..rows * f], gate_up, f);
         output[..rows * d].copy_from_slice(middle);
-        linear(
+        self.products.linear(
             output,
             Write::Add,
             &self.hidden,
             &weights[block.ff_out.clone()],
-            rows,
-            f,
-            d,
+            Linear {
+                rows,
+                input: f,
+                output: d,
+            },
         );
     }
 
@@ -273,23 +287,26 @@ impl Pass {
             return;
         }
         let normed = &self.last_normed[..rows * d];
-        linear_weight_gradient(
+        self.products.linear_weight_gradient(
             &mut gradient[layout.head.clone()],
             &self.logits,
             normed,
-            rows,
-            d,
-            v,
+            Linear {
+                rows,
+                input: d,
+                output: v,
+            },
         );
         let normed_gradient = &mut self.wide[..rows * d];
-        linear_input_gradient(
+        self.products.linear_input_gradient(
             normed_gradient,
-            Write::Set,
             &self.logits,
             &weights[layout.head.clone()],
-            rows,
-            d,
-            v,
+            Linear {
+                rows,
+                input: d,
+                output: v,
+            },
         );
         let residual = &mut self.residual[..rows * d];
         residual.fill(0.0);
@@ -339,41 +356,47 @@ impl Pass {
         let hidden = &mut self.hidden[..rows * f];
         let gate_up = &mut saved.gate_up[..rows * 2 * f];
         let wide = &mut self.wide[..rows * d];
-        linear_input_gradient(
+        self.products.linear_input_gradient(
             hidden,
-            Write::Set,
             residual,
             &weights[block.ff_out.clone()],
-            rows,
-            f,
-            d,
+            Linear {
+                rows,
+                input: f,
+                output: d,
+            },
         );
         kernels::gated_backward(gate_up, hidden, f);
-        linear_weight_gradient(
+        self.products.linear_weight_gradient(
             &mut gradient[block.ff_out.clone()],
             residual,
             hidden,
-            rows,
-            f,
-            d,
+            Linear {
+                rows,
+                input: f,
+                output: d,
+            },
         );
         let normed = &saved.middle_normed;
-        linear_weight_gradient(
+        self.products.linear_weight_gradient(
             &mut gradient[block.gate_up.clone()],
             gate_up,
             normed,
-            rows,
-            d,
-            2 * f,
+            Linear {
+                rows,
+                input: d,
+                output: 2 * f,
+            },
         );
-        linear_input_gradient(
+        self.products.linear_input_gradient(
             wide,
-            Write::Set,
             gate_up,
             &weights[block.gate_up.clone()],
-            rows,
-            d,
-            2 * f,
+            Linear {
+                rows,
+                input: d,
+                output: 2 * f,
+            },
         );
         kernels::rms_norm_backward(
             residual,
@@ -383,22 +406,25 @@ impl Pass {
             &weights[block.ff_norm.clone()],
             &saved.middle_inverse_rms,
         );
-        linear_weight_gradient(
+        self.products.linear_weight_gradient(
             &mut gradient[block.attn_out.clone()],
             residual,
             &saved.attended,
-            rows,
-            d,
-            d,
+            Linear {
+                rows,
+                input: d,
+                output: d,
+            },
         );
-        linear_input_gradient(
+        self.products.linear_input_gradient(
             wide,
-            Write::Set,
             residual,
             &weights[block.attn_out.clone()],
-            rows,
-            d,
-            d,
+            Linear {
+                rows,
+                input: d,
+                output: d,
+            },
         );
     }
 
@@ -432,7 +458,7 @@ impl Pass {
                     head_dim,
                     d,
                 );
-                multiply(
+                self.products.multiply(
                     &mut d_qkv[at + 2 * d..],
                     3 * d,
                     Write::Set,
@@ -440,11 +466,13 @@ impl Pass {
                     p.t(),
                     d_output,
                 );
-                multiply(&mut self.scores, l, Write::Set, 1.0, d_output, values.t());
+                self.products
+                    .multiply(&mut self.scores, l, Write::Set, 1.0, d_output, values.t());
                 kernels::softmax_backward(&mut self.scores, probabilities, l, scale);
                 let d_scores = Matrix::new(&self.scores, l, l);
-                multiply(&mut d_qkv[at..], 3 * d, Write::Set, 1.0, d_scores, keys);
-                multiply(
+                self.products
+                    .multiply(&mut d_qkv[at..], 3 * d, Write::Set, 1.0, d_scores, keys);
+                self.products.multiply(
                     &mut d_qkv[at + d..],
                     3 * d,
                     Write::Set,
@@ -455,23 +483,26 @@ impl Pass {
             }
         }
         kernels::rotate(d_qkv, 3 * d, 2 * heads, head_dim, &self.rotary, -1.0);
-        linear_weight_gradient(
+        self.products.linear_weight_gradient(
             &mut gradient[block.qkv.clone()],
             d_qkv,
             &saved.normed,
-            slots,
-            d,
-            3 * d,
+            Linear {
+                rows: slots,
+                input: d,
+                output: 3 * d,
+            },
         );
         let wide = &mut self.wide[..slots * d];
-        linear_input_gradient(
+        self.products.linear_input_gradient(
             wide,
-            Write::Set,
             d_qkv,
             &weights[block.qkv.clone()],
-            slots,
-            d,
-            3 * d,
+            Linear {
+                rows: slots,
+                input: d,
+                output: 3 * d,
+            },
         );
         kernels::rms_norm_backward(
             &mut self.residual[..slots * d],
