@@ -46,6 +46,13 @@ impl Data {
             None => tokenizer::train(&documents, config.vocab_size_or_default())?,
         };
         let vocab = tokenizer.get_vocab_size(true);
+        if let Some(given) = config.vocab_size.filter(|&given| given != vocab) {
+            return Err(TrainError::Setting {
+                field: "vocab-size",
+                given: given.to_string(),
+                allowed: format!("{vocab}, the size of the tokenizer in use"),
+            });
+        }
         let specials = tokenizer::special_tokens(&tokenizer)?;
         let train = tokenizer::encode(&tokenizer, &documents)?;
         let valid = tokenizer::encode(&tokenizer, &valid_documents)?;

@@ -10,7 +10,7 @@ use super::error::TrainError;
 use super::log::{Log, LogLine};
 use super::plot::loss_svg;
 use super::tokenizer;
-use super::trainer::{StepReport, Trainer, Validation};
+use super::trainer::{StepReport, Trainer, Validation, check_same_run};
 
 /// What happens in a run, for whoever watches it.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +57,7 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         .transpose()?;
     let (state, given) = if config.resume {
         let state = load_state(&state_file)?;
+        check_same_run(&state, &config)?;
         let saved = tokenizer::load(&out.join("tokenizer.json"))?;
         if given.is_some_and(|given| given.get_vocab(true) != saved.get_vocab(true)) {
             return Err(TrainError::ResumeMismatch {

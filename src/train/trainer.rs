@@ -92,7 +92,7 @@ impl Trainer {
     /// [`TrainError::ResumeMismatch`] when the settings or the data are not those of the state.
     pub fn resume(mut config: TrainConfig, data: Data, state: State) -> Result<Self, TrainError> {
         config.precision = config.precision.or(state.config.precision);
-        check_same_run(&state.config, &config)?;
+        check_same_run(&state, &config)?;
         let mismatch = |field: &str, saved: String, given: String| {
             Err(TrainError::ResumeMismatch {
                 field: field.into(),
@@ -301,9 +301,12 @@ impl Trainer {
     }
 }
 
-/// Compares the settings that decide the course of a run. Paths and the cadence of validations and
-/// saves may change.
-fn check_same_run(saved: &TrainConfig, given: &TrainConfig) -> Result<(), TrainError> {
+/// Compares the settings that decide the course of a run with the saved ones. Paths, precision and
+/// the cadence of validations and saves may change.
+///
+/// # Errors
+/// [`TrainError::ResumeMismatch`] names the first setting that differs.
+pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainError> {
     fn same<T: PartialEq + std::fmt::Debug>(
         field: &str,
         saved: T,
@@ -321,6 +324,9 @@ fn check_same_run(saved: &TrainConfig, given: &TrainConfig) -> Result<(), TrainE
     // The saved settings went through JSON, which may move a number by its last digit.
     let reread = serde_json::to_string(given).and_then(|text| serde_json::from_str(&text));
     let given: &TrainConfig = reread.as_ref().unwrap_or(given);
+    let saved = &state.config;
+    let vocab = state.shape.vocab;
+    same("vocab-size", vocab, given.vocab_size.unwrap_or(vocab))?;
     let shapes = (saved.shape(0), given.shape(0));
     same("context", shapes.0.context, shapes.1.context)?;
     same("layers", shapes.0.layers, shapes.1.layers)?;
@@ -328,13 +334,6 @@ fn check_same_run(saved: &TrainConfig, given: &TrainConfig) -> Result<(), TrainE
     same("heads", shapes.0.heads, shapes.1.heads)?;
     same("mlp-hidden", shapes.0.mlp, shapes.1.mlp)?;
     same("tie-head", saved.tie_head, given.tie_head)?;
-    if saved.tokenizer.is_none() && given.tokenizer.is_none() {
-        same(
-            "vocab-size",
-            saved.vocab_size_or_default(),
-            given.vocab_size_or_default(),
-        )?;
-    }
     same("batch", saved.batch, given.batch)?;
     same(
         "grad-accumulation",
