@@ -209,7 +209,9 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_curve_bit_for_bit() {
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let log = killed.config.out.join("log.jsonl");
         while fs::read_to_string(&log).unwrap_or_default().lines().count() < lines {
-            assert!(child.try_wait().unwrap().is_none(), "still running");
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         child.kill().unwrap();
