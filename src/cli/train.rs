@@ -1,10 +1,276 @@
 //! `unmask train`.
 
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use unmask::train::run::Event;
+use unmask::train::{self, ModelDtype, Precision, TrainConfig, TrainDevice};
+
 /// Arguments of `unmask train`.
 #[derive(clap::Args)]
-pub struct TrainArgs {}
+pub struct TrainArgs {
+    /// Training text: UTF-8 or zstd, documents separated by a line `<|doc|>`.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    data: Vec<PathBuf>,
+    /// Validation text, in the same form.
+    #[arg(long, value_name = "FILE")]
+    valid: PathBuf,
+    /// Output directory: a Hugging Face directory with the best model; `state/` resumes the run.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Continue the run in the output directory, with the same settings.
+    #[arg(long)]
+    resume: bool,
+    /// A tokenizer to use instead of training one; it must have <|mask|>, <|endoftext|> and <|pad|>.
+    #[arg(long, value_name = "tokenizer.json")]
+    tokenizer: Option<PathBuf>,
+    /// Size of the vocabulary, special tokens included [default: 2048, or the given tokenizer's].
+    #[arg(long)]
+    vocab_size: Option<usize>,
+    /// Window length in tokens.
+    #[arg(long, default_value_t = 128)]
+    context: usize,
+    /// Transformer blocks.
+    #[arg(long, default_value_t = 6)]
+    layers: usize,
+    /// Width of the residual stream.
+    #[arg(long, default_value_t = 256)]
+    hidden: usize,
+    /// Attention heads.
+    #[arg(long, default_value_t = 4)]
+    heads: usize,
+    /// Width of the gated MLP [default: 8/3 of hidden, rounded up to a multiple of 64].
+    #[arg(long)]
+    mlp_hidden: Option<usize>,
+    /// Use the transposed embedding as the head.
+    #[arg(long)]
+    tie_head: bool,
+    /// Windows a pass.
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// Passes a step.
+    #[arg(long, default_value_t = 1)]
+    grad_accumulation: usize,
+    /// Optimiser steps.
+    #[arg(long, default_value_t = 4000)]
+    steps: u64,
+    /// Peak learning rate.
+    #[arg(long, default_value_t = 2e-3)]
+    lr: f64,
+    /// Steps of linear warm-up [default: a twentieth of steps].
+    #[arg(long)]
+    warmup: Option<u64>,
+    /// Final learning rate as a fraction of the peak.
+    #[arg(long, default_value_t = 0.05)]
+    min_lr_ratio: f64,
+    /// Decoupled weight decay of the matrices.
+    #[arg(long, default_value_t = 0.1)]
+    weight_decay: f64,
+    /// Largest global gradient norm.
+    #[arg(long, default_value_t = 1.0)]
+    clip: f64,
+    /// Decay of the average of the weights that is validated and exported; 0 turns it off.
+    #[arg(long, default_value_t = 0.999)]
+    ema: f64,
+    /// Seed of the initial weights and of all draws.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Steps between validations.
+    #[arg(long, default_value_t = 250)]
+    valid_every: u64,
+    /// Windows of a validation.
+    #[arg(long, default_value_t = 256)]
+    valid_windows: usize,
+    /// Steps between saves of the resumable state.
+    #[arg(long, default_value_t = 250)]
+    save_every: u64,
+    /// Number format of the exported model.
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Dtype,
+    /// Where to train: `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    device: TrainDevice,
+    /// Factors of matrix products on the CPU; sums and weights are f32 either way [default: bf16
+    /// where the processor multiplies it, or that of the resumed run].
+    #[arg(long, value_enum)]
+    precision: Option<MatrixPrecision>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum MatrixPrecision {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Dtype {
+    F32,
+    F16,
+}
+
+fn parse_device(text: &str) -> Result<TrainDevice, String> {
+    let ordinal = match text.split_once(':') {
+        None if text == "cpu" => return Ok(TrainDevice::Cpu),
+        None if text == "cuda" => Some(0),
+        Some(("cuda", ordinal)) => ordinal.parse().ok(),
+        _ => None,
+    };
+    ordinal
+        .map(TrainDevice::Cuda)
+        .ok_or_else(|| "allowed: cpu, cuda, cuda:N".into())
+}
+
+impl From<TrainArgs> for TrainConfig {
+    fn from(args: TrainArgs) -> Self {
+        TrainConfig {
+            data: args.data,
+            valid: args.valid,
+            out: args.out,
+            tokenizer: args.tokenizer,
+            vocab_size: args.vocab_size,
+            context: args.context,
+            layers: args.layers,
+            hidden: args.hidden,
+            heads: args.heads,
+            mlp_hidden: args.mlp_hidden,
+            tie_head: args.tie_head,
+            batch: args.batch,
+            grad_accumulation: args.grad_accumulation,
+            steps: args.steps,
+            lr: args.lr,
+            warmup: args.warmup,
+            min_lr_ratio: args.min_lr_ratio,
+            weight_decay: args.weight_decay,
+            clip: args.clip,
+            ema: args.ema,
+            seed: args.seed,
+            valid_every: args.valid_every,
+            valid_windows: args.valid_windows,
+            save_every: args.save_every,
+            dtype: match args.dtype {
+                Dtype::F32 => ModelDtype::F32,
+                Dtype::F16 => ModelDtype::F16,
+            },
+            device: args.device,
+            precision: args.precision.map(|precision| match precision {
+                MatrixPrecision::F32 => Precision::F32,
+                MatrixPrecision::Bf16 => Precision::Bf16,
+            }),
+            resume: args.resume,
+        }
+    }
+}
 
 /// Runs `unmask train`.
-pub fn run(_args: TrainArgs) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub fn run(args: TrainArgs) -> anyhow::Result<()> {
+    let config = TrainConfig::from(args);
+    let mut reporter = Reporter::new(config.steps);
+    let out = config.out.clone();
+    let trainer = train::run(config, |event| reporter.show(event)).context("training stopped")?;
+    reporter.finish();
+    if let Some(best) = trainer.progress().best {
+        eprintln!(
+            "best validation loss {best:.4} nats/token; model in {}",
+            out.display()
+        );
+    }
+    Ok(())
+}
+
+/// Shows a run: a bar on a terminal, plain lines elsewhere.
+struct Reporter {
+    bar: Option<ProgressBar>,
+    steps: u64,
+    /// Running averages over some tens of steps, and the weight that corrects their start.
+    loss: f64,
+    speed: f64,
+    weight: f64,
+}
+
+impl Reporter {
+    /// Plain lines appear once in so many steps.
+    const LINE_EVERY: u64 = 50;
+
+    fn new(steps: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(steps);
+            let style =
+                ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} [{elapsed} < {eta}]");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_message("reading and encoding the text");
+            bar
+        });
+        if bar.is_none() {
+            eprintln!("reading and encoding the text");
+        }
+        Self {
+            bar,
+            steps,
+            loss: 0.0,
+            speed: 0.0,
+            weight: 0.0,
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::Started {
+                train_tokens,
+                vocab,
+                parameters,
+                step,
+            } => {
+                self.line(&format!(
+                    "{parameters} parameters, vocabulary {vocab}, {train_tokens} training tokens, at step {step}"
+                ));
+                if let Some(bar) = &self.bar {
+                    bar.set_position(*step);
+                    bar.reset_eta();
+                }
+            }
+            Event::Step {
+                report,
+                tokens_per_second,
+            } => {
+                self.loss = 0.95 * self.loss + 0.05 * report.loss;
+                self.speed = 0.95 * self.speed + 0.05 * tokens_per_second;
+                self.weight = 0.95 * self.weight + 0.05;
+                let (loss, speed) = (self.loss / self.weight, self.speed / self.weight);
+                if let Some(bar) = &self.bar {
+                    bar.set_position(report.step);
+                    bar.set_message(format!("loss {loss:.3} {speed:.0} tokens/s"));
+                } else if report.step.is_multiple_of(Self::LINE_EVERY) || report.step == self.steps
+                {
+                    let left = (self.steps - report.step) as f64 * report.tokens as f64 / speed;
+                    eprintln!(
+                        "step {}/{} loss {loss:.4} lr {:.2e} grad norm {:.3} {speed:.0} tokens/s, {left:.0} s left",
+                        report.step, self.steps, report.lr, report.grad_norm
+                    );
+                }
+            }
+            Event::Validated(validation) => self.line(&format!(
+                "step {}: validation {:.4} nats/token, {:.4} bits/character{}",
+                validation.step,
+                validation.nats_per_token,
+                validation.bits_per_character,
+                if validation.best { " (best)" } else { "" }
+            )),
+            Event::Saved { .. } => {}
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish();
+        }
+    }
 }

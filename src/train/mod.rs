@@ -1,1 +1,42 @@
-//! (module)
+//! Training of masked diffusion language models in the LLaDA architecture.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`config`] | every setting of a run, checked before anything is read |
+//! | [`corpus`] | text files into documents |
+//! | [`tokenizer`] | byte-level BPE with the three special tokens |
+//! | [`data`] | documents into one stream of tokens, and windows of it |
+//! | [`draws`] | counter-based random streams, diffusion times, noising |
+//! | [`layout`] | the network's parameters in one flat buffer |
+//! | [`network`] | the loss and its gradient: the trait, and its composed (candle) form |
+//! | [`cpu`] | the same function written by hand for the CPU |
+//! | [`optimizer`] | AdamW, clipping, learning-rate schedule, exponential moving average |
+//! | [`checkpoint`] | the Hugging Face directory and the resumable state, written atomically |
+//! | [`trainer`] | one training step, one validation |
+//! | [`run`](mod@run) | the loop of `unmask train`: logging, validation, checkpoints |
+//!
+//! The objective is the masked-diffusion NELBO in continuous time (Sahoo et al., arXiv:2406.07524,
+//! eq. 11; the same as LLaDA's, arXiv:2502.09992, eq. 3): with t ~ U(0, 1) and each token masked
+//! with probability 1 − α(t), the cross-entropy on masked slots times −α′(t) / (1 − α(t)), averaged
+//! over all tokens. Its unit is nats per token.
+
+pub mod checkpoint;
+pub mod config;
+pub mod corpus;
+pub mod cpu;
+pub mod data;
+pub mod draws;
+pub mod error;
+pub mod layout;
+pub mod log;
+pub mod network;
+pub mod optimizer;
+pub mod plot;
+pub mod run;
+pub mod tokenizer;
+pub mod trainer;
+
+pub use config::{ModelDtype, Precision, TrainConfig, TrainDevice};
+pub use error::TrainError;
+pub use run::run;
+pub use trainer::{StepReport, Trainer, Validation};

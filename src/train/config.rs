@@ -1,0 +1,246 @@
+//! The settings of a training run.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::cpu::bf16_available;
+use super::error::TrainError;
+use super::layout::NetworkShape;
+use super::tokenizer::MIN_VOCABULARY;
+
+/// The number format of the exported `model.safetensors`. Training itself is in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelDtype {
+    /// 32-bit floats.
+    F32,
+    /// IEEE half precision.
+    F16,
+}
+
+/// The number format of the factors in matrix products on the CPU. Weights, gradients, sums and all
+/// else are f32 either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16, which processors with AVX512-BF16 multiply twice as fast.
+    Bf16,
+}
+
+/// Where the network runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainDevice {
+    /// The hand-written CPU network.
+    Cpu,
+    /// The composed network on a CUDA device, by its ordinal.
+    Cuda(usize),
+}
+
+/// Every setting of a training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainConfig {
+    /// Training text: UTF-8, plain or zstd, documents separated by a line `<|doc|>`.
+    pub data: Vec<PathBuf>,
+    /// Validation text, in the same form.
+    pub valid: PathBuf,
+    /// The output directory.
+    pub out: PathBuf,
+    /// A tokenizer to use instead of training one.
+    pub tokenizer: Option<PathBuf>,
+    /// Size of the vocabulary, special tokens included; the given tokenizer's size when `None` and
+    /// one is given.
+    pub vocab_size: Option<usize>,
+    /// Window length in tokens.
+    pub context: usize,
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the gated MLP; 8/3 of `hidden`, rounded up to a multiple of 64, when `None`.
+    pub mlp_hidden: Option<usize>,
+    /// Whether the head is the transposed embedding.
+    pub tie_head: bool,
+    /// Windows a pass; a step sees `batch * grad_accumulation` windows.
+    pub batch: usize,
+    /// Passes a step.
+    pub grad_accumulation: usize,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Steps of linear warm-up; a twentieth of `steps` when `None`.
+    pub warmup: Option<u64>,
+    /// Final learning rate as a fraction of the peak.
+    pub min_lr_ratio: f64,
+    /// Decoupled weight decay of the matrices (not of norms and embedding).
+    pub weight_decay: f64,
+    /// Largest global gradient norm; larger gradients are scaled down to it.
+    pub clip: f64,
+    /// Decay of the exponential moving average of the weights; 0 turns it off.
+    pub ema: f64,
+    /// Seed of the initial weights and of all draws.
+    pub seed: u64,
+    /// Steps between validations.
+    pub valid_every: u64,
+    /// Fixed windows of a validation (fewer when the text is short).
+    pub valid_windows: usize,
+    /// Steps between saves of the resumable state.
+    pub save_every: u64,
+    /// Number format of the exported model.
+    pub dtype: ModelDtype,
+    /// Where the network runs.
+    pub device: TrainDevice,
+    /// Precision of matrix products on the CPU; when `None`, that of the run that is resumed, else
+    /// bfloat16 where the processor multiplies it, else f32.
+    #[serde(default)]
+    pub precision: Option<Precision>,
+    /// Continue the run in `out`.
+    #[serde(skip)]
+    pub resume: bool,
+}
+
+impl TrainConfig {
+    /// The default settings for given files: a model of 5.9 million parameters.
+    pub fn new(data: Vec<PathBuf>, valid: PathBuf, out: PathBuf) -> Self {
+        Self {
+            data,
+            valid,
+            out,
+            tokenizer: None,
+            vocab_size: None,
+            context: 128,
+            layers: 6,
+            hidden: 256,
+            heads: 4,
+            mlp_hidden: None,
+            tie_head: false,
+            batch: 32,
+            grad_accumulation: 1,
+            steps: 4000,
+            lr: 2e-3,
+            warmup: None,
+            min_lr_ratio: 0.05,
+            weight_decay: 0.1,
+            clip: 1.0,
+            ema: 0.999,
+            seed: 0,
+            valid_every: 250,
+            valid_windows: 256,
+            save_every: 250,
+            dtype: ModelDtype::F32,
+            device: TrainDevice::Cpu,
+            precision: None,
+            resume: false,
+        }
+    }
+
+    /// The size of the vocabulary to train.
+    pub fn vocab_size_or_default(&self) -> usize {
+        self.vocab_size.unwrap_or(2048)
+    }
+
+    /// Steps of linear warm-up.
+    pub fn warmup_steps(&self) -> u64 {
+        self.warmup.unwrap_or(self.steps / 20)
+    }
+
+    /// The network's shape for a vocabulary of `vocab` tokens.
+    pub fn shape(&self, vocab: usize) -> NetworkShape {
+        NetworkShape {
+            vocab,
+            context: self.context,
+            hidden: self.hidden,
+            layers: self.layers,
+            heads: self.heads,
+            mlp: self
+                .mlp_hidden
+                .unwrap_or_else(|| (self.hidden * 8).div_ceil(3).next_multiple_of(64)),
+            tied: self.tie_head,
+            rope_theta: 10_000.0,
+            norm_eps: 1e-5,
+        }
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] names the first setting that is out of range;
+    /// [`TrainError::VocabularyTooSmall`] when the vocabulary cannot hold the bytes.
+    pub fn check(&self) -> Result<(), TrainError> {
+        fn range<T: PartialOrd + std::fmt::Display>(
+            field: &'static str,
+            value: T,
+            low: T,
+            high: T,
+        ) -> Result<(), TrainError> {
+            if value >= low && value <= high {
+                return Ok(());
+            }
+            Err(TrainError::Setting {
+                field,
+                given: value.to_string(),
+                allowed: format!("{low} to {high}"),
+            })
+        }
+        if self.data.is_empty() {
+            return Err(TrainError::Setting {
+                field: "data",
+                given: "empty".into(),
+                allowed: "one file or more".into(),
+            });
+        }
+        if let Some(given) = self.vocab_size {
+            if given < MIN_VOCABULARY {
+                return Err(TrainError::VocabularyTooSmall {
+                    given,
+                    minimum: MIN_VOCABULARY,
+                    specials: MIN_VOCABULARY - 256,
+                });
+            }
+            range("vocab-size", given, MIN_VOCABULARY, 1 << 20)?;
+        }
+        range("context", self.context, 2, 65_536)?;
+        range("layers", self.layers, 1, 1024)?;
+        range("hidden", self.hidden, 2, 65_536)?;
+        range("heads", self.heads, 1, self.hidden)?;
+        if !self.hidden.is_multiple_of(2 * self.heads) {
+            return Err(TrainError::Setting {
+                field: "heads",
+                given: format!("{} (with hidden {})", self.heads, self.hidden),
+                allowed: "a number of heads that splits hidden into even parts".into(),
+            });
+        }
+        if let Some(mlp) = self.mlp_hidden {
+            range("mlp-hidden", mlp, 1, 1 << 20)?;
+        }
+        range("batch", self.batch, 1, 1 << 20)?;
+        range("grad-accumulation", self.grad_accumulation, 1, 1 << 20)?;
+        range("steps", self.steps, 1, 1 << 40)?;
+        range("lr", self.lr, 1e-12, 10.0)?;
+        range("warmup", self.warmup_steps(), 0, self.steps)?;
+        range("min-lr-ratio", self.min_lr_ratio, 0.0, 1.0)?;
+        range("weight-decay", self.weight_decay, 0.0, 10.0)?;
+        range("clip", self.clip, 1e-9, 1e9)?;
+        range("ema", self.ema, 0.0, 0.999_999_9)?;
+        if self.precision == Some(Precision::Bf16)
+            && self.device == TrainDevice::Cpu
+            && !bf16_available()
+        {
+            return Err(TrainError::Setting {
+                field: "precision",
+                given: "bf16".into(),
+                allowed: "f32 (this processor has no AVX512-BF16)".into(),
+            });
+        }
+        range("valid-every", self.valid_every, 1, 1 << 40)?;
+        range("valid-windows", self.valid_windows, 1, 1 << 24)?;
+        range("save-every", self.save_every, 1, 1 << 40)?;
+        Ok(())
+    }
+}

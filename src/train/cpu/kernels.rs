@@ -1,0 +1,296 @@
+//! The element-wise parts of the network, forward and backward, over row-major slices.
+//!
+//! Each is compiled twice, for the baseline processor and for AVX2 with FMA, and chosen at run
+//! time; the loops are written so that the compiler vectorises them (sums in 16 lanes).
+
+const LANES: usize = 16;
+
+/// Compiles a function for AVX2 as well and calls that version where the processor has it.
+macro_rules! wide {
+    ($(#[$doc:meta])* pub fn $name:ident($($argument:ident : $kind:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$doc])*
+        pub fn $name($($argument: $kind),*) $(-> $result)? {
+            #[inline(always)]
+            fn body($($argument: $kind),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($argument: $kind),*) $(-> $result)? {
+                    body($($argument),*)
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has both features.
+                    return unsafe { avx2($($argument),*) };
+                }
+            }
+            body($($argument),*)
+        }
+    };
+}
+
+/// e^x to about 2 units in the last place for x in [-87, 88]; clamped outside.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to an integer, which then sits in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 88.0);
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    let r = x - n * LN2_HIGH - n * LN2_LOW;
+    // Cephes expf.
+    let mut p = 1.987_569_1e-4f32;
+    p = p * r + 1.398_199_9e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 0.5;
+    p = p * r * r + r + 1.0;
+    p * f32::from_bits((rounded.to_bits() << 23).wrapping_add(0x3f80_0000))
+}
+
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for i in 0..LANES {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+#[inline(always)]
+fn maximum(row: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] {
+                chunk[i]
+            } else {
+                lanes[i]
+            };
+        }
+    }
+    lanes
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+}
+
+/// Replaces a row by e^(x − shift) and returns the sum.
+#[inline(always)]
+fn exp_and_sum(row: &mut [f32], shift: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, rest) = row.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            chunk[i] = exp(chunk[i] - shift);
+            lanes[i] += chunk[i];
+        }
+    }
+    let mut sum = lanes.iter().sum::<f32>();
+    for x in rest {
+        *x = exp(*x - shift);
+        sum += *x;
+    }
+    sum
+}
+
+wide! {
+    /// RMSNorm: `y = x / rms(x) * w` by rows of `w.len()`; stores 1 / rms of each row.
+    pub fn rms_norm(y: &mut [f32], inverse_rms: &mut [f32], x: &[f32], w: &[f32], epsilon: f32) {
+        let width = w.len();
+        for ((y, x), inverse) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(inverse_rms) {
+            let r = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
+            *inverse = r;
+            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                *y = x * r * w;
+            }
+        }
+    }
+}
+
+wide! {
+    /// RMSNorm backward: adds the gradient to the input to `dx`, and to the weight to `dw`.
+    pub fn rms_norm_backward(dx: &mut [f32], dw: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], inverse_rms: &[f32]) {
+        let width = w.len();
+        let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width));
+        for (((dx, dy), x), &r) in rows.zip(inverse_rms) {
+            let mut lanes = [0f32; LANES];
+            let (dy_chunks, dy_rest) = dy.as_chunks::<LANES>();
+            let (x_chunks, x_rest) = x.as_chunks::<LANES>();
+            let (w_chunks, w_rest) = w.as_chunks::<LANES>();
+            for ((dy, x), w) in dy_chunks.iter().zip(x_chunks).zip(w_chunks) {
+                for i in 0..LANES {
+                    lanes[i] += dy[i] * x[i] * w[i];
+                }
+            }
+            let rest: f32 = dy_rest.iter().zip(x_rest).zip(w_rest).map(|((dy, x), w)| dy * x * w).sum();
+            let projection = (lanes.iter().sum::<f32>() + rest) * r * r / width as f32;
+            for ((((dx, dw), dy), x), w) in dx.iter_mut().zip(dw.iter_mut()).zip(dy).zip(x).zip(w) {
+                *dw += dy * x * r;
+                *dx += r * (dy * w - x * projection);
+            }
+        }
+    }
+}
+
+/// The rotary table: cosines then sines, `[2, slots, head_dim / 2]`, of slot / theta^(2i / head_dim).
+pub fn rotary_table(slots: usize, head_dim: usize, theta: f64) -> Vec<f32> {
+    let half = head_dim / 2;
+    let angle = |slot: usize, i: usize| slot as f64 / theta.powf(2.0 * i as f64 / head_dim as f64);
+    let slots = 0..slots;
+    let cosines = slots
+        .clone()
+        .flat_map(|slot| (0..half).map(move |i| angle(slot, i).cos() as f32));
+    let sines = slots
+        .clone()
+        .flat_map(|slot| (0..half).map(move |i| angle(slot, i).sin() as f32));
+    cosines.chain(sines).collect()
+}
+
+wide! {
+    /// Rotates the first `heads` heads of each row in place (half-split pairs: i with
+    /// i + head_dim / 2). Rows are `width` wide; row r is slot `r % slots`. `direction` 1 is the
+    /// forward pass, −1 its inverse, which is also its backward pass.
+    pub fn rotate(rows: &mut [f32], width: usize, heads: usize, head_dim: usize, table: &[f32], direction: f32) {
+        let half = head_dim / 2;
+        let slots = table.len() / (2 * half);
+        let (cosines, sines) = table.split_at(slots * half);
+        for (index, row) in rows.chunks_exact_mut(width).enumerate() {
+            let slot = index % slots;
+            let cosines = &cosines[slot * half..(slot + 1) * half];
+            let sines = &sines[slot * half..(slot + 1) * half];
+            for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
+                let (low, high) = head.split_at_mut(half);
+                for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cosines).zip(sines) {
+                    let sin = sin * direction;
+                    (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
+                }
+            }
+        }
+    }
+}
+
+wide! {
+    /// Softmax of each row of `width`, in place.
+    pub fn softmax(rows: &mut [f32], width: usize) {
+        for row in rows.chunks_exact_mut(width) {
+            let shift = maximum(row);
+            let scale = 1.0 / exp_and_sum(row, shift);
+            for x in row {
+                *x *= scale;
+            }
+        }
+    }
+}
+
+wide! {
+    /// Softmax backward, in place on the gradient: `d = scale * p * (d − Σ d p)` by rows.
+    pub fn softmax_backward(d: &mut [f32], p: &[f32], width: usize, scale: f32) {
+        for (d, p) in d.chunks_exact_mut(width).zip(p.chunks_exact(width)) {
+            let mean = dot(d, p);
+            for (d, p) in d.iter_mut().zip(p) {
+                *d = scale * p * (*d - mean);
+            }
+        }
+    }
+}
+
+wide! {
+    /// `h = silu(gate) * up`; a row of `gate_up` is the gate's row, then the up projection's.
+    pub fn gated(h: &mut [f32], gate_up: &[f32], width: usize) {
+        for (h, gate_up) in h.chunks_exact_mut(width).zip(gate_up.chunks_exact(2 * width)) {
+            let (gate, up) = gate_up.split_at(width);
+            for ((h, gate), up) in h.iter_mut().zip(gate).zip(up) {
+                *h = gate * up / (1.0 + exp(-gate));
+            }
+        }
+    }
+}
+
+wide! {
+    /// Backward of [`gated`]: turns `gate_up` into its gradient, and `dh` into `h`, which the
+    /// weight gradient of the next matrix needs.
+    pub fn gated_backward(gate_up: &mut [f32], dh: &mut [f32], width: usize) {
+        for (dh, gate_up) in dh.chunks_exact_mut(width).zip(gate_up.chunks_exact_mut(2 * width)) {
+            let (gate, up) = gate_up.split_at_mut(width);
+            let (dh, dh_rest) = dh.as_chunks_mut::<LANES>();
+            let (gate, gate_rest) = gate.as_chunks_mut::<LANES>();
+            let (up, up_rest) = up.as_chunks_mut::<LANES>();
+            for ((dh, gate), up) in dh.iter_mut().zip(gate).zip(up) {
+                for i in 0..LANES {
+                    (dh[i], gate[i], up[i]) = gated_gradient(dh[i], gate[i], up[i]);
+                }
+            }
+            for ((dh, gate), up) in dh_rest.iter_mut().zip(gate_rest).zip(up_rest) {
+                (*dh, *gate, *up) = gated_gradient(*dh, *gate, *up);
+            }
+        }
+    }
+}
+
+/// `silu(gate) * up`, and its gradients to the gate and to the up projection.
+#[inline(always)]
+fn gated_gradient(dh: f32, gate: f32, up: f32) -> (f32, f32, f32) {
+    let sigmoid = 1.0 / (1.0 + exp(-gate));
+    let silu = gate * sigmoid;
+    (
+        silu * up,
+        dh * up * (sigmoid + silu * (1.0 - sigmoid)),
+        dh * silu,
+    )
+}
+
+wide! {
+    /// Cross-entropy of each row of logits `[rows, vocabulary]` against its target, times the row's
+    /// weight. Returns the sum in f64 and turns the logits into the gradient of that sum.
+    pub fn cross_entropy(logits: &mut [f32], targets: &[u32], weights: &[f32], vocabulary: usize) -> f64 {
+        let mut loss = 0f64;
+        for ((row, &target), &weight) in logits.chunks_exact_mut(vocabulary).zip(targets).zip(weights) {
+            let target = target as usize;
+            let shift = maximum(row);
+            let at_target = row[target];
+            let sum = exp_and_sum(row, shift);
+            loss += f64::from(weight) * (f64::from(sum).ln() + f64::from(shift) - f64::from(at_target));
+            let scale = weight / sum;
+            for x in row.iter_mut() {
+                *x *= scale;
+            }
+            row[target] -= weight;
+        }
+        loss
+    }
+}
+
+wide! {
+    /// `a += b`.
+    pub fn add(a: &mut [f32], b: &[f32]) {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a += b;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exp;
+
+    #[test]
+    fn exp_is_right_to_a_few_units_in_the_last_place() {
+        for i in -86_000..=86_000 {
+            let x = i as f32 * 1e-3;
+            let truth = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / truth - 1.0).abs() < 3e-7, "{x}");
+        }
+        assert!(exp(-1e9) < 1e-37 && exp(1e9) > 1e38);
+        assert!(exp(f32::NAN).is_nan());
+    }
+}

@@ -1,0 +1,551 @@
+//! One pass of a few windows through the network and back, on one thread.
+
+use super::gemm::{Linear, Matrix, Products, Write};
+use super::kernels;
+use crate::train::config::Precision;
+use crate::train::draws::Batch;
+use crate::train::layout::{BlockRanges, Layout, NetworkShape};
+
+/// Logits computed at once, roughly.
+const LOGITS: usize = 1 << 20;
+
+/// What a block's backward pass needs from its forward pass.
+struct Saved {
+    /// Input, `[slots, D]`.
+    x: Vec<f32>,
+    inverse_rms: Vec<f32>,
+    /// Normed input, `[slots, D]`.
+    normed: Vec<f32>,
+    /// Queries, keys (both rotated), values, `[slots, 3D]`.
+    qkv: Vec<f32>,
+    /// Attention probabilities, `[windows, H, L, L]`.
+    probabilities: Vec<f32>,
+    /// Attention output of the rows that go on, `[rows, D]`.
+    attended: Vec<f32>,
+    /// Residual stream after attention, `[rows, D]`.
+    middle: Vec<f32>,
+    middle_inverse_rms: Vec<f32>,
+    /// Normed, `[rows, D]`.
+    middle_normed: Vec<f32>,
+    /// Gate and up projection, `[rows, 2F]`.
+    gate_up: Vec<f32>,
+}
+
+/// The buffers of a pass. In the last block "rows" are the masked slots, elsewhere all slots.
+pub struct Pass {
+    shape: NetworkShape,
+    products: Products,
+    rotary: Vec<f32>,
+    saved: Vec<Saved>,
+    /// Output of the last block, `[masked, D]`.
+    last: Vec<f32>,
+    last_inverse_rms: Vec<f32>,
+    last_normed: Vec<f32>,
+    targets: Vec<u32>,
+    row_weights: Vec<f32>,
+    logits: Vec<f32>,
+    /// Scratch: `[slots, F]`.
+    hidden: Vec<f32>,
+    /// Scratch: `[slots, D]`.
+    wide: Vec<f32>,
+    /// Gradient to the residual stream, `[slots, D]`.
+    residual: Vec<f32>,
+    /// Gradient to queries, keys, values, `[slots, 3D]`.
+    qkv_gradient: Vec<f32>,
+    /// Scratch: `[L, L]`.
+    scores: Vec<f32>,
+}
+
+impl Pass {
+    /// Buffers for up to `windows` windows.
+    pub fn new(shape: &NetworkShape, windows: usize, precision: Precision) -> Self {
+        let (l, d, f) = (shape.context, shape.hidden, shape.mlp);
+        let slots = windows * l;
+        let zeros = |n: usize| vec![0f32; n];
+        let saved = (0..shape.layers)
+            .map(|_| Saved {
+                x: zeros(slots * d),
+                inverse_rms: zeros(slots),
+                normed: zeros(slots * d),
+                qkv: zeros(slots * 3 * d),
+                probabilities: zeros(windows * shape.heads * l * l),
+                attended: zeros(slots * d),
+                middle: zeros(slots * d),
+                middle_inverse_rms: zeros(slots),
+                middle_normed: zeros(slots * d),
+                gate_up: zeros(slots * 2 * f),
+            })
+            .collect();
+        Self {
+            products: Products::new(precision),
+            rotary: kernels::rotary_table(l, shape.head_dim(), shape.rope_theta),
+            saved,
+            last: zeros(slots * d),
+            last_inverse_rms: zeros(slots),
+            last_normed: zeros(slots * d),
+            targets: Vec::new(),
+            row_weights: Vec::new(),
+            logits: Vec::new(),
+            hidden: zeros(slots * f),
+            wide: zeros(slots * d),
+            residual: zeros(slots * d),
+            qkv_gradient: zeros(slots * 3 * d),
+            scores: zeros(l * l),
+            shape: shape.clone(),
+        }
+    }
+
+    /// The sum over masked slots of `scale` · weight · cross-entropy. Keeps what
+    /// [`backward`](Self::backward) needs, the gradient through the head included.
+    pub fn forward(&mut self, layout: &Layout, weights: &[f32], batch: &Batch, scale: f32) -> f64 {
+        let (d, l, v) = (self.shape.hidden, self.shape.context, self.shape.vocab);
+        let epsilon = self.shape.norm_eps as f32;
+        let masked = &batch.masked;
+        if masked.is_empty() {
+            return 0.0;
+        }
+        let embedding = &weights[layout.embedding.clone()];
+        for (x, &token) in self.saved[0].x.chunks_exact_mut(d).zip(&batch.noisy) {
+            x.copy_from_slice(&embedding[token as usize * d..(token as usize + 1) * d]);
+        }
+        let slots = batch.tokens();
+        for layer in 0..self.shape.layers {
+            let last = layer + 1 == self.shape.layers;
+            self.attention(layer, &layout.blocks[layer], weights, slots);
+            let saved = &mut self.saved[layer];
+            let rows = if last {
+                gather(&mut saved.attended, &self.wide, masked, d);
+                gather(&mut saved.middle, &saved.x, masked, d);
+                masked.len()
+            } else {
+                saved.attended[..slots * d].copy_from_slice(&self.wide[..slots * d]);
+                saved.middle[..slots * d].copy_from_slice(&saved.x[..slots * d]);
+                slots
+            };
+            self.feed_forward(layer, &layout.blocks[layer], weights, rows);
+        }
+
+        let rows = masked.len();
+        kernels::rms_norm(
+            &mut self.last_normed[..rows * d],
+            &mut self.last_inverse_rms[..rows],
+            &self.last[..rows * d],
+            &weights[layout.final_norm.clone()],
+            epsilon,
+        );
+        self.targets.clear();
+        self.targets
+            .extend(masked.iter().map(|&slot| batch.clean[slot as usize]));
+        self.row_weights.clear();
+        self.row_weights.extend(
+            masked
+                .iter()
+                .map(|&slot| batch.weights[slot as usize / l] * scale),
+        );
+        self.logits.resize(rows * v, 0.0);
+        let head = &weights[layout.head.clone()];
+        let mut loss = 0.0;
+        let tile = (LOGITS / v).max(16);
+        for start in (0..rows).step_by(tile) {
+            let range = start..(start + tile).min(rows);
+            let logits = &mut self.logits[range.start * v..range.end * v];
+            self.products.linear(
+                logits,
+                Write::Set,
+                &self.last_normed[range.start * d..range.end * d],
+                head,
+                Linear {
+                    rows: range.len(),
+                    input: d,
+                    output: v,
+                },
+            );
+            loss += kernels::cross_entropy(
+                logits,
+                &self.targets[range.clone()],
+                &self.row_weights[range],
+                v,
+            );
+        }
+        loss
+    }
+
+    /// Norm, projections, rotation and attention of a block; the output goes to `wide`.
+    fn attention(&mut self, layer: usize, block: &BlockRanges, weights: &[f32], slots: usize) {
+        let (d, l, heads) = (self.shape.hidden, self.shape.context, self.shape.heads);
+        let head_dim = self.shape.head_dim();
+        let saved = &mut self.saved[layer];
+        kernels::rms_norm(
+            &mut saved.normed[..slots * d],
+            &mut saved.inverse_rms[..slots],
+            &saved.x[..slots * d],
+            &weights[block.attn_norm.clone()],
+            self.shape.norm_eps as f32,
+        );
+        let qkv = &mut saved.qkv[..slots * 3 * d];
+        self.products.linear(
+            qkv,
+            Write::Set,
+            &saved.normed,
+            &weights[block.qkv.clone()],
+            Linear {
+                rows: slots,
+                input: d,
+                output: 3 * d,
+            },
+        );
+        kernels::rotate(qkv, 3 * d, 2 * heads, head_dim, &self.rotary, 1.0);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        for window in 0..slots / l {
+            for head in 0..heads {
+                let at = window * l * 3 * d + head * head_dim;
+                let queries = Matrix::strided(&qkv[at..], l, head_dim, 3 * d);
+                let keys = Matrix::strided(&qkv[at + d..], l, head_dim, 3 * d);
+                let values = Matrix::strided(&qkv[at + 2 * d..], l, head_dim, 3 * d);
+                let index = window * heads + head;
+                let probabilities = &mut saved.probabilities[index * l * l..(index + 1) * l * l];
+                self.products
+                    .multiply(probabilities, l, Write::Set, scale, queries, keys.t());
+                kernels::softmax(probabilities, l);
+                let output = &mut self.wide[window * l * d + head * head_dim..];
+                self.products.multiply(
+                    output,
+                    d,
+                    Write::Set,
+                    1.0,
+                    Matrix::new(probabilities, l, l),
+                    values,
+                );
+            }
+        }
+    }
+
+    /// The rest of a block, on `rows` rows; the output goes to the next block's input, or to `last`.
+    fn feed_forward(&mut self, layer: usize, block: &BlockRanges, weights: &[f32], rows: usize) {
+        let (d, f) = (self.shape.hidden, self.shape.mlp);
+        let (saved, after) = self.saved.split_at_mut(layer + 1);
+        let saved = &mut saved[layer];
+        let output = after.first_mut().map_or(&mut self.last, |next| &mut next.x);
+        let middle = &mut saved.middle[..rows * d];
+        self.products.linear(
+            middle,
+            Write::Add,
+            &saved.attended,
+            &weights[block.attn_out.clone()],
+            Linear {
+                rows,
+                input: d,
+                output: d,
+            },
+        );
+        kernels::rms_norm(
+            &mut saved.middle_normed[..rows * d],
+            &mut saved.middle_inverse_rms[..rows],
+            middle,
+            &weights[block.ff_norm.clone()],
+            self.shape.norm_eps as f32,
+        );
+        let gate_up = &mut saved.gate_up[..rows * 2 * f];
+        self.products.linear(
+            gate_up,
+            Write::Set,
+            &saved.middle_normed,
+            &weights[block.gate_up.clone()],
+            Linear {
+                rows,
+                input: d,
+                output: 2 * f,
+            },
+        );
+        kernels::gated(&mut self.hidden[..rows * f], gate_up, f);
+        output[..rows * d].copy_from_slice(middle);
+        self.products.linear(
+            output,
+            Write::Add,
+            &self.hidden,
+            &weights[block.ff_out.clone()],
+            Linear {
+                rows,
+                input: f,
+                output: d,
+            },
+        );
+    }
+
+    /// Adds the gradient of the last [`forward`](Self::forward) to `gradient`.
+    pub fn backward(
+        &mut self,
+        layout: &Layout,
+        weights: &[f32],
+        batch: &Batch,
+        gradient: &mut [f32],
+    ) {
+        let (d, v) = (self.shape.hidden, self.shape.vocab);
+        let masked = &batch.masked;
+        let rows = masked.len();
+        if rows == 0 {
+            return;
+        }
+        let normed = &self.last_normed[..rows * d];
+        self.products.linear_weight_gradient(
+            &mut gradient[layout.head.clone()],
+            &self.logits,
+            normed,
+            Linear {
+                rows,
+                input: d,
+                output: v,
+            },
+        );
+        let normed_gradient = &mut self.wide[..rows * d];
+        self.products.linear_input_gradient(
+            normed_gradient,
+            &self.logits,
+            &weights[layout.head.clone()],
+            Linear {
+                rows,
+                input: d,
+                output: v,
+            },
+        );
+        let residual = &mut self.residual[..rows * d];
+        residual.fill(0.0);
+        kernels::rms_norm_backward(
+            residual,
+            &mut gradient[layout.final_norm.clone()],
+            normed_gradient,
+            &self.last[..rows * d],
+            &weights[layout.final_norm.clone()],
+            &self.last_inverse_rms,
+        );
+
+        let slots = batch.tokens();
+        for layer in (0..self.shape.layers).rev() {
+            let last = layer + 1 == self.shape.layers;
+            let block = &layout.blocks[layer];
+            let rows = if last { masked.len() } else { slots };
+            self.feed_forward_backward(layer, block, weights, gradient, rows);
+            if last {
+                scatter(&mut self.residual[..slots * d], masked, d);
+                scatter(&mut self.wide[..slots * d], masked, d);
+            }
+            self.attention_backward(layer, block, weights, gradient, slots);
+        }
+        let embedding = &mut gradient[layout.embedding.clone()];
+        for (x, &token) in self.residual.chunks_exact(d).zip(&batch.noisy) {
+            kernels::add(
+                &mut embedding[token as usize * d..(token as usize + 1) * d],
+                x,
+            );
+        }
+    }
+
+    /// Backward of [`feed_forward`](Self::feed_forward): `residual` becomes the gradient to the
+    /// block's input by the skip connections, `wide` the gradient to the attention output.
+    fn feed_forward_backward(
+        &mut self,
+        layer: usize,
+        block: &BlockRanges,
+        weights: &[f32],
+        gradient: &mut [f32],
+        rows: usize,
+    ) {
+        let (d, f) = (self.shape.hidden, self.shape.mlp);
+        let saved = &mut self.saved[layer];
+        let residual = &mut self.residual[..rows * d];
+        let hidden = &mut self.hidden[..rows * f];
+        let gate_up = &mut saved.gate_up[..rows * 2 * f];
+        let wide = &mut self.wide[..rows * d];
+        self.products.linear_input_gradient(
+            hidden,
+            residual,
+            &weights[block.ff_out.clone()],
+            Linear {
+                rows,
+                input: f,
+                output: d,
+            },
+        );
+        kernels::gated_backward(gate_up, hidden, f);
+        self.products.linear_weight_gradient(
+            &mut gradient[block.ff_out.clone()],
+            residual,
+            hidden,
+            Linear {
+                rows,
+                input: f,
+                output: d,
+            },
+        );
+        let normed = &saved.middle_normed;
+        self.products.linear_weight_gradient(
+            &mut gradient[block.gate_up.clone()],
+            gate_up,
+            normed,
+            Linear {
+                rows,
+                input: d,
+                output: 2 * f,
+            },
+        );
+        self.products.linear_input_gradient(
+            wide,
+            gate_up,
+            &weights[block.gate_up.clone()],
+            Linear {
+                rows,
+                input: d,
+                output: 2 * f,
+            },
+        );
+        kernels::rms_norm_backward(
+            residual,
+            &mut gradient[block.ff_norm.clone()],
+            wide,
+            &saved.middle,
+            &weights[block.ff_norm.clone()],
+            &saved.middle_inverse_rms,
+        );
+        self.products.linear_weight_gradient(
+            &mut gradient[block.attn_out.clone()],
+            residual,
+            &saved.attended,
+            Linear {
+                rows,
+                input: d,
+                output: d,
+            },
+        );
+        self.products.linear_input_gradient(
+            wide,
+            residual,
+            &weights[block.attn_out.clone()],
+            Linear {
+                rows,
+                input: d,
+                output: d,
+            },
+        );
+    }
+
+    /// Backward of [`attention`](Self::attention): adds to `residual`.
+    fn attention_backward(
+        &mut self,
+        layer: usize,
+        block: &BlockRanges,
+        weights: &[f32],
+        gradient: &mut [f32],
+        slots: usize,
+    ) {
+        let (d, l, heads) = (self.shape.hidden, self.shape.context, self.shape.heads);
+        let head_dim = self.shape.head_dim();
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let saved = &self.saved[layer];
+        let qkv = &saved.qkv[..slots * 3 * d];
+        let d_qkv = &mut self.qkv_gradient[..slots * 3 * d];
+        for window in 0..slots / l {
+            for head in 0..heads {
+                let at = window * l * 3 * d + head * head_dim;
+                let queries = Matrix::strided(&qkv[at..], l, head_dim, 3 * d);
+                let keys = Matrix::strided(&qkv[at + d..], l, head_dim, 3 * d);
+                let values = Matrix::strided(&qkv[at + 2 * d..], l, head_dim, 3 * d);
+                let index = window * heads + head;
+                let probabilities = &saved.probabilities[index * l * l..(index + 1) * l * l];
+                let p = Matrix::new(probabilities, l, l);
+                let d_output = Matrix::strided(
+                    &self.wide[window * l * d + head * head_dim..],
+                    l,
+                    head_dim,
+                    d,
+                );
+                self.products.multiply(
+                    &mut d_qkv[at + 2 * d..],
+                    3 * d,
+                    Write::Set,
+                    1.0,
+                    p.t(),
+                    d_output,
+                );
+                self.products
+                    .multiply(&mut self.scores, l, Write::Set, 1.0, d_output, values.t());
+                kernels::softmax_backward(&mut self.scores, probabilities, l, scale);
+                let d_scores = Matrix::new(&self.scores, l, l);
+                self.products
+                    .multiply(&mut d_qkv[at..], 3 * d, Write::Set, 1.0, d_scores, keys);
+                self.products.multiply(
+                    &mut d_qkv[at + d..],
+                    3 * d,
+                    Write::Set,
+                    1.0,
+                    d_scores.t(),
+                    queries,
+                );
+            }
+        }
+        kernels::rotate(d_qkv, 3 * d, 2 * heads, head_dim, &self.rotary, -1.0);
+        self.products.linear_weight_gradient(
+            &mut gradient[block.qkv.clone()],
+            d_qkv,
+            &saved.normed,
+            Linear {
+                rows: slots,
+                input: d,
+                output: 3 * d,
+            },
+        );
+        let wide = &mut self.wide[..slots * d];
+        self.products.linear_input_gradient(
+            wide,
+            d_qkv,
+            &weights[block.qkv.clone()],
+            Linear {
+                rows: slots,
+                input: d,
+                output: 3 * d,
+            },
+        );
+        kernels::rms_norm_backward(
+            &mut self.residual[..slots * d],
+            &mut gradient[block.attn_norm.clone()],
+            wide,
+            &saved.x,
+            &weights[block.attn_norm.clone()],
+            &saved.inverse_rms,
+        );
+    }
+}
+
+/// Copies rows `picked` of `from` to the start of `to`.
+fn gather(to: &mut [f32], from: &[f32], picked: &[u32], width: usize) {
+    for (to, &row) in to.chunks_exact_mut(width).zip(picked) {
+        to.copy_from_slice(&from[row as usize * width..(row as usize + 1) * width]);
+    }
+}
+
+/// Moves the first rows to the places `picked` (ascending) and fills the other rows with zeros.
+fn scatter(rows: &mut [f32], picked: &[u32], width: usize) {
+    let mut end = rows.len();
+    // From the back: a row never moves up, so no row is overwritten before it has moved.
+    for (from, &to) in picked.iter().enumerate().rev() {
+        let to = to as usize * width;
+        rows[to + width..end].fill(0.0);
+        rows.copy_within(from * width..(from + 1) * width, to);
+        end = to;
+    }
+    rows[..end].fill(0.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scatter_inverts_gather() {
+        let mut rows = vec![1.0, 1.5, 2.0, 2.5, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0];
+        scatter(&mut rows, &[1, 3], 2);
+        assert_eq!(rows, [0.0, 0.0, 1.0, 1.5, 0.0, 0.0, 2.0, 2.5, 0.0, 0.0]);
+        let mut back = vec![0.0; 4];
+        gather(&mut back, &rows, &[1, 3], 2);
+        assert_eq!(back, [1.0, 1.5, 2.0, 2.5]);
+    }
+}

@@ -1,0 +1,150 @@
+//! What can go wrong in training, said so that a person knows what to do.
+
+use std::path::PathBuf;
+
+/// An error of `unmask train`.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A setting is outside its range.
+    #[error("{field} is {given}; allowed: {allowed}")]
+    Setting {
+        /// The setting, as on the command line without dashes.
+        field: &'static str,
+        /// The value that was given.
+        given: String,
+        /// The values that are allowed.
+        allowed: String,
+    },
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "read", "write", "create" …
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// A data file is not UTF-8.
+    #[error(
+        "{} is not UTF-8: invalid byte at offset {offset} of its (decompressed) text; convert it to UTF-8",
+        path.display()
+    )]
+    NotUtf8 {
+        /// The data file.
+        path: PathBuf,
+        /// Offset of the first invalid byte in the decompressed text.
+        offset: usize,
+    },
+    /// A data file holds no text.
+    #[error("{} holds no documents with text", path.display())]
+    EmptyCorpus {
+        /// The data file.
+        path: PathBuf,
+    },
+    /// The text is shorter than one window.
+    #[error(
+        "the {which} text is {tokens} tokens long, shorter than one window of {context}; \
+         give more text or a smaller --context"
+    )]
+    CorpusTooShort {
+        /// "training" or "validation".
+        which: &'static str,
+        /// Its length in tokens.
+        tokens: usize,
+        /// The length of a window in tokens.
+        context: usize,
+    },
+    /// The vocabulary cannot hold all bytes and the special tokens.
+    #[error(
+        "vocab-size is {given}; at least {minimum} are needed: 256 bytes and {specials} special tokens"
+    )]
+    VocabularyTooSmall {
+        /// The size that was asked for.
+        given: usize,
+        /// The smallest size that works.
+        minimum: usize,
+        /// The number of special tokens.
+        specials: usize,
+    },
+    /// The text has too few distinct pairs to learn a vocabulary of that size.
+    #[error(
+        "vocab-size is {requested}, but the text yields {reached} tokens only; use --vocab-size {reached} or more text"
+    )]
+    VocabularyTooLarge {
+        /// The size that was asked for.
+        requested: usize,
+        /// The size that the text yields.
+        reached: usize,
+    },
+    /// A given tokenizer cannot be used.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// The output directory already holds a run.
+    #[error("{} already holds a training run; pass --resume to continue it, or another --out", path.display())]
+    RunExists {
+        /// The output directory.
+        path: PathBuf,
+    },
+    /// There is nothing to resume.
+    #[error("{} holds no training state to resume; start without --resume", path.display())]
+    NothingToResume {
+        /// The file that is missing.
+        path: PathBuf,
+    },
+    /// The saved run differs from what was asked for.
+    #[error(
+        "cannot resume: {field} was {saved} when the run was saved and is {given} now; \
+         repeat the saved value, or start a new run with another --out"
+    )]
+    ResumeMismatch {
+        /// The setting that differs.
+        field: String,
+        /// The saved value.
+        saved: String,
+        /// The value given now.
+        given: String,
+    },
+    /// The saved state is damaged.
+    #[error("{} is damaged: {reason}", path.display())]
+    CorruptState {
+        /// The state file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The loss or the gradient is no longer a number.
+    #[error(
+        "training diverged at step {step}: loss {loss}, gradient norm {grad_norm}; \
+         the last checkpoint is intact: lower --lr or lengthen --warmup"
+    )]
+    Diverged {
+        /// The step.
+        step: u64,
+        /// Its loss in nats per token.
+        loss: f64,
+        /// The global norm of its gradient.
+        grad_norm: f64,
+    },
+    /// The tensor library failed.
+    #[error("tensor library: {0}")]
+    Candle(#[from] candle_core::Error),
+    /// The plot of the loss could not be drawn.
+    #[error("cannot draw the loss curve: {0}")]
+    Plot(String),
+}
+
+impl TrainError {
+    /// For `map_err` on file operations.
+    pub(crate) fn io(
+        action: &'static str,
+        path: &std::path::Path,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| TrainError::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `log.jsonl`: one line a step, one line a validation.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::write_atomically;
+use super::error::TrainError;
+
+/// A line of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LogLine {
+    /// A training step.
+    Step {
+        /// The step, from 1.
+        step: u64,
+        /// NELBO of its batch, nats per token.
+        loss: f64,
+        /// Learning rate.
+        lr: f64,
+        /// Gradient norm before clipping.
+        grad_norm: f64,
+        /// Tokens seen since the start.
+        tokens: u64,
+        /// Tokens a second, of this step.
+        tokens_per_second: f64,
+        /// Seconds of training since the start.
+        seconds: f64,
+    },
+    /// A validation.
+    Validation {
+        /// Steps done.
+        step: u64,
+        /// NELBO of the averaged weights, nats per token.
+        valid_nats_per_token: f64,
+        /// The same in bits per character.
+        valid_bits_per_character: f64,
+        /// Whether it is the lowest so far.
+        best: bool,
+        /// Seconds of training since the start.
+        seconds: f64,
+    },
+}
+
+impl LogLine {
+    /// The step of the line.
+    pub fn step(&self) -> u64 {
+        match *self {
+            LogLine::Step { step, .. } | LogLine::Validation { step, .. } => step,
+        }
+    }
+}
+
+/// Reads a log: each line's text and meaning. A line that does not parse, such as one cut off by a
+/// kill, ends it.
+fn read(path: &Path) -> Result<Vec<(String, LogLine)>, TrainError> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(TrainError::io("read", path))?,
+    };
+    let parse = |line: &str| Some((line.to_owned(), serde_json::from_str(line).ok()?));
+    Ok(text.lines().map_while(parse).collect())
+}
+
+/// A log open for appending.
+pub struct Log {
+    path: PathBuf,
+    file: BufWriter<File>,
+    lines: Vec<LogLine>,
+}
+
+impl Log {
+    /// Opens the log of a run that stands at `step`; later lines, of steps that will be repeated,
+    /// are dropped.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn open(path: &Path, step: u64) -> Result<Self, TrainError> {
+        let mut kept = if step == 0 { Vec::new() } else { read(path)? };
+        kept.retain(|(_, line)| line.step() <= step);
+        // Kept as they are: numbers that are read and written again may change in the last digit.
+        let text: String = kept.iter().flat_map(|(text, _)| [text, "\n"]).collect();
+        write_atomically(path, text.as_bytes())?;
+        let file = OpenOptions::new()
+            .append(true)
+            .open(path)
+            .map_err(TrainError::io("open", path))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            file: BufWriter::new(file),
+            lines: kept.into_iter().map(|(_, line)| line).collect(),
+        })
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn push(&mut self, line: LogLine) -> Result<(), TrainError> {
+        append(&mut self.file, &line)
+            .and_then(|()| self.file.flush())
+            .map_err(TrainError::io("write", &self.path))?;
+        self.lines.push(line);
+        Ok(())
+    }
+
+    /// All lines.
+    pub fn lines(&self) -> &[LogLine] {
+        &self.lines
+    }
+}
+
+fn append(writer: &mut impl Write, line: &LogLine) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *writer, line)?;
+    writer.write_all(b"\n")
+}

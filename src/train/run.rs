@@ -1,0 +1,152 @@
+//! The loop of `unmask train`.
+
+use std::fs;
+use std::time::Instant;
+
+use super::checkpoint::{load_state, state_path, write_atomically};
+use super::config::TrainConfig;
+use super::data::Data;
+use super::error::TrainError;
+use super::log::{Log, LogLine};
+use super::plot::loss_svg;
+use super::tokenizer;
+use super::trainer::{StepReport, Trainer, Validation, check_same_run};
+
+/// What happens in a run, for whoever watches it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The data is read and the model built.
+    Started {
+        /// Training tokens.
+        train_tokens: usize,
+        /// Size of the vocabulary.
+        vocab: usize,
+        /// Parameters of the network.
+        parameters: usize,
+        /// Steps done before (more than 0 when resumed).
+        step: u64,
+    },
+    /// A step is done.
+    Step {
+        /// What it did.
+        report: StepReport,
+        /// Its speed.
+        tokens_per_second: f64,
+    },
+    /// A validation is done.
+    Validated(Validation),
+    /// The state is saved; the run can be resumed from this step.
+    Saved {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// Trains a model from start (or from its last saved state) to end.
+///
+/// # Errors
+/// See [`TrainError`]. Whatever fails, the files of the last save and of the best model are intact.
+pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer, TrainError> {
+    config.check()?;
+    let out = config.out.clone();
+    let state_file = state_path(&out);
+    let given = config
+        .tokenizer
+        .as_deref()
+        .map(tokenizer::load)
+        .transpose()?;
+    let (state, given) = if config.resume {
+        let state = load_state(&state_file)?;
+        check_same_run(&state, &config)?;
+        let saved = tokenizer::load(&out.join("tokenizer.json"))?;
+        if given.is_some_and(|given| given.get_vocab(true) != saved.get_vocab(true)) {
+            return Err(TrainError::ResumeMismatch {
+                field: "tokenizer".into(),
+                saved: "another vocabulary".into(),
+                given: "the given file".into(),
+            });
+        }
+        (Some(state), Some(saved))
+    } else {
+        if state_file.exists() || out.join("model.safetensors").exists() {
+            return Err(TrainError::RunExists { path: out });
+        }
+        (None, given)
+    };
+    let state_directory = out.join("state");
+    fs::create_dir_all(&state_directory).map_err(TrainError::io("create", &state_directory))?;
+    let data = Data::prepare(&config, given)?;
+    let mut trainer = match state {
+        Some(state) => Trainer::resume(config, data, state)?,
+        None => Trainer::new(config, data)?,
+    };
+    trainer.write_model_files(&out)?;
+    let mut log = Log::open(&out.join("log.jsonl"), trainer.progress().step)?;
+    watch(&Event::Started {
+        train_tokens: trainer.data().train.len(),
+        vocab: trainer.shape().vocab,
+        parameters: trainer.parameters(),
+        step: trainer.progress().step,
+    });
+    if trainer.progress().step == 0 {
+        validate(&mut trainer, &mut log, &mut watch)?;
+    }
+    let (steps, valid_every, save_every) = (
+        trainer.config().steps,
+        trainer.config().valid_every,
+        trainer.config().save_every,
+    );
+    while trainer.progress().step < steps {
+        let start = Instant::now();
+        let report = trainer.step()?;
+        let seconds = start.elapsed().as_secs_f64();
+        trainer.add_seconds(seconds);
+        let tokens_per_second = report.tokens as f64 / seconds;
+        log.push(LogLine::Step {
+            step: report.step,
+            loss: report.loss,
+            lr: report.lr,
+            grad_norm: report.grad_norm,
+            tokens: report.tokens * report.step,
+            tokens_per_second,
+            seconds: trainer.progress().seconds,
+        })?;
+        watch(&Event::Step {
+            report,
+            tokens_per_second,
+        });
+        let step = report.step;
+        if step.is_multiple_of(valid_every) || step == steps {
+            validate(&mut trainer, &mut log, &mut watch)?;
+        }
+        if step.is_multiple_of(save_every) || step == steps {
+            trainer.save_state(&out)?;
+            watch(&Event::Saved { step });
+        }
+    }
+    Ok(trainer)
+}
+
+fn validate(
+    trainer: &mut Trainer,
+    log: &mut Log,
+    watch: &mut impl FnMut(&Event),
+) -> Result<(), TrainError> {
+    let start = Instant::now();
+    let validation = trainer.validate()?;
+    trainer.add_seconds(start.elapsed().as_secs_f64());
+    let out = trainer.config().out.clone();
+    if validation.best {
+        trainer.write_model(&out)?;
+    }
+    log.push(LogLine::Validation {
+        step: validation.step,
+        valid_nats_per_token: validation.nats_per_token,
+        valid_bits_per_character: validation.bits_per_character,
+        best: validation.best,
+        seconds: trainer.progress().seconds,
+    })?;
+    write_atomically(&out.join("loss.svg"), loss_svg(log.lines())?.as_bytes())?;
+    watch(&Event::Validated(validation));
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! One training step, one validation.
+
+use std::path::Path;
+
+use candle_core::Device;
+
+use super::checkpoint::{self, Progress, State};
+use super::config::{Precision, TrainConfig, TrainDevice};
+use super::cpu::{CpuNetwork, bf16_available};
+use super::data::Data;
+use super::error::TrainError;
+use super::layout::{Layout, NetworkShape};
+use super::network::{ComposedNetwork, Network};
+use super::optimizer::{AdamW, Update, average_decay, global_norm, learning_rate};
+
+/// What a training step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// The step, from 1.
+    pub step: u64,
+    /// The NELBO estimate of its batch before the update, in nats per token.
+    pub loss: f64,
+    /// The learning rate.
+    pub lr: f64,
+    /// The gradient's global norm before clipping.
+    pub grad_norm: f64,
+    /// Tokens of its batch.
+    pub tokens: u64,
+}
+
+/// What a validation found, of the averaged weights on the fixed windows and masks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Validation {
+    /// Steps done.
+    pub step: u64,
+    /// The NELBO estimate in nats per token.
+    pub nats_per_token: f64,
+    /// The same in bits per Unicode character of the text (end tokens count in the loss, not as
+    /// characters).
+    pub bits_per_character: f64,
+    /// Whether it is the lowest so far.
+    pub best: bool,
+}
+
+/// A model in training.
+pub struct Trainer {
+    config: TrainConfig,
+    data: Data,
+    shape: NetworkShape,
+    layout: Layout,
+    network: Box<dyn Network>,
+    weights: Vec<f32>,
+    average: Vec<f32>,
+    gradient: Vec<f32>,
+    adam: AdamW,
+    progress: Progress,
+}
+
+impl Trainer {
+    /// A trainer at step 0.
+    ///
+    /// # Errors
+    /// When the device cannot be used.
+    pub fn new(mut config: TrainConfig, data: Data) -> Result<Self, TrainError> {
+        config.precision.get_or_insert(if bf16_available() {
+            Precision::Bf16
+        } else {
+            Precision::F32
+        });
+        let shape = config.shape(data.vocab);
+        let layout = Layout::new(&shape);
+        let weights = layout.initial_weights(config.seed);
+        let state = State {
+            adam: AdamW::new(layout.len()),
+            average: weights.clone(),
+            weights,
+            progress: Progress {
+                step: 0,
+                best: None,
+                seconds: 0.0,
+                data: data.fingerprint,
+            },
+            config: config.clone(),
+            shape,
+        };
+        Self::from_state(config, data, state)
+    }
+
+    /// A trainer that continues from a saved state.
+    ///
+    /// # Errors
+    /// [`TrainError::ResumeMismatch`] when the settings or the data are not those of the state.
+    pub fn resume(mut config: TrainConfig, data: Data, state: State) -> Result<Self, TrainError> {
+        config.precision = config.precision.or(state.config.precision);
+        check_same_run(&state, &config)?;
+        let mismatch = |field: &str, saved: String, given: String| {
+            Err(TrainError::ResumeMismatch {
+                field: field.into(),
+                saved,
+                given,
+            })
+        };
+        if state.shape.vocab != data.vocab {
+            return mismatch(
+                "the vocabulary size",
+                state.shape.vocab.to_string(),
+                data.vocab.to_string(),
+            );
+        }
+        if state.progress.data != data.fingerprint {
+            let hash = |fingerprint| format!("text {fingerprint:016x}");
+            return mismatch(
+                "the data",
+                hash(state.progress.data),
+                hash(data.fingerprint),
+            );
+        }
+        Self::from_state(config, data, state)
+    }
+
+    fn from_state(config: TrainConfig, data: Data, state: State) -> Result<Self, TrainError> {
+        let shape = state.shape;
+        let layout = Layout::new(&shape);
+        let network: Box<dyn Network> = match config.device {
+            TrainDevice::Cpu => Box::new(CpuNetwork::new(
+                &shape,
+                config.precision.unwrap_or(Precision::F32),
+            )),
+            TrainDevice::Cuda(ordinal) => {
+                Box::new(ComposedNetwork::new(&shape, &Device::new_cuda(ordinal)?)?)
+            }
+        };
+        Ok(Self {
+            gradient: vec![0.0; layout.len()],
+            weights: state.weights,
+            average: state.average,
+            adam: state.adam,
+            progress: state.progress,
+            config,
+            data,
+            shape,
+            layout,
+            network,
+        })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// The data.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// The network's shape.
+    pub fn shape(&self) -> &NetworkShape {
+        &self.shape
+    }
+
+    /// The number of parameters.
+    pub fn parameters(&self) -> usize {
+        self.layout.len()
+    }
+
+    /// The weights that are trained, by [`Layout`].
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// Their moving average, which is validated and exported.
+    pub fn average(&self) -> &[f32] {
+        &self.average
+    }
+
+    /// Step, best loss, time.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Adds to the time that the run has taken.
+    pub fn add_seconds(&mut self, seconds: f64) {
+        self.progress.seconds += seconds;
+    }
+
+    /// Does one step.
+    ///
+    /// # Errors
+    /// [`TrainError::Diverged`] when the loss or the gradient is not finite; the weights are then
+    /// those before the step.
+    pub fn step(&mut self) -> Result<StepReport, TrainError> {
+        let config = &self.config;
+        let step = self.progress.step;
+        let batch = self.data.batch(config, step);
+        let passes = config.grad_accumulation;
+        self.gradient.fill(0.0);
+        let mut loss = 0.0;
+        for pass in 0..passes {
+            let part = batch.slice(pass * config.batch..(pass + 1) * config.batch);
+            loss += self
+                .network
+                .loss_and_gradient(&self.weights, &part, &mut self.gradient)?;
+        }
+        loss /= passes as f64;
+        let grad_norm = global_norm(&self.gradient) / passes as f64;
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            return Err(TrainError::Diverged {
+                step: step + 1,
+                loss,
+                grad_norm,
+            });
+        }
+        let clip = (config.clip / grad_norm).min(1.0);
+        let lr = learning_rate(
+            step,
+            config.steps,
+            config.warmup_steps(),
+            config.lr,
+            config.min_lr_ratio,
+        );
+        self.adam.update(
+            &self.layout,
+            &mut self.weights,
+            &mut self.average,
+            &self.gradient,
+            Update {
+                lr,
+                weight_decay: config.weight_decay,
+                gradient_scale: clip / passes as f64,
+                average_decay: average_decay(step, config.ema),
+                step,
+            },
+        );
+        self.progress.step += 1;
+        Ok(StepReport {
+            step: self.progress.step,
+            loss,
+            lr,
+            grad_norm,
+            tokens: batch.tokens() as u64,
+        })
+    }
+
+    /// Validates the averaged weights and remembers the best loss.
+    ///
+    /// # Errors
+    /// When the network fails.
+    pub fn validate(&mut self) -> Result<Validation, TrainError> {
+        let (mut sum, mut tokens) = (0.0, 0);
+        for batch in &self.data.valid {
+            sum += self.network.loss(&self.average, batch)? * batch.tokens() as f64;
+            tokens += batch.tokens();
+        }
+        let nats_per_token = sum / tokens as f64;
+        let best = self.progress.best.is_none_or(|best| nats_per_token < best);
+        if best {
+            self.progress.best = Some(nats_per_token);
+        }
+        let bits = nats_per_token / std::f64::consts::LN_2;
+        let bits_per_character = bits / self.data.valid_characters_per_token;
+        Ok(Validation {
+            step: self.progress.step,
+            nats_per_token,
+            bits_per_character,
+            best,
+        })
+    }
+
+    /// Writes the Hugging Face directory but its weights.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn write_model_files(&self, out: &Path) -> Result<(), TrainError> {
+        checkpoint::write_model_files(out, &self.shape, &self.data.tokenizer, self.data.specials)
+    }
+
+    /// Writes the averaged weights as the directory's model.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn write_model(&self, out: &Path) -> Result<(), TrainError> {
+        checkpoint::write_model(out, &self.layout, &self.average, self.config.dtype)
+    }
+
+    /// Writes the resumable state.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn save_state(&self, out: &Path) -> Result<(), TrainError> {
+        checkpoint::save_state(
+            &checkpoint::state_path(out),
+            &self.layout,
+            &self.config,
+            &self.shape,
+            &self.progress,
+            &self.weights,
+            &self.average,
+            &self.adam,
+        )
+    }
+}
+
+/// Compares the settings that decide the course of a run with the saved ones. Paths, precision and
+/// the cadence of validations and saves may change.
+///
+/// # Errors
+/// [`TrainError::ResumeMismatch`] names the first setting that differs.
+pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainError> {
+    fn same<T: PartialEq + std::fmt::Debug>(
+        field: &str,
+        saved: T,
+        given: T,
+    ) -> Result<(), TrainError> {
+        if saved == given {
+            return Ok(());
+        }
+        Err(TrainError::ResumeMismatch {
+            field: field.into(),
+            saved: format!("{saved:?}"),
+            given: format!("{given:?}"),
+        })
+    }
+    // The saved settings went through JSON, which may move a number by its last digit.
+    let reread = serde_json::to_string(given).and_then(|text| serde_json::from_str(&text));
+    let given: &TrainConfig = reread.as_ref().unwrap_or(given);
+    let saved = &state.config;
+    let vocab = state.shape.vocab;
+    same("vocab-size", vocab, given.vocab_size.unwrap_or(vocab))?;
+    let shapes = (saved.shape(0), given.shape(0));
+    same("context", shapes.0.context, shapes.1.context)?;
+    same("layers", shapes.0.layers, shapes.1.layers)?;
+    same("hidden", shapes.0.hidden, shapes.1.hidden)?;
+    same("heads", shapes.0.heads, shapes.1.heads)?;
+    same("mlp-hidden", shapes.0.mlp, shapes.1.mlp)?;
+    same("tie-head", saved.tie_head, given.tie_head)?;
+    same("batch", saved.batch, given.batch)?;
+    same(
+        "grad-accumulation",
+        saved.grad_accumulation,
+        given.grad_accumulation,
+    )?;
+    same("steps", saved.steps, given.steps)?;
+    same("lr", saved.lr, given.lr)?;
+    same("warmup", saved.warmup_steps(), given.warmup_steps())?;
+    same("min-lr-ratio", saved.min_lr_ratio, given.min_lr_ratio)?;
+    same("weight-decay", saved.weight_decay, given.weight_decay)?;
+    same("clip", saved.clip, given.clip)?;
+    same("ema", saved.ema, given.ema)?;
+    same("seed", saved.seed, given.seed)?;
+    same("valid-windows", saved.valid_windows, given.valid_windows)
+}
