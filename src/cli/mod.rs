@@ -1,6 +1,7 @@
 //! One file a subcommand.
 
 mod animate;
+mod bench;
 mod decode_args;
 mod denoise;
 mod forward;
@@ -38,6 +39,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Compute the logits of given inputs, to check a checkpoint against another implementation.
     Forward(forward::ForwardArgs),
+    /// Measure denoise steps, throughput, HTTP overhead and memory on this machine.
+    Bench(bench::BenchArgs),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -49,5 +52,6 @@ pub fn run() -> anyhow::Result<()> {
         Command::Train(args) => train::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Forward(args) => forward::run(args),
+        Command::Bench(args) => bench::run(args),
     }
 }

@@ -1,0 +1,170 @@
+//! The measurements.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use candle_core::{DType, Device, Tensor};
+use futures::future::try_join_all;
+use serde_json::{Value, json};
+use unmask::canvas::Canvas;
+use unmask::engine::{Event, Statistics};
+
+use super::Setup;
+use super::client::Client;
+use super::report::{Concurrent, EngineFigures, Floor, HttpFigures, Memory, Spread};
+
+/// Seeds of the measurements begin here.
+const FIRST_SEED: u64 = 1;
+
+/// The least time that a step can take: its matrix products at the machine's measured rate.
+pub fn floor(setup: &Setup) -> anyhow::Result<Floor> {
+    const SIZE: usize = 1024;
+    const TRIES: usize = 8;
+    let factor = Tensor::rand(-1.0f32, 1.0, (SIZE, SIZE), &Device::Cpu)?;
+    let mut fastest = Duration::MAX;
+    for _ in 0..TRIES {
+        let begun = Instant::now();
+        let product = factor.matmul(&factor)?;
+        fastest = fastest.min(begun.elapsed());
+        // The product has to be there for the time to be that of a product.
+        product.to_dtype(DType::F32)?;
+    }
+    let matrix_rate = 2.0 * (SIZE as f64).powi(3) / fastest.as_secs_f64();
+    let spec = setup.engine.spec();
+    let rows = setup.prompt_ids.len() + setup.gap;
+    let embedding = spec.vocab_size * spec.hidden_size;
+    let operations = 2.0 * spec.parameters.saturating_sub(embedding) as f64 * rows as f64;
+    Ok(Floor {
+        matrix_gflops: matrix_rate / 1e9,
+        step_ms: operations / matrix_rate * 1e3,
+    })
+}
+
+/// Completions one after the other, without HTTP.
+pub fn engine(setup: &Setup) -> anyhow::Result<EngineFigures> {
+    let mut step_ms = Vec::new();
+    let mut tokens_per_second = Vec::new();
+    let mut tokens_per_forward = Vec::new();
+    for number in 0..=setup.requests {
+        let statistics = generate(setup, FIRST_SEED + number as u64)?;
+        // The first one warms up.
+        if number > 0 {
+            let (seconds, nfe) = (statistics.denoising.as_secs_f64(), statistics.nfe as f64);
+            step_ms.push(seconds / nfe * 1e3);
+            tokens_per_second.push(setup.gap as f64 / seconds);
+            tokens_per_forward.push(setup.gap as f64 / nfe);
+        }
+    }
+    Ok(EngineFigures {
+        step_ms: Spread::of(step_ms),
+        tokens_per_second: Spread::of(tokens_per_second),
+        tokens_per_forward: Spread::of(tokens_per_forward),
+    })
+}
+
+fn generate(setup: &Setup, seed: u64) -> anyhow::Result<Statistics> {
+    let canvas = Canvas::builder(setup.engine.mask_token())
+        .fixed(&setup.prompt_ids)
+        .gap(setup.gap)
+        .build()?;
+    let mut plan = setup.engine.spec().default_plan.clone();
+    plan.steps = setup.steps;
+    plan.sampling.seed = seed;
+    let mut generation = setup.engine.submit(canvas, &plan)?;
+    loop {
+        match generation.next_blocking() {
+            Some(Event::Step(_)) => {}
+            Some(Event::Finished(_, statistics)) => return Ok(statistics),
+            Some(Event::Failed(error)) => return Err(error.into()),
+            None => bail!("the engine stopped"),
+        }
+    }
+}
+
+/// Completions one after the other over HTTP.
+pub async fn http(setup: &Setup, address: SocketAddr) -> anyhow::Result<HttpFigures> {
+    let mut client = Client::connect(address).await?;
+    let mut latency_ms = Vec::new();
+    let mut overhead_ms = Vec::new();
+    let (mut tokens, mut total) = (0, Duration::ZERO);
+    for number in 0..=setup.requests {
+        let (answer, elapsed) = client.complete(&body(setup, number as u64)).await?;
+        if number > 0 {
+            let latency = elapsed.as_secs_f64() * 1e3;
+            let denoising = number_at(&answer, "/diffusion/denoise_ms")?;
+            latency_ms.push(latency);
+            overhead_ms.push(latency - denoising);
+            tokens += completion_tokens(&answer)?;
+            total += elapsed;
+        }
+    }
+    Ok(HttpFigures {
+        latency_ms: Spread::of(latency_ms),
+        overhead_ms: Spread::of(overhead_ms),
+        tokens_per_second: tokens as f64 / total.as_secs_f64(),
+    })
+}
+
+/// Completions all at once over HTTP, each on a connection of its own.
+pub async fn concurrent(setup: &Setup, address: SocketAddr) -> anyhow::Result<Concurrent> {
+    let connecting = (0..setup.concurrency).map(|_| Client::connect(address));
+    let clients = try_join_all(connecting).await?;
+    let begun = Instant::now();
+    let answers = clients.into_iter().enumerate().map(|(number, mut client)| {
+        let body = body(setup, number as u64);
+        async move { client.complete(&body).await }
+    });
+    let answers = futures::future::join_all(answers).await;
+    let elapsed = begun.elapsed().as_secs_f64();
+    let errors = answers.iter().filter(|answer| answer.is_err()).count();
+    let mut tokens = 0;
+    let mut latency_ms = Vec::new();
+    for (answer, latency) in answers.into_iter().flatten() {
+        tokens += completion_tokens(&answer)?;
+        latency_ms.push(latency.as_secs_f64() * 1e3);
+    }
+    Ok(Concurrent {
+        requests: setup.concurrency,
+        errors,
+        latency_ms: Spread::of(latency_ms),
+        tokens_per_second: tokens as f64 / elapsed,
+    })
+}
+
+fn body(setup: &Setup, number: u64) -> Value {
+    let mut body = json!({
+        "prompt": setup.prompt,
+        "max_tokens": setup.gap,
+        "seed": FIRST_SEED + number,
+    });
+    if let Some(steps) = setup.steps {
+        body["diffusion"] = json!({"steps": steps});
+    }
+    body
+}
+
+fn completion_tokens(answer: &Value) -> anyhow::Result<u64> {
+    Ok(number_at(answer, "/usage/completion_tokens")? as u64)
+}
+
+fn number_at(answer: &Value, pointer: &str) -> anyhow::Result<f64> {
+    answer
+        .pointer(pointer)
+        .and_then(Value::as_f64)
+        .with_context(|| format!("the answer has no number at {pointer}"))
+}
+
+/// Resident memory of this process, now and at its highest; `None` where the system does not say.
+pub fn memory() -> Option<Memory> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let megabytes = |field: &str| {
+        let line = status.lines().find(|line| line.starts_with(field))?;
+        let kibibytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kibibytes * 1024.0 / 1e6)
+    };
+    Some(Memory {
+        resident_mb: megabytes("VmRSS:")?,
+        highest_mb: megabytes("VmHWM:")?,
+    })
+}

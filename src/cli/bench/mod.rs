@@ -1,0 +1,108 @@
+//! `unmask bench`: what the served model and the server do on this machine.
+
+mod client;
+mod measure;
+mod report;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::net::TcpListener;
+use unmask::engine::{Engine, EngineConfig};
+use unmask::server::{self, AppState, Limits};
+use unmask::text::Tokenizer;
+
+use crate::cli::model::{ModelArgs, tokenizer};
+
+/// Arguments of `unmask bench`.
+#[derive(Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The prompt of every completion
+    #[arg(long, default_value = "Once upon a time there was")]
+    prompt: String,
+    /// Tokens a completion
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    gap: usize,
+    /// Denoise steps a completion [default: one a token]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Completions of each sequential measurement
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    requests: usize,
+    /// Completions at a time in the concurrent measurement
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    concurrency: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is measured with: every measurement sends the same completion with another seed.
+struct Setup {
+    engine: Arc<Engine>,
+    prompt: String,
+    prompt_ids: Vec<u32>,
+    gap: usize,
+    steps: Option<usize>,
+    requests: usize,
+    concurrency: usize,
+}
+
+/// Runs `unmask bench`.
+pub fn run(args: BenchArgs) -> anyhow::Result<()> {
+    let checkpoint = args.model.checkpoint()?;
+    let tokenizer = tokenizer(&checkpoint)?;
+    let config = EngineConfig {
+        max_sequences: args.concurrency.max(1),
+        max_queue: args.concurrency.max(1),
+        ..EngineConfig::default()
+    };
+    let engine = Arc::new(args.model.engine(&checkpoint, config)?);
+    let setup = Setup {
+        engine: engine.clone(),
+        prompt_ids: tokenizer.encode(&args.prompt)?,
+        prompt: args.prompt,
+        gap: args.gap,
+        steps: args.steps,
+        requests: args.requests.max(1),
+        concurrency: args.concurrency.max(1),
+    };
+    let state = AppState::new(
+        engine,
+        Arc::new(tokenizer),
+        checkpoint.name(),
+        Limits::default(),
+    );
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let address = runtime.block_on(listen(state))?;
+    let report = report::Report {
+        model: checkpoint.name().to_owned(),
+        gap: setup.gap,
+        floor: measure::floor(&setup)?,
+        engine: measure::engine(&setup)?,
+        http: runtime.block_on(measure::http(&setup, address))?,
+        concurrent: runtime.block_on(measure::concurrent(&setup, address))?,
+        memory: measure::memory(),
+    };
+    runtime.shutdown_background();
+    report.print(args.json)
+}
+
+/// Serves on a free port of the loopback interface until the process ends.
+async fn listen(state: AppState) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let address = listener.local_addr()?;
+    let forever = std::future::pending();
+    tokio::spawn(server::serve(
+        listener,
+        server::router(state),
+        forever,
+        Duration::ZERO,
+    ));
+    Ok(address)
+}

@@ -1,0 +1,155 @@
+//! What was measured, and how it is printed.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// The middle of several measurements, and how far they lie apart.
+#[derive(Serialize)]
+pub struct Spread {
+    median: f64,
+    /// The tenth percentile.
+    p10: f64,
+    /// The ninetieth percentile.
+    p90: f64,
+}
+
+impl Spread {
+    /// The spread of `values`; all zero if there are none.
+    pub fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let index = share * values.len().saturating_sub(1) as f64;
+            values.get(index.round() as usize).copied().unwrap_or(0.0)
+        };
+        Self {
+            median: at(0.5),
+            p10: at(0.1),
+            p90: at(0.9),
+        }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:9.3}   (p10 {:.3}, p90 {:.3})",
+            self.median, self.p10, self.p90
+        )
+    }
+}
+
+/// The least that a denoise step can take on this machine's CPU.
+#[derive(Serialize)]
+pub struct Floor {
+    /// Measured rate of f32 matrix products.
+    pub matrix_gflops: f64,
+    /// Operations of a step's matrix products over that rate.
+    pub step_ms: f64,
+}
+
+/// Completions without HTTP.
+#[derive(Serialize)]
+pub struct EngineFigures {
+    /// A denoise step.
+    pub step_ms: Spread,
+    /// Tokens a second.
+    pub tokens_per_second: Spread,
+    /// Tokens a network evaluation.
+    pub tokens_per_forward: Spread,
+}
+
+/// Completions over HTTP.
+#[derive(Serialize)]
+pub struct HttpFigures {
+    /// From sending the request to the answer's last byte.
+    pub latency_ms: Spread,
+    /// The part of it that was not spent denoising.
+    pub overhead_ms: Spread,
+    /// Tokens a second.
+    pub tokens_per_second: f64,
+}
+
+/// Completions at the same time.
+#[derive(Serialize)]
+pub struct Concurrent {
+    /// How many.
+    pub requests: usize,
+    /// How many failed.
+    pub errors: usize,
+    /// From sending the request to the answer's last byte.
+    pub latency_ms: Spread,
+    /// Tokens a second, of all together.
+    pub tokens_per_second: f64,
+}
+
+/// Resident memory of the process, the clients' part included.
+#[derive(Serialize)]
+pub struct Memory {
+    /// Now.
+    pub resident_mb: f64,
+    /// At its highest.
+    pub highest_mb: f64,
+}
+
+/// Everything.
+#[derive(Serialize)]
+pub struct Report {
+    /// The model's name.
+    pub model: String,
+    /// Tokens a completion.
+    pub gap: usize,
+    /// The least that a step can take.
+    pub floor: Floor,
+    /// Without HTTP.
+    pub engine: EngineFigures,
+    /// Over HTTP.
+    pub http: HttpFigures,
+    /// Many at a time.
+    pub concurrent: Concurrent,
+    /// Memory, if the system says.
+    pub memory: Option<Memory>,
+}
+
+impl Report {
+    /// Prints the report.
+    pub fn print(&self, as_json: bool) -> anyhow::Result<()> {
+        if as_json {
+            println!("{}", serde_json::to_string_pretty(self)?);
+            return Ok(());
+        }
+        let Self {
+            model,
+            gap,
+            floor,
+            engine,
+            http,
+            concurrent,
+            memory,
+        } = self;
+        println!("{model}, completions of {gap} tokens");
+        println!("denoise step, ms          {}", engine.step_ms);
+        println!(
+            "  floor, ms               {:9.3}   (matrix products at {:.0} GFLOP/s)",
+            floor.step_ms, floor.matrix_gflops
+        );
+        println!("tokens/s                  {}", engine.tokens_per_second);
+        println!("tokens a forward          {}", engine.tokens_per_forward);
+        println!("HTTP latency, ms          {}", http.latency_ms);
+        println!("  not denoising, ms       {}", http.overhead_ms);
+        println!("one at a time, tokens/s   {:9.3}", http.tokens_per_second);
+        println!(
+            "{} at a time, tokens/s    {:9.3}   ({} errors)",
+            concurrent.requests, concurrent.tokens_per_second, concurrent.errors
+        );
+        println!("  latency, ms             {}", concurrent.latency_ms);
+        if let Some(memory) = memory {
+            println!(
+                "resident memory, MB       {:9.3}   (highest {:.3})",
+                memory.resident_mb, memory.highest_mb
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,281 @@
+//! Promises of the command line.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use candle_core::{DType, Device};
+use serde_json::Value;
+use support::{golden, ids, json, max_difference};
+
+fn unmask(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_unmask"))
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap()
+}
+
+fn stdout(arguments: &[&str]) -> String {
+    let output = unmask(arguments);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn refusal(arguments: &[&str]) -> String {
+    let output = unmask(arguments);
+    assert!(!output.status.success(), "{arguments:?} was accepted");
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn llada() -> String {
+    golden("llada").display().to_string()
+}
+
+#[test]
+fn help_lists_the_subcommands() {
+    insta::assert_snapshot!(stdout(&["--help"]));
+}
+
+#[test]
+fn help_of_generate_lists_every_decode_option() {
+    insta::assert_snapshot!(stdout(&["generate", "--help"]));
+}
+
+#[test]
+fn inspect_tells_what_a_checkpoint_is() {
+    insta::assert_snapshot!(stdout(&["inspect", "--device", "cpu", "--model", &llada()]));
+    let json: Value = serde_json::from_str(&stdout(&[
+        "inspect",
+        "--json",
+        "--device",
+        "cpu",
+        "--model",
+        &llada(),
+    ]))
+    .unwrap();
+    assert_eq!(json["spec"]["family"], "llada");
+    assert_eq!(json["spec"]["parameters"], 147_776);
+    assert_eq!(json["spec"]["mask_token"], 505);
+    assert_eq!(json["weight_bytes"], 4 * 147_776);
+    assert_eq!(
+        json["tensors"]["model.transformer.wte.weight"],
+        serde_json::json!([512, 64])
+    );
+}
+
+#[test]
+fn the_embedded_model_fills_gaps_and_leaves_the_rest_of_the_text_as_it_is() {
+    let text = "The {{3}} was — “very” {{2}} of \\{{x}} his garden.";
+    let arguments = [
+        "infill",
+        text,
+        "--json",
+        "--seed",
+        "5",
+        "--temperature",
+        "0.7",
+    ];
+    let first = stdout(&arguments);
+    let json: Value = serde_json::from_str(&first).unwrap();
+    let whole = json["text"].as_str().unwrap();
+    let mut rest = whole;
+    for (gap, before) in json["gaps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(["The ", " was — “very” "])
+    {
+        rest = rest.strip_prefix(before).unwrap();
+        rest = rest.strip_prefix(gap["text"].as_str().unwrap()).unwrap();
+        let bytes = gap["start_byte"].as_u64().unwrap() as usize
+            ..gap["end_byte"].as_u64().unwrap() as usize;
+        assert_eq!(&whole[bytes], gap["text"].as_str().unwrap());
+    }
+    assert_eq!(rest, " of {{x}} his garden.");
+    let again: Value = serde_json::from_str(&stdout(&arguments)).unwrap();
+    assert_eq!(again["gaps"], json["gaps"], "a seed repeats");
+}
+
+#[test]
+fn a_trace_holds_every_canvas_from_the_first_on() {
+    let case = json(&golden("llada").join("generate.json"))
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|case| case["name"] == "semi_ar")
+        .unwrap()
+        .clone();
+    let prompt = ids(&case["prompt_ids"]);
+    let prompt_ids = prompt
+        .iter()
+        .map(u32::to_string)
+        .collect::<Vec<_>>()
+        .join(",");
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.jsonl");
+    let printed = stdout(&[
+        "generate",
+        "--model",
+        &llada(),
+        "--prompt-ids",
+        &prompt_ids,
+        "--gap",
+        "16",
+        "--steps",
+        "8",
+        "--block-length",
+        "4",
+        "--ids",
+        "--trace",
+        trace.to_str().unwrap(),
+    ]);
+    let lines: Vec<Value> = std::fs::read_to_string(&trace)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mut start = prompt;
+    start.resize(23, 505);
+    assert_eq!(ids(&lines[0]["canvas"]), start);
+    assert_eq!(lines[0]["committed"], serde_json::json!([]));
+    let official = case["canvas_per_step"].as_array().unwrap();
+    assert_eq!(lines.len(), official.len() + 1);
+    for (step, (line, canvas)) in lines[1..].iter().zip(official).enumerate() {
+        assert_eq!(line["step"], step + 1);
+        assert_eq!(ids(&line["canvas"]), ids(canvas));
+        let committed = line["committed"].as_array().unwrap();
+        assert_eq!(committed.len(), 2);
+        for slot in committed {
+            let at = slot["slot"].as_u64().unwrap() as usize;
+            assert_eq!(slot["token"], line["canvas"][at]);
+            assert!(slot["probability"].as_f64().unwrap() > 0.0);
+        }
+    }
+    let printed: Vec<u32> = printed
+        .trim()
+        .split(',')
+        .map(|id| id.parse().unwrap())
+        .collect();
+    assert_eq!(printed, ids(official.last().unwrap()));
+}
+
+#[test]
+fn a_canvas_given_as_ids_is_filled_at_its_masks() {
+    let printed = stdout(&[
+        "infill",
+        "--model",
+        &llada(),
+        "--canvas-ids",
+        "505,295,45,505,505",
+        "--ids",
+    ]);
+    let printed: Vec<u32> = printed
+        .trim()
+        .split(',')
+        .map(|id| id.parse().unwrap())
+        .collect();
+    assert_eq!(printed.len(), 5);
+    assert_eq!(printed[1..3], [295, 45]);
+    assert!(!printed.contains(&505));
+}
+
+fn forward(input: &Path, output: &Path) -> Output {
+    unmask(&[
+        "forward",
+        "--model",
+        &llada(),
+        "--input",
+        input.to_str().unwrap(),
+        "--output",
+        output.to_str().unwrap(),
+    ])
+}
+
+#[test]
+fn forward_writes_the_official_logits() {
+    let goldens =
+        candle_core::safetensors::load(golden("llada").join("forward.safetensors"), &Device::Cpu)
+            .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    for (case, tensors) in [
+        ("case0", &[("input_ids", "input_ids")][..]),
+        (
+            "case1",
+            &[
+                ("input_ids", "input_ids"),
+                ("attention_mask", "attention_mask"),
+            ],
+        ),
+        (
+            "case3",
+            &[
+                ("input_ids", "input_ids"),
+                ("allowed_mask", "attention_bias"),
+            ],
+        ),
+    ] {
+        let inputs = tensors
+            .iter()
+            .map(|(name, golden)| (*name, goldens[&format!("{case}.{golden}")].clone()))
+            .collect();
+        candle_core::safetensors::save(&inputs, &input).unwrap();
+        let run = forward(&input, &output);
+        assert!(
+            run.status.success(),
+            "{}",
+            String::from_utf8_lossy(&run.stderr)
+        );
+        let logits = candle_core::safetensors::load(&output, &Device::Cpu)
+            .unwrap()
+            .remove("logits")
+            .unwrap();
+        assert_eq!(logits.dtype(), DType::F32);
+        let difference = max_difference(&logits, &goldens[&format!("{case}.logits")]);
+        assert!(difference < 1e-4, "{case}: {difference}");
+    }
+    let unused = (
+        "sigma",
+        candle_core::Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap(),
+    );
+    let inputs = [("input_ids", goldens["case0.input_ids"].clone()), unused];
+    candle_core::safetensors::save(&inputs.into(), &input).unwrap();
+    let error = String::from_utf8(forward(&input, &output).stderr).unwrap();
+    assert!(error.contains("sigma is not used"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_the_reason() {
+    for (arguments, expected) in [
+        (&["infill", "a {{x}}"][..], "at byte 2"),
+        (&["infill", "no gap"], "the canvas has no gap"),
+        (&["generate", "x", "--steps", "0"], "steps is 0"),
+        (&["generate", "x", "--gap", "0"], "gap 0 has no slots"),
+        (
+            &["generate", "x", "--gap", "100000"],
+            "the model's limit is",
+        ),
+        (&["generate", "x", "--top-p", "0"], "top_p is 0"),
+        (&["generate", "x", "--score", "magic"], "confidence, margin"),
+        (&["generate", "x", "--preset", "magic"], "llada"),
+        (
+            &["generate", "x", "--budget", "threshold:2"],
+            "a probability in [0, 1]",
+        ),
+        (
+            &["generate", "x", "--revision", "remask_cap:0.1"],
+            "ancestral",
+        ),
+        (&["generate", "x<|mask|>"], "holds the mask token"),
+        (&["generate", "x", "--model", "nowhere"], "nowhere"),
+        (&["generate"], "required"),
+    ] {
+        let error = refusal(arguments);
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+        assert!(!error.contains("stack backtrace"), "{error}");
+    }
+}
