@@ -37,6 +37,7 @@ impl Client {
             .header(header::HOST, &self.host)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body.to_string())))?;
+        self.sender.ready().await?;
         let begun = Instant::now();
         let response = self.sender.send_request(request).await?;
         let status = response.status();
