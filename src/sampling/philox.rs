@@ -14,6 +14,12 @@ pub enum Stream {
     Gumbel = 0,
     /// The uniform number by which random scores rank slots.
     Score = 1,
+    /// Numbers of masked slots, and which they are, in the evaluation of a likelihood.
+    MaskCount = 2,
+    /// Diffusion times, and the slots masked at them, in the evaluation of a likelihood.
+    MaskTime = 3,
+    /// Masked spans in the evaluation of infilling.
+    Spans = 4,
 }
 
 /// The four words of `counter` under `key`.
@@ -114,6 +120,7 @@ mod tests {
             Draws::new(1, 3, 3, Stream::Gumbel),
             Draws::new(1, 2, 4, Stream::Gumbel),
             Draws::new(1, 2, 3, Stream::Score),
+            Draws::new(1, 2, 3, Stream::MaskCount),
         ] {
             assert_ne!(base, other.quad(0));
         }
