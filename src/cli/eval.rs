@@ -55,7 +55,7 @@ struct DataOptions {
     #[arg(long, value_name = "N", default_value_t = 32)]
     documents: usize,
     /// Windows of each document evaluated at most, spread evenly over it
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     windows: usize,
     /// Longest window in tokens; a longer document is cut into equal ones [default: the model's context]
     #[arg(long, value_name = "N")]
@@ -65,7 +65,7 @@ struct DataOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Likelihood options")]
 struct LikelihoodOptions {
-    /// Forwards a window and estimator
+    /// Draws a window, by each of the two estimators; each draw is a forward
     #[arg(long, value_name = "N", default_value_t = 8)]
     draws: usize,
 }
@@ -73,8 +73,8 @@ struct LikelihoodOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Infill and speed options")]
 struct SpanOptions {
-    /// Windows denoised, spread evenly over all; each takes about as many forwards as it has masks
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    /// Windows denoised at most, spread evenly over all; each takes up to one forward a masked token
+    #[arg(long, value_name = "N", default_value_t = 4)]
     decode_windows: usize,
     /// Tokens a masked span
     #[arg(long, value_name = "N", default_value_t = 4)]
@@ -84,7 +84,7 @@ struct SpanOptions {
         long,
         value_name = "RATES",
         value_delimiter = ',',
-        default_values_t = [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95]
+        default_values_t = [0.05, 0.25, 0.5, 0.75, 0.95]
     )]
     mask_rates: Vec<f64>,
     /// Thresholds of the sampler whose speed is measured
@@ -92,7 +92,7 @@ struct SpanOptions {
         long,
         value_name = "PROBABILITIES",
         value_delimiter = ',',
-        default_values_t = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
+        default_values_t = [0.5, 0.7, 0.8, 0.9, 0.99]
     )]
     thresholds: Vec<f32>,
     /// Share of a window that is masked to measure speed

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::likelihood::{self, Estimator, Settings, Target};
-use super::{Corpus, EvalError, Measure};
+use super::likelihood::{self, Estimator, Settings};
+use super::{Corpus, EvalError, Measure, Target, Window};
 use crate::models::Denoiser;
 
 /// The NELBO over a corpus, by one estimator.
@@ -43,7 +43,7 @@ pub fn evaluate(
 ) -> Result<Bound, EvalError> {
     let targets: Vec<&Target> = corpus.windows().map(|(_, window)| &window.target).collect();
     let estimates = likelihood::estimate(model, &targets, settings, progress)?;
-    let per = |unit: fn(&super::Window) -> usize| {
+    let per = |unit: fn(&Window) -> usize| {
         let windows = corpus.windows().zip(&estimates);
         let pairs = windows.map(|((i, window), estimate)| (i, estimate.nelbo, unit(window) as f64));
         Measure::ratio(&corpus.by_document(pairs))

@@ -1,7 +1,6 @@
 //! Documents as windows of tokens.
 
-use super::EvalError;
-use super::likelihood::Target;
+use super::{EvalError, Target};
 use crate::models::ModelSpec;
 use crate::text::Tokenizer;
 
@@ -86,7 +85,13 @@ impl Corpus {
             context,
         };
         for index in spread(texts.len(), selection.documents) {
-            let tokens = tokenizer.encode(&texts[index])?;
+            let in_document = |source| EvalError::Document {
+                number: index + 1,
+                source: Box::new(source),
+            };
+            let tokens = tokenizer
+                .encode(&texts[index])
+                .map_err(|error| in_document(error.into()))?;
             if tokens.len() < 2 {
                 corpus.skipped += 1;
                 continue;
@@ -96,7 +101,7 @@ impl Corpus {
                 .map(|i| {
                     let part = i * tokens.len() / count..(i + 1) * tokens.len() / count;
                     let window = Window::new(tokens[part].to_vec(), tokenizer);
-                    window.target.check(spec)?;
+                    window.target.check(spec).map_err(in_document)?;
                     Ok(window)
                 })
                 .collect::<Result<_, EvalError>>()?;

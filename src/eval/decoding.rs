@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::EvalError;
-use super::likelihood::Target;
 use super::scorer::MaskedTarget;
+use super::{EvalError, Target};
 use crate::canvas::Canvas;
 use crate::decode::{DecodePlan, Sampling};
 use crate::engine::{Engine, Event, Generation, GenerationError};

@@ -55,6 +55,26 @@ pub enum EvalError {
         /// The mask token.
         mask: TokenId,
     },
+    /// A token outside the vocabulary.
+    #[error(
+        "token {slot} of the sequence is {token}, which is not in the model's vocabulary of {vocab_size} tokens"
+    )]
+    UnknownToken {
+        /// Where it is.
+        slot: usize,
+        /// The token.
+        token: TokenId,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// A document that cannot be evaluated.
+    #[error("document {number}: {source}")]
+    Document {
+        /// Its number in the collection, from 1.
+        number: usize,
+        /// What is wrong with it.
+        source: Box<EvalError>,
+    },
     /// The model gives a token no probability, or its output is no distribution.
     #[error("the model's log-probability of token {token} in slot {slot} is {value}")]
     NotFinite {

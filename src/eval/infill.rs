@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::scorer::{MaskedTarget, Scorer};
 use super::spans::{self, MaskedWindow, masked_windows};
 use super::{Corpus, EvalError, Measure, decoding};
+use crate::canvas::TokenId;
 use crate::engine::Engine;
 use crate::models::Denoiser;
 
@@ -184,7 +185,7 @@ pub(super) struct Filled {
 }
 
 impl Filled {
-    pub fn of(window: &MaskedWindow, tokens: &[crate::canvas::TokenId]) -> Self {
+    pub fn of(window: &MaskedWindow, tokens: &[TokenId]) -> Self {
         let right = |slot: &usize| tokens[*slot] == window.truth()[*slot];
         let spans = window.spans.iter();
         Self {

@@ -14,68 +14,12 @@
 
 use serde::Serialize;
 
-use super::EvalError;
 use super::scorer::{MaskedTarget, Scorer};
 use super::words::Words;
-use crate::canvas::TokenId;
+use super::{EvalError, Target};
 use crate::diffusion::Schedule;
-use crate::models::{Denoiser, ModelSpec};
+use crate::models::Denoiser;
 use crate::sampling::philox::Stream;
-
-/// A token sequence of which some slots are scored; the others are its prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// All tokens, prompt included.
-    pub tokens: Vec<TokenId>,
-    /// The scored slots, ascending.
-    pub slots: Vec<usize>,
-}
-
-impl Target {
-    /// A sequence all of whose tokens are scored.
-    pub fn whole(tokens: Vec<TokenId>) -> Self {
-        let slots = (0..tokens.len()).collect();
-        Self { tokens, slots }
-    }
-
-    /// `answer` is scored, after `prompt`.
-    pub fn after_prompt(prompt: &[TokenId], answer: &[TokenId]) -> Self {
-        Self {
-            tokens: [prompt, answer].concat(),
-            slots: (prompt.len()..prompt.len() + answer.len()).collect(),
-        }
-    }
-
-    /// Checks the target against a model's limits.
-    ///
-    /// # Errors
-    /// [`EvalError::NothingToScore`], [`EvalError::ScoredSlot`], [`EvalError::TooLong`],
-    /// [`EvalError::MaskToken`]. Tokens outside the vocabulary are found by the model.
-    pub fn check(&self, spec: &ModelSpec) -> Result<(), EvalError> {
-        let length = self.tokens.len();
-        if self.slots.is_empty() {
-            return Err(EvalError::NothingToScore);
-        }
-        let mut next = 0;
-        for &slot in &self.slots {
-            if !(next..length).contains(&slot) {
-                return Err(EvalError::ScoredSlot { slot, length });
-            }
-            next = slot + 1;
-        }
-        if length > spec.max_canvas {
-            return Err(EvalError::TooLong {
-                length,
-                limit: spec.max_canvas,
-            });
-        }
-        let mask = spec.mask_token;
-        match self.tokens.iter().position(|token| *token == mask) {
-            Some(slot) => Err(EvalError::MaskToken { slot, mask }),
-            None => Ok(()),
-        }
-    }
-}
 
 /// How the NELBO is estimated. Both estimators have the same expectation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -222,27 +166,39 @@ impl Settings {
 pub struct Estimate {
     /// The mean over all draws, in nats; −ln p(target | prompt) is not larger in expectation.
     pub nelbo: f64,
-    /// Its Monte-Carlo standard error in nats, from the spread of the groups. From a single group it
-    /// is that of independent draws, which is too large for stratified ones; `None` for a single draw.
+    /// Its Monte-Carlo standard error in nats, from the spread of the groups' means; from the
+    /// differences of neighbouring strata if there is a single group; `None` for a single draw.
     pub standard_error: Option<f64>,
     /// Draws taken.
     pub draws: usize,
 }
 
 impl Estimate {
-    /// From the values of the draws, group by group.
-    fn of(groups: &[f64], strata: usize) -> Self {
-        let means: Vec<f64> = match groups.len() / strata {
-            1 => groups.to_vec(),
-            _ => groups.chunks(strata).map(mean).collect(),
+    /// From what [`losses`] gives for whole groups of draws, group by group and stratum by stratum.
+    ///
+    /// # Panics
+    /// If `values` is empty or `strata` is 0.
+    pub fn of(values: &[f64], strata: usize) -> Self {
+        assert!(!values.is_empty() && strata > 0);
+        let nelbo = mean(values);
+        let samples: Vec<f64> = match values.len() / strata {
+            1 => values.to_vec(),
+            _ => values.chunks(strata).map(mean).collect(),
         };
-        let nelbo = mean(groups);
-        let count = means.len() as f64;
-        let squares: f64 = means.iter().map(|value| (value - nelbo).powi(2)).sum();
+        let squares: f64 = match values.len() / strata {
+            // Estimator v₂ for systematic samples in Wolter, Introduction to Variance Estimation, 2nd ed.,
+            // §8.2: what differs from stratum to stratum in the mean is not noise.
+            1 => {
+                let pairs = samples.windows(2);
+                pairs.map(|pair| (pair[0] - pair[1]).powi(2) / 2.0).sum()
+            }
+            _ => samples.iter().map(|mean| (mean - nelbo).powi(2)).sum(),
+        };
+        let count = samples.len() as f64;
         Self {
             nelbo,
-            standard_error: (means.len() > 1).then(|| (squares / (count * (count - 1.0))).sqrt()),
-            draws: groups.len(),
+            standard_error: (count > 1.0).then(|| (squares / (count * (count - 1.0))).sqrt()),
+            draws: values.len(),
         }
     }
 }
@@ -402,12 +358,14 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_error_is_that_of_the_groups_means() {
+    fn the_standard_error_is_that_of_group_means_or_of_neighbouring_strata() {
         let estimate = Estimate::of(&[1.0, 3.0, 5.0, 7.0], 2);
         assert_eq!((estimate.nelbo, estimate.draws), (4.0, 4));
         assert_eq!(estimate.standard_error, Some(2.0));
         let single = Estimate::of(&[1.0, 3.0], 2);
         assert_eq!(single.standard_error, Some(1.0));
+        let trend = Estimate::of(&[1.0, 2.0, 3.0, 4.0, 5.0], 5);
+        assert_eq!(trend.standard_error, Some((0.5f64 / 5.0).sqrt()));
         assert_eq!(Estimate::of(&[1.0], 1).standard_error, None);
     }
 }

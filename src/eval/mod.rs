@@ -23,6 +23,7 @@ mod scorer;
 mod spans;
 pub mod speed;
 mod table;
+mod target;
 mod words;
 
 pub use corpus::{Corpus, Document, Selection, Window};
@@ -30,3 +31,4 @@ pub use decoding::is_greedy;
 pub use error::EvalError;
 pub use measure::Measure;
 pub use report::{DataReport, InfillReport, Report, SpeedReport};
+pub use target::Target;

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use plotters::prelude::*;
 
+use super::infill::Decoded;
+use super::speed::Point;
 use super::{EvalError, InfillReport, Measure, SpeedReport};
 
 const SIZE: (u32, u32) = (900, 500);
@@ -41,7 +43,7 @@ pub fn infill_svg(report: &InfillReport) -> Result<String, EvalError> {
         y,
         label: String::new(),
     };
-    let decoded = |of: fn(&super::infill::Decoded) -> Measure| {
+    let decoded = |of: fn(&Decoded) -> Measure| {
         let points = report.decoded.iter();
         points.map(|p| point(p.mask_rate, of(p))).collect()
     };
@@ -79,20 +81,34 @@ pub fn infill_svg(report: &InfillReport) -> Result<String, EvalError> {
 /// # Errors
 /// When drawing fails.
 pub fn speed_svg(report: &SpeedReport) -> Result<String, EvalError> {
-    let points = report.points.iter().map(|p| CurvePoint {
-        x: p.tokens_per_forward.value,
-        y: p.token_accuracy,
-        label: p.threshold.to_string(),
+    let x = |p: &Point| p.tokens_per_forward.value;
+    let last = report.points.iter().map(x).fold(1.0, f64::max);
+    let mut labelled = f64::NEG_INFINITY;
+    let points = report.points.iter().map(|p| {
+        // Labels of neighbours would stand on top of each other.
+        let apart = (x(p) - labelled).abs() > 0.03 * last;
+        if apart {
+            labelled = x(p);
+        }
+        CurvePoint {
+            x: x(p),
+            y: p.token_accuracy,
+            label: if apart {
+                p.threshold.to_string()
+            } else {
+                String::new()
+            },
+        }
     });
     let curve = Curve {
         name: "threshold sampler",
         colour: BLUE,
         points: points.collect(),
     };
-    let last = curve.points.iter().map(|p| p.x).fold(1.0, f64::max);
     let axis = Axis {
-        name: "masked tokens / forward",
-        range: 0.0..last * 1.1,
+        name: "tokens per forward",
+        // A forward commits at least one token.
+        range: 0.9..last * 1.1,
         digits: 1,
     };
     svg(&axis, &[curve])
@@ -120,6 +136,8 @@ fn draw(svg: &mut String, axis: &Axis, curves: &[Curve]) -> Result<(), Box<dyn s
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
+        .label_style(("sans-serif", 15))
+        .axis_desc_style(("sans-serif", 16))
         .x_desc(axis.name)
         .y_desc("accuracy")
         .x_label_formatter(&|x| format!("{x:.digits$}"))
@@ -140,11 +158,12 @@ fn draw(svg: &mut String, axis: &Axis, curves: &[Curve]) -> Result<(), Box<dyn s
         chart.draw_series(intervals)?;
         chart.draw_series(curve.points.iter().map(|p| {
             EmptyElement::at((p.x, p.y.value))
-                + Text::new(p.label.clone(), (6, -14), ("sans-serif", 13).into_font())
+                + Text::new(p.label.clone(), (6, -16), ("sans-serif", 14).into_font())
         }))?;
     }
     chart
         .configure_series_labels()
+        .label_font(("sans-serif", 15))
         .position(SeriesLabelPosition::UpperRight)
         .background_style(WHITE)
         .border_style(BLACK.mix(0.2))

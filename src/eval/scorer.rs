@@ -3,8 +3,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::EvalError;
-use super::likelihood::Target;
+use super::{EvalError, Target};
 use crate::canvas::TokenId;
 use crate::models::{AttentionPattern, Denoiser, RaggedBatch};
 
