@@ -39,6 +39,12 @@ pub enum EvalError {
         /// Tokens of the sequence.
         length: usize,
     },
+    /// A draw masks a prompt slot, or a slot twice.
+    #[error("a draw masks slot {slot}: masked slots must be scored ones, strictly ascending")]
+    MaskedSlot {
+        /// The slot.
+        slot: usize,
+    },
     /// A sequence longer than the model's context.
     #[error("the sequence has {length} tokens, prompt included; the model's limit is {limit}")]
     TooLong {

@@ -46,8 +46,11 @@ impl Estimator {
         }
     }
 
-    /// One group of `strata` ≥ 1 draws for `target`, which must have a scored slot. Draws of other
-    /// (seed, group, index) are independent; `index` tells targets apart.
+    /// One group of `strata` draws for `target`. Draws of other (seed, group, index) are independent;
+    /// `index` tells targets apart.
+    ///
+    /// # Panics
+    /// If the target has no scored slot.
     pub fn draws(
         self,
         target: &Target,
@@ -123,7 +126,7 @@ pub struct Settings {
     /// Stratified draws a group, at least 1.
     pub strata: usize,
     /// Classifier-free guidance w: logits are u + (w + 1)(c − u), with u those of the sequence whose
-    /// prompt is masked. 0 is off; with more the number is no bound any more.
+    /// prompt is masked. 0 is off; otherwise it is the guided denoiser that is scored.
     pub guidance_scale: f64,
     /// Seed of the draws.
     pub seed: u64,
@@ -220,11 +223,13 @@ pub fn losses(
 ) -> Result<Vec<f64>, EvalError> {
     let scorer = Scorer::new(model, guidance_scale)?;
     target.check(model.spec())?;
-    let length = target.tokens.len();
     for draw in draws {
-        let strange = |slot: &&usize| target.slots.binary_search(slot).is_err();
-        if let Some(&slot) = draw.masked.iter().find(strange) {
-            return Err(EvalError::ScoredSlot { slot, length });
+        let mut last = None;
+        for &slot in &draw.masked {
+            if target.slots.binary_search(&slot).is_err() || last >= Some(slot) {
+                return Err(EvalError::MaskedSlot { slot });
+            }
+            last = Some(slot);
         }
     }
     let draws: Vec<_> = draws.iter().map(|draw| (target, draw)).collect();

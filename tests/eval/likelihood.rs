@@ -241,14 +241,14 @@ fn what_cannot_be_evaluated_is_refused_with_the_reason() {
         EvalError::ScoredSlot { slot: 1, .. }
     ));
     let target = Target::after_prompt(&[1], &[2]);
-    let masks_the_prompt = Draw {
-        masked: vec![0],
-        weight: 1.0,
-    };
-    assert!(matches!(
-        losses(&model, &target, &[masks_the_prompt], 0.0).unwrap_err(),
-        EvalError::ScoredSlot { slot: 0, .. }
-    ));
+    for masked in [vec![0], vec![1, 1]] {
+        let draw = Draw {
+            masked: masked.clone(),
+            weight: 1.0,
+        };
+        let error = losses(&model, &target, &[draw], 0.0).unwrap_err();
+        assert!(matches!(error, EvalError::MaskedSlot { slot } if slot == masked[0]));
+    }
     let no_draws = Settings {
         strata: 0,
         ..Settings::default()
