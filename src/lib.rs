@@ -15,6 +15,7 @@
 //! | [`engine`] | queue, worker thread, ragged denoise steps, events |
 //! | [`server`] | the HTTP API |
 //! | [`train`] | tokenizer training, data, objective, optimiser loop, checkpoints |
+//! | [`eval`] | likelihood, infill accuracy, tokens a forward against accuracy, plots |
 //!
 //! Dependencies point one way: server → engine → models, decode, sampling → canvas, diffusion.
 #![deny(missing_docs)]
@@ -23,6 +24,7 @@ pub mod canvas;
 pub mod decode;
 pub mod diffusion;
 pub mod engine;
+pub mod eval;
 pub mod models;
 pub mod sampling;
 pub mod server;

@@ -4,6 +4,7 @@ mod animate;
 mod bench;
 mod decode_args;
 mod denoise;
+mod eval;
 mod forward;
 mod generate;
 mod infill;
@@ -35,6 +36,9 @@ enum Command {
     Infill(infill::InfillArgs),
     /// Train a tokenizer and a model on text files.
     Train(train::TrainArgs),
+    /// Measure likelihood, infill accuracy and tokens a forward on text files.
+    #[command(after_help = eval::EXAMPLES)]
+    Eval(eval::EvalArgs),
     /// Tell what a checkpoint is: family, sizes, tokens, default plan, memory.
     Inspect(inspect::InspectArgs),
     /// Compute the logits of given inputs, to check a checkpoint against another implementation.
@@ -50,6 +54,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Infill(args) => infill::run(args),
         Command::Train(args) => train::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Forward(args) => forward::run(args),
         Command::Bench(args) => bench::run(args),

@@ -20,6 +20,12 @@ pub enum Stream {
     Remask = 3,
     /// Gumbel noise on the score of a candidate.
     ScoreNoise = 4,
+    /// Numbers of masked slots, and which they are, in the evaluation of a likelihood.
+    MaskCount = 5,
+    /// Diffusion times, and the slots masked at them, in the evaluation of a likelihood.
+    MaskTime = 6,
+    /// Masked spans in the evaluation of infilling.
+    Spans = 7,
 }
 
 /// The four words of `counter` under `key`.
@@ -120,6 +126,7 @@ mod tests {
             Draws::new(1, 3, 3, Stream::Gumbel),
             Draws::new(1, 2, 4, Stream::Gumbel),
             Draws::new(1, 2, 3, Stream::Score),
+            Draws::new(1, 2, 3, Stream::MaskCount),
         ] {
             assert_ne!(base, other.quad(0));
         }

@@ -1,5 +1,6 @@
-//! Text: tokenizer, texts with gaps, detokenisation.
+//! Text: documents of files, tokenizer, texts with gaps, detokenisation.
 
+pub mod documents;
 mod error;
 pub mod gaps;
 mod layout;

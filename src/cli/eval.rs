@@ -1,0 +1,279 @@
+//! `unmask eval`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use unmask::engine::{Engine, EngineConfig};
+use unmask::eval::likelihood::{self, Estimator};
+use unmask::eval::{
+    Corpus, DataReport, InfillReport, Report, Selection, SpeedReport, bound, infill, plot, speed,
+};
+use unmask::text::documents::read_documents;
+
+use crate::cli::model::{ModelArgs, tokenizer};
+
+/// Shown below the help.
+pub const EXAMPLES: &str = "Examples:
+  unmask eval --data valid.txt.zst
+  unmask eval --model LLaDA-8B-Base --data valid.txt --parts likelihood --context 1024 --draws 64
+  unmask eval --data valid.txt --documents 8 --windows 1 --out results --json";
+
+/// Arguments of `unmask eval`.
+#[derive(Args)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// UTF-8 text, plain or zstd, with documents separated by a line `<|doc|>`
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// What to measure
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
+    parts: Vec<Part>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Write eval.json and the plots infill.svg and speed.svg to this folder
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Seed of all random draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    data_options: DataOptions,
+    #[command(flatten)]
+    likelihood_options: LikelihoodOptions,
+    #[command(flatten)]
+    span_options: SpanOptions,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Data options")]
+struct DataOptions {
+    /// Documents evaluated at most, spread evenly over the file
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    documents: usize,
+    /// Windows of each document evaluated at most, spread evenly over it
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    windows: usize,
+    /// Longest window in tokens; a longer document is cut into equal ones [default: the model's context]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Likelihood options")]
+struct LikelihoodOptions {
+    /// Draws a window, by each of the two estimators; each draw is a forward
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    draws: usize,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Infill and speed options")]
+struct SpanOptions {
+    /// Windows denoised at most, spread evenly over all; each takes up to one forward a masked token
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    decode_windows: usize,
+    /// Tokens a masked span
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    span: usize,
+    /// Shares of a window that are masked to measure infilling
+    #[arg(
+        long,
+        value_name = "RATES",
+        value_delimiter = ',',
+        default_values_t = [0.05, 0.25, 0.5, 0.75, 0.95]
+    )]
+    mask_rates: Vec<f64>,
+    /// Thresholds of the sampler whose speed is measured
+    #[arg(
+        long,
+        value_name = "PROBABILITIES",
+        value_delimiter = ',',
+        default_values_t = [0.5, 0.7, 0.8, 0.9, 0.99]
+    )]
+    thresholds: Vec<f32>,
+    /// Share of a window that is masked to measure speed
+    #[arg(long, value_name = "RATE", default_value_t = 0.5)]
+    speed_mask_rate: f64,
+}
+
+/// Values of `--parts`.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// NELBO, perplexity bound, bits a character and a byte.
+    Likelihood,
+    /// Accuracy against the mask rate.
+    Infill,
+    /// Accuracy against tokens a forward.
+    Speed,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Likelihood, Self::Infill, Self::Speed];
+}
+
+/// Runs `unmask eval`.
+pub fn run(args: EvalArgs) -> anyhow::Result<()> {
+    let checkpoint = args.model.checkpoint()?;
+    let tokenizer = tokenizer(&checkpoint)?;
+    let (likelihood, infill, speed) = (args.likelihood(), args.infill(), args.speed());
+    likelihood.check()?;
+    infill.check()?;
+    speed.check()?;
+    let texts = read_documents(&args.data)?;
+    let corpus = Corpus::new(&texts, &tokenizer, &checkpoint.spec()?, &args.selection())
+        .with_context(|| format!("cannot evaluate on {}", args.data.display()))?;
+    if let Some(folder) = &args.out {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let mut report = Report {
+        model: checkpoint.name().to_owned(),
+        data: DataReport::of(args.data.display().to_string(), &corpus),
+        seed: args.seed,
+        likelihood: Vec::new(),
+        infill: None,
+        speed: None,
+    };
+    let windows = report.data.windows;
+    let model = args.model.load(&checkpoint)?;
+    if args.asks_for(Part::Likelihood) {
+        for estimator in Estimator::ALL {
+            let settings = likelihood::Settings {
+                estimator,
+                ..likelihood
+            };
+            let name = format!("likelihood, {}", estimator.name());
+            let forwards = windows * settings.groups * settings.strata;
+            report
+                .likelihood
+                .push(with_progress(name, forwards, |progress| {
+                    bound::evaluate(&*model, &corpus, &settings, progress)
+                })?);
+        }
+    }
+    if args.asks_for(Part::Infill) {
+        let name = "infill, one forward".to_owned();
+        let forwards = windows * infill.mask_rates.len();
+        report.infill = Some(InfillReport {
+            span: infill.span,
+            one_forward: with_progress(name, forwards, |progress| {
+                infill::one_forward(&*model, &corpus, &infill, progress)
+            })?,
+            decoded: Vec::new(),
+        });
+    }
+    // One canvas at a time: what is measured must not depend on which canvases happen to share a batch,
+    // whose sums round differently.
+    let config = EngineConfig {
+        max_sequences: 1,
+        ..EngineConfig::default()
+    };
+    let engine = Engine::start(model, config)?;
+    if let Some(report) = &mut report.infill {
+        let name = "infill, default plan".to_owned();
+        let canvases = infill.decode_windows.min(windows) * infill.mask_rates.len();
+        report.decoded = with_progress(name, canvases, |progress| {
+            infill::decoded(&engine, &corpus, &infill, progress)
+        })?;
+    }
+    if args.asks_for(Part::Speed) {
+        let windows = speed.decode_windows.min(windows);
+        let canvases = windows * speed.thresholds.len();
+        report.speed = Some(SpeedReport {
+            span: speed.span,
+            mask_rate: speed.mask_rate,
+            windows,
+            points: with_progress("speed".to_owned(), canvases, |progress| {
+                speed::evaluate(&engine, &corpus, &speed, progress)
+            })?,
+        });
+    }
+    if let Some(folder) = &args.out {
+        write_report(folder, &report)?;
+    }
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&report)?),
+        false => print!("{report}"),
+    }
+    Ok(())
+}
+
+impl EvalArgs {
+    fn asks_for(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+
+    fn selection(&self) -> Selection {
+        Selection {
+            documents: self.data_options.documents,
+            windows: self.data_options.windows,
+            context: self.data_options.context,
+        }
+    }
+
+    /// Documents are the independent samples, so that all draws of a window can be one stratified group.
+    fn likelihood(&self) -> likelihood::Settings {
+        likelihood::Settings {
+            groups: 1,
+            strata: self.likelihood_options.draws,
+            seed: self.seed,
+            ..likelihood::Settings::default()
+        }
+    }
+
+    fn infill(&self) -> infill::Settings {
+        infill::Settings {
+            mask_rates: self.span_options.mask_rates.clone(),
+            span: self.span_options.span,
+            decode_windows: self.span_options.decode_windows,
+            seed: self.seed,
+        }
+    }
+
+    fn speed(&self) -> speed::Settings {
+        speed::Settings {
+            thresholds: self.span_options.thresholds.clone(),
+            mask_rate: self.span_options.speed_mask_rate,
+            span: self.span_options.span,
+            decode_windows: self.span_options.decode_windows,
+            seed: self.seed,
+        }
+    }
+}
+
+fn write_report(folder: &Path, report: &Report) -> anyhow::Result<()> {
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    write("eval.json", &serde_json::to_string_pretty(report)?)?;
+    if let Some(infill) = &report.infill {
+        write("infill.svg", &plot::infill_svg(infill)?)?;
+    }
+    if let Some(speed) = &report.speed {
+        write("speed.svg", &plot::speed_svg(speed)?)?;
+    }
+    Ok(())
+}
+
+/// Runs `work` with a progress bar of `total` on standard error.
+fn with_progress<T, E>(
+    name: String,
+    total: usize,
+    work: impl FnOnce(&mut dyn FnMut(usize)) -> Result<T, E>,
+) -> anyhow::Result<T>
+where
+    anyhow::Error: From<E>,
+{
+    let style = ProgressStyle::with_template("{msg:28} {wide_bar} {pos}/{len} {eta:>4}")?;
+    let bar = ProgressBar::new(total as u64)
+        .with_style(style)
+        .with_message(name);
+    let result = work(&mut |done| bar.inc(done as u64));
+    bar.finish_and_clear();
+    Ok(result?)
+}

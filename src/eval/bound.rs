@@ -1,0 +1,67 @@
+//! The NELBO over a corpus.
+
+use serde::Serialize;
+
+use super::likelihood::{self, Estimator, Settings};
+use super::{Corpus, EvalError, Measure, Target, Window};
+use crate::models::Denoiser;
+
+/// The NELBO over a corpus, by one estimator.
+///
+/// The NELBO of a document is the sum of its windows'. Every evaluated token weighs the same: each measure
+/// is a ratio of sums over the evaluated windows, and so a long document counts for more than a short
+/// one. Intervals are over documents; they include the Monte-Carlo noise of the estimator.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Bound {
+    /// The estimator.
+    pub estimator: Estimator,
+    /// Draws a window.
+    pub draws: usize,
+    /// NELBO in nats a token.
+    pub nats_per_token: Measure,
+    /// exp(nats a token): an upper bound of the perplexity.
+    pub perplexity_bound: Measure,
+    /// NELBO in bits a Unicode character.
+    pub bits_per_character: Measure,
+    /// NELBO in bits a byte of UTF-8.
+    pub bits_per_byte: Measure,
+    /// The part of the uncertainty that more draws would remove: the Monte-Carlo standard error of
+    /// `nats_per_token`; `None` for a single draw a window.
+    pub monte_carlo_error: Option<f64>,
+}
+
+/// Estimates the NELBO of every window of `corpus`. `progress` is told of forwards that are done, of
+/// windows · groups · strata in all.
+///
+/// # Errors
+/// If a setting is out of range or the model fails.
+pub fn evaluate(
+    model: &dyn Denoiser,
+    corpus: &Corpus,
+    settings: &Settings,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Bound, EvalError> {
+    let targets: Vec<&Target> = corpus.windows().map(|(_, window)| &window.target).collect();
+    let estimates = likelihood::estimate(model, &targets, settings, progress)?;
+    let per = |unit: fn(&Window) -> usize| {
+        let windows = corpus.windows().zip(&estimates);
+        let pairs = windows.map(|((i, window), estimate)| (i, estimate.nelbo, unit(window) as f64));
+        Measure::ratio(&corpus.by_document(pairs))
+    };
+    let nats_per_token = per(|window| window.target.slots.len());
+    let bits = |measure: Measure| measure.map(|nats| nats / std::f64::consts::LN_2);
+    let tokens: usize = targets.iter().map(|target| target.slots.len()).sum();
+    let variance: Option<f64> = estimates
+        .iter()
+        .map(|estimate| estimate.standard_error.map(|error| error.powi(2)))
+        .sum();
+    Ok(Bound {
+        estimator: settings.estimator,
+        draws: settings.groups * settings.strata,
+        nats_per_token,
+        perplexity_bound: nats_per_token.map(f64::exp),
+        bits_per_character: bits(per(|window| window.characters)),
+        bits_per_byte: bits(per(|window| window.bytes)),
+        monte_carlo_error: variance.map(|variance| variance.sqrt() / tokens as f64),
+    })
+}

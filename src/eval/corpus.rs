@@ -1,0 +1,156 @@
+//! Documents as windows of tokens.
+
+use super::{EvalError, Target};
+use crate::models::ModelSpec;
+use crate::text::Tokenizer;
+
+/// Which part of a collection of documents is evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Selection {
+    /// At most this many documents, spread evenly over the collection; at least 1.
+    pub documents: usize,
+    /// At most this many windows a document, spread evenly over it; at least 1.
+    pub windows: usize,
+    /// Longest window in tokens, from 2 to the model's context; `None` is the model's context.
+    pub context: Option<usize>,
+}
+
+/// Consecutive tokens of a document that are evaluated together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// The tokens, all of them scored.
+    pub target: Target,
+    /// Unicode characters (scalar values) of its text: those whose first byte is in it.
+    pub characters: usize,
+    /// Bytes of its text.
+    pub bytes: usize,
+}
+
+/// The evaluated windows of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Its place in the collection, from 0.
+    pub index: usize,
+    /// Its windows.
+    pub windows: Vec<Window>,
+}
+
+/// The evaluated documents.
+///
+/// Each is encoded by itself, without a token for its beginning or end, and cut into as few windows as
+/// fit the context, all of equal length but for one token: no stub is left at the end. Windows do not
+/// see each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Corpus {
+    /// The documents, each with at least one window.
+    pub documents: Vec<Document>,
+    /// Chosen documents that were left out, having fewer than 2 tokens.
+    pub skipped: usize,
+    /// Documents of the whole collection.
+    pub available: usize,
+    /// Longest allowed window in tokens.
+    pub context: usize,
+}
+
+impl Corpus {
+    /// Encodes and cuts the chosen ones of `texts`.
+    ///
+    /// # Errors
+    /// If a setting is out of range, a text cannot be encoded or holds the mask token, or no document
+    /// has 2 tokens.
+    pub fn new(
+        texts: &[String],
+        tokenizer: &dyn Tokenizer,
+        spec: &ModelSpec,
+        selection: &Selection,
+    ) -> Result<Self, EvalError> {
+        let limit = spec.max_canvas;
+        let context = selection.context.unwrap_or(limit);
+        if !(2..=limit).contains(&context) {
+            let allowed = format!("2 to the model's context of {limit} tokens");
+            return Err(EvalError::setting("context", context, allowed));
+        }
+        for (field, value) in [
+            ("documents", selection.documents),
+            ("windows", selection.windows),
+        ] {
+            if value == 0 {
+                return Err(EvalError::setting(field, 0, "at least 1"));
+            }
+        }
+        let mut corpus = Self {
+            documents: Vec::new(),
+            skipped: 0,
+            available: texts.len(),
+            context,
+        };
+        for index in spread(texts.len(), selection.documents) {
+            let in_document = |source| EvalError::Document {
+                number: index + 1,
+                source: Box::new(source),
+            };
+            let tokens = tokenizer
+                .encode(&texts[index])
+                .map_err(|error| in_document(error.into()))?;
+            if tokens.len() < 2 {
+                corpus.skipped += 1;
+                continue;
+            }
+            let count = tokens.len().div_ceil(context);
+            let windows = spread(count, selection.windows)
+                .map(|i| {
+                    let part = i * tokens.len() / count..(i + 1) * tokens.len() / count;
+                    let window = Window::new(tokens[part].to_vec(), tokenizer);
+                    window.target.check(spec).map_err(in_document)?;
+                    Ok(window)
+                })
+                .collect::<Result<_, EvalError>>()?;
+            corpus.documents.push(Document { index, windows });
+        }
+        match corpus.documents.is_empty() {
+            true => Err(EvalError::NoDocuments {
+                skipped: corpus.skipped,
+            }),
+            false => Ok(corpus),
+        }
+    }
+
+    /// Every window with its document's place in [`Corpus::documents`].
+    pub fn windows(&self) -> impl Iterator<Item = (usize, &Window)> {
+        let documents = self.documents.iter().enumerate();
+        documents.flat_map(|(i, document)| document.windows.iter().map(move |window| (i, window)))
+    }
+
+    /// Sums (numerator, denominator) pairs by document; each comes with its document's place.
+    pub(super) fn by_document(
+        &self,
+        pairs: impl IntoIterator<Item = (usize, f64, f64)>,
+    ) -> Vec<(f64, f64)> {
+        let mut sums = vec![(0.0, 0.0); self.documents.len()];
+        for (document, numerator, denominator) in pairs {
+            sums[document].0 += numerator;
+            sums[document].1 += denominator;
+        }
+        sums
+    }
+}
+
+impl Window {
+    fn new(tokens: Vec<u32>, tokenizer: &dyn Tokenizer) -> Self {
+        let bytes = || tokens.iter().flat_map(|token| tokenizer.bytes(*token));
+        // Bytes 10xxxxxx continue a character.
+        let characters = bytes().filter(|byte| **byte & 0xC0 != 0x80).count();
+        let bytes = bytes().count();
+        Self {
+            target: Target::whole(tokens),
+            characters,
+            bytes,
+        }
+    }
+}
+
+/// At most `count` of 0..`total`, spread evenly.
+pub(super) fn spread(total: usize, count: usize) -> impl Iterator<Item = usize> {
+    let count = count.min(total);
+    (0..count).map(move |i| i * total / count)
+}

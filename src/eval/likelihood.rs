@@ -1,0 +1,376 @@
+//! The likelihood of a token sequence, bounded from above by its negative evidence lower bound (NELBO).
+//!
+//! Both estimators are unbiased for the same number, the continuous-time NELBO of the log-linear schedule
+//! (`docs/mathematics.md`; MDLM, arXiv:2406.07524, eq. 11), for a target of L scored slots
+//!
+//! ```text
+//! NELBO = ∫₀¹ (1/t) E_{each slot masked with probability t} [S(M)] dt     S(M) = Σ_{i ∈ M} −ln p(x_i | rest)
+//!       = (1/L) Σ_{x=1}^{L} (L/x) E_{M of size x} [S(M)]
+//! ```
+//!
+//! where M is the set of masked slots. The second line is the first with t integrated out, given the
+//! number of masked slots. Prompt slots are never masked, and what is bounded is −ln p(target | prompt),
+//! given its length.
+
+use serde::Serialize;
+
+use super::scorer::{MaskedTarget, Scorer};
+use super::words::Words;
+use super::{EvalError, Target};
+use crate::diffusion::Schedule;
+use crate::models::Denoiser;
+use crate::sampling::philox::Stream;
+
+/// How the NELBO is estimated. Both estimators have the same expectation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Estimator {
+    /// LLaDA's (`get_log_likelihood.py` in ML-GSAI/LLaDA): a number of masked slots x, uniform in
+    /// {1, …, L} and stratified over the draws of a group, then x random slots, weighted with L/x.
+    #[default]
+    ExactCount,
+    /// Time t in (0, 1), stratified over the draws of a group, then each slot masked with probability
+    /// t, weighted with 1/t (MDLM). Its spread is larger: rare draws at a small t weigh much.
+    ContinuousTime,
+}
+
+impl Estimator {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::ExactCount, Self::ContinuousTime];
+
+    /// The name used in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ExactCount => "exact count",
+            Self::ContinuousTime => "continuous time",
+        }
+    }
+
+    /// One group of `strata` draws for `target`. Draws of other (seed, group, index) are independent;
+    /// `index` tells targets apart.
+    ///
+    /// # Panics
+    /// If the target has no scored slot.
+    pub fn draws(
+        self,
+        target: &Target,
+        strata: usize,
+        seed: u64,
+        group: usize,
+        index: usize,
+    ) -> Vec<Draw> {
+        let length = target.slots.len();
+        match self {
+            Self::ExactCount => {
+                let mut words = Words::new(seed, group, index, Stream::MaskCount);
+                let first = 1 + words.below(length);
+                mask_counts(first, length, strata)
+                    .map(|count| Draw {
+                        masked: words
+                            .choose(length, count)
+                            .into_iter()
+                            .map(|i| target.slots[i])
+                            .collect(),
+                        weight: length as f64 / count as f64,
+                    })
+                    .collect()
+            }
+            Self::ContinuousTime => {
+                let mut words = Words::new(seed, group, index, Stream::MaskTime);
+                let shift = words.uniform();
+                let schedule = Schedule::LogLinear;
+                (0..strata)
+                    .map(|stratum| {
+                        let time = (stratum as f64 + shift) / strata as f64;
+                        let chance = schedule.one_minus_alpha(time);
+                        let slots = target.slots.iter().copied();
+                        Draw {
+                            masked: slots.filter(|_| words.uniform() < chance).collect(),
+                            weight: schedule.weight(time),
+                        }
+                    })
+                    .collect()
+            }
+        }
+    }
+}
+
+/// The numbers of masked slots of a group: `first`, in 1..=`length`, and on in steps of length / strata,
+/// rounded, coming round to 1 after `length`.
+///
+/// Halves are rounded up. With torch.round, which the official code uses and which takes halves to the
+/// even neighbour, a draw whose offset is a half never has some of the counts; so each is uniform.
+fn mask_counts(first: usize, length: usize, strata: usize) -> impl Iterator<Item = usize> {
+    (0..strata).map(move |stratum| {
+        let offset = (2 * stratum * length + strata) / (2 * strata);
+        (first - 1 + offset) % length + 1
+    })
+}
+
+/// One draw of an estimator: which slots are masked, and what their cross-entropy is weighted with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Draw {
+    /// Masked slots, ascending; scored slots of the target.
+    pub masked: Vec<usize>,
+    /// The weight: L / x, or 1 / t.
+    pub weight: f64,
+}
+
+/// How many draws are taken, and how.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// The estimator.
+    pub estimator: Estimator,
+    /// Independent groups of draws, at least 1.
+    pub groups: usize,
+    /// Stratified draws a group, at least 1.
+    pub strata: usize,
+    /// Classifier-free guidance w: logits are u + (w + 1)(c − u), with u those of the sequence whose
+    /// prompt is masked. 0 is off; otherwise it is the guided denoiser that is scored.
+    pub guidance_scale: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    /// LLaDA's defaults: 128 draws, 16 a group.
+    fn default() -> Self {
+        Self {
+            estimator: Estimator::default(),
+            groups: 8,
+            strata: 16,
+            guidance_scale: 0.0,
+            seed: 0,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`EvalError::Setting`] names the first field out of range.
+    pub fn check(&self) -> Result<(), EvalError> {
+        for (field, value) in [("groups", self.groups), ("draws", self.strata)] {
+            if value == 0 {
+                return Err(EvalError::setting(field, 0, "at least 1"));
+            }
+        }
+        let scale = self.guidance_scale;
+        if !(scale.is_finite() && scale >= 0.0) {
+            return Err(EvalError::setting("guidance_scale", scale, "at least 0"));
+        }
+        Ok(())
+    }
+}
+
+/// An estimate of the NELBO of one target.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The mean over all draws, in nats; −ln p(target | prompt) is not larger in expectation.
+    pub nelbo: f64,
+    /// Its Monte-Carlo standard error in nats, from the spread of the groups' means; from the
+    /// differences of neighbouring strata if there is a single group; `None` for a single draw.
+    pub standard_error: Option<f64>,
+    /// Draws taken.
+    pub draws: usize,
+}
+
+impl Estimate {
+    /// From what [`losses`] gives for whole groups of draws, group by group and stratum by stratum.
+    ///
+    /// # Panics
+    /// If `values` is empty or `strata` is 0.
+    pub fn of(values: &[f64], strata: usize) -> Self {
+        assert!(!values.is_empty() && strata > 0);
+        let nelbo = mean(values);
+        let samples: Vec<f64> = match values.len() / strata {
+            1 => values.to_vec(),
+            _ => values.chunks(strata).map(mean).collect(),
+        };
+        let squares: f64 = match values.len() / strata {
+            // Estimator v₂ for systematic samples in Wolter, Introduction to Variance Estimation, 2nd ed.,
+            // §8.2: what differs from stratum to stratum in the mean is not noise.
+            1 => {
+                let pairs = samples.windows(2);
+                pairs.map(|pair| (pair[0] - pair[1]).powi(2) / 2.0).sum()
+            }
+            _ => samples.iter().map(|mean| (mean - nelbo).powi(2)).sum(),
+        };
+        let count = samples.len() as f64;
+        Self {
+            nelbo,
+            standard_error: (count > 1.0).then(|| (squares / (count * (count - 1.0))).sqrt()),
+            draws: values.len(),
+        }
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Weight · Σ −ln p(x_i | rest) over the masked slots, in nats, of each of `draws`: a single-draw
+/// estimate of the NELBO each. For draws that were recorded or enumerated.
+///
+/// # Errors
+/// If the target does not fit the model, a draw masks a slot that is not scored, or the model fails.
+pub fn losses(
+    model: &dyn Denoiser,
+    target: &Target,
+    draws: &[Draw],
+    guidance_scale: f64,
+) -> Result<Vec<f64>, EvalError> {
+    let scorer = Scorer::new(model, guidance_scale)?;
+    target.check(model.spec())?;
+    for draw in draws {
+        let mut last = None;
+        for &slot in &draw.masked {
+            if target.slots.binary_search(&slot).is_err() || last >= Some(slot) {
+                return Err(EvalError::MaskedSlot { slot });
+            }
+            last = Some(slot);
+        }
+    }
+    let draws: Vec<_> = draws.iter().map(|draw| (target, draw)).collect();
+    draw_losses(&scorer, &draws, &mut |_| ())
+}
+
+/// Estimates the NELBO of each target. The draws of a target depend on the seed and on its place in
+/// `targets`, and on nothing else. `progress` is told of forwards that are done, of
+/// `targets · groups · strata` in all.
+///
+/// # Errors
+/// If a setting is out of range, a target does not fit the model, or the model fails.
+pub fn estimate(
+    model: &dyn Denoiser,
+    targets: &[&Target],
+    settings: &Settings,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Estimate>, EvalError> {
+    settings.check()?;
+    let Settings {
+        estimator,
+        groups,
+        strata,
+        ..
+    } = *settings;
+    let scorer = Scorer::new(model, settings.guidance_scale)?;
+    for target in targets {
+        target.check(model.spec())?;
+    }
+    let draws: Vec<(usize, Draw)> = (0..targets.len())
+        .flat_map(|index| (0..groups).map(move |group| (index, group)))
+        .flat_map(|(index, group)| {
+            let draws = estimator.draws(targets[index], strata, settings.seed, group, index);
+            draws.into_iter().map(move |draw| (index, draw))
+        })
+        .collect();
+    let draws: Vec<(&Target, &Draw)> = draws
+        .iter()
+        .map(|(index, draw)| (targets[*index], draw))
+        .collect();
+    let losses = draw_losses(&scorer, &draws, progress)?;
+    Ok(losses
+        .chunks(groups * strata)
+        .map(|losses| Estimate::of(losses, strata))
+        .collect())
+}
+
+fn draw_losses(
+    scorer: &Scorer,
+    draws: &[(&Target, &Draw)],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<f64>, EvalError> {
+    let sequences: Vec<MaskedTarget> = draws
+        .iter()
+        .map(|(target, draw)| MaskedTarget {
+            target,
+            masked: &draw.masked,
+        })
+        .collect();
+    let scores = scorer.score(&sequences, progress)?;
+    Ok(draws
+        .iter()
+        .zip(scores)
+        .map(|((_, draw), scores)| {
+            let cross_entropy: f64 = scores.iter().map(|score| -score.log_probability).sum();
+            draw.weight * cross_entropy
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_count_is_uniform_over_the_first_one_and_near_its_exact_place(
+            length in 1usize..40,
+            strata in 1usize..20,
+        ) {
+            let mut seen = vec![vec![0; length]; strata];
+            for first in 1..=length {
+                for (stratum, count) in mask_counts(first, length, strata).enumerate() {
+                    prop_assert!((1..=length).contains(&count));
+                    seen[stratum][count - 1] += 1;
+                    let exact = (first as f64 - 1.0 + stratum as f64 * length as f64 / strata as f64)
+                        .rem_euclid(length as f64);
+                    let apart = ((count - 1) as f64 - exact).abs();
+                    prop_assert!(apart.min(length as f64 - apart) <= 0.5 + 1e-9);
+                }
+            }
+            prop_assert!(seen.iter().flatten().all(|times| *times == 1));
+        }
+
+        #[test]
+        fn draws_mask_scored_slots_only_as_many_as_their_weight_says(
+            prompt in 0usize..9,
+            answer in 1usize..30,
+            strata in 1usize..9,
+            seed in any::<u64>(),
+        ) {
+            let target = Target::after_prompt(&vec![1; prompt], &vec![2; answer]);
+            for estimator in Estimator::ALL {
+                let draws = estimator.draws(&target, strata, seed, 0, 0);
+                prop_assert_eq!(&draws, &estimator.draws(&target, strata, seed, 0, 0));
+                prop_assert_eq!(draws.len(), strata);
+                for draw in draws {
+                    prop_assert!(draw.masked.iter().all(|slot| *slot >= prompt));
+                    prop_assert!(draw.masked.is_sorted_by(|a, b| a < b));
+                    prop_assert!(draw.weight >= 1.0 && draw.weight.is_finite());
+                    if estimator == Estimator::ExactCount {
+                        let weight = answer as f64 / draw.masked.len() as f64;
+                        prop_assert_eq!(draw.weight, weight);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn times_fall_one_in_each_stratum() {
+        let target = Target::whole(vec![1]);
+        for seed in 0..50 {
+            let draws = Estimator::ContinuousTime.draws(&target, 8, seed, 0, 0);
+            for (stratum, draw) in draws.iter().enumerate() {
+                assert_eq!((8.0 / draw.weight) as usize, stratum);
+            }
+        }
+    }
+
+    #[test]
+    fn the_standard_error_is_that_of_group_means_or_of_neighbouring_strata() {
+        let estimate = Estimate::of(&[1.0, 3.0, 5.0, 7.0], 2);
+        assert_eq!((estimate.nelbo, estimate.draws), (4.0, 4));
+        assert_eq!(estimate.standard_error, Some(2.0));
+        let single = Estimate::of(&[1.0, 3.0], 2);
+        assert_eq!(single.standard_error, Some(1.0));
+        let trend = Estimate::of(&[1.0, 2.0, 3.0, 4.0, 5.0], 5);
+        assert_eq!(trend.standard_error, Some((0.5f64 / 5.0).sqrt()));
+        assert_eq!(Estimate::of(&[1.0], 1).standard_error, None);
+    }
+}

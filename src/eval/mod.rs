@@ -1,0 +1,34 @@
+//! Evaluation: how well a model predicts given texts, and how fast it may fill them.
+//!
+//! | module | what it measures |
+//! |---|---|
+//! | [`likelihood`] | the NELBO of a token sequence, by Monte Carlo; optionally after a prompt |
+//! | [`bound`] | the same over a [`Corpus`]: perplexity, bits a character, bits a byte |
+//! | [`infill`] | accuracy at masked spans against the mask rate |
+//! | [`speed`] | accuracy against tokens a forward, with the threshold sampler |
+//!
+//! [`Report`] puts them together, [`plot`] draws it. Every random draw is keyed by a seed, so that an
+//! evaluation can be repeated.
+
+pub mod bound;
+mod corpus;
+mod decoding;
+mod error;
+pub mod infill;
+pub mod likelihood;
+mod measure;
+pub mod plot;
+mod report;
+mod scorer;
+mod spans;
+pub mod speed;
+mod table;
+mod target;
+mod words;
+
+pub use corpus::{Corpus, Document, Selection, Window};
+pub use decoding::is_greedy;
+pub use error::EvalError;
+pub use measure::Measure;
+pub use report::{DataReport, InfillReport, Report, SpeedReport};
+pub use target::Target;

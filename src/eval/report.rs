@@ -1,0 +1,90 @@
+//! The results of an evaluation.
+
+use serde::Serialize;
+
+use super::bound::Bound;
+use super::infill::{Decoded, OneForward};
+use super::speed::Point;
+use super::{Corpus, Window};
+
+/// Everything that was measured. Its `Display` is a table; the JSON of `unmask eval` is its serialisation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The model's name.
+    pub model: String,
+    /// What it was evaluated on.
+    pub data: DataReport,
+    /// Seed of every random draw.
+    pub seed: u64,
+    /// The NELBO, by each estimator; empty if it was not asked for.
+    pub likelihood: Vec<Bound>,
+    /// Accuracy against the mask rate.
+    pub infill: Option<InfillReport>,
+    /// Accuracy against tokens a forward.
+    pub speed: Option<SpeedReport>,
+}
+
+/// What was evaluated.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DataReport {
+    /// The file.
+    pub file: String,
+    /// Documents in it.
+    pub documents_available: usize,
+    /// Documents evaluated.
+    pub documents: usize,
+    /// Chosen documents that were left out, having fewer than 2 tokens.
+    pub documents_skipped: usize,
+    /// Windows evaluated.
+    pub windows: usize,
+    /// Longest allowed window in tokens.
+    pub context: usize,
+    /// Tokens in the windows.
+    pub tokens: usize,
+    /// Unicode characters in them.
+    pub characters: usize,
+    /// Bytes in them.
+    pub bytes: usize,
+}
+
+impl DataReport {
+    /// Counts what is in `corpus`, which was read from `file`.
+    pub fn of(file: String, corpus: &Corpus) -> Self {
+        let sum = |count: fn(&Window) -> usize| corpus.windows().map(|(_, w)| count(w)).sum();
+        Self {
+            file,
+            documents_available: corpus.available,
+            documents: corpus.documents.len(),
+            documents_skipped: corpus.skipped,
+            windows: sum(|_| 1),
+            context: corpus.context,
+            tokens: sum(|window| window.target.tokens.len()),
+            characters: sum(|window| window.characters),
+            bytes: sum(|window| window.bytes),
+        }
+    }
+}
+
+/// Accuracy at masked spans; each list has one entry a mask rate.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InfillReport {
+    /// Tokens a span.
+    pub span: usize,
+    /// By a single forward.
+    pub one_forward: Vec<OneForward>,
+    /// By denoising with the default plan.
+    pub decoded: Vec<Decoded>,
+}
+
+/// Accuracy against tokens a forward.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SpeedReport {
+    /// Tokens a span.
+    pub span: usize,
+    /// The share of a window that was to be masked.
+    pub mask_rate: f64,
+    /// Windows denoised at each threshold.
+    pub windows: usize,
+    /// One entry a threshold.
+    pub points: Vec<Point>,
+}

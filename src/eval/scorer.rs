@@ -1,0 +1,207 @@
+//! The forward pass of an evaluation: partly masked sequences in, what the model says of their masked
+//! slots out.
+
+use candle_core::{DType, Tensor};
+
+use super::{EvalError, Target};
+use crate::canvas::TokenId;
+use crate::models::{AttentionPattern, Denoiser, RaggedBatch};
+
+/// Rows that go through the network at once; a longer sequence goes alone.
+const BATCH_ROWS: usize = 2048;
+/// Rows that go through the head at once: bounds the memory that logits take.
+const HEAD_ROWS: usize = 256;
+
+/// What the model says of one masked slot.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct SlotScore {
+    /// ln p(true token).
+    pub log_probability: f64,
+    /// The most probable token but for the mask token.
+    pub best: TokenId,
+}
+
+/// A sequence some of whose scored slots are masked.
+#[derive(Debug, Clone)]
+pub(super) struct MaskedTarget<'a> {
+    pub target: &'a Target,
+    /// Masked slots, ascending.
+    pub masked: &'a [usize],
+}
+
+impl MaskedTarget<'_> {
+    /// The tokens that the network sees.
+    pub fn tokens(&self, mask: TokenId) -> Vec<TokenId> {
+        let mut tokens = self.target.tokens.clone();
+        for slot in self.masked {
+            tokens[*slot] = mask;
+        }
+        tokens
+    }
+
+    /// The same with the prompt masked too, for classifier-free guidance.
+    fn unconditional_tokens(&self, mask: TokenId) -> Vec<TokenId> {
+        let mut tokens = vec![mask; self.target.tokens.len()];
+        for slot in &self.target.slots {
+            tokens[*slot] = self.target.tokens[*slot];
+        }
+        for slot in self.masked {
+            tokens[*slot] = mask;
+        }
+        tokens
+    }
+}
+
+/// A row whose logits are needed.
+struct ScoredRow {
+    conditional: u32,
+    unconditional: u32,
+    slot: usize,
+    truth: TokenId,
+}
+
+/// Runs a model on masked sequences.
+pub(super) struct Scorer<'a> {
+    model: &'a dyn Denoiser,
+    guidance_scale: f64,
+    /// Added to logits before their arg-max: −∞ for the mask token. `[1, vocab]`
+    mask_bias: Tensor,
+}
+
+impl<'a> Scorer<'a> {
+    /// A scorer with classifier-free guidance w: logits are u + (w + 1)(c − u), with u those of the
+    /// sequence whose prompt is masked; 0 is off.
+    ///
+    /// # Errors
+    /// [`EvalError::Unsupported`], or the device fails.
+    pub fn new(model: &'a dyn Denoiser, guidance_scale: f64) -> Result<Self, EvalError> {
+        let spec = model.spec();
+        if spec.attention != AttentionPattern::Bidirectional {
+            return Err(EvalError::Unsupported {
+                family: spec.family,
+                reason: "its slots do not see the whole sequence",
+            });
+        }
+        let mut bias = vec![0.0f32; spec.vocab_size];
+        if let Some(entry) = bias.get_mut(spec.mask_token as usize) {
+            *entry = f32::NEG_INFINITY;
+        }
+        let mask_bias = Tensor::from_vec(bias, (1, spec.vocab_size), model.device())?;
+        Ok(Self {
+            model,
+            guidance_scale,
+            mask_bias,
+        })
+    }
+
+    /// Scores the masked slots of each sequence, in slot order. `progress` is told of every sequence
+    /// that is done.
+    pub fn score(
+        &self,
+        sequences: &[MaskedTarget],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Vec<SlotScore>>, EvalError> {
+        for sequence in sequences {
+            sequence.target.check(self.model.spec())?;
+        }
+        let mut scores = Vec::with_capacity(sequences.len());
+        let mut rest = sequences;
+        while !rest.is_empty() {
+            let mut rows = 0;
+            let fitting = rest.iter().take_while(|sequence| {
+                rows += sequence.target.tokens.len();
+                rows <= BATCH_ROWS
+            });
+            let (batch, later) = rest.split_at(fitting.count().max(1));
+            scores.extend(self.score_batch(batch)?);
+            progress(batch.len());
+            rest = later;
+        }
+        Ok(scores)
+    }
+
+    fn score_batch(&self, sequences: &[MaskedTarget]) -> Result<Vec<Vec<SlotScore>>, EvalError> {
+        let spec = self.model.spec();
+        let mut batch = RaggedBatch::new();
+        let mut scored = Vec::new();
+        for sequence in sequences {
+            if sequence.masked.is_empty() {
+                continue;
+            }
+            let rows = batch.push(sequence.tokens(spec.mask_token));
+            let unconditional = match self.guidance_scale > 0.0 {
+                true => batch.push(sequence.unconditional_tokens(spec.mask_token)),
+                false => rows.clone(),
+            };
+            scored.extend(sequence.masked.iter().map(|&slot| {
+                let row = slot.saturating_sub(spec.logit_shift);
+                ScoredRow {
+                    conditional: (rows.start + row) as u32,
+                    unconditional: (unconditional.start + row) as u32,
+                    slot,
+                    truth: sequence.target.tokens[slot],
+                }
+            }));
+        }
+        let mut scores = Vec::with_capacity(scored.len());
+        if !scored.is_empty() {
+            let hidden = self.model.hidden(&batch, None)?;
+            for rows in scored.chunks(HEAD_ROWS) {
+                scores.extend(self.score_rows(&hidden, rows)?);
+            }
+        }
+        let mut scores = scores.into_iter();
+        Ok(sequences
+            .iter()
+            .map(|sequence| scores.by_ref().take(sequence.masked.len()).collect())
+            .collect())
+    }
+
+    fn score_rows(&self, hidden: &Tensor, rows: &[ScoredRow]) -> Result<Vec<SlotScore>, EvalError> {
+        let logits = self.logits(hidden, rows)?;
+        let truth: Vec<TokenId> = rows.iter().map(|row| row.truth).collect();
+        let truth = Tensor::from_vec(truth, (rows.len(), 1), logits.device())?;
+        let log_probabilities: Vec<f32> = logits
+            .gather(&truth, 1)?
+            .squeeze(1)?
+            .sub(&logits.log_sum_exp(1)?)?
+            .to_vec1()?;
+        let best: Vec<u32> = logits
+            .broadcast_add(&self.mask_bias)?
+            .argmax(1)?
+            .to_vec1()?;
+        let scores = rows.iter().zip(log_probabilities).zip(best);
+        scores
+            .map(|((row, log_probability), best)| {
+                if !log_probability.is_finite() {
+                    return Err(EvalError::NotFinite {
+                        slot: row.slot,
+                        token: row.truth,
+                        value: log_probability,
+                    });
+                }
+                Ok(SlotScore {
+                    log_probability: f64::from(log_probability),
+                    best,
+                })
+            })
+            .collect()
+    }
+
+    /// Logits `[rows, vocab]` in f32, guided where asked for.
+    fn logits(&self, hidden: &Tensor, rows: &[ScoredRow]) -> Result<Tensor, EvalError> {
+        let select = |index: fn(&ScoredRow) -> u32| -> Result<Tensor, EvalError> {
+            let indices: Vec<u32> = rows.iter().map(index).collect();
+            let indices = Tensor::from_vec(indices, rows.len(), hidden.device())?;
+            let logits = self.model.head(&hidden.index_select(&indices, 0)?)?;
+            Ok(logits.to_dtype(DType::F32)?)
+        };
+        let conditional = select(|row| row.conditional)?;
+        if self.guidance_scale == 0.0 {
+            return Ok(conditional);
+        }
+        let unconditional = select(|row| row.unconditional)?;
+        let direction = ((conditional - &unconditional)? * (self.guidance_scale + 1.0))?;
+        Ok((unconditional + direction)?)
+    }
+}

@@ -1,0 +1,132 @@
+//! Windows with masked spans.
+
+use std::ops::Range;
+
+use super::corpus::spread;
+use super::scorer::MaskedTarget;
+use super::words::Words;
+use super::{Corpus, EvalError, Window};
+use crate::canvas::{Canvas, TokenId};
+use crate::sampling::philox::Stream;
+
+/// A window some spans of which are masked.
+pub(super) struct MaskedWindow<'a> {
+    /// The place of its document in the corpus.
+    pub document: usize,
+    window: &'a Window,
+    /// The spans, from left to right. Neighbours may touch.
+    pub spans: Vec<Range<usize>>,
+    masked: Vec<usize>,
+}
+
+impl MaskedWindow<'_> {
+    /// All tokens, none masked.
+    pub fn truth(&self) -> &[TokenId] {
+        &self.window.target.tokens
+    }
+
+    /// Masked slots, ascending.
+    pub fn masked(&self) -> &[usize] {
+        &self.masked
+    }
+
+    /// The sequence for a single forward.
+    pub fn sequence(&self) -> MaskedTarget<'_> {
+        MaskedTarget {
+            target: &self.window.target,
+            masked: &self.masked,
+        }
+    }
+
+    /// The canvas for the engine.
+    pub fn canvas(&self, mask: TokenId) -> Result<Canvas, EvalError> {
+        Ok(Canvas::from_ids(&self.sequence().tokens(mask), mask)?)
+    }
+}
+
+/// At most `limit` windows of `corpus`, spread evenly, each with spans of `length` tokens masked such
+/// that their tokens make up about `rate` of it, at least one span. Seeded by (`seed`, `index` of the
+/// rate, the window's place in the corpus): a smaller limit leaves the spans of a window as they are.
+pub(super) fn masked_windows<'a>(
+    corpus: &'a Corpus,
+    limit: usize,
+    length: usize,
+    rate: f64,
+    seed: u64,
+    index: usize,
+) -> Vec<MaskedWindow<'a>> {
+    let windows: Vec<_> = corpus.windows().collect();
+    spread(windows.len(), limit)
+        .map(|place| {
+            let (document, window) = windows[place];
+            let mut words = Words::new(seed, index, place, Stream::Spans);
+            let spans = spans(window.target.tokens.len(), length, rate, &mut words);
+            let masked = spans.iter().cloned().flatten().collect();
+            MaskedWindow {
+                document,
+                window,
+                spans,
+                masked,
+            }
+        })
+        .collect()
+}
+
+/// Cuts a window of `tokens` into pieces of `length` tokens from a random offset on, what is left over at
+/// the ends being no piece, and chooses as many of them as make up `rate`, at least one. A window shorter
+/// than a piece is one.
+fn spans(tokens: usize, length: usize, rate: f64, words: &mut Words) -> Vec<Range<usize>> {
+    let length = length.min(tokens);
+    let pieces = tokens / length;
+    let offset = words.below(tokens % length + 1);
+    let count = ((rate * tokens as f64 / length as f64).round() as usize).clamp(1, pieces);
+    words
+        .choose(pieces, count)
+        .into_iter()
+        .map(|piece| offset + piece * length..offset + (piece + 1) * length)
+        .collect()
+}
+
+/// Checks the length of spans, and mask rates that `field` holds.
+///
+/// # Errors
+/// [`EvalError::Setting`].
+pub(super) fn check(length: usize, field: &'static str, rates: &[f64]) -> Result<(), EvalError> {
+    if length == 0 {
+        return Err(EvalError::setting("span", 0, "at least 1"));
+    }
+    match rates.iter().find(|rate| !(**rate > 0.0 && **rate < 1.0)) {
+        Some(rate) => Err(EvalError::setting(
+            field,
+            rate,
+            "more than 0 and less than 1",
+        )),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn spans_are_disjoint_whole_and_as_many_as_the_rate_asks_for(
+            tokens in 2usize..300,
+            length in 1usize..12,
+            rate in 0.01f64..0.99,
+            seed in any::<u64>(),
+        ) {
+            let mut words = Words::new(seed, 0, 0, Stream::Spans);
+            let spans = spans(tokens, length, rate, &mut words);
+            prop_assert!(!spans.is_empty());
+            prop_assert!(spans.windows(2).all(|pair| pair[0].end <= pair[1].start));
+            prop_assert!(spans.iter().all(|span| span.len() == length.min(tokens)));
+            prop_assert!(spans.last().is_some_and(|span| span.end <= tokens));
+            let masked = (spans.len() * length) as f64;
+            prop_assert!(spans.len() == 1 || masked <= rate * tokens as f64 + length as f64 / 2.0);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Accuracy against tokens a forward, with the threshold sampler.
+//!
+//! Spans of windows are masked as in [`infill`](super::infill) and denoised by the model's default plan with
+//! its budget replaced by [`Budget::Threshold`]: the lower the threshold, the more tokens a forward commits,
+//! each with less of the others to go by.
+
+use serde::Serialize;
+
+use super::infill::{Filled, masked_tokens};
+use super::spans::{self, masked_windows};
+use super::{Corpus, EvalError, Measure, decoding};
+use crate::decode::{Budget, DecodePlan};
+use crate::engine::Engine;
+
+/// What is masked, and how it is denoised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Probability thresholds, each in [0, 1].
+    pub thresholds: Vec<f32>,
+    /// Share of a window that is masked, in (0, 1).
+    pub mask_rate: f64,
+    /// Tokens a span, at least 1.
+    pub span: usize,
+    /// Windows that are denoised at most, spread evenly over the corpus; at least 1.
+    pub decode_windows: usize,
+    /// Seed of the spans' places.
+    pub seed: u64,
+}
+
+impl Settings {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`EvalError::Setting`] names the first field out of range.
+    pub fn check(&self) -> Result<(), EvalError> {
+        spans::check(self.span, "speed_mask_rate", &[self.mask_rate])?;
+        let mut thresholds = self.thresholds.iter();
+        if let Some(threshold) = thresholds.find(|t| !(0.0..=1.0).contains(*t)) {
+            let allowed = "a probability in [0, 1]";
+            return Err(EvalError::setting("thresholds", threshold, allowed));
+        }
+        decoding::check_windows(self.decode_windows)
+    }
+}
+
+/// What one threshold gives.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Point {
+    /// The probability from which on a token is committed; at least one is at every forward.
+    pub threshold: f32,
+    /// Masked tokens / forwards.
+    pub tokens_per_forward: Measure,
+    /// Share of masked tokens that are filled with the true ones.
+    pub token_accuracy: Measure,
+    /// Masked tokens.
+    pub tokens: usize,
+    /// Forwards taken.
+    pub forwards: usize,
+}
+
+/// Denoises the same masked windows at every threshold. `progress` is told of windows that are done, of
+/// windows · thresholds in all.
+///
+/// # Errors
+/// If a setting is out of range, or the engine fails.
+pub fn evaluate(
+    engine: &Engine,
+    corpus: &Corpus,
+    settings: &Settings,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Point>, EvalError> {
+    settings.check()?;
+    let spec = engine.spec();
+    let (rate, seed) = (settings.mask_rate, settings.seed);
+    let windows = masked_windows(
+        corpus,
+        settings.decode_windows,
+        settings.span,
+        rate,
+        seed,
+        0,
+    );
+    settings
+        .thresholds
+        .iter()
+        .map(|&threshold| {
+            let plan = DecodePlan {
+                steps: None,
+                budget: Budget::Threshold(threshold),
+                ..decoding::greedy(&spec.default_plan)
+            };
+            let canvases = windows.iter().map(|window| window.canvas(spec.mask_token));
+            let finished = decoding::denoise(engine, canvases, &plan, progress)?;
+            let results = || windows.iter().zip(&finished);
+            let tokens_per_forward = results().map(|(window, (_, steps))| {
+                let masked = window.masked().len() as f64;
+                (window.document, masked, *steps as f64)
+            });
+            let right = results().map(|(window, (canvas, _))| {
+                let filled = Filled::of(window, &canvas.tokens().collect::<Vec<_>>());
+                let masked = window.masked().len() as f64;
+                (window.document, filled.tokens as f64, masked)
+            });
+            Ok(Point {
+                threshold,
+                tokens_per_forward: Measure::ratio(&corpus.by_document(tokens_per_forward)),
+                token_accuracy: Measure::share(&corpus.by_document(right)),
+                tokens: masked_tokens(&windows),
+                forwards: finished.iter().map(|(_, steps)| steps).sum(),
+            })
+        })
+        .collect()
+}

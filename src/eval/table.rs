@@ -1,0 +1,137 @@
+//! A report as a table for people.
+
+use std::fmt;
+
+use super::{DataReport, InfillReport, Measure, Report, SpeedReport};
+use crate::eval::bound::Bound;
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "model  {}", self.model)?;
+        data(f, &self.data)?;
+        writeln!(
+            f,
+            "Every token weighs the same; [low, high] is the 95 % interval over documents."
+        )?;
+        if !self.likelihood.is_empty() {
+            likelihood(f, &self.likelihood)?;
+        }
+        if let Some(report) = &self.infill {
+            infill(f, report)?;
+        }
+        if let Some(report) = &self.speed {
+            speed(f, report)?;
+        }
+        Ok(())
+    }
+}
+
+fn data(f: &mut fmt::Formatter<'_>, data: &DataReport) -> fmt::Result {
+    writeln!(
+        f,
+        "data   {}: {} of {} documents, {} windows of at most {} tokens, {} tokens, {} characters, {} bytes",
+        data.file,
+        data.documents,
+        data.documents_available,
+        data.windows,
+        data.context,
+        data.tokens,
+        data.characters,
+        data.bytes
+    )?;
+    if data.documents_skipped > 0 {
+        writeln!(
+            f,
+            "       {} documents of fewer than 2 tokens were left out",
+            data.documents_skipped
+        )?;
+    }
+    Ok(())
+}
+
+fn likelihood(f: &mut fmt::Formatter<'_>, bounds: &[Bound]) -> fmt::Result {
+    for bound in bounds {
+        let error = bound
+            .monte_carlo_error
+            .map_or(String::new(), |error| format!("  ± {error:.4} Monte Carlo"));
+        let rows = [
+            (
+                "nats/token (NELBO)",
+                cell(bound.nats_per_token, 4) + error.as_str(),
+            ),
+            ("perplexity at most", cell(bound.perplexity_bound, 2)),
+            ("bits/character", cell(bound.bits_per_character, 4)),
+            ("bits/byte", cell(bound.bits_per_byte, 4)),
+        ];
+        writeln!(
+            f,
+            "\nlikelihood, {}, {} draws a window",
+            bound.estimator.name(),
+            bound.draws
+        )?;
+        for (name, value) in rows {
+            writeln!(f, "  {name:<20}{value}")?;
+        }
+    }
+    Ok(())
+}
+
+fn infill(f: &mut fmt::Formatter<'_>, report: &InfillReport) -> fmt::Result {
+    let windows = |windows: Option<usize>| windows.unwrap_or_default();
+    writeln!(
+        f,
+        "\ninfilling of spans of {} tokens, greedy; one forward: {} windows, default plan: {} windows",
+        report.span,
+        windows(report.one_forward.first().map(|point| point.windows)),
+        windows(report.decoded.first().map(|point| point.windows)),
+    )?;
+    writeln!(
+        f,
+        "  {:>6}  {:<26}{:<26}{:<26}",
+        "masked", "tokens, one forward", "tokens, default plan", "spans, default plan"
+    )?;
+    for (one, decoded) in report.one_forward.iter().zip(&report.decoded) {
+        writeln!(
+            f,
+            "  {:>5.0}%  {:<26}{:<26}{:<26}",
+            one.mask_rate * 100.0,
+            cell(one.token_accuracy, 3),
+            cell(decoded.token_accuracy, 3),
+            cell(decoded.span_exact_match, 3)
+        )?;
+    }
+    Ok(())
+}
+
+fn speed(f: &mut fmt::Formatter<'_>, report: &SpeedReport) -> fmt::Result {
+    writeln!(
+        f,
+        "\nthreshold sampler, {:.0} % masked in spans of {} tokens, {} windows",
+        report.mask_rate * 100.0,
+        report.span,
+        report.windows
+    )?;
+    writeln!(
+        f,
+        "  {:>9}  {:<26}{:<26}",
+        "threshold", "tokens/forward", "token accuracy"
+    )?;
+    for point in &report.points {
+        writeln!(
+            f,
+            "  {:>9}  {:<26}{:<26}",
+            point.threshold,
+            cell(point.tokens_per_forward, 3),
+            cell(point.token_accuracy, 3)
+        )?;
+    }
+    Ok(())
+}
+
+fn cell(measure: Measure, digits: usize) -> String {
+    let Measure { value, low, high } = measure;
+    match (low, high) {
+        (Some(low), Some(high)) => format!("{value:.digits$} [{low:.digits$}, {high:.digits$}]"),
+        _ => format!("{value:.digits$}"),
+    }
+}

@@ -1,0 +1,70 @@
+//! Infill accuracy and speed of a model that knows the text.
+
+use unmask::engine::{Engine, EngineConfig};
+use unmask::eval::{Corpus, Selection, infill, speed};
+use unmask::text::ByteTokenizer;
+
+use crate::oracle::Oracle;
+
+fn oracle_corpus(model: &Oracle) -> Corpus {
+    let text = String::from_utf8(model.text.iter().map(|token| *token as u8).collect()).unwrap();
+    let selection = Selection {
+        documents: 8,
+        windows: 1,
+        context: None,
+    };
+    let texts = vec![text.clone(), text.clone(), text];
+    Corpus::new(&texts, &ByteTokenizer::default(), &model.spec, &selection).unwrap()
+}
+
+const TEXT: &[u8] = b"forty-eight characters that a model knows by heart";
+
+#[test]
+fn a_model_that_knows_the_text_has_every_span_and_one_that_does_not_has_none() {
+    for (knows, share) in [(true, 1.0), (false, 0.0)] {
+        let text = if knows { TEXT } else { &[b'~'; TEXT.len()] };
+        let corpus = oracle_corpus(&Oracle::new(TEXT, 0.0, 0));
+        let settings = infill::Settings {
+            mask_rates: vec![0.05, 0.5, 0.95],
+            span: 3,
+            decode_windows: 2,
+            seed: 1,
+        };
+        let model = Oracle::new(text, 9.0, 0);
+        let one_forward = infill::one_forward(&model, &corpus, &settings, &mut |_| ()).unwrap();
+        let engine = Engine::start(Box::new(model), EngineConfig::default()).unwrap();
+        let decoded = infill::decoded(&engine, &corpus, &settings, &mut |_| ()).unwrap();
+        for (one, decoded) in one_forward.iter().zip(&decoded) {
+            assert_eq!((one.windows, decoded.windows), (3, 2));
+            assert_eq!(one.token_accuracy.value, share);
+            assert_eq!(decoded.token_accuracy.value, share);
+            assert_eq!(decoded.span_exact_match.value, share);
+            assert_eq!(decoded.tokens, 3 * decoded.spans);
+            assert_eq!(decoded.forwards, decoded.tokens, "one token a step");
+            assert!((one.masked_share - one.mask_rate).abs() < 0.04);
+        }
+    }
+}
+
+#[test]
+fn the_threshold_decides_how_many_tokens_a_forward_commits() {
+    let corpus = oracle_corpus(&Oracle::new(TEXT, 0.0, 0));
+    // Against the mask token and 255 others: e⁹ / (e⁹ + e¹⁰ + 255) = 0.267.
+    let model = Oracle::new(TEXT, 9.0, 0);
+    let engine = Engine::start(Box::new(model), EngineConfig::default()).unwrap();
+    let settings = speed::Settings {
+        thresholds: vec![0.2, 0.5],
+        mask_rate: 0.5,
+        span: 4,
+        decode_windows: 3,
+        seed: 1,
+    };
+    let points = speed::evaluate(&engine, &corpus, &settings, &mut |_| ()).unwrap();
+    assert_eq!(points[0].forwards, 3, "all at once");
+    assert_eq!(
+        points[0].tokens_per_forward.value,
+        points[0].tokens as f64 / 3.0
+    );
+    assert_eq!(points[1].tokens_per_forward.value, 1.0);
+    assert!(points.iter().all(|point| point.token_accuracy.value == 1.0));
+}

@@ -1,0 +1,224 @@
+//! `unmask eval`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::support::golden;
+use crate::texts;
+
+/// Runs `unmask eval` on the golden checkpoint.
+fn eval(model: &str, data: &Path, options: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_unmask"))
+        .args(["eval", "--device", "cpu", "--model"])
+        .arg(golden(model))
+        .arg("--data")
+        .arg(data)
+        .args(options)
+        .output()
+        .unwrap()
+}
+
+fn text_file(folder: &Path) -> std::path::PathBuf {
+    let path = folder.join("text.zst");
+    let text = texts().join("\n<|doc|>\n");
+    std::fs::write(&path, zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
+    path
+}
+
+const SMALL: &[&str] = &[
+    "--context",
+    "24",
+    "--draws",
+    "2",
+    "--decode-windows",
+    "2",
+    "--mask-rates",
+    "0.2,0.8",
+    "--thresholds",
+    "0.01,0.9",
+];
+
+/// The keys of a JSON value, one line each, list entries as [].
+fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                keys(value, &format!("{path}.{key}"), found);
+            }
+        }
+        Value::Array(list) => {
+            for value in list {
+                keys(value, &format!("{path}[]"), found);
+            }
+        }
+        _ => {
+            found.insert(path.to_owned());
+        }
+    }
+}
+
+#[test]
+fn the_command_prints_and_writes_the_same_report_every_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = text_file(folder.path());
+    let out = folder.path().join("new/results");
+    let run = |more: &[&str]| {
+        let output = eval("llada", &data, &[SMALL, more].concat());
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let printed = run(&["--json", "--out", out.to_str().unwrap()]);
+    assert_eq!(printed, run(&["--json"]));
+    let written = std::fs::read_to_string(out.join("eval.json")).unwrap();
+    assert_eq!(printed.trim_end(), written.trim_end());
+    for name in ["infill.svg", "speed.svg"] {
+        let svg = std::fs::read_to_string(out.join(name)).unwrap();
+        assert!(
+            svg.starts_with("<svg") && svg.contains("accuracy"),
+            "{name}"
+        );
+    }
+    let report: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(report["data"]["documents"], 3);
+    assert_eq!(report["data"]["documents_skipped"], 1);
+    let mut found = BTreeSet::new();
+    keys(&report, "", &mut found);
+    insta::assert_snapshot!(found.into_iter().collect::<Vec<_>>().join("\n"), @r"
+    .data.bytes
+    .data.characters
+    .data.context
+    .data.documents
+    .data.documents_available
+    .data.documents_skipped
+    .data.file
+    .data.tokens
+    .data.windows
+    .infill.decoded[].forwards
+    .infill.decoded[].mask_rate
+    .infill.decoded[].span_exact_match.high
+    .infill.decoded[].span_exact_match.low
+    .infill.decoded[].span_exact_match.value
+    .infill.decoded[].spans
+    .infill.decoded[].token_accuracy.high
+    .infill.decoded[].token_accuracy.low
+    .infill.decoded[].token_accuracy.value
+    .infill.decoded[].tokens
+    .infill.decoded[].windows
+    .infill.one_forward[].mask_rate
+    .infill.one_forward[].masked_share
+    .infill.one_forward[].token_accuracy.high
+    .infill.one_forward[].token_accuracy.low
+    .infill.one_forward[].token_accuracy.value
+    .infill.one_forward[].tokens
+    .infill.one_forward[].windows
+    .infill.span
+    .likelihood[].bits_per_byte.high
+    .likelihood[].bits_per_byte.low
+    .likelihood[].bits_per_byte.value
+    .likelihood[].bits_per_character.high
+    .likelihood[].bits_per_character.low
+    .likelihood[].bits_per_character.value
+    .likelihood[].draws
+    .likelihood[].estimator
+    .likelihood[].monte_carlo_error
+    .likelihood[].nats_per_token.high
+    .likelihood[].nats_per_token.low
+    .likelihood[].nats_per_token.value
+    .likelihood[].perplexity_bound.high
+    .likelihood[].perplexity_bound.low
+    .likelihood[].perplexity_bound.value
+    .model
+    .seed
+    .speed.mask_rate
+    .speed.points[].forwards
+    .speed.points[].threshold
+    .speed.points[].token_accuracy.high
+    .speed.points[].token_accuracy.low
+    .speed.points[].token_accuracy.value
+    .speed.points[].tokens
+    .speed.points[].tokens_per_forward.high
+    .speed.points[].tokens_per_forward.low
+    .speed.points[].tokens_per_forward.value
+    .speed.span
+    .speed.windows
+    ");
+    let table = run(&[]);
+    for part in [
+        "1 documents of fewer than 2 tokens",
+        "likelihood, exact count, 2 draws",
+        "likelihood, continuous time",
+        "bits/character",
+        "infilling of spans of 4 tokens",
+        "threshold sampler, 50 % masked",
+    ] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    let likelihood_only: Value =
+        serde_json::from_str(&run(&["--json", "--parts", "likelihood"])).unwrap();
+    assert_eq!(likelihood_only["likelihood"], report["likelihood"]);
+    assert!(likelihood_only["infill"].is_null());
+}
+
+#[test]
+fn the_command_says_what_is_wrong_with_its_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let good = write("good.txt", b"some words");
+    let missing = folder.path().join("missing.txt");
+    let cases: [(&str, &Path, &[&str], &str); 10] = [
+        ("llada", &missing, &[], "cannot read"),
+        ("llada", &write("empty.txt", b" \n"), &[], "no documents"),
+        (
+            "llada",
+            &write("latin.txt", b"caf\xe9 au lait"),
+            &[],
+            "not UTF-8: invalid byte at offset 3",
+        ),
+        (
+            "llada",
+            &write("mask.txt", b"one\n<|doc|>\n<|mdm_mask|> two"),
+            &[],
+            "document 2: token 0 of the sequence is the mask token 505",
+        ),
+        (
+            "llada",
+            &write("short.txt", b"x"),
+            &[],
+            "none of the 1 chosen documents has 2 tokens",
+        ),
+        ("llada/bf16", &good, &[], "tokenizer.json: bf16 has none"),
+        (
+            "llada",
+            &good,
+            &["--context", "300"],
+            "context is 300; allowed: 2 to the model's context of 256",
+        ),
+        (
+            "llada",
+            &good,
+            &["--mask-rates", "0.5,1"],
+            "mask_rates is 1; allowed: more than 0 and less than 1",
+        ),
+        (
+            "llada",
+            &good,
+            &["--thresholds", "1.5"],
+            "thresholds is 1.5; allowed: a probability",
+        ),
+        ("llada", &good, &["--draws", "0"], "draws is 0"),
+    ];
+    for (model, data, options, expected) in cases {
+        let output = eval(model, data, options);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{expected}");
+        assert!(errors.contains(expected), "{expected}: {errors}");
+    }
+}
