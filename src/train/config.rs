@@ -228,6 +228,15 @@ impl TrainConfig {
         range("weight-decay", self.weight_decay, 0.0, 10.0)?;
         range("clip", self.clip, 1e-9, 1e9)?;
         range("ema", self.ema, 0.0, 0.999_999_9)?;
+        if let TrainDevice::Cuda(ordinal) = self.device
+            && !candle_core::utils::cuda_is_available()
+        {
+            return Err(TrainError::Setting {
+                field: "device",
+                given: format!("cuda:{ordinal}"),
+                allowed: "cpu (this build has no CUDA)".into(),
+            });
+        }
         if self.precision == Some(Precision::Bf16)
             && self.device == TrainDevice::Cpu
             && !bf16_available()
