@@ -30,6 +30,23 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// Checks that this processor multiplies the format.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] when it does not.
+    pub fn check(self) -> Result<(), TrainError> {
+        if self == Precision::F32 || bf16_available() {
+            return Ok(());
+        }
+        Err(TrainError::Setting {
+            field: "precision",
+            given: "bf16".into(),
+            allowed: "f32 (this processor has no AVX512-BF16)".into(),
+        })
+    }
+}
+
 /// Where the network runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -237,15 +254,8 @@ impl TrainConfig {
                 allowed: "cpu (this build has no CUDA)".into(),
             });
         }
-        if self.precision == Some(Precision::Bf16)
-            && self.device == TrainDevice::Cpu
-            && !bf16_available()
-        {
-            return Err(TrainError::Setting {
-                field: "precision",
-                given: "bf16".into(),
-                allowed: "f32 (this processor has no AVX512-BF16)".into(),
-            });
+        if let (Some(precision), TrainDevice::Cpu) = (self.precision, self.device) {
+            precision.check()?;
         }
         range("valid-every", self.valid_every, 1, 1 << 40)?;
         range("valid-windows", self.valid_windows, 1, 1 << 24)?;

@@ -122,6 +122,7 @@ impl Trainer {
         let network: Box<dyn Network> = match state.config.device {
             TrainDevice::Cpu => {
                 let precision = state.config.precision.unwrap_or(Precision::F32);
+                precision.check()?;
                 Box::new(CpuNetwork::new(&state.shape, precision))
             }
             TrainDevice::Cuda(ordinal) => Box::new(ComposedNetwork::new(
