@@ -14,7 +14,7 @@ use unmask::train::data::Data;
 use unmask::train::layout::Layout;
 use unmask::train::network::{ComposedNetwork, Network};
 use unmask::train::run::Event;
-use unmask::train::{self, ModelDtype, Precision, TrainConfig, TrainError, Trainer};
+use unmask::train::{self, ModelDtype, Precision, TrainConfig, TrainDevice, TrainError, Trainer};
 
 /// Sentences of a small grammar, the same every time; two documents in three languages.
 fn text(sentences: usize) -> String {
@@ -201,7 +201,7 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_curve_bit_for_bit() {
     let expected = whole.run().unwrap();
 
     let mut killed = Case::new();
-    for lines in [30, 55] {
+    for lines in [1, 30, 55] {
         let mut command = killed.command();
         if state_path(&killed.config.out).exists() {
             command.arg("--resume");
@@ -342,6 +342,12 @@ fn bad_input_is_refused_with_its_reason() {
     let mut nan = case();
     nan.config.lr = f64::NAN;
     check(nan, &["lr is NaN"]);
+
+    let mut device = case();
+    device.config.device = TrainDevice::Cuda(0);
+    if !candle_core::utils::cuda_is_available() {
+        check(device, &["device is cuda:0", "cpu"]);
+    }
 
     let mut unwritable = case();
     fs::write(unwritable.path("file"), "").unwrap();

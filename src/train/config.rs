@@ -30,6 +30,23 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// Checks that this processor multiplies the format.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] when it does not.
+    pub fn check(self) -> Result<(), TrainError> {
+        if self == Precision::F32 || bf16_available() {
+            return Ok(());
+        }
+        Err(TrainError::Setting {
+            field: "precision",
+            given: "bf16".into(),
+            allowed: "f32 (this processor has no AVX512-BF16)".into(),
+        })
+    }
+}
+
 /// Where the network runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -228,15 +245,17 @@ impl TrainConfig {
         range("weight-decay", self.weight_decay, 0.0, 10.0)?;
         range("clip", self.clip, 1e-9, 1e9)?;
         range("ema", self.ema, 0.0, 0.999_999_9)?;
-        if self.precision == Some(Precision::Bf16)
-            && self.device == TrainDevice::Cpu
-            && !bf16_available()
+        if let TrainDevice::Cuda(ordinal) = self.device
+            && !candle_core::utils::cuda_is_available()
         {
             return Err(TrainError::Setting {
-                field: "precision",
-                given: "bf16".into(),
-                allowed: "f32 (this processor has no AVX512-BF16)".into(),
+                field: "device",
+                given: format!("cuda:{ordinal}"),
+                allowed: "cpu (this build has no CUDA)".into(),
             });
+        }
+        if let (Some(precision), TrainDevice::Cpu) = (self.precision, self.device) {
+            precision.check()?;
         }
         range("valid-every", self.valid_every, 1, 1 << 40)?;
         range("valid-windows", self.valid_windows, 1, 1 << 24)?;

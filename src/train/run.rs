@@ -68,7 +68,7 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         }
         (Some(state), Some(saved))
     } else {
-        if state_file.exists() || out.join("model.safetensors").exists() {
+        if state_file.exists() {
             return Err(TrainError::RunExists { path: out });
         }
         (None, given)
@@ -89,6 +89,8 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         step: trainer.progress().step,
     });
     if trainer.progress().step == 0 {
+        // Before any other trace of the run, so that whatever is interrupted can be resumed.
+        trainer.save_state(&out)?;
         validate(&mut trainer, &mut log, &mut watch)?;
     }
     let (steps, valid_every, save_every) = (

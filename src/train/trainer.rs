@@ -44,16 +44,11 @@ pub struct Validation {
 
 /// A model in training.
 pub struct Trainer {
-    config: TrainConfig,
     data: Data,
-    shape: NetworkShape,
     layout: Layout,
     network: Box<dyn Network>,
-    weights: Vec<f32>,
-    average: Vec<f32>,
     gradient: Vec<f32>,
-    adam: AdamW,
-    progress: Progress,
+    state: State,
 }
 
 impl Trainer {
@@ -80,17 +75,21 @@ impl Trainer {
                 seconds: 0.0,
                 data: data.fingerprint,
             },
-            config: config.clone(),
+            config,
             shape,
         };
-        Self::from_state(config, data, state)
+        Self::from_state(data, state)
     }
 
     /// A trainer that continues from a saved state.
     ///
     /// # Errors
     /// [`TrainError::ResumeMismatch`] when the settings or the data are not those of the state.
-    pub fn resume(mut config: TrainConfig, data: Data, state: State) -> Result<Self, TrainError> {
+    pub fn resume(
+        mut config: TrainConfig,
+        data: Data,
+        mut state: State,
+    ) -> Result<Self, TrainError> {
         config.precision = config.precision.or(state.config.precision);
         check_same_run(&state, &config)?;
         let mismatch = |field: &str, saved: String, given: String| {
@@ -115,38 +114,35 @@ impl Trainer {
                 hash(data.fingerprint),
             );
         }
-        Self::from_state(config, data, state)
+        state.config = config;
+        Self::from_state(data, state)
     }
 
-    fn from_state(config: TrainConfig, data: Data, state: State) -> Result<Self, TrainError> {
-        let shape = state.shape;
-        let layout = Layout::new(&shape);
-        let network: Box<dyn Network> = match config.device {
-            TrainDevice::Cpu => Box::new(CpuNetwork::new(
-                &shape,
-                config.precision.unwrap_or(Precision::F32),
-            )),
-            TrainDevice::Cuda(ordinal) => {
-                Box::new(ComposedNetwork::new(&shape, &Device::new_cuda(ordinal)?)?)
+    fn from_state(data: Data, state: State) -> Result<Self, TrainError> {
+        let network: Box<dyn Network> = match state.config.device {
+            TrainDevice::Cpu => {
+                let precision = state.config.precision.unwrap_or(Precision::F32);
+                precision.check()?;
+                Box::new(CpuNetwork::new(&state.shape, precision))
             }
+            TrainDevice::Cuda(ordinal) => Box::new(ComposedNetwork::new(
+                &state.shape,
+                &Device::new_cuda(ordinal)?,
+            )?),
         };
+        let layout = Layout::new(&state.shape);
         Ok(Self {
-            gradient: vec![0.0; layout.len()],
-            weights: state.weights,
-            average: state.average,
-            adam: state.adam,
-            progress: state.progress,
-            config,
             data,
-            shape,
-            layout,
             network,
+            gradient: vec![0.0; layout.len()],
+            layout,
+            state,
         })
     }
 
     /// The settings.
     pub fn config(&self) -> &TrainConfig {
-        &self.config
+        &self.state.config
     }
 
     /// The data.
@@ -156,7 +152,7 @@ impl Trainer {
 
     /// The network's shape.
     pub fn shape(&self) -> &NetworkShape {
-        &self.shape
+        &self.state.shape
     }
 
     /// The number of parameters.
@@ -166,22 +162,22 @@ impl Trainer {
 
     /// The weights that are trained, by [`Layout`].
     pub fn weights(&self) -> &[f32] {
-        &self.weights
+        &self.state.weights
     }
 
     /// Their moving average, which is validated and exported.
     pub fn average(&self) -> &[f32] {
-        &self.average
+        &self.state.average
     }
 
     /// Step, best loss, time.
     pub fn progress(&self) -> &Progress {
-        &self.progress
+        &self.state.progress
     }
 
     /// Adds to the time that the run has taken.
     pub fn add_seconds(&mut self, seconds: f64) {
-        self.progress.seconds += seconds;
+        self.state.progress.seconds += seconds;
     }
 
     /// Does one step.
@@ -190,8 +186,9 @@ impl Trainer {
     /// [`TrainError::Diverged`] when the loss or the gradient is not finite; the weights are then
     /// those before the step.
     pub fn step(&mut self) -> Result<StepReport, TrainError> {
-        let config = &self.config;
-        let step = self.progress.step;
+        let state = &mut self.state;
+        let config = &state.config;
+        let step = state.progress.step;
         let batch = self.data.batch(config, step);
         let passes = config.grad_accumulation;
         self.gradient.fill(0.0);
@@ -200,7 +197,7 @@ impl Trainer {
             let part = batch.slice(pass * config.batch..(pass + 1) * config.batch);
             loss += self
                 .network
-                .loss_and_gradient(&self.weights, &part, &mut self.gradient)?;
+                .loss_and_gradient(&state.weights, &part, &mut self.gradient)?;
         }
         loss /= passes as f64;
         let grad_norm = global_norm(&self.gradient) / passes as f64;
@@ -219,10 +216,10 @@ impl Trainer {
             config.lr,
             config.min_lr_ratio,
         );
-        self.adam.update(
+        state.adam.update(
             &self.layout,
-            &mut self.weights,
-            &mut self.average,
+            &mut state.weights,
+            &mut state.average,
             &self.gradient,
             Update {
                 lr,
@@ -232,9 +229,9 @@ impl Trainer {
                 step,
             },
         );
-        self.progress.step += 1;
+        state.progress.step += 1;
         Ok(StepReport {
-            step: self.progress.step,
+            step: state.progress.step,
             loss,
             lr,
             grad_norm,
@@ -249,18 +246,22 @@ impl Trainer {
     pub fn validate(&mut self) -> Result<Validation, TrainError> {
         let (mut sum, mut tokens) = (0.0, 0);
         for batch in &self.data.valid {
-            sum += self.network.loss(&self.average, batch)? * batch.tokens() as f64;
+            sum += self.network.loss(&self.state.average, batch)? * batch.tokens() as f64;
             tokens += batch.tokens();
         }
         let nats_per_token = sum / tokens as f64;
-        let best = self.progress.best.is_none_or(|best| nats_per_token < best);
+        let best = self
+            .state
+            .progress
+            .best
+            .is_none_or(|best| nats_per_token < best);
         if best {
-            self.progress.best = Some(nats_per_token);
+            self.state.progress.best = Some(nats_per_token);
         }
         let bits = nats_per_token / std::f64::consts::LN_2;
         let bits_per_character = bits / self.data.valid_characters_per_token;
         Ok(Validation {
-            step: self.progress.step,
+            step: self.state.progress.step,
             nats_per_token,
             bits_per_character,
             best,
@@ -272,7 +273,12 @@ impl Trainer {
     /// # Errors
     /// When the directory cannot be written.
     pub fn write_model_files(&self, out: &Path) -> Result<(), TrainError> {
-        checkpoint::write_model_files(out, &self.shape, &self.data.tokenizer, self.data.specials)
+        checkpoint::write_model_files(
+            out,
+            &self.state.shape,
+            &self.data.tokenizer,
+            self.data.specials,
+        )
     }
 
     /// Writes the averaged weights as the directory's model.
@@ -280,7 +286,12 @@ impl Trainer {
     /// # Errors
     /// When the directory cannot be written.
     pub fn write_model(&self, out: &Path) -> Result<(), TrainError> {
-        checkpoint::write_model(out, &self.layout, &self.average, self.config.dtype)
+        checkpoint::write_model(
+            out,
+            &self.layout,
+            &self.state.average,
+            self.state.config.dtype,
+        )
     }
 
     /// Writes the resumable state.
@@ -288,16 +299,7 @@ impl Trainer {
     /// # Errors
     /// When the directory cannot be written.
     pub fn save_state(&self, out: &Path) -> Result<(), TrainError> {
-        checkpoint::save_state(
-            &checkpoint::state_path(out),
-            &self.layout,
-            &self.config,
-            &self.shape,
-            &self.progress,
-            &self.weights,
-            &self.average,
-            &self.adam,
-        )
+        checkpoint::save_state(&checkpoint::state_path(out), &self.state)
     }
 }
 

@@ -281,7 +281,157 @@ wide! {
 
 #[cfg(test)]
 mod tests {
-    use super::exp;
+    use candle_core::{D, Device, Result, Tensor, Var};
+    use candle_nn::ops::{log_softmax, silu, softmax as composed_softmax};
+
+    use super::*;
+    use crate::train::draws::{Purpose, Stream};
+
+    // Odd sizes, so that the loops' remainders are tested too.
+    const ROWS: usize = 5;
+    const WIDTH: usize = 43;
+
+    fn draw(count: usize, index: u64) -> Vec<f32> {
+        let mut stream = Stream::new(8, Purpose::Weights, index);
+        (0..count).map(|_| stream.normal() as f32).collect()
+    }
+
+    fn variable(values: &[f32], width: usize) -> Var {
+        let shape = (values.len() / width, width);
+        Var::from_tensor(&Tensor::from_slice(values, shape, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    /// The composed output, and the gradients of its inner product with `dy`.
+    fn composed(
+        inputs: &[&Var],
+        dy: &[f32],
+        compute: impl Fn() -> Result<Tensor>,
+    ) -> (Vec<f32>, Vec<Vec<f32>>) {
+        let y = compute().unwrap();
+        let dy = Tensor::from_slice(dy, y.dims(), &Device::Cpu).unwrap();
+        let gradients = (&y * dy).unwrap().sum_all().unwrap().backward().unwrap();
+        let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        (
+            flat(&y),
+            inputs
+                .iter()
+                .map(|input| flat(gradients.get(input).unwrap()))
+                .collect(),
+        )
+    }
+
+    fn assert_close(ours: &[f32], theirs: &[f32]) {
+        assert_eq!(ours.len(), theirs.len());
+        for (a, b) in ours.iter().zip(theirs) {
+            assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn rms_norm_equals_the_composed_one() {
+        let (x, w, dy) = (draw(ROWS * WIDTH, 1), draw(WIDTH, 2), draw(ROWS * WIDTH, 3));
+        let (xv, wv) = (variable(&x, WIDTH), variable(&w, WIDTH));
+        let (y, gradients) = composed(&[&xv, &wv], &dy, || {
+            let mean = (xv.sqr()?.mean_keepdim(D::Minus1)? + 1e-5)?;
+            xv.broadcast_div(&mean.sqrt()?)?.broadcast_mul(&wv)
+        });
+        let (mut ours, mut inverse) = (vec![0.0; x.len()], vec![0.0; ROWS]);
+        rms_norm(&mut ours, &mut inverse, &x, &w, 1e-5);
+        assert_close(&ours, &y);
+        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; WIDTH]);
+        rms_norm_backward(&mut dx, &mut dw, &dy, &x, &w, &inverse);
+        assert_close(&dx, &gradients[0]);
+        assert_close(&dw, &gradients[1]);
+    }
+
+    #[test]
+    fn softmax_equals_the_composed_one() {
+        let (x, dy) = (draw(ROWS * WIDTH, 1), draw(ROWS * WIDTH, 2));
+        let xv = variable(&x, WIDTH);
+        let (y, gradients) = composed(&[&xv], &dy, || {
+            composed_softmax(&(xv.as_tensor() * 0.5)?, D::Minus1)
+        });
+        let mut ours: Vec<f32> = x.iter().map(|x| x * 0.5).collect();
+        softmax(&mut ours, WIDTH);
+        assert_close(&ours, &y);
+        let mut dx = dy;
+        softmax_backward(&mut dx, &ours, WIDTH, 0.5);
+        assert_close(&dx, &gradients[0]);
+    }
+
+    #[test]
+    fn the_gated_unit_equals_the_composed_one() {
+        let (x, dy) = (draw(ROWS * 2 * WIDTH, 1), draw(ROWS * WIDTH, 2));
+        let xv = variable(&x, 2 * WIDTH);
+        let (y, gradients) = composed(&[&xv], &dy, || {
+            silu(&xv.narrow(1, 0, WIDTH)?)? * xv.narrow(1, WIDTH, WIDTH)?
+        });
+        let mut ours = vec![0.0; y.len()];
+        gated(&mut ours, &x, WIDTH);
+        assert_close(&ours, &y);
+        let (mut dx, mut dh) = (x, dy);
+        gated_backward(&mut dx, &mut dh, WIDTH);
+        assert_close(&dx, &gradients[0]);
+        assert_close(&dh, &y);
+    }
+
+    #[test]
+    fn rotation_equals_the_composed_one_and_turns_back() {
+        let (heads, head_dim, slots) = (2, 6, 4);
+        let width = heads * head_dim + 5;
+        let (x, dy) = (draw(2 * slots * width, 1), draw(2 * slots * width, 2));
+        let table = rotary_table(slots, head_dim, 100.0);
+        let half = head_dim / 2;
+        let xv = variable(&x, width);
+        let (y, gradients) = composed(&[&xv], &dy, || {
+            let rows = (0..2 * slots).map(|row| {
+                let line = xv.narrow(0, row, 1)?;
+                let angle = |i: usize| (row % slots) as f64 / 100f64.powf(i as f64 / half as f64);
+                let mut parts = Vec::new();
+                for head in 0..heads {
+                    let at = |i: usize| line.narrow(1, head * head_dim + i, 1);
+                    for i in 0..half {
+                        parts.push(
+                            ((at(i)? * angle(i).cos())? - (at(i + half)? * angle(i).sin())?)?,
+                        );
+                    }
+                    for i in 0..half {
+                        parts.push(
+                            ((at(i + half)? * angle(i).cos())? + (at(i)? * angle(i).sin())?)?,
+                        );
+                    }
+                }
+                parts.push(line.narrow(1, heads * head_dim, 5)?);
+                Tensor::cat(&parts, 1)
+            });
+            Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
+        });
+        let mut ours = x.clone();
+        rotate(&mut ours, width, heads, head_dim, &table, 1.0);
+        assert_close(&ours, &y);
+        let mut dx = dy;
+        rotate(&mut dx, width, heads, head_dim, &table, -1.0);
+        assert_close(&dx, &gradients[0]);
+        rotate(&mut ours, width, heads, head_dim, &table, -1.0);
+        assert_close(&ours, &x);
+    }
+
+    #[test]
+    fn cross_entropy_equals_the_composed_one() {
+        let x: Vec<f32> = draw(ROWS * WIDTH, 1).iter().map(|x| 5.0 * x).collect();
+        let (targets, weights) = ([3u32, 0, 42, 17, 17], [1.0f32, 0.5, 7.0, 0.0, 2.0]);
+        let xv = variable(&x, WIDTH);
+        let (losses, gradients) = composed(&[&xv], &[1.0; ROWS], || {
+            let targets = Tensor::from_slice(&targets, (ROWS, 1), &Device::Cpu)?;
+            let weights = Tensor::from_slice(&weights, (ROWS, 1), &Device::Cpu)?;
+            log_softmax(&xv, D::Minus1)?.gather(&targets, 1)? * weights.neg()?
+        });
+        let mut logits = x;
+        let loss = cross_entropy(&mut logits, &targets, &weights, WIDTH);
+        let expected: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
+        assert!((loss / expected - 1.0).abs() < 1e-5, "{loss} {expected}");
+        assert_close(&logits, &gradients[0]);
+    }
 
     #[test]
     fn exp_is_right_to_a_few_units_in_the_last_place() {

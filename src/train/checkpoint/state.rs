@@ -1,0 +1,212 @@
+//! The resumable state: one safetensors file with all buffers, and the settings and numbers of the
+//! run as JSON in its metadata.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+
+use super::{bytes_of, serialize, write_atomically};
+use crate::train::config::TrainConfig;
+use crate::train::error::TrainError;
+use crate::train::layout::{Layout, NetworkShape};
+use crate::train::optimizer::AdamW;
+
+/// The version of the state's format.
+const VERSION: u32 = 1;
+
+/// Where a run's state lies in its output directory.
+pub fn state_path(out: &Path) -> PathBuf {
+    out.join("state").join("state.safetensors")
+}
+
+/// The numbers of a run beside its weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// The best validation loss so far, in nats per token.
+    #[serde(with = "exact")]
+    pub best: Option<f64>,
+    /// Seconds spent training, over all resumptions.
+    pub seconds: f64,
+    /// Hash of the encoded texts.
+    pub data: u64,
+}
+
+/// Numbers as their bits: read back from decimal JSON they may differ in the last digit.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(f64::to_bits).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<f64>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(f64::from_bits))
+    }
+}
+
+/// The resumable state of a run.
+pub struct State {
+    /// The settings it was started with.
+    pub config: TrainConfig,
+    /// The network's shape.
+    pub shape: NetworkShape,
+    /// Step, best loss, …
+    pub progress: Progress,
+    /// The weights that are trained.
+    pub weights: Vec<f32>,
+    /// Their moving average.
+    pub average: Vec<f32>,
+    /// The optimiser's moments.
+    pub adam: AdamW,
+}
+
+impl State {
+    /// The buffers, in the order of [`BUFFERS`].
+    fn buffers(&self) -> [&[f32]; 4] {
+        [
+            &self.weights,
+            &self.average,
+            &self.adam.first,
+            &self.adam.second,
+        ]
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    config: TrainConfig,
+    shape: NetworkShape,
+    progress: Progress,
+    checksum: u64,
+}
+
+/// A hash of all buffers, to tell a damaged file.
+fn checksum(buffers: [&[f32]; 4]) -> u64 {
+    buffers
+        .into_iter()
+        .flatten()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, value| {
+            (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+}
+
+const BUFFERS: [&str; 4] = ["weights", "average", "adam_first", "adam_second"];
+
+/// Writes the state of a run.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn save_state(path: &Path, state: &State) -> Result<(), TrainError> {
+    let buffers = state.buffers();
+    let header = Header {
+        version: VERSION,
+        config: state.config.clone(),
+        shape: state.shape.clone(),
+        progress: state.progress.clone(),
+        checksum: checksum(buffers),
+    };
+    let header = serde_json::to_string(&header).map_err(|error| TrainError::Io {
+        action: "serialize",
+        path: path.to_path_buf(),
+        source: error.into(),
+    })?;
+    let layout = Layout::new(&state.shape);
+    let bytes = buffers.map(bytes_of);
+    let tensors = BUFFERS.iter().zip(&bytes).flat_map(|(buffer, bytes)| {
+        layout.parameters.iter().map(move |parameter| {
+            let range = parameter.range.start * 4..parameter.range.end * 4;
+            (
+                format!("{buffer}.{}", parameter.name),
+                Dtype::F32,
+                parameter.shape.clone(),
+                &bytes[range],
+            )
+        })
+    });
+    let metadata = HashMap::from([("unmask_train".to_owned(), header)]);
+    write_atomically(path, &serialize(tensors, metadata, path)?)
+}
+
+/// Reads the state of a run.
+///
+/// # Errors
+/// [`TrainError::NothingToResume`] when there is none, [`TrainError::CorruptState`] when it is
+/// damaged or of another version.
+pub fn load_state(path: &Path) -> Result<State, TrainError> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(TrainError::NothingToResume {
+                path: path.to_path_buf(),
+            });
+        }
+        other => other.map_err(TrainError::io("read", path))?,
+    };
+    let corrupt = |reason: String| TrainError::CorruptState {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let (_, metadata) =
+        SafeTensors::read_metadata(&bytes).map_err(|error| corrupt(error.to_string()))?;
+    let header = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|entries| entries.get("unmask_train"));
+    let header = header.ok_or_else(|| corrupt("it has no unmask_train entry".into()))?;
+    let header: Header =
+        serde_json::from_str(header).map_err(|error| corrupt(error.to_string()))?;
+    if header.version != VERSION {
+        return Err(corrupt(format!(
+            "its format is version {}, not {VERSION}",
+            header.version
+        )));
+    }
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| corrupt(error.to_string()))?;
+    let layout = Layout::new(&header.shape);
+    let buffer = |name: &str| -> Result<Vec<f32>, TrainError> {
+        let mut values = Vec::with_capacity(layout.len());
+        for parameter in &layout.parameters {
+            let name = format!("{name}.{}", parameter.name);
+            let tensor = tensors
+                .tensor(&name)
+                .map_err(|error| corrupt(error.to_string()))?;
+            if tensor.dtype() != Dtype::F32 || tensor.shape() != parameter.shape {
+                return Err(corrupt(format!(
+                    "{name} is not an f32 tensor of {:?}",
+                    parameter.shape
+                )));
+            }
+            let (words, _) = tensor.data().as_chunks::<4>();
+            values.extend(words.iter().map(|word| f32::from_le_bytes(*word)));
+        }
+        Ok(values)
+    };
+    let [weights, average, first, second] = BUFFERS.map(buffer);
+    let (weights, average, adam) = (
+        weights?,
+        average?,
+        AdamW {
+            first: first?,
+            second: second?,
+        },
+    );
+    let state = State {
+        config: header.config,
+        shape: header.shape,
+        progress: header.progress,
+        weights,
+        average,
+        adam,
+    };
+    if checksum(state.buffers()) != header.checksum {
+        return Err(corrupt("its checksum does not match".into()));
+    }
+    Ok(state)
+}
