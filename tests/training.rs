@@ -268,6 +268,20 @@ fn a_resumption_with_other_settings_or_data_is_refused_and_leaves_the_run_intact
 }
 
 #[test]
+fn a_run_may_be_extended_or_shortened_when_a_new_schedule_is_asked_for() {
+    let mut case = Case::new();
+    case.config.steps = 20;
+    case.run().unwrap();
+    case.config.resume = true;
+    case.config.new_schedule = true;
+    case.config.steps = 40;
+    let extended = case.run().unwrap();
+    assert_eq!(extended.progress().step, 40);
+    case.config.layers = 3;
+    assert!(case.fails().contains("layers"));
+}
+
+#[test]
 fn a_damaged_state_is_refused() {
     let mut case = Case::new();
     case.config.steps = 20;

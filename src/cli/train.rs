@@ -23,6 +23,10 @@ pub struct TrainArgs {
     /// Continue the run in the output directory, with the same settings.
     #[arg(long)]
     resume: bool,
+    /// With --resume: follow --steps, --lr, --warmup and --min-lr-ratio as they are given now, to
+    /// extend a run or to end it earlier.
+    #[arg(long, requires = "resume")]
+    new_schedule: bool,
     /// A tokenizer to use instead of training one; it must have <|mask|>, <|endoftext|> and <|pad|>.
     #[arg(long, value_name = "tokenizer.json")]
     tokenizer: Option<PathBuf>,
@@ -159,6 +163,7 @@ impl From<TrainArgs> for TrainConfig {
                 MatrixPrecision::Bf16 => Precision::Bf16,
             }),
             resume: args.resume,
+            new_schedule: args.new_schedule,
         }
     }
 }

@@ -62,7 +62,7 @@ fn finish(mut generation: Generation) -> Result<(Canvas, usize), EvalError> {
     loop {
         match generation.next_blocking() {
             Some(Event::Step(_)) => {}
-            Some(Event::Finished(canvas, statistics)) => return Ok((canvas, statistics.steps)),
+            Some(Event::Finished(canvas, statistics)) => return Ok((canvas, statistics.nfe)),
             Some(Event::Failed(error)) => return Err(error.into()),
             None => return Err(GenerationError::Stopped.into()),
         }
@@ -82,7 +82,7 @@ pub fn is_greedy(engine: &Engine, target: &Target, guidance_scale: f32) -> Resul
         target,
         masked: &target.slots,
     };
-    let canvas = Canvas::from_ids(&sequence.tokens(spec.mask_token), spec.mask_token)?;
+    let canvas = Canvas::from_ids(&sequence.tokens(engine.mask_token()), engine.mask_token())?;
     let mut plan = DecodePlan::default();
     plan.sampling.guidance_scale = guidance_scale;
     let finished = denoise(engine, [Ok(canvas)], &plan, &mut |_| ())?;

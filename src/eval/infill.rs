@@ -126,7 +126,9 @@ pub fn decoded(
         settings.decode_windows,
         settings,
         |mask_rate, windows| {
-            let canvases = windows.iter().map(|window| window.canvas(spec.mask_token));
+            let canvases = windows
+                .iter()
+                .map(|window| window.canvas(engine.mask_token()));
             let finished = decoding::denoise(engine, canvases, &plan, progress)?;
             let filled: Vec<Filled> = windows
                 .iter()

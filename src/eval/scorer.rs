@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor};
 
 use super::{EvalError, Target};
 use crate::canvas::TokenId;
-use crate::models::{AttentionPattern, Denoiser, RaggedBatch};
+use crate::models::{AttentionPattern, Denoiser, Parameterisation, RaggedBatch};
 
 /// Rows that go through the network at once; a longer sequence goes alone.
 const BATCH_ROWS: usize = 2048;
@@ -63,8 +63,10 @@ struct ScoredRow {
 /// Runs a model on masked sequences.
 pub(super) struct Scorer<'a> {
     model: &'a dyn Denoiser,
+    mask: TokenId,
     guidance_scale: f64,
-    /// Added to logits before their arg-max: −∞ for the mask token. `[1, vocab]`
+    /// Added to logits before their arg-max, and before anything else under SUBS: −∞ for the mask
+    /// token. `[1, vocab]`
     mask_bias: Tensor,
 }
 
@@ -76,19 +78,32 @@ impl<'a> Scorer<'a> {
     /// [`EvalError::Unsupported`], or the device fails.
     pub fn new(model: &'a dyn Denoiser, guidance_scale: f64) -> Result<Self, EvalError> {
         let spec = model.spec();
-        if spec.attention != AttentionPattern::Bidirectional {
-            return Err(EvalError::Unsupported {
+        let unsupported = |reason| {
+            Err(EvalError::Unsupported {
                 family: spec.family,
-                reason: "its slots do not see the whole sequence",
-            });
+                reason,
+            })
+        };
+        if spec.attention != AttentionPattern::Bidirectional {
+            return unsupported("its slots do not see the whole sequence");
         }
+        if spec.parameterisation == Parameterisation::LogScore {
+            return unsupported("its output is a log-score, not logits");
+        }
+        if spec.noise_conditioned {
+            return unsupported("it has to be told the noise level");
+        }
+        let Some(mask) = spec.mask_token() else {
+            return unsupported("it was trained on the uniform process and has no mask token");
+        };
         let mut bias = vec![0.0f32; spec.vocab_size];
-        if let Some(entry) = bias.get_mut(spec.mask_token as usize) {
+        if let Some(entry) = bias.get_mut(mask as usize) {
             *entry = f32::NEG_INFINITY;
         }
         let mask_bias = Tensor::from_vec(bias, (1, spec.vocab_size), model.device())?;
         Ok(Self {
             model,
+            mask,
             guidance_scale,
             mask_bias,
         })
@@ -128,9 +143,9 @@ impl<'a> Scorer<'a> {
             if sequence.masked.is_empty() {
                 continue;
             }
-            let rows = batch.push(sequence.tokens(spec.mask_token));
+            let rows = batch.push(sequence.tokens(self.mask));
             let unconditional = match self.guidance_scale > 0.0 {
-                true => batch.push(sequence.unconditional_tokens(spec.mask_token)),
+                true => batch.push(sequence.unconditional_tokens(self.mask)),
                 false => rows.clone(),
             };
             scored.extend(sequence.masked.iter().map(|&slot| {
@@ -158,7 +173,10 @@ impl<'a> Scorer<'a> {
     }
 
     fn score_rows(&self, hidden: &Tensor, rows: &[ScoredRow]) -> Result<Vec<SlotScore>, EvalError> {
-        let logits = self.logits(hidden, rows)?;
+        let mut logits = self.logits(hidden, rows)?;
+        if self.model.spec().parameterisation == Parameterisation::Subs {
+            logits = logits.broadcast_add(&self.mask_bias)?;
+        }
         let truth: Vec<TokenId> = rows.iter().map(|row| row.truth).collect();
         let truth = Tensor::from_vec(truth, (rows.len(), 1), logits.device())?;
         let log_probabilities: Vec<f32> = logits

@@ -89,7 +89,9 @@ pub fn evaluate(
                 budget: Budget::Threshold(threshold),
                 ..decoding::greedy(&spec.default_plan)
             };
-            let canvases = windows.iter().map(|window| window.canvas(spec.mask_token));
+            let canvases = windows
+                .iter()
+                .map(|window| window.canvas(engine.mask_token()));
             let finished = decoding::denoise(engine, canvases, &plan, progress)?;
             let results = || windows.iter().zip(&finished);
             let tokens_per_forward = results().map(|(window, (_, steps))| {

@@ -51,10 +51,10 @@ impl Target {
                 limit: spec.max_canvas,
             });
         }
-        let (mask, vocab_size) = (spec.mask_token, spec.vocab_size);
+        let (mask, vocab_size) = (spec.mask_token(), spec.vocab_size);
         for (slot, &token) in self.tokens.iter().enumerate() {
-            if token == mask {
-                return Err(EvalError::MaskToken { slot, mask });
+            if Some(token) == mask {
+                return Err(EvalError::MaskToken { slot, mask: token });
             }
             if token as usize >= vocab_size {
                 return Err(EvalError::UnknownToken {

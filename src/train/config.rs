@@ -120,6 +120,10 @@ pub struct TrainConfig {
     /// Continue the run in `out`.
     #[serde(skip)]
     pub resume: bool,
+    /// When resuming: let `steps`, `lr`, `warmup` and `min_lr_ratio` differ from the saved run's, and
+    /// follow the learning rate that they give from the resumed step on.
+    #[serde(skip)]
+    pub new_schedule: bool,
 }
 
 impl TrainConfig {
@@ -154,6 +158,7 @@ impl TrainConfig {
             device: TrainDevice::Cpu,
             precision: None,
             resume: false,
+            new_schedule: false,
         }
     }
 

@@ -3,11 +3,11 @@
 use tokenizers::Tokenizer;
 
 use super::config::TrainConfig;
-use super::corpus::read_documents;
 use super::draws::{Batch, MIN_TIME, Purpose, Stream, stratified_times};
 use super::error::TrainError;
 use super::tokenizer::{self, SpecialTokens};
 use crate::diffusion::schedule::Schedule;
+use crate::text::documents::read_documents;
 
 /// Windows of a validation batch.
 const VALIDATION_BATCH: usize = 32;

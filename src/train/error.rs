@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::text::documents::DocumentsError;
+
 /// An error of `unmask train`.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -25,23 +27,9 @@ pub enum TrainError {
         /// The reason.
         source: std::io::Error,
     },
-    /// A data file is not UTF-8.
-    #[error(
-        "{} is not UTF-8: invalid byte at offset {offset} of its (decompressed) text; convert it to UTF-8",
-        path.display()
-    )]
-    NotUtf8 {
-        /// The data file.
-        path: PathBuf,
-        /// Offset of the first invalid byte in the decompressed text.
-        offset: usize,
-    },
-    /// A data file holds no text.
-    #[error("{} holds no documents with text", path.display())]
-    EmptyCorpus {
-        /// The data file.
-        path: PathBuf,
-    },
+    /// A data file cannot be read as documents.
+    #[error(transparent)]
+    Documents(#[from] DocumentsError),
     /// The text is shorter than one window.
     #[error(
         "the {which} text is {tokens} tokens long, shorter than one window of {context}; \

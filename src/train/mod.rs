@@ -3,7 +3,6 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`config`] | every setting of a run, checked before anything is read |
-//! | [`corpus`] | text files into documents |
 //! | [`tokenizer`] | byte-level BPE with the three special tokens |
 //! | [`data`] | documents into one stream of tokens, and windows of it |
 //! | [`draws`] | counter-based random streams, diffusion times, noising |
@@ -22,7 +21,6 @@
 
 pub mod checkpoint;
 pub mod config;
-pub mod corpus;
 pub mod cpu;
 pub mod data;
 pub mod draws;

@@ -304,7 +304,8 @@ impl Trainer {
 }
 
 /// Compares the settings that decide the course of a run with the saved ones. Paths, precision and
-/// the cadence of validations and saves may change.
+/// the cadence of validations and saves may change, and with a new schedule what the learning rate
+/// follows.
 ///
 /// # Errors
 /// [`TrainError::ResumeMismatch`] names the first setting that differs.
@@ -323,6 +324,7 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
             given: format!("{given:?}"),
         })
     }
+    let new_schedule = given.new_schedule;
     // The saved settings went through JSON, which may move a number by its last digit.
     let reread = serde_json::to_string(given).and_then(|text| serde_json::from_str(&text));
     let given: &TrainConfig = reread.as_ref().unwrap_or(given);
@@ -342,10 +344,12 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
         saved.grad_accumulation,
         given.grad_accumulation,
     )?;
-    same("steps", saved.steps, given.steps)?;
-    same("lr", saved.lr, given.lr)?;
-    same("warmup", saved.warmup_steps(), given.warmup_steps())?;
-    same("min-lr-ratio", saved.min_lr_ratio, given.min_lr_ratio)?;
+    if !new_schedule {
+        same("steps", saved.steps, given.steps)?;
+        same("lr", saved.lr, given.lr)?;
+        same("warmup", saved.warmup_steps(), given.warmup_steps())?;
+        same("min-lr-ratio", saved.min_lr_ratio, given.min_lr_ratio)?;
+    }
     same("weight-decay", saved.weight_decay, given.weight_decay)?;
     same("clip", saved.clip, given.clip)?;
     same("ema", saved.ema, given.ema)?;

@@ -39,7 +39,7 @@ fn recorded_draws_give_the_official_log_likelihood_with_and_without_guidance() {
             let rows = batch["perturbed_seq"].as_array().unwrap();
             for (row, ratio) in rows.iter().zip(batch["p_mask_row"].as_array().unwrap()) {
                 draws.push(Draw {
-                    masked: masked_slots(&ids(row), model.spec().mask_token),
+                    masked: masked_slots(&ids(row), model.spec().mask_token().unwrap()),
                     weight: 1.0 / ratio.as_f64().unwrap(),
                 });
             }
