@@ -38,7 +38,8 @@ pub struct DecodeArgs {
     #[arg(long, value_name = "N")]
     at_least: Option<usize>,
     /// What may happen to a committed slot: none, remask_cap:ETA, remask_rescale:ETA,
-    /// remask_confidence:ETA, remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS
+    /// remask_confidence:ETA, remask_stochastic:ETA, remask_corrector:BETA,
+    /// remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS
     #[arg(long, value_name = "REVISION")]
     revision: Option<Revision>,
     /// When a stop token ends the denoising: never, after_block, at_once

@@ -566,21 +566,35 @@ mod tests {
 
     #[test]
     fn re_masking_masks_committed_slots_again_and_still_fills_every_gap() {
-        let mut plan = DecodePlan {
-            steps: Some(40),
-            budget: Budget::Ancestral { eps: 1e-5 },
-            revision: Revision::Remask(Remasking::Rescale(0.5)),
-            ..DecodePlan::default()
-        };
-        plan.sampling.seed = 3;
-        let mut canvas = gap_of(30);
-        let changes = run(&plan, &mut canvas);
-        assert_eq!(canvas.masked(), 0);
-        let remasked: usize = changes.iter().map(|change| change.remasked.len()).sum();
-        let counted: usize = (1..31)
-            .map(|slot| canvas.gap_slot(slot).unwrap().remasked())
-            .sum();
-        assert!(remasked > 0 && counted >= remasked);
+        for remasking in [
+            Remasking::Cap(0.1),
+            Remasking::Rescale(0.5),
+            Remasking::Confidence(1.0),
+            Remasking::Stochastic(4.0),
+            Remasking::Corrector(1.0),
+            Remasking::Loop {
+                eta: 0.1,
+                t_on: 0.55,
+                t_off: 0.05,
+                alpha_on: 0.9,
+            },
+        ] {
+            let mut plan = DecodePlan {
+                steps: Some(40),
+                budget: Budget::Ancestral { eps: 1e-5 },
+                revision: Revision::Remask(remasking),
+                ..DecodePlan::default()
+            };
+            plan.sampling.seed = 3;
+            let mut canvas = gap_of(30);
+            let changes = run(&plan, &mut canvas);
+            assert_eq!(canvas.masked(), 0);
+            let remasked: usize = changes.iter().map(|change| change.remasked.len()).sum();
+            let counted: usize = (1..31)
+                .map(|slot| canvas.gap_slot(slot).unwrap().remasked())
+                .sum();
+            assert!(remasked > 0 && counted >= remasked, "{remasking:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::PlanError;
 use crate::decode::plan::MAX_STEPS;
-use crate::diffusion::{Error, Interval, Schedule, remasking};
+use crate::diffusion::{Error, Interval, Schedule, flow, remasking};
 
 /// What may happen to a slot after it was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -41,6 +41,12 @@ pub enum Remasking {
     /// η σ_max in all, spread over the slots so that those committed with least confidence are masked
     /// again first.
     Confidence(f64),
+    /// 1 − e^{−η h} over a step of length h, at most σ_max: the stochasticity η ≥ 0 of discrete flow
+    /// matching (arXiv:2402.04997), which noises clean slots at rate η and undoes it.
+    Stochastic(f64),
+    /// β (α_s − α_t)/α_t, at most σ_max: a corrector of strength β ≥ 0; 1 is the forward-backward
+    /// corrector (arXiv:2205.14987).
+    Corrector(f64),
     /// Denoise to the level α_on by time t_on, re-mask at this level with probability η until t_off, then
     /// finish.
     Loop {
@@ -71,6 +77,16 @@ impl Remasking {
             Remasking::Rescale(eta) | Remasking::Confidence(eta) => {
                 let interval = schedule.interval(s, t)?;
                 let sigma = remasking::rescale(&interval, eta)?;
+                (interval, sigma)
+            }
+            Remasking::Stochastic(eta) => {
+                let interval = schedule.interval(s, t)?;
+                let sigma = flow::stochastic_remasking(&interval, t - s, eta)?;
+                (interval, sigma)
+            }
+            Remasking::Corrector(beta) => {
+                let interval = schedule.interval(s, t)?;
+                let sigma = flow::corrector_remasking(&interval, beta)?;
                 (interval, sigma)
             }
             Remasking::Loop {
@@ -152,6 +168,8 @@ impl fmt::Display for Revision {
             Revision::Remask(Remasking::Cap(eta)) => write!(f, "remask_cap:{eta}"),
             Revision::Remask(Remasking::Rescale(eta)) => write!(f, "remask_rescale:{eta}"),
             Revision::Remask(Remasking::Confidence(eta)) => write!(f, "remask_confidence:{eta}"),
+            Revision::Remask(Remasking::Stochastic(eta)) => write!(f, "remask_stochastic:{eta}"),
+            Revision::Remask(Remasking::Corrector(beta)) => write!(f, "remask_corrector:{beta}"),
             Revision::Remask(Remasking::Loop {
                 eta,
                 t_on,
@@ -176,6 +194,7 @@ impl FromStr for Revision {
             field: "revision",
             given: text.to_owned(),
             allowed: "none, remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, \
+                      remask_stochastic:ETA, remask_corrector:BETA, \
                       remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS"
                 .to_owned(),
         };
@@ -192,6 +211,8 @@ impl FromStr for Revision {
             ("remask_cap", [eta]) => Revision::Remask(Remasking::Cap(*eta)),
             ("remask_rescale", [eta]) => Revision::Remask(Remasking::Rescale(*eta)),
             ("remask_confidence", [eta]) => Revision::Remask(Remasking::Confidence(*eta)),
+            ("remask_stochastic", [eta]) => Revision::Remask(Remasking::Stochastic(*eta)),
+            ("remask_corrector", [beta]) => Revision::Remask(Remasking::Corrector(*beta)),
             ("remask_loop", [eta, t_on, t_off, alpha_on]) => Revision::Remask(Remasking::Loop {
                 eta: *eta,
                 t_on: *t_on,
@@ -222,6 +243,8 @@ mod tests {
             "remask_cap:0.02",
             "remask_rescale:0.5",
             "remask_confidence:1",
+            "remask_stochastic:8",
+            "remask_corrector:1",
             "remask_loop:0.02,0.55,0.05,0.9",
             "edit:0.9,16",
         ] {
