@@ -21,6 +21,12 @@ pub enum CanvasError {
         /// Index of the gap, from 0.
         gap: usize,
     },
+    /// More slots than any model's context.
+    #[error("the canvas has more than {limit} slots")]
+    TooLong {
+        /// The most slots of a canvas.
+        limit: usize,
+    },
     /// A fixed slot holds the mask token, which the model would take for a gap.
     #[error("slot {slot} is fixed but holds the mask token {mask}: mark it as a gap instead")]
     FixedMask {
@@ -30,6 +36,9 @@ pub enum CanvasError {
         mask: TokenId,
     },
 }
+
+/// The most slots of a canvas: above every model's context, and a bound on what a canvas takes.
+const MAX_SLOTS: usize = 1 << 24;
 
 /// What was known of a token when it was committed to its slot.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -217,6 +226,8 @@ impl CanvasBuilder {
     /// Appends a gap of `length` masked slots.
     pub fn gap(mut self, length: usize) -> Self {
         let start = self.slots.len();
+        // What goes beyond the limit is refused when the canvas is built.
+        let length = length.min(MAX_SLOTS + 1);
         self.slots
             .extend(std::iter::repeat_n(Slot::Gap(GapSlot::default()), length));
         self.gaps.push(start..start + length);
@@ -226,8 +237,12 @@ impl CanvasBuilder {
     /// The finished canvas.
     ///
     /// # Errors
-    /// If there is no gap, a gap is empty, or a fixed slot holds the mask token.
+    /// If there is no gap, a gap is empty, a fixed slot holds the mask token, or there are more than 2²⁴
+    /// slots.
     pub fn build(self) -> Result<Canvas, CanvasError> {
+        if self.slots.len() > MAX_SLOTS {
+            return Err(CanvasError::TooLong { limit: MAX_SLOTS });
+        }
         if self.gaps.is_empty() {
             return Err(CanvasError::NoGap);
         }

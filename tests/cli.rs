@@ -164,6 +164,12 @@ fn a_trace_holds_every_canvas_from_the_first_on() {
 }
 
 #[test]
+fn steps_take_the_place_of_a_presets_steps_per_block() {
+    let preset = ["generate", "x", "--preset", "sdar-static", "--gap", "7"];
+    stdout(&[&preset[..], &["--steps", "4"]].concat());
+}
+
+#[test]
 fn a_canvas_given_as_ids_is_filled_at_its_masks() {
     let printed = stdout(&[
         "infill",
@@ -272,6 +278,18 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         ),
         (&["generate", "x<|mask|>"], "holds the mask token"),
         (&["generate", "x", "--model", "nowhere"], "nowhere"),
+        (
+            &["generate", "x", "--gap", "1000000000000000000"],
+            "more than 16777216 slots",
+        ),
+        (
+            &["infill", "a {{18446744073709551615}}"],
+            "more than 16777216 slots",
+        ),
+        (
+            &["infill", "a {{3}}", "--early-stop", "at_once"],
+            "early_stop",
+        ),
         (&["generate"], "required"),
     ] {
         let error = refusal(arguments);

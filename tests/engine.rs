@@ -7,8 +7,8 @@ use std::time::Duration;
 use support::mock::{MASK, MockModel};
 use support::{denoise, engine, golden};
 use unmask::canvas::{Canvas, TokenId};
-use unmask::decode::{Budget, DecodePlan, Score};
-use unmask::engine::{Engine, EngineConfig, Event, Generation, SubmitError};
+use unmask::decode::{Budget, DecodePlan, Revision, Score};
+use unmask::engine::{Engine, EngineConfig, Event, Generation, GenerationError, SubmitError};
 use unmask::models::Checkpoint;
 
 fn canvas(gap: usize) -> Canvas {
@@ -100,7 +100,31 @@ fn a_full_queue_refuses_and_takes_again_when_there_is_room() {
 }
 
 #[test]
-fn a_step_never_takes_more_rows_than_the_limit_unless_one_canvas_alone_does() {
+fn requests_whose_clients_are_gone_do_not_fill_the_queue() {
+    let (model, forwards) = MockModel::gated();
+    let config = EngineConfig {
+        max_sequences: 1,
+        max_queue: 2,
+        ..EngineConfig::default()
+    };
+    let engine = start(model, config);
+    let plan = DecodePlan::default();
+    let running = engine.submit(canvas(1), &plan).unwrap();
+    forwards.entered();
+    for _ in 0..2 {
+        drop(engine.submit(canvas(9), &plan).unwrap());
+    }
+    let waiting = engine.submit(canvas(1), &plan).unwrap();
+    forwards.release();
+    assert_eq!(forwards.entered(), [2], "only the one that is waited for");
+    forwards.release();
+    for generation in [running, waiting] {
+        assert!(finish(generation).is_ok());
+    }
+}
+
+#[test]
+fn a_step_never_takes_more_rows_than_the_limit_and_no_canvas_is_longer() {
     let (model, forwards) = MockModel::gated();
     let config = EngineConfig {
         max_rows: 10,
@@ -111,7 +135,7 @@ fn a_step_never_takes_more_rows_than_the_limit_unless_one_canvas_alone_does() {
         steps: Some(1),
         ..DecodePlan::default()
     };
-    let generations: Vec<_> = [5, 3, 3, 19]
+    let generations: Vec<_> = [5, 3, 3, 9]
         .into_iter()
         .map(|gap| engine.submit(canvas(gap), &plan).unwrap())
         .collect();
@@ -121,26 +145,73 @@ fn a_step_never_takes_more_rows_than_the_limit_unless_one_canvas_alone_does() {
         forwards.release();
     }
     for batch in &batches {
-        assert!(
-            batch.len() == 1 || batch.iter().sum::<usize>() <= 10,
-            "{batches:?}"
-        );
+        assert!(batch.iter().sum::<usize>() <= 10, "{batches:?}");
     }
     let order: Vec<usize> = batches.into_iter().flatten().collect();
-    assert_eq!(order, [6, 4, 4, 20], "first come, first served");
+    assert_eq!(order, [6, 4, 4, 10], "first come, first served");
     for generation in generations {
         assert!(finish(generation).is_ok());
     }
+    let too_long = engine.submit(canvas(10), &plan).unwrap_err();
+    assert_eq!(
+        too_long,
+        SubmitError::CanvasTooLong {
+            length: 11,
+            limit: 10
+        }
+    );
 }
 
 #[test]
-fn a_panic_in_a_step_fails_its_sequences_only_and_the_engine_goes_on() {
-    let engine = start(MockModel::new().panicking_on(7), EngineConfig::default());
+fn a_reader_that_falls_behind_a_revising_plan_loses_its_generation_and_no_memory() {
+    let engine = start(MockModel::new(), EngineConfig::default());
+    let mut plan = DecodePlan {
+        budget: Budget::Threshold(0.0),
+        revision: Revision::Edit {
+            threshold: 0.0,
+            max_post_steps: 5000,
+        },
+        ..DecodePlan::default()
+    };
+    plan.sampling.temperature = 1.0;
+    let mut generation = engine.submit(canvas(8), &plan).unwrap();
+    wait_until(|| engine.status().steps > 0 && engine.status().running == 0);
+    let mut reports = 0;
+    loop {
+        match generation.next_blocking() {
+            Some(Event::Step(_)) => reports += 1,
+            Some(Event::Failed(GenerationError::SlowReader)) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(reports < 1000, "{reports}");
+    assert!(generation.next_blocking().is_none());
+}
+
+#[test]
+fn a_panic_fails_the_sequences_of_that_step_and_the_engine_goes_on_with_the_next() {
+    let (model, forwards) = MockModel::gated();
+    let config = EngineConfig {
+        max_sequences: 2,
+        ..EngineConfig::default()
+    };
+    let engine = start(model.panicking_on(7), config);
     let plan = DecodePlan::default();
-    let poisoned = Canvas::builder(MASK).fixed(&[7]).gap(2).build().unwrap();
-    let error = finish(engine.submit(poisoned, &plan).unwrap()).unwrap_err();
-    assert!(error.contains("token 7 was met"), "{error}");
-    assert!(finish(engine.submit(canvas(2), &plan).unwrap()).is_ok());
+    let neighbour = engine.submit(canvas(2), &plan).unwrap();
+    assert_eq!(forwards.entered(), [3]);
+    let poisoned = Canvas::builder(MASK).fixed(&[7]).gap(1).build().unwrap();
+    let poisoned = engine.submit(poisoned, &plan).unwrap();
+    let next = engine.submit(canvas(1), &plan).unwrap();
+    forwards.release();
+    assert_eq!(forwards.entered(), [3, 2]);
+    forwards.release();
+    for failed in [neighbour, poisoned] {
+        let error = finish(failed).unwrap_err();
+        assert!(error.contains("token 7 was met"), "{error}");
+    }
+    assert_eq!(forwards.entered(), [2]);
+    forwards.release();
+    assert!(finish(next).is_ok());
 }
 
 #[test]
@@ -304,7 +375,7 @@ fn a_checkpoint_that_is_not_what_its_config_says_is_refused_with_the_reason() {
             "include_bias is true",
         ),
         ("LLaDAModelLM\"", "OtherModel\"", "known: LLaDAModelLM"),
-        ("\"n_heads\": 4,", "", "missing field `n_heads`"),
+        ("\"n_heads\": 4,", "", "n_heads is missing"),
         ("{", "", "not valid JSON"),
     ] {
         assert!(config.contains(from), "{from}");

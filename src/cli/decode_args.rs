@@ -74,14 +74,31 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 impl DecodeArgs {
+    /// The plan for a canvas with several gaps, none of which may be left unfilled because of a stop token
+    /// in another.
+    pub fn infill_plan(&self, default: &DecodePlan) -> anyhow::Result<DecodePlan> {
+        if self.early_stop.is_some_and(|stop| stop != EarlyStop::Never) {
+            anyhow::bail!(
+                "early_stop: a stop token in one gap must not leave the others unfilled; allowed: never"
+            );
+        }
+        Ok(DecodePlan {
+            early_stop: EarlyStop::Never,
+            ..self.plan(default)?
+        })
+    }
+
     /// The plan that the options ask for, from the model's `default` plan.
     pub fn plan(&self, default: &DecodePlan) -> anyhow::Result<DecodePlan> {
         let mut plan = match &self.preset {
             Some(name) => preset::by_name(name)?.plan(default),
             None => default.clone(),
         };
-        plan.steps = self.steps.or(plan.steps);
-        plan.steps_per_block = self.steps_per_block.or(plan.steps_per_block);
+        // A plan has one of these: to give the one takes the other back.
+        if self.steps.is_some() || self.steps_per_block.is_some() {
+            plan.steps = self.steps;
+            plan.steps_per_block = self.steps_per_block;
+        }
         plan.block_length = self.block_length.or(plan.block_length);
         plan.block_origin = self.block_origin.unwrap_or(plan.block_origin);
         plan.score = self.score.unwrap_or(plan.score);

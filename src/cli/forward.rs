@@ -30,9 +30,9 @@ pub struct ForwardArgs {
 pub fn run(args: ForwardArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
     let model = args.model.load(&checkpoint)?;
-    let inputs = Inputs::read(&args.input)
+    let inputs = Inputs::read(&args.input, checkpoint.inputs())
         .with_context(|| format!("cannot use the inputs in {}", args.input.display()))?;
-    let batch = inputs.batch(model.spec().noise_conditioned)?;
+    let batch = inputs.batch()?;
     let hidden = model.hidden(&batch, None)?;
     let logits = model
         .head_rows(&hidden, &batch.row_inputs())?
@@ -55,8 +55,18 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn read(path: &std::path::Path) -> anyhow::Result<Self> {
+    fn read(path: &std::path::Path, used: &[&str]) -> anyhow::Result<Self> {
         let mut tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
+        if let Some(name) = tensors
+            .keys()
+            .filter(|name| *name != "input_ids" && !used.contains(&name.as_str()))
+            .min()
+        {
+            bail!(
+                "{name} is not used by this family; remove it (used: input_ids, {})",
+                used.join(", ")
+            );
+        }
         let input_ids = tensors
             .remove("input_ids")
             .context("input_ids is missing")?;
@@ -89,9 +99,6 @@ impl Inputs {
                 Some(sigma.to_dtype(DType::F32)?.to_vec1()?)
             }
         };
-        if let Some(name) = tensors.keys().min() {
-            bail!("{name} is not used by this family; remove it");
-        }
         Ok(Self {
             rows,
             length,
@@ -104,10 +111,7 @@ impl Inputs {
     }
 
     /// One segment a row.
-    fn batch(&self, noise_conditioned: bool) -> anyhow::Result<RaggedBatch> {
-        if self.sigma.is_some() && !noise_conditioned {
-            bail!("sigma is not used by this model; remove it");
-        }
+    fn batch(&self) -> anyhow::Result<RaggedBatch> {
         let length = self.length;
         let mut batch = RaggedBatch::new();
         for row in 0..self.rows {
@@ -144,6 +148,11 @@ impl Inputs {
 }
 
 fn integers(tensor: &Tensor) -> anyhow::Result<Vec<i64>> {
+    ensure!(
+        tensor.dtype().is_int(),
+        "has type {}; allowed: integers",
+        tensor.dtype().as_str()
+    );
     Ok(tensor.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?)
 }
 

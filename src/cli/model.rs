@@ -84,7 +84,11 @@ impl DeviceChoice {
     /// The device.
     pub fn resolve(self) -> anyhow::Result<Device> {
         Ok(match self {
-            Self::Auto => Device::cuda_if_available(0)?,
+            Self::Auto if cfg!(feature = "cuda") => Device::new_cuda(0).unwrap_or_else(|error| {
+                tracing::warn!(%error, "no usable CUDA device; running on the CPU");
+                Device::Cpu
+            }),
+            Self::Auto => Device::Cpu,
             Self::Cpu => Device::Cpu,
             Self::Cuda => Device::new_cuda(0).context(
                 "--device cuda: no usable CUDA device, or a build without the feature `cuda`",

@@ -56,7 +56,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 
 /// Runs `unmask serve`.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
-    start_logging(args.log_format);
+    start_logging(args.log_format)?;
     let state = load(&args)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let ending = runtime.block_on(listen(&args, state))?;
@@ -93,11 +93,17 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
         max_queue: args.max_queue,
     };
     let engine = args.model.engine(&checkpoint, config)?;
+    let limits = Limits::default();
+    let limits = Limits {
+        // All sequences of a request are queued at once.
+        sequences: limits.sequences.min(args.max_queue),
+        ..limits
+    };
     Ok(AppState::new(
         Arc::new(engine),
         Arc::new(tokenizer),
         checkpoint.name(),
-        Limits::default(),
+        limits,
     ))
 }
 
@@ -136,8 +142,12 @@ fn termination() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     })
 }
 
-fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+fn start_logging(format: LogFormat) -> anyhow::Result<()> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(directives) => EnvFilter::try_new(&directives)
+            .with_context(|| format!("RUST_LOG is {directives:?}"))?,
+        Err(_) => EnvFilter::new("info"),
+    };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -145,4 +155,5 @@ fn start_logging(format: LogFormat) {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),
     }
+    Ok(())
 }

@@ -32,7 +32,7 @@ pub(super) fn blocks(
     let length = block_length.unwrap_or(end).max(1);
     (start..end)
         .step_by(length)
-        .map(|block| block..(block + length).min(end))
+        .map(|block| block..block.saturating_add(length).min(end))
         .filter(|block| canvas.masked_in(block.clone()).next().is_some())
         .collect()
 }

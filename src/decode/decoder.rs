@@ -8,6 +8,10 @@ use crate::decode::budget::scheduled;
 use crate::decode::{Budget, Candidate, DecodePlan, EarlyStop, PlanError, Revision};
 use crate::sampling::philox::{Draws, Stream, gumbel};
 
+/// The re-masking process fails only on parameters out of range, whatever the times, and on probabilities
+/// that are not finite, which the sampler refuses.
+const VALIDATED: &str = "the parameters were checked with the plan";
+
 /// The state of one canvas's denoising: the current block and how many of its steps are taken.
 #[derive(Debug, Clone)]
 pub struct Decoder {
@@ -284,7 +288,7 @@ impl Decoder {
             Revision::Remask(remasking) => remasking
                 .step(f64::from(s), f64::from(t))
                 .and_then(|step| step.unmasking())
-                .map_or(1.0, |probability| probability as f32),
+                .expect(VALIDATED) as f32,
             _ => 1.0 - s / t,
         };
         masked
@@ -311,7 +315,7 @@ impl Decoder {
         let sigmas = remasking
             .step(f64::from(s), f64::from(t))
             .and_then(|step| step.remasking(&probabilities))
-            .unwrap_or_default();
+            .expect(VALIDATED);
         committed
             .into_iter()
             .zip(sigmas)
@@ -741,6 +745,10 @@ mod tests {
                 (false, _) => Revision::None,
                 (true, Budget::Ancestral { .. }) => Revision::Remask(Remasking::Rescale(0.3)),
                 (true, _) => Revision::Edit { threshold: 0.4, max_post_steps: 2 },
+            };
+            let score_temperature = match budget {
+                Budget::Ancestral { .. } => 0.0,
+                _ => score_temperature,
             };
             let mut plan = DecodePlan {
                 block_length, block_origin: origin, score, score_temperature, budget, revision,

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::decode::{BlockOrigin, Budget, Revision, Score};
 use crate::sampling::{Basis, FilterOrder};
 
-/// The most steps of a plan: far above any published sampler's, and a bound on what waits to be read.
-pub(super) const MAX_STEPS: usize = 100_000;
+/// The most steps of a plan: above any published sampler's.
+pub const MAX_STEPS: usize = 10_000;
 
 /// A plan, or a part of one, that cannot be followed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -163,7 +163,7 @@ impl DecodePlan {
             if let Some(steps) = steps
                 && !(1..=MAX_STEPS).contains(&steps)
             {
-                return out_of_range(field, steps.to_string(), "1 to 100000");
+                return out_of_range(field, steps.to_string(), "1 to 10000");
             }
         }
         if self.block_length == Some(0) {
@@ -223,6 +223,26 @@ impl DecodePlan {
             return invalid(
                 "steps_per_block",
                 "this budget follows a noise schedule; give steps",
+            );
+        }
+        if matches!(self.revision, Revision::Edit { .. })
+            && matches!(self.budget, Budget::Ancestral { .. })
+        {
+            return invalid(
+                "revision",
+                "editing does not go with the budget `ancestral`",
+            );
+        }
+        if self.score_temperature > 0.0 && matches!(self.budget, Budget::Ancestral { .. }) {
+            return invalid(
+                "score_temperature",
+                "the budget `ancestral` chooses without a score",
+            );
+        }
+        if self.at_least > 0 && self.budget.last_time().is_some() {
+            return invalid(
+                "at_least",
+                "this budget follows a noise schedule, which may commit nothing in a step",
             );
         }
         if matches!(self.revision, Revision::Remask(_))

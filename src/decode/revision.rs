@@ -148,7 +148,7 @@ impl Revision {
                 Err(PlanError::OutOfRange {
                     field: "revision",
                     given: max_post_steps.to_string(),
-                    allowed: "at most 100000 post steps",
+                    allowed: "at most 10000 post steps",
                 })
             }
             Revision::Edit { threshold, .. } if (0.0..=1.0).contains(&threshold) => Ok(()),

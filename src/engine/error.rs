@@ -65,6 +65,9 @@ pub enum GenerationError {
     /// The denoise step failed: the model, the device or the sampler said why.
     #[error("the denoise step failed: {0}")]
     Step(String),
+    /// Nobody read the reports for so long that no more could be kept.
+    #[error("the reports of this generation were not read fast enough")]
+    SlowReader,
     /// The engine stopped before the generation was finished.
     #[error("the engine stopped before the generation was finished")]
     Stopped,

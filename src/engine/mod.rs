@@ -4,24 +4,24 @@
 //! all running sequences.
 
 mod error;
+mod queue;
 mod sequence;
 mod step;
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use crate::canvas::{Canvas, Commit, TokenId};
-use crate::decode::{BlockOrigin, DecodePlan, Decoder, PlanError};
+use crate::decode::{BlockOrigin, DecodePlan, Decoder, MAX_STEPS, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 
 pub use error::{GenerationError, StartError, SubmitError};
-use sequence::Sequence;
+use queue::Queue;
+use sequence::{MAX_PENDING, Sequence};
 use worker::{Counters, Worker};
 
 /// Limits of an engine.
@@ -29,8 +29,8 @@ use worker::{Counters, Worker};
 pub struct EngineConfig {
     /// Most sequences denoised at a time.
     pub max_sequences: usize,
-    /// Most rows a denoise step. A sequence takes as many rows as its canvas has slots, twice that
-    /// with guidance; one that needs more than this by itself still runs, alone.
+    /// Most rows a denoise step, and so the most slots of a canvas. A sequence takes as many rows as its
+    /// canvas has slots, twice that with guidance; a guided one that needs more by itself runs alone.
     pub max_rows: usize,
     /// Most requests that wait for their first step.
     pub max_queue: usize,
@@ -64,8 +64,8 @@ pub struct StepReport {
 pub struct Statistics {
     /// Denoise steps of the plan.
     pub steps: usize,
-    /// Network evaluations (NFE), of the canvas and with guidance of its unconditional twin: fewer than
-    /// steps where ancestral sampling changed nothing in a step.
+    /// Network evaluations (NFE); with guidance, the canvas and its unconditional twin count as one. Fewer
+    /// than steps where ancestral sampling changed nothing in a step.
     pub nfe: usize,
     /// From submission to the first step.
     pub queued: Duration,
@@ -78,7 +78,7 @@ pub struct Statistics {
 pub enum Event {
     /// A step was taken.
     Step(StepReport),
-    /// Every gap is filled. Nothing follows.
+    /// Nothing is left to do: every gap is filled, or the plan stopped early. Nothing follows.
     Finished(Canvas, Statistics),
     /// The generation ended early. Nothing follows.
     Failed(GenerationError),
@@ -113,7 +113,7 @@ pub struct EngineStatus {
     pub steps: u64,
     /// Rows computed in them.
     pub rows: u64,
-    /// Slots committed in them.
+    /// Slots committed or edited in them.
     pub committed: u64,
     /// Time spent in them.
     pub busy: Duration,
@@ -126,7 +126,7 @@ pub struct EngineStatus {
 pub struct Engine {
     spec: ModelSpec,
     mask_token: TokenId,
-    queue: Option<SyncSender<Sequence>>,
+    queue: Arc<Queue>,
     counters: Arc<Counters>,
     worker: Option<JoinHandle<()>>,
 }
@@ -137,24 +137,25 @@ impl Engine {
     /// # Errors
     /// If the engine cannot denoise with such a network, or the system gives no thread.
     pub fn start(model: Box<dyn Denoiser>, config: EngineConfig) -> Result<Self, StartError> {
-        let spec = model.spec().clone();
+        let mut spec = model.spec().clone();
+        spec.max_canvas = spec.max_canvas.min(config.max_rows);
         let mask_token = served_mask(&spec)?;
         let counters = Arc::new(Counters::default());
-        let (queue, requests) = sync_channel(config.max_queue);
-        let worker = Worker::new(model, config, requests, counters.clone());
+        let queue = Arc::new(Queue::new(config.max_queue));
+        let worker = Worker::new(model, config, queue.clone(), counters.clone());
         let worker = std::thread::Builder::new()
             .name("unmask-engine".into())
             .spawn(move || worker.run())?;
         Ok(Self {
             spec,
             mask_token,
-            queue: Some(queue),
+            queue,
             counters,
             worker: Some(worker),
         })
     }
 
-    /// The model's conventions and limits.
+    /// The model's conventions, and its limits as far as the engine's are not lower.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
     }
@@ -203,8 +204,23 @@ impl Engine {
             }));
         }
         let decoder = Decoder::new(plan, &canvas, &self.spec.stop_tokens)?;
-        // Room for every event that there can be, so that the worker never waits for a reader.
-        let (events, receiver) = mpsc::channel(decoder.step_limit().saturating_add(1));
+        let most = MAX_STEPS.max(canvas.len());
+        if decoder.step_limit() > most {
+            return Err(SubmitError::Plan(PlanError::OutOfRange {
+                field: "steps",
+                given: format!(
+                    "up to {}, all blocks and post steps together",
+                    decoder.step_limit()
+                ),
+                allowed: "at most 10000, or one a slot",
+            }));
+        }
+        let pending = match plan.is_revising() {
+            true => decoder.step_limit().min(MAX_PENDING),
+            false => decoder.step_limit(),
+        };
+        // One more place is for the end.
+        let (events, receiver) = mpsc::channel(pending + 1);
         let sequence = Sequence {
             canvas,
             decoder,
@@ -214,27 +230,19 @@ impl Engine {
             started: None,
             nfe: 0,
         };
-        let queue = self.queue.as_ref().ok_or(SubmitError::Stopped)?;
-        self.counters.queued.fetch_add(1, Ordering::Relaxed);
-        queue.try_send(sequence).map_err(|error| {
-            self.counters.queued.fetch_sub(1, Ordering::Relaxed);
-            match error {
-                TrySendError::Full(_) => SubmitError::QueueFull,
-                TrySendError::Disconnected(_) => SubmitError::Stopped,
-            }
-        })?;
+        self.queue.push(sequence)?;
         Ok(Generation { events: receiver })
     }
 
     /// What the engine is doing.
     pub fn status(&self) -> EngineStatus {
-        self.counters.status()
+        self.counters.status(self.queue.len())
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.queue = None;
+        self.queue.close();
         if let Some(worker) = self.worker.take()
             && worker.join().is_err()
         {

@@ -4,9 +4,13 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::{Event, Statistics};
+use super::{Event, GenerationError, Statistics, StepReport};
 use crate::canvas::Canvas;
 use crate::decode::{Decoder, Sampling};
+
+/// The most reports that wait to be read where committed slots may change; where they may not, all
+/// reports together hold each slot once.
+pub(super) const MAX_PENDING: usize = 256;
 
 /// A canvas being denoised.
 pub(super) struct Sequence {
@@ -35,9 +39,21 @@ impl Sequence {
         self.canvas.len() * if self.is_guided() { 2 } else { 1 }
     }
 
-    /// Reports an event. The channel has room for every event of a sequence, so that sending fails
-    /// only if nobody listens, which the next step's check for cancellation finds.
-    pub fn report(&self, event: Event) {
+    /// Reports a step, and leaves room for the end.
+    ///
+    /// # Errors
+    /// If the reader is so far behind that there is no room. That nobody listens any more is no error: the
+    /// check for cancellation before the next step finds it.
+    pub fn report(&self, report: StepReport) -> Result<(), GenerationError> {
+        if self.events.capacity() <= 1 {
+            return Err(GenerationError::SlowReader);
+        }
+        let _ = self.events.try_send(Event::Step(report));
+        Ok(())
+    }
+
+    /// Reports the end, for which there always is room.
+    pub fn end(&self, event: Event) {
         let _ = self.events.try_send(event);
     }
 
@@ -52,7 +68,7 @@ impl Sequence {
         }
     }
 
-    /// Reports the end and gives the canvas away.
+    /// Reports the finished canvas.
     pub fn finish(self) {
         let statistics = self.statistics();
         let _ = self

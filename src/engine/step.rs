@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Tensor};
 
 use super::sequence::Sequence;
-use super::{Event, StepReport};
+use super::{GenerationError, StepReport};
 use crate::canvas::TokenId;
 use crate::decode::Candidate;
 use crate::models::{
@@ -36,7 +36,7 @@ struct ScoredRow {
 pub(super) fn step(
     model: &dyn Denoiser,
     sequences: &mut [Sequence],
-) -> Result<(Vec<Result<(), SamplingError>>, StepCost), ModelError> {
+) -> Result<(Vec<Result<(), GenerationError>>, StepCost), ModelError> {
     let mut batch = RaggedBatch::new();
     let mut scored = Vec::new();
     for sequence in sequences.iter() {
@@ -153,7 +153,7 @@ fn commit(
     sequence: &mut Sequence,
     slots: &[usize],
     samples: Vec<Result<RowSample, SamplingError>>,
-) -> Result<usize, SamplingError> {
+) -> Result<usize, GenerationError> {
     let candidates = slots
         .iter()
         .zip(samples)
@@ -169,7 +169,8 @@ fn commit(
                 uniform: sample.uniform,
             })
         })
-        .collect::<Result<Vec<_>, SamplingError>>()?;
+        .collect::<Result<Vec<_>, SamplingError>>()
+        .map_err(|error| GenerationError::Step(error.to_string()))?;
     sequence.nfe += 1;
     let change = sequence.decoder.advance(&mut sequence.canvas, &candidates);
     let committed: Vec<_> = change
@@ -178,11 +179,11 @@ fn commit(
         .filter_map(|slot| Some((slot, *sequence.canvas.provenance(slot)?)))
         .collect();
     let count = committed.len();
-    sequence.report(Event::Step(StepReport {
+    sequence.report(StepReport {
         step: sequence.decoder.steps(),
         committed,
         remasked: change.remasked,
         statistics: sequence.statistics(),
-    }));
+    })?;
     Ok(count)
 }

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use super::queue::Queue;
 use super::sequence::Sequence;
 use super::step::{StepCost, step};
 use super::{EngineConfig, EngineStatus, Event, GenerationError};
@@ -15,7 +15,6 @@ use crate::models::Denoiser;
 /// What the worker counts for others to read.
 #[derive(Default)]
 pub(super) struct Counters {
-    pub queued: AtomicUsize,
     running: AtomicUsize,
     steps: AtomicU64,
     rows: AtomicU64,
@@ -25,9 +24,9 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub fn status(&self) -> EngineStatus {
+    pub fn status(&self, queued: usize) -> EngineStatus {
         EngineStatus {
-            queued: self.queued.load(Ordering::Relaxed),
+            queued,
             running: self.running.load(Ordering::Relaxed),
             steps: self.steps.load(Ordering::Relaxed),
             rows: self.rows.load(Ordering::Relaxed),
@@ -52,45 +51,39 @@ impl Counters {
 pub(super) struct Worker {
     model: Box<dyn Denoiser>,
     config: EngineConfig,
-    requests: Receiver<Sequence>,
+    queue: Arc<Queue>,
     counters: Arc<Counters>,
     running: Vec<Sequence>,
-    /// A request that was taken from the queue but does not fit beside those that run.
-    held: Option<Sequence>,
 }
 
 impl Worker {
     pub fn new(
         model: Box<dyn Denoiser>,
         config: EngineConfig,
-        requests: Receiver<Sequence>,
+        queue: Arc<Queue>,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
             model,
             config,
-            requests,
+            queue,
             counters,
             running: Vec::new(),
-            held: None,
         }
     }
 
-    /// Serves until every handle to the queue is gone and all that was queued is finished.
+    /// Serves until the queue is closed and all that was queued is finished.
     pub fn run(mut self) {
         loop {
-            if self.running.is_empty() && self.held.is_none() {
-                match self.requests.recv() {
-                    Ok(sequence) => self.held = Some(sequence),
-                    Err(_) => return,
-                }
+            self.running.retain(|sequence| !sequence.is_cancelled());
+            self.publish_running();
+            if self.running.is_empty() && !self.queue.wait() {
+                return;
             }
             self.admit();
-            self.running.retain(|sequence| !sequence.is_cancelled());
             self.publish_running();
             if !self.running.is_empty() {
                 self.step();
-                self.publish_running();
             }
         }
     }
@@ -99,25 +92,15 @@ impl Worker {
     fn admit(&mut self) {
         let mut rows: usize = self.running.iter().map(Sequence::rows).sum();
         while self.running.len() < self.config.max_sequences.max(1) {
-            let mut sequence = match self
-                .held
-                .take()
-                .map_or_else(|| self.requests.try_recv(), Ok)
-            {
-                Ok(sequence) => sequence,
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
-            };
-            let fits = rows + sequence.rows() <= self.config.max_rows;
-            if !fits && !self.running.is_empty() && !sequence.is_cancelled() {
-                self.held = Some(sequence);
-                return;
-            }
-            self.counters.queued.fetch_sub(1, Ordering::Relaxed);
-            if !sequence.is_cancelled() {
-                rows += sequence.rows();
-                sequence.started = Some(Instant::now());
-                self.running.push(sequence);
-            }
+            let is_first = self.running.is_empty();
+            let limit = self.config.max_rows;
+            let next = self
+                .queue
+                .pop_if(|sequence| is_first || rows + sequence.rows() <= limit);
+            let Some(mut sequence) = next else { return };
+            rows += sequence.rows();
+            sequence.started = Some(Instant::now());
+            self.running.push(sequence);
         }
     }
 
@@ -138,9 +121,7 @@ impl Worker {
         let stepped: VecDeque<Sequence> = std::mem::take(&mut self.running).into();
         for (sequence, outcome) in stepped.into_iter().zip(outcomes) {
             match outcome {
-                Err(error) => {
-                    sequence.report(Event::Failed(GenerationError::Step(error.to_string())));
-                }
+                Err(error) => sequence.end(Event::Failed(error)),
                 Ok(()) if sequence.decoder.is_done() => sequence.finish(),
                 Ok(()) => self.running.push(sequence),
             }
@@ -154,7 +135,7 @@ impl Worker {
             "a denoise step failed"
         );
         for sequence in self.running.drain(..) {
-            sequence.report(Event::Failed(GenerationError::Step(reason.to_owned())));
+            sequence.end(Event::Failed(GenerationError::Step(reason.to_owned())));
         }
     }
 

@@ -47,6 +47,7 @@ pub(super) const fn family<A: Architecture>(
         name,
         architectures,
         model_types,
+        inputs: &["attention_mask", "position_ids", "allowed_mask"],
         spec: |config| spec(&A::from_json(config)?),
         tensors: |config| tensors(&A::from_json(config)?),
         load: load::<A>,

@@ -20,6 +20,7 @@ pub(super) const FAMILY: Family = Family {
     name: "bd3lm",
     architectures: &["BD3LM"],
     model_types: &["bd3lm"],
+    inputs: &["sigma", "position_ids", "allowed_mask"],
     spec: |config| Bd3lmConfig::from_json(config)?.spec(),
     tensors: |config| Bd3lmConfig::from_json(config)?.tensors(),
     load: |config, spec, weights| {

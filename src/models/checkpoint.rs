@@ -132,6 +132,11 @@ impl Checkpoint {
         &self.name
     }
 
+    /// Tensors that the family's official forward takes besides `input_ids`.
+    pub fn inputs(&self) -> &'static [&'static str] {
+        self.family.inputs
+    }
+
     /// The parsed config.json. Where it names no mask token, `mask_token_id` is the one that the
     /// tokenizer's files name.
     pub fn config(&self) -> &Value {

@@ -89,21 +89,29 @@ impl LladaConfig {
     /// # Errors
     /// Names the field that is missing, out of range, or asks for a network that is not built here.
     pub fn from_json(config: &Value) -> Result<Self, ModelError> {
-        Fields(config).only(&built())?;
+        let fields = Fields(config);
+        fields.only(&built())?;
+        for size in [
+            "d_model",
+            "n_heads",
+            "n_layers",
+            "vocab_size",
+            "max_sequence_length",
+        ] {
+            fields.size(size)?;
+        }
+        for size in [
+            "n_kv_heads",
+            "mlp_hidden_size",
+            "mlp_ratio",
+            "embedding_size",
+        ] {
+            fields.optional_size(size)?;
+        }
+        fields.positive("rms_norm_eps")?;
+        fields.positive("rope_theta")?;
         let config: Self = serde_json::from_value(config.clone())
             .map_err(|error| config_error(error.to_string()))?;
-        let positive = [
-            ("d_model", config.d_model),
-            ("n_heads", config.n_heads),
-            ("n_kv_heads", config.kv_heads()),
-            ("n_layers", config.n_layers),
-            ("vocab_size", config.vocab_size),
-            ("max_sequence_length", config.max_sequence_length),
-            ("mlp_hidden_size", config.mlp_hidden()),
-        ];
-        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(config_error(format!("{field} is 0; it must be at least 1")));
-        }
         if !config.d_model.is_multiple_of(2 * config.n_heads) {
             return Err(config_error(format!(
                 "d_model {} does not give each of {} heads an even width",

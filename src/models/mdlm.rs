@@ -18,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
     name: "mdlm",
     architectures: &["MDLM"],
     model_types: &["mdlm"],
+    inputs: &["sigma"],
     spec: |config| Ok(read(config)?.1),
     tensors: |config| Ok(read(config)?.0.tensors("backbone.")),
     load: |config, spec, weights| Ok(Box::new(Mdlm::new(config, spec, weights)?)),

@@ -20,6 +20,9 @@ pub struct Family {
     pub architectures: &'static [&'static str],
     /// Values of `model_type` that mean this family when no architecture is given.
     pub model_types: &'static [&'static str],
+    /// Tensors that its official forward takes besides `input_ids`, by the names that `unmask forward`
+    /// reads them by.
+    pub inputs: &'static [&'static str],
     /// What a config.json says of the model.
     pub spec: fn(&Value) -> Result<ModelSpec, ModelError>,
     /// Name and shape of every tensor that a checkpoint with this config.json must hold.

@@ -21,6 +21,7 @@ pub(super) const FAMILY: Family = Family {
     name: "sedd",
     architectures: &["SEDD"],
     model_types: &["sedd"],
+    inputs: &["sigma"],
     spec: |config| SeddConfig::from_json(config)?.spec(),
     tensors: |config| Ok(SeddConfig::from_json(config)?.shape()?.tensors("")),
     load: |config, spec, weights| {

@@ -57,7 +57,7 @@ pub(super) async fn create(
         .map(|(index, answer)| choice(index, answer.text, Some(answer.finish_reason)))
         .collect();
     Ok(Json(Completion {
-        usage: Some(Usage::new(head.prompt_tokens, completion_tokens)),
+        usage: Some(Some(Usage::new(head.prompt_tokens, completion_tokens))),
         diffusion: Some(cost.report(head.seed)),
         ..head.chunk(choices)
     })
@@ -243,13 +243,17 @@ impl Chunks {
             .chunk(vec![choice(update.index, text, finish_reason)]);
         let is_last = self.running == 0;
         let diffusion = self.cost.report(self.head.seed);
+        chunk.usage = self.include_usage.then_some(None);
         if is_last && !self.include_usage {
             chunk.diffusion = Some(diffusion);
         }
         let mut frames = vec![sse::frame(&chunk)];
         if is_last && self.include_usage {
             frames.push(sse::frame(&Completion {
-                usage: Some(Usage::new(self.head.prompt_tokens, self.completion_tokens)),
+                usage: Some(Some(Usage::new(
+                    self.head.prompt_tokens,
+                    self.completion_tokens,
+                ))),
                 diffusion: Some(diffusion),
                 ..self.head.chunk(Vec::new())
             }));

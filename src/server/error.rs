@@ -246,6 +246,12 @@ impl From<GenerationError> for ApiError {
                 "engine_failure",
                 message,
             ),
+            GenerationError::SlowReader => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                SERVER,
+                "slow_reader",
+                message,
+            ),
             GenerationError::Stopped => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "stopped", message)
             }

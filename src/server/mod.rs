@@ -44,6 +44,7 @@ mod state;
 mod validate;
 mod wire;
 
+use std::any::Any;
 use std::future::{Future, IntoFuture};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,10 +53,12 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::Level;
 
@@ -74,6 +77,7 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_such_path)
         .layer(body_limit)
+        .layer(CatchPanicLayer::custom(panicked))
         .layer(
             TraceLayer::new_for_http()
                 .make_span_with(request_id::span)
@@ -81,6 +85,17 @@ pub fn router(state: AppState) -> Router {
         )
         .layer(middleware::from_fn(request_id::assign))
         .with_state(Arc::new(state))
+}
+
+/// A handler's panic is a defect; the message goes to the log, not to the client.
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(message, "a handler panicked");
+    ApiError::internal("the request could not be handled because of a defect in the server".into())
+        .into_response()
 }
 
 async fn no_such_path(method: Method, uri: Uri) -> ApiError {

@@ -61,6 +61,9 @@ async fn both_ways(server: &Server, body: &Value) -> Value {
     let streamed = joined(&frames);
     assert_eq!(streamed["choices"], whole["choices"], "{body}");
     assert_eq!(streamed["usage"], whole["usage"], "{body}");
+    let before = &frames[..frames.len() - 1];
+    assert!(before.iter().all(|frame| frame["usage"].is_null()));
+    assert!(before.iter().all(|frame| frame.get("usage").is_some()));
     let usage_frame = frames.last().unwrap();
     assert_eq!(usage_frame["choices"], json!([]));
     assert_eq!(
@@ -370,6 +373,17 @@ async fn temperature_is_the_plans_unless_given() {
     let first = server.answer(PATH, &body).await;
     let second = server.answer(PATH, &body).await;
     assert_eq!(text(&first), text(&second), "the default plan is greedy");
+}
+
+#[tokio::test]
+async fn a_block_longer_than_any_canvas_is_the_whole_canvas() {
+    let server = Server::of(Mock::saying_text(1, "bcd")).await;
+    let mut body = json!({"prompt": "a", "max_tokens": 3});
+    let whole = server.answer(PATH, &body).await;
+    body["diffusion"] = json!({"block_length": u64::MAX});
+    let answer = server.answer(PATH, &body).await;
+    assert_eq!(answer["choices"], whole["choices"]);
+    assert_eq!(answer["choices"][0]["text"], "bcd");
 }
 
 #[tokio::test]

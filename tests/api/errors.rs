@@ -308,6 +308,16 @@ fn refused_completions() -> Vec<Refused> {
             &["0", "at least 1"],
         ),
         on(
+            json!({"prompt": "p", "diffusion": {"budget": {"ancestral": {}}, "revision": {"edit": {"threshold": 0.5, "max_post_steps": 3}}}}),
+            "diffusion.revision",
+            &["ancestral"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"block_length": 1, "revision": {"edit": {"threshold": 0.5, "max_post_steps": 10000}}}}),
+            "diffusion.steps",
+            &["at most 10000"],
+        ),
+        on(
             json!({"prompt": "p", "diffusion": {"block_origin": "end"}}),
             "diffusion.block_origin",
             &["end", "`gap` or `canvas`"],

@@ -44,6 +44,13 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
         ));
     }
     let n = repetitions(request.n, 1, &state.limits)?;
+    let early_stop = request.diffusion.as_ref().and_then(|d| d.0.early_stop);
+    if early_stop.is_some_and(|early_stop| early_stop != EarlyStop::Never) {
+        return Err(ApiError::unusable(
+            "diffusion.early_stop",
+            "a stop token in one gap must not leave the others unfilled; allowed: \"never\"",
+        ));
+    }
     let fields = DecodeFields {
         temperature: request.temperature,
         top_p: request.top_p,
@@ -51,7 +58,6 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
         seed: request.seed,
         diffusion: request.diffusion,
     };
-    // A stop token in one gap must not leave the others unfilled.
     let plan = DecodePlan {
         early_stop: EarlyStop::Never,
         ..plan(fields, &state.engine.spec().default_plan)?

@@ -79,9 +79,9 @@ pub struct Completion<'a> {
     pub model: &'a str,
     /// One a sequence; in a chunk, the one that it is of.
     pub choices: Vec<CompletionChoice>,
-    /// Token counts; in a stream, of the last chunk if asked for.
+    /// Token counts. In a stream absent unless asked for; then null in every chunk but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Usage>,
+    pub usage: Option<Option<Usage>>,
     /// What denoising took; in a stream, in the last chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diffusion: Option<DiffusionReport>,
