@@ -17,7 +17,8 @@
 //! | [`train`] | tokenizer training, data, objective, optimiser loop, checkpoints |
 //! | [`eval`] | likelihood, infill accuracy, tokens a forward against accuracy, plots |
 //!
-//! Dependencies point one way: server → engine → models, decode, sampling → canvas, diffusion.
+//! Dependencies point one way: server → eval, engine → models → decode → sampling → canvas, diffusion;
+//! [`text`] stands beside the engine, which knows token ids only. [`train`] writes what [`models`] reads.
 #![deny(missing_docs)]
 
 pub mod canvas;

@@ -1,5 +1,7 @@
 //! `unmask inspect`.
 
+use std::io::Write;
+
 use clap::Args;
 use serde_json::json;
 use unmask::decode::preset;
@@ -18,6 +20,7 @@ pub struct InspectArgs {
 
 /// Runs `unmask inspect`.
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
     let checkpoint = args.model.checkpoint()?;
     let spec = checkpoint.spec()?;
     let device = args.model.device.resolve()?;
@@ -37,39 +40,47 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
             "presets": presets,
             "tensors": shapes,
         });
-        println!("{}", serde_json::to_string_pretty(&json)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
         return Ok(());
     }
-    println!("model          {}", checkpoint.name());
-    println!("family         {}", spec.family);
-    println!(
+    writeln!(out, "model          {}", checkpoint.name())?;
+    writeln!(out, "family         {}", spec.family)?;
+    writeln!(
+        out,
         "parameters     {} in {} tensors",
         spec.parameters,
         shapes.len()
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "network        {} layers of width {}, {} key/value heads of {}",
         spec.layers, spec.hidden_size, spec.kv_heads, spec.head_dim
-    );
-    println!("vocabulary     {}", spec.vocab_size);
-    println!("canvas         at most {} slots", spec.max_canvas);
+    )?;
+    writeln!(out, "vocabulary     {}", spec.vocab_size)?;
+    writeln!(out, "canvas         at most {} slots", spec.max_canvas)?;
     match spec.mask_token() {
-        Some(mask) => println!("mask token     {mask}"),
-        None => println!("mask token     none (uniform process)"),
+        Some(mask) => writeln!(out, "mask token     {mask}")?,
+        None => writeln!(out, "mask token     none (uniform process)")?,
     }
-    println!("stop tokens    {:?}", spec.stop_tokens);
-    println!(
+    writeln!(out, "stop tokens    {:?}", spec.stop_tokens)?;
+    writeln!(
+        out,
         "default plan   {}",
         serde_json::to_string(&spec.default_plan)?
-    );
-    println!("weights        {weight_bytes} bytes in {}", dtype.as_str());
-    println!(
+    )?;
+    writeln!(
+        out,
+        "weights        {weight_bytes} bytes in {}",
+        dtype.as_str()
+    )?;
+    writeln!(
+        out,
         "presets        {}",
         preset::all()
             .iter()
             .map(|p| p.name)
             .collect::<Vec<_>>()
             .join(", ")
-    );
+    )?;
     Ok(())
 }

@@ -22,7 +22,7 @@ pub struct OutputArgs {
     /// Print token ids instead of text
     #[arg(long)]
     ids: bool,
-    /// Redraw the canvas on the terminal as it is denoised
+    /// Redraw the canvas as it is denoised, where standard output is a terminal
     #[arg(long)]
     pub animate: bool,
     /// Write every canvas as a JSON line, the first one before any step

@@ -32,9 +32,12 @@ pub fn floor(setup: &Setup) -> anyhow::Result<Floor> {
     }
     let matrix_rate = 2.0 * (SIZE as f64).powi(3) / fastest.as_secs_f64();
     let spec = setup.engine.spec();
-    let rows = setup.prompt_ids.len() + setup.gap;
-    let embedding = spec.vocab_size * spec.hidden_size;
-    let operations = 2.0 * spec.parameters.saturating_sub(embedding) as f64 * rows as f64;
+    let rows = (setup.prompt_ids.len() + setup.gap) as f64;
+    // On average half of the gap is masked and goes through the head; the embedding takes no product.
+    let scored = (setup.gap + 1) as f64 / 2.0;
+    let head = (spec.vocab_size * spec.hidden_size) as f64;
+    let body = (spec.parameters as f64 - 2.0 * head).max(0.0);
+    let operations = 2.0 * (body * rows + head * scored);
     Ok(Floor {
         matrix_gflops: matrix_rate / 1e9,
         step_ms: operations / matrix_rate * 1e3,
@@ -69,7 +72,7 @@ fn generate(setup: &Setup, seed: u64) -> anyhow::Result<Statistics> {
         .gap(setup.gap)
         .build()?;
     let mut plan = setup.engine.spec().default_plan.clone();
-    plan.steps = setup.steps;
+    plan.steps = setup.steps.or(plan.steps);
     plan.sampling.seed = seed;
     let mut generation = setup.engine.submit(canvas, &plan)?;
     loop {
@@ -118,6 +121,12 @@ pub async fn concurrent(setup: &Setup, address: SocketAddr) -> anyhow::Result<Co
     let answers = futures::future::join_all(answers).await;
     let elapsed = begun.elapsed().as_secs_f64();
     let errors = answers.iter().filter(|answer| answer.is_err()).count();
+    if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+        eprintln!(
+            "{errors} of {} requests failed, the first: {error:#}",
+            answers.len()
+        );
+    }
     let mut tokens = 0;
     let mut latency_ms = Vec::new();
     for (answer, latency) in answers.into_iter().flatten() {

@@ -5,6 +5,7 @@ mod measure;
 mod report;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,11 +33,11 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Completions of each sequential measurement
-    #[arg(long, value_name = "N", default_value_t = 30)]
-    requests: usize,
+    #[arg(long, value_name = "N", default_value = "30")]
+    requests: NonZeroUsize,
     /// Completions at a time in the concurrent measurement
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    concurrency: usize,
+    #[arg(long, value_name = "N", default_value = "64")]
+    concurrency: NonZeroUsize,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,8 +59,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let config = EngineConfig {
-        max_sequences: args.concurrency.max(1),
-        max_queue: args.concurrency.max(1),
+        max_sequences: args.concurrency.get(),
+        max_queue: args.concurrency.get(),
         ..EngineConfig::default()
     };
     let engine = Arc::new(args.model.engine(&checkpoint, config)?);
@@ -69,8 +70,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         prompt: args.prompt,
         gap: args.gap,
         steps: args.steps,
-        requests: args.requests.max(1),
-        concurrency: args.concurrency.max(1),
+        requests: args.requests.get(),
+        concurrency: args.concurrency.get(),
     };
     let state = AppState::new(
         engine,

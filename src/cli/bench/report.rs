@@ -1,6 +1,7 @@
 //! What was measured, and how it is printed.
 
 use std::fmt;
+use std::io::Write;
 
 use serde::Serialize;
 
@@ -115,8 +116,9 @@ pub struct Report {
 impl Report {
     /// Prints the report.
     pub fn print(&self, as_json: bool) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
         if as_json {
-            println!("{}", serde_json::to_string_pretty(self)?);
+            writeln!(out, "{}", serde_json::to_string_pretty(self)?)?;
             return Ok(());
         }
         let Self {
@@ -128,27 +130,42 @@ impl Report {
             concurrent,
             memory,
         } = self;
-        println!("{model}, completions of {gap} tokens");
-        println!("denoise step, ms          {}", engine.step_ms);
-        println!(
+        writeln!(out, "{model}, completions of {gap} tokens")?;
+        writeln!(out, "denoise step, ms          {}", engine.step_ms)?;
+        writeln!(
+            out,
             "  floor, ms               {:9.3}   (matrix products at {:.0} GFLOP/s)",
             floor.step_ms, floor.matrix_gflops
-        );
-        println!("tokens/s                  {}", engine.tokens_per_second);
-        println!("tokens a forward          {}", engine.tokens_per_forward);
-        println!("HTTP latency, ms          {}", http.latency_ms);
-        println!("  not denoising, ms       {}", http.overhead_ms);
-        println!("one at a time, tokens/s   {:9.3}", http.tokens_per_second);
-        println!(
+        )?;
+        writeln!(
+            out,
+            "tokens/s                  {}",
+            engine.tokens_per_second
+        )?;
+        writeln!(
+            out,
+            "tokens a forward          {}",
+            engine.tokens_per_forward
+        )?;
+        writeln!(out, "HTTP latency, ms          {}", http.latency_ms)?;
+        writeln!(out, "  not denoising, ms       {}", http.overhead_ms)?;
+        writeln!(
+            out,
+            "one at a time, tokens/s   {:9.3}",
+            http.tokens_per_second
+        )?;
+        writeln!(
+            out,
             "{} at a time, tokens/s    {:9.3}   ({} errors)",
             concurrent.requests, concurrent.tokens_per_second, concurrent.errors
-        );
-        println!("  latency, ms             {}", concurrent.latency_ms);
+        )?;
+        writeln!(out, "  latency, ms             {}", concurrent.latency_ms)?;
         if let Some(memory) = memory {
-            println!(
+            writeln!(
+                out,
                 "resident memory, MB       {:9.3}   (highest {:.3})",
                 memory.resident_mb, memory.highest_mb
-            );
+            )?;
         }
         Ok(())
     }
