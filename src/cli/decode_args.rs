@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::de::DeserializeOwned;
 use unmask::decode::{BlockOrigin, Budget, DecodePlan, EarlyStop, Revision, Score, preset};
+use unmask::models::ModelSpec;
 use unmask::sampling::{Basis, FilterOrder};
 
 /// How a canvas is denoised. What is not given is as the preset has it, or else the model's default.
@@ -73,14 +74,17 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 impl DecodeArgs {
-    /// The plan that the options ask for, from the model's `default` plan.
-    pub fn plan(&self, default: &DecodePlan) -> anyhow::Result<DecodePlan> {
+    /// The plan that the options ask for, for the model of `spec`.
+    pub fn plan(&self, spec: &ModelSpec) -> anyhow::Result<DecodePlan> {
         let mut plan = match &self.preset {
-            Some(name) => preset::by_name(name)?.plan(default),
-            None => default.clone(),
+            Some(name) => spec.plan(&preset::by_name(name)?),
+            None => spec.default_plan.clone(),
         };
-        plan.steps = self.steps.or(plan.steps);
-        plan.steps_per_block = self.steps_per_block.or(plan.steps_per_block);
+        // A plan has one of these: to give the one takes the other back.
+        if self.steps.is_some() || self.steps_per_block.is_some() {
+            plan.steps = self.steps;
+            plan.steps_per_block = self.steps_per_block;
+        }
         plan.block_length = self.block_length.or(plan.block_length);
         plan.block_origin = self.block_origin.unwrap_or(plan.block_origin);
         plan.score = self.score.unwrap_or(plan.score);

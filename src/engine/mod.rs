@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::canvas::{Canvas, Commit, TokenId};
-use crate::decode::{BlockOrigin, DecodePlan, Decoder, PlanError};
+use crate::decode::{DecodePlan, Decoder, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 
 pub use error::{GenerationError, StartError, SubmitError};
@@ -65,7 +65,7 @@ pub struct Statistics {
     /// Denoise steps of the plan.
     pub steps: usize,
     /// Network evaluations (NFE), of the canvas and with guidance of its unconditional twin: fewer than
-    /// steps where ancestral sampling changed nothing in a step.
+    /// steps where the noise schedule changes nothing in a step.
     pub nfe: usize,
     /// From submission to the first step.
     pub queued: Duration,
@@ -192,13 +192,13 @@ impl Engine {
             });
         }
         if let AttentionPattern::BlockCausal { block_length } = self.spec.attention
-            && (plan.block_length != Some(block_length) || plan.block_origin != BlockOrigin::Canvas)
+            && plan.block_length != Some(block_length)
         {
             return Err(SubmitError::Plan(PlanError::Invalid {
                 field: "block_length",
                 reason: format!(
-                    "this model denoises blocks of {block_length} slots, counted from the start of \
-                     the canvas (block_origin `canvas`), and no others"
+                    "this model denoises blocks of {block_length} slots and no others; allowed: \
+                     {block_length}"
                 ),
             }));
         }

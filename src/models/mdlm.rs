@@ -20,6 +20,7 @@ pub(super) const FAMILY: Family = Family {
     model_types: &["mdlm"],
     spec: |config| Ok(read(config)?.1),
     tensors: |config| Ok(read(config)?.0.tensors("backbone.")),
+    generation_config: |_, _| Ok(()),
     load: |config, spec, weights| Ok(Box::new(Mdlm::new(config, spec, weights)?)),
 };
 
