@@ -1,14 +1,12 @@
-//! LLaDA against the official implementation: logits, and whole sampler runs canvas by canvas.
+//! LLaDA against the official implementation: logits.
 
 mod support;
 
-use serde_json::Value;
 use support::{
-    assert_close, bits, cached_logits, engine, forward_goldens, golden, ids, json, load, logits,
-    max_difference, scalar, trace, valid_keys,
+    assert_close, bits, cached_logits, forward_goldens, load, logits, max_difference, scalar,
+    valid_keys,
 };
 use unmask::canvas::TokenId;
-use unmask::decode::{BlockOrigin, Budget, DecodePlan};
 use unmask::models::RaggedBatch;
 
 #[test]
@@ -104,125 +102,5 @@ fn segments_of_a_ragged_batch_do_not_see_each_other() {
             .narrow(0, segment.rows.start, segment.rows.len())
             .unwrap();
         assert!(max_difference(&part, &alone(tokens)) < 1e-5);
-    }
-}
-
-fn cases() -> Vec<Value> {
-    let Value::Array(cases) = json(&golden("llada").join("generate.json")) else {
-        panic!("generate.json holds a list of cases");
-    };
-    cases
-}
-
-fn case(name: &str) -> Value {
-    cases()
-        .into_iter()
-        .find(|case| case["name"] == name)
-        .unwrap()
-}
-
-/// The plan that the parameters of an official run stand for.
-fn plan(params: &Value) -> DecodePlan {
-    let number = |key: &str| params[key].as_u64().map(|n| n as usize);
-    let mut plan = DecodePlan {
-        steps: number("steps"),
-        block_length: number("block_length").or(number("block_size")),
-        ..DecodePlan::default()
-    };
-    plan.sampling.guidance_scale = params["cfg_scale"].as_f64().unwrap_or(0.0) as f32;
-    if let Some(threshold) = params["threshold"].as_f64() {
-        plan.budget = Budget::Threshold(threshold as f32);
-        plan.steps = None;
-    }
-    plan
-}
-
-/// Runs the plan from `prompt` followed by a gap, and compares every canvas.
-fn assert_completion(
-    name: &str,
-    prompt: &[TokenId],
-    plan: &DecodePlan,
-    expected: Vec<Vec<TokenId>>,
-) {
-    let engine = engine("llada");
-    let mut start = prompt.to_vec();
-    start.resize(expected[0].len(), engine.mask_token());
-    assert_eq!(trace(&engine, &start, plan), expected, "{name}");
-}
-
-fn canvases(case: &Value) -> Vec<Vec<TokenId>> {
-    case["canvas_per_step"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(ids)
-        .collect()
-}
-
-#[test]
-fn completions_equal_the_official_runs_canvas_by_canvas() {
-    for name in [
-        "full_block",
-        "full_block_fewer_steps",
-        "semi_ar",
-        "cfg",
-        "fastdllm_fast_nothr",
-        "fastdllm_fast_thr",
-    ] {
-        let case = case(name);
-        let prompt = ids(&case["prompt_ids"]);
-        assert_completion(name, &prompt, &plan(&case["params"]), canvases(&case));
-    }
-}
-
-/// A batch's rows in the official code are sequences of their own here, without padding.
-#[test]
-fn rows_of_an_unpadded_official_batch_equal_sequences_of_their_own() {
-    let case = case("dllm_sample_batch2");
-    let steps = case["canvas_per_step"].as_array().unwrap();
-    for (row, prompt) in case["prompt_ids"].as_array().unwrap().iter().enumerate() {
-        let prompt = ids(prompt);
-        let length = prompt.len() + case["params"]["max_new_tokens"].as_u64().unwrap() as usize;
-        let expected = steps
-            .iter()
-            .map(|step| ids(&step[row])[..length].to_vec())
-            .collect();
-        assert_completion("batch", &prompt, &plan(&case["params"]), expected);
-    }
-}
-
-#[test]
-fn infilling_with_masks_in_the_middle_equals_the_official_run() {
-    let case = case("dllm_infill");
-    let mut plan = plan(&case["params"]);
-    plan.block_origin = BlockOrigin::Canvas;
-    let steps = case["canvas_per_step"].as_array().unwrap();
-    let engine = engine("llada");
-    for (row, start) in case["prompt_ids"].as_array().unwrap().iter().enumerate() {
-        let start = ids(start);
-        // A row that is finished earlier than its batch repeats its last canvas.
-        let mut expected: Vec<_> = steps
-            .iter()
-            .map(|step| ids(&step[row])[..start.len()].to_vec())
-            .collect();
-        expected.dedup();
-        assert_eq!(trace(&engine, &start, &plan), expected, "row {row}");
-    }
-}
-
-/// The official code lets masks in the prompt use up the block's quota and so leaves as many masks at
-/// the end; here they are gaps like any other and every gap is filled.
-#[test]
-fn masks_inside_a_prompt_are_gaps_and_leave_no_mask_behind() {
-    let case = case("masks_inside_prompt");
-    let engine = engine("llada");
-    let mut start = ids(&case["prompt_ids"]);
-    start.resize(23, engine.mask_token());
-    let canvases = trace(&engine, &start, &plan(&case["params"]));
-    assert_eq!(canvases.len(), 8);
-    let last = canvases.last().unwrap();
-    assert!(!last.contains(&engine.mask_token()));
-    for (slot, token) in start.iter().enumerate() {
-        assert!(*token == engine.mask_token() || last[slot] == *token);
     }
 }
