@@ -3,6 +3,9 @@
 //! Fixed slots (the prompt, the text around a gap) are never written: the only way to change a slot
 //! is [`Canvas::gap_slot_mut`], which hands out nothing for a fixed one. Each slot that was written
 //! keeps its provenance.
+//!
+//! A canvas may end in scratch slots: masked slots that belong to no gap. They are denoised with the
+//! others and not read, for networks that know whole blocks only.
 
 use std::ops::Range;
 
@@ -54,7 +57,7 @@ pub struct Commit {
     pub step: usize,
 }
 
-/// A slot of a gap: masked, or committed.
+/// A slot of a gap, or a scratch slot: masked, or committed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GapSlot {
     commit: Option<Commit>,
@@ -102,6 +105,8 @@ pub struct Canvas {
     mask: TokenId,
     slots: Vec<Slot>,
     gaps: Vec<Range<usize>>,
+    /// Scratch slots, at the end.
+    scratch: usize,
 }
 
 impl Canvas {
@@ -130,9 +135,23 @@ impl Canvas {
         builder.build()
     }
 
-    /// Number of slots.
+    /// The same canvas with scratch slots appended until it has `length` slots, if it has fewer.
+    pub fn with_scratch(mut self, length: usize) -> Self {
+        let added = length.saturating_sub(self.len());
+        self.slots
+            .extend(std::iter::repeat_n(Slot::Gap(GapSlot::default()), added));
+        self.scratch += added;
+        self
+    }
+
+    /// Number of slots, scratch slots included.
     pub fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// The scratch slots; empty at the canvas's end if there is none.
+    pub fn scratch(&self) -> Range<usize> {
+        self.len() - self.scratch..self.len()
     }
 
     /// Whether there are no slots; never true of a built canvas.
@@ -166,7 +185,7 @@ impl Canvas {
         (0..self.len()).map(|slot| self.token(slot))
     }
 
-    /// Whether `slot` is part of a gap and not yet committed.
+    /// Whether `slot` is part of a gap, or scratch, and not yet committed.
     pub fn is_masked(&self, slot: usize) -> bool {
         matches!(self.slots.get(slot), Some(Slot::Gap(gap_slot)) if gap_slot.commit.is_none())
     }
@@ -186,7 +205,7 @@ impl Canvas {
         self.masked_in(0..self.len()).count()
     }
 
-    /// The slot, if it is part of a gap.
+    /// The slot, if it is not fixed.
     pub fn gap_slot(&self, slot: usize) -> Option<&GapSlot> {
         match self.slots.get(slot)? {
             Slot::Fixed(_) => None,
@@ -199,7 +218,7 @@ impl Canvas {
         self.gap_slot(slot)?.provenance()
     }
 
-    /// The slot for writing, if it is part of a gap: fixed slots cannot be had.
+    /// The slot for writing, if it is not fixed.
     pub fn gap_slot_mut(&mut self, slot: usize) -> Option<&mut GapSlot> {
         match self.slots.get_mut(slot)? {
             Slot::Fixed(_) => None,
@@ -263,6 +282,7 @@ impl CanvasBuilder {
             mask: self.mask,
             slots: self.slots,
             gaps: self.gaps,
+            scratch: 0,
         })
     }
 }
@@ -324,6 +344,18 @@ mod tests {
         slot.remask();
         slot.commit(commit(3));
         assert_eq!((slot.remasked(), slot.edited()), (1, 1));
+    }
+
+    #[test]
+    fn scratch_slots_are_masked_and_part_of_no_gap() {
+        let canvas = Canvas::builder(MASK).gap(2).fixed(&[1]).build().unwrap();
+        assert_eq!(canvas.scratch(), 3..3);
+        assert_eq!(canvas.clone().with_scratch(2), canvas);
+        let canvas = canvas.with_scratch(5);
+        assert_eq!((canvas.len(), canvas.masked()), (5, 4));
+        assert_eq!(canvas.scratch(), 3..5);
+        assert_eq!((canvas.gaps().len(), &canvas.gaps()[0]), (1, &(0..2)));
+        assert!(canvas.gap_slot(4).is_some());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::de::DeserializeOwned;
 use unmask::decode::{BlockOrigin, Budget, DecodePlan, EarlyStop, Revision, Score, preset};
+use unmask::models::ModelSpec;
 use unmask::sampling::{Basis, FilterOrder};
 
 /// How a canvas is denoised. What is not given is as the preset has it, or else the model's default.
@@ -76,7 +77,7 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 impl DecodeArgs {
     /// The plan for a canvas with several gaps, none of which may be left unfilled because of a stop token
     /// in another.
-    pub fn infill_plan(&self, default: &DecodePlan) -> anyhow::Result<DecodePlan> {
+    pub fn infill_plan(&self, spec: &ModelSpec) -> anyhow::Result<DecodePlan> {
         if self.early_stop.is_some_and(|stop| stop != EarlyStop::Never) {
             anyhow::bail!(
                 "early_stop: a stop token in one gap must not leave the others unfilled; allowed: never"
@@ -84,15 +85,15 @@ impl DecodeArgs {
         }
         Ok(DecodePlan {
             early_stop: EarlyStop::Never,
-            ..self.plan(default)?
+            ..self.plan(spec)?
         })
     }
 
-    /// The plan that the options ask for, from the model's `default` plan.
-    pub fn plan(&self, default: &DecodePlan) -> anyhow::Result<DecodePlan> {
+    /// The plan that the options ask for, for the model of `spec`.
+    pub fn plan(&self, spec: &ModelSpec) -> anyhow::Result<DecodePlan> {
         let mut plan = match &self.preset {
-            Some(name) => preset::by_name(name)?.plan(default),
-            None => default.clone(),
+            Some(name) => spec.plan(&preset::by_name(name)?),
+            None => spec.default_plan.clone(),
         };
         // A plan has one of these: to give the one takes the other back.
         if self.steps.is_some() || self.steps_per_block.is_some() {

@@ -8,7 +8,8 @@ use unmask::text::Tokenizer;
 use crate::cli::animate::Animation;
 use crate::cli::output::{OutputArgs, Trace};
 
-/// Denoises `canvas` to the end, tracing and animating as asked.
+/// Denoises `canvas` to the end, with the scratch slots that the model needs, tracing and animating as
+/// asked.
 pub fn denoise(
     engine: &Engine,
     canvas: Canvas,
@@ -16,6 +17,7 @@ pub fn denoise(
     output: &OutputArgs,
     tokenizer: &dyn Tokenizer,
 ) -> anyhow::Result<(Canvas, Statistics)> {
+    let canvas = engine.spec().with_scratch(plan, canvas);
     let mut trace = output
         .trace
         .as_deref()

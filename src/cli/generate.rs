@@ -41,7 +41,7 @@ pub struct GenerateArgs {
 pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
     let spec = checkpoint.spec()?;
-    let plan = args.decode.plan(&spec.default_plan)?;
+    let plan = args.decode.plan(&spec)?;
     let tokenizer = tokenizer(&checkpoint)?;
     let prompt_ids = match (&args.prompt, args.prompt_ids) {
         (_, Some(ids)) => ids,

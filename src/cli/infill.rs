@@ -38,7 +38,7 @@ pub struct InfillArgs {
 pub fn run(args: InfillArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
     let spec = checkpoint.spec()?;
-    let plan = args.decode.infill_plan(&spec.default_plan)?;
+    let plan = args.decode.infill_plan(&spec)?;
     let tokenizer = tokenizer(&checkpoint)?;
     let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
     let mask = engine.mask_token();

@@ -42,7 +42,8 @@ impl OutputArgs {
     ) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         if self.ids {
-            let ids: Vec<String> = canvas.tokens().map(|id| id.to_string()).collect();
+            let read = canvas.tokens().take(canvas.scratch().start);
+            let ids: Vec<String> = read.map(|id| id.to_string()).collect();
             writeln!(out, "{}", ids.join(","))?;
         } else if self.json {
             let json = document(canvas, reading, plan, statistics, tokenizer);

@@ -10,10 +10,12 @@ use crate::canvas::Canvas;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockOrigin {
-    /// At the first slot of the first gap (LLaDA's generate.py).
+    /// At the first slot of the first gap (LLaDA's generate.py; dllm's BD3LMSampler, which fills prompts
+    /// up to whole blocks on the left).
     #[default]
     Gap,
-    /// At the first slot of the canvas (dllm's infill, block-diffusion models).
+    /// At the first slot of the canvas, so that the prompt's end and the gap may share a block (LLaDA2's
+    /// and SDAR's generate; dllm's infill).
     Canvas,
 }
 

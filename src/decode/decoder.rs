@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::canvas::{Canvas, Commit, TokenId};
 use crate::decode::blocks::blocks;
 use crate::decode::budget::scheduled;
-use crate::decode::{Budget, Candidate, DecodePlan, EarlyStop, PlanError, Revision};
+use crate::decode::{Budget, Candidate, DecodePlan, EarlyStop, PlanError, Revision, Rounding};
 use crate::sampling::philox::{Draws, Stream, gumbel};
 
 /// The re-masking process fails only on parameters out of range, whatever the times, and on probabilities
@@ -237,10 +237,9 @@ impl Decoder {
         // A stable sort: of equal ranks the leftmost slot goes first.
         ranked.sort_by(|a, b| self.rank(b).total_cmp(&self.rank(a)));
         let count = match self.plan.budget {
-            Budget::Schedule { rounding, eps } => match block.times(self.step_in_block, eps) {
-                Some((t, s)) => scheduled(ranked.len(), t, s, rounding),
-                None => ranked.len(),
-            },
+            Budget::Schedule { rounding, eps } => {
+                self.scheduled(block, ranked.len(), rounding, eps)
+            }
             budget => budget
                 .by_candidates(&ranked)
                 .max(block.even_share(self.step_in_block))
@@ -249,6 +248,20 @@ impl Decoder {
         };
         ranked.truncate(count);
         ranked
+    }
+
+    /// How many of `masked` slots the schedule asks for in the current step.
+    fn scheduled(
+        &self,
+        block: &BlockSchedule,
+        masked: usize,
+        rounding: Rounding,
+        eps: f32,
+    ) -> usize {
+        match block.times(self.step_in_block, eps) {
+            Some((t, s)) => scheduled(masked, t, s, rounding),
+            None => masked,
+        }
     }
 
     fn rank(&self, candidate: &Candidate) -> f32 {
@@ -325,7 +338,8 @@ impl Decoder {
             .collect()
     }
 
-    /// Takes the steps for which the network is not needed: those in which chance unmasks no slot.
+    /// Takes the steps for which the network is not needed: those in which the schedule, or chance,
+    /// unmasks no slot.
     fn skip_idle_steps(&mut self, canvas: &Canvas) {
         while self.is_idle(canvas) {
             self.steps += 1;
@@ -352,9 +366,17 @@ impl Decoder {
     }
 
     fn is_idle(&self, canvas: &Canvas) -> bool {
-        matches!(self.plan.budget, Budget::Ancestral { .. })
-            && !self.is_done()
-            && self.scored_slots(canvas).is_empty()
+        let Some(block) = self.blocks.get(self.block) else {
+            return false;
+        };
+        match (self.plan.budget, self.plan.revision) {
+            (Budget::Ancestral { .. }, _) => self.scored_slots(canvas).is_empty(),
+            (Budget::Schedule { rounding, eps }, Revision::None) => {
+                let masked = canvas.masked_in(block.slots.clone()).count();
+                self.scheduled(block, masked, rounding, eps) == 0
+            }
+            _ => false,
+        }
     }
 
     fn stops_at_once(&self, canvas: &Canvas) -> bool {
@@ -427,7 +449,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::decode::{BlockOrigin, Remasking, Rounding, Score};
+    use crate::decode::{BlockOrigin, Remasking, Score};
 
     const MASK: TokenId = 0;
     const STOP: TokenId = 77;
@@ -513,20 +535,37 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_may_commit_nothing_in_a_step_and_everything_in_the_last() {
+    fn a_schedule_is_run_through_in_each_block() {
         let plan = DecodePlan {
-            steps: Some(16),
+            steps_per_block: Some(3),
+            block_length: Some(8),
+            budget: Budget::Schedule {
+                rounding: Rounding::Nearest,
+                eps: 0.0,
+            },
+            ..DecodePlan::default()
+        };
+        assert_eq!(counts(&run(&plan, &mut gap_of(11))), [3, 2, 3, 1, 1, 1]);
+    }
+
+    #[test]
+    fn steps_in_which_a_schedule_commits_nothing_are_taken_without_the_network() {
+        let plan = |steps| DecodePlan {
+            steps: Some(steps),
             budget: Budget::Schedule {
                 rounding: Rounding::Floor,
                 eps: 1e-3,
             },
             ..DecodePlan::default()
         };
-        // Dream's counts for 16 slots in 16 steps.
-        let counts = counts(&run(&plan, &mut gap_of(16)));
-        assert_eq!(counts[0], 0);
-        assert_eq!(counts[15], 2);
-        assert_eq!(counts.iter().sum::<usize>(), 16);
+        // Dream's counts for 16 slots in 16 steps are none, then one, and two at the last.
+        let expected = [vec![1; 14], vec![2]].concat();
+        for steps in [16, 512] {
+            let mut canvas = gap_of(16);
+            assert_eq!(counts(&run(&plan(steps), &mut canvas)), expected);
+            let last = (1..17).filter_map(|slot| canvas.provenance(slot));
+            assert_eq!(last.map(|commit| commit.step).max(), Some(steps));
+        }
     }
 
     #[test]

@@ -123,8 +123,9 @@ pub struct DecodePlan {
     pub block_length: Option<usize>,
     /// Where the first block begins.
     pub block_origin: BlockOrigin,
-    /// Denoise steps a block, each of which commits at least its share of the block length, whatever
-    /// part of the block is masked (SDAR, LLaDA2). In the place of `steps`.
+    /// Denoise steps a block, in the place of `steps`: those of its noise schedule (dllm's
+    /// BD3LMSampler), or for other budgets steps each of which commits at least its share of the block
+    /// length, whatever part of the block is masked (SDAR, LLaDA2).
     pub steps_per_block: Option<usize>,
     /// How candidates are ranked.
     pub score: Score,
@@ -217,12 +218,6 @@ impl DecodePlan {
             return invalid(
                 "steps_per_block",
                 "is given in the place of steps; give one of them",
-            );
-        }
-        if self.steps_per_block.is_some() && self.budget.last_time().is_some() {
-            return invalid(
-                "steps_per_block",
-                "this budget follows a noise schedule; give steps",
             );
         }
         if matches!(self.revision, Revision::Edit { .. })

@@ -17,14 +17,109 @@ pub struct Preset {
 }
 
 impl Preset {
-    /// The plan for a model with this `default` plan, whose block length it keeps if it names none.
-    pub fn plan(&self, default: &DecodePlan) -> DecodePlan {
-        let mut plan = self.plan.clone();
-        if plan.block_length.is_none() {
-            plan.block_length = default.block_length;
-            plan.block_origin = default.block_origin;
-        }
-        plan
+    /// The plan. What a model does with it, [`ModelSpec::plan`](crate::models::ModelSpec::plan) says.
+    pub fn plan(&self) -> &DecodePlan {
+        &self.plan
+    }
+}
+
+/// dllm's `MDLMSampler`: the most confident slots, as many as the linear schedule asks for
+/// (`dllm/core/samplers/mdlm.py`).
+pub(crate) fn dllm() -> DecodePlan {
+    DecodePlan {
+        budget: Budget::Schedule {
+            rounding: Rounding::Nearest,
+            eps: 0.0,
+        },
+        ..DecodePlan::default()
+    }
+}
+
+/// dllm's `BD3LMSampler`: as its `MDLMSampler` block by block, the first of which begins after the
+/// prompt, until one holds a stop token (`dllm/core/samplers/bd3lm.py`).
+pub(crate) fn dllm_blocks() -> DecodePlan {
+    DecodePlan {
+        early_stop: EarlyStop::AfterBlock,
+        ..dllm()
+    }
+}
+
+/// The last time of Dream's noise schedule, unless a checkpoint says otherwise.
+pub(crate) const DREAM_EPS: f32 = 1e-3;
+
+/// Dream's `diffusion_generate` (`generation_utils.py`) by the algorithms that rank candidates; `eps` is
+/// the last time of the noise schedule.
+pub(crate) fn dream(score: Score, eps: f32) -> DecodePlan {
+    DecodePlan {
+        score,
+        budget: Budget::Schedule {
+            rounding: Rounding::Floor,
+            eps,
+        },
+        sampling: Sampling {
+            basis: Basis::Sampling,
+            filter_order: FilterOrder::TopPFirst,
+            ..Sampling::default()
+        },
+        ..DecodePlan::default()
+    }
+}
+
+/// Dream's algorithm `origin`.
+pub(crate) fn dream_origin(eps: f32) -> DecodePlan {
+    DecodePlan {
+        budget: Budget::Ancestral { eps },
+        ..dream(Score::Random, eps)
+    }
+}
+
+/// `generate` of LLaDA2.0 (`modeling_llada2_moe.py`): blocks of 32 in at most 32 steps.
+pub(crate) fn llada2() -> DecodePlan {
+    DecodePlan {
+        block_length: Some(32),
+        ..block_diffusion(Score::Confidence, Budget::Threshold(0.95))
+    }
+}
+
+/// `generate` of LLaDA2.1 (`modeling_llada21_moe.py`), whose tokens may be replaced within their block.
+/// It stops at a stop token only when asked to, and cuts off what it wrote after it; no block changes
+/// those before it, so that stopping gives the same answer.
+pub(crate) fn llada21() -> DecodePlan {
+    DecodePlan {
+        revision: Revision::Edit {
+            threshold: 0.9,
+            max_post_steps: 16,
+        },
+        ..llada2()
+    }
+}
+
+/// `block_diffusion_generate` of SDAR (`generate.py`): blocks of 4 in at most 4 steps.
+fn sdar(score: Score, budget: Budget) -> DecodePlan {
+    DecodePlan {
+        block_length: Some(4),
+        ..block_diffusion(score, budget)
+    }
+}
+
+/// SDAR's `low_confidence_dynamic` with its published threshold.
+pub(crate) fn sdar_dynamic() -> DecodePlan {
+    sdar(Score::Confidence, Budget::Threshold(0.85))
+}
+
+/// Without `steps_per_block`: the official defaults are as many steps as a block has slots, which is at
+/// least one slot a step and the same as naming none.
+fn block_diffusion(score: Score, budget: Budget) -> DecodePlan {
+    DecodePlan {
+        block_origin: BlockOrigin::Canvas,
+        score,
+        budget,
+        early_stop: EarlyStop::AfterBlock,
+        sampling: Sampling {
+            basis: Basis::Sampling,
+            ..Sampling::default()
+        },
+        ..DecodePlan::default()
     }
 }
 
@@ -35,20 +130,6 @@ pub fn all() -> Vec<Preset> {
         description,
         plan,
     };
-    let dream = |score, budget| DecodePlan {
-        score,
-        budget,
-        sampling: Sampling {
-            basis: Basis::Sampling,
-            filter_order: FilterOrder::TopPFirst,
-            ..Sampling::default()
-        },
-        ..DecodePlan::default()
-    };
-    let dream_schedule = Budget::Schedule {
-        rounding: Rounding::Floor,
-        eps: 1e-3,
-    };
     let ancestral = |revision| DecodePlan {
         budget: Budget::Ancestral { eps: 1e-5 },
         revision,
@@ -57,22 +138,6 @@ pub fn all() -> Vec<Preset> {
             ..Sampling::default()
         },
         ..DecodePlan::default()
-    };
-    let block_diffusion = |score, budget, early_stop| DecodePlan {
-        block_origin: BlockOrigin::Canvas,
-        score,
-        budget,
-        early_stop,
-        sampling: Sampling {
-            basis: Basis::Sampling,
-            ..Sampling::default()
-        },
-        ..DecodePlan::default()
-    };
-    let sdar = |score, budget| DecodePlan {
-        block_length: Some(4),
-        steps_per_block: Some(4),
-        ..block_diffusion(score, budget, EarlyStop::AfterBlock)
     };
     vec![
         preset(
@@ -108,33 +173,27 @@ pub fn all() -> Vec<Preset> {
         preset(
             "dream-origin",
             "Dream's `origin`: each slot by itself as the reverse process unmasks it",
-            dream(Score::Random, Budget::Ancestral { eps: 1e-3 }),
+            dream_origin(DREAM_EPS),
         ),
         preset(
             "dream-maskgit-plus",
             "Dream's `maskgit_plus`: the most probable tokens, as many as the schedule asks for",
-            dream(Score::Confidence, dream_schedule),
+            dream(Score::Confidence, DREAM_EPS),
         ),
         preset(
             "dream-topk-margin",
             "Dream's `topk_margin`: the largest lead over the second token first",
-            dream(Score::Margin, dream_schedule),
+            dream(Score::Margin, DREAM_EPS),
         ),
         preset(
             "dream-entropy",
             "Dream's `entropy`: the least entropy first",
-            dream(Score::Entropy, dream_schedule),
+            dream(Score::Entropy, DREAM_EPS),
         ),
         preset(
             "dllm",
             "dllm's MDLMSampler: the most confident slots, as many as the linear schedule asks for",
-            DecodePlan {
-                budget: Budget::Schedule {
-                    rounding: Rounding::Nearest,
-                    eps: 0.0,
-                },
-                ..DecodePlan::default()
-            },
+            dllm(),
         ),
         preset(
             "mdlm-ancestral",
@@ -168,42 +227,27 @@ pub fn all() -> Vec<Preset> {
         ),
         preset(
             "llada2",
-            "LLaDA2.0: blocks of 32 in 32 steps, all slots of probability 0.95 or more a step",
-            DecodePlan {
-                block_length: Some(32),
-                steps_per_block: Some(32),
-                ..block_diffusion(
-                    Score::Confidence,
-                    Budget::Threshold(0.95),
-                    EarlyStop::AfterBlock,
-                )
-            },
+            "LLaDA2.0: blocks of 32 or the model's, all slots of probability 0.95 or more a step",
+            llada2(),
         ),
         preset(
             "llada2.1",
             "LLaDA2.1: as LLaDA2.0, and tokens are replaced where another has more than 0.9",
-            DecodePlan {
-                block_length: Some(32),
-                revision: Revision::Edit {
-                    threshold: 0.9,
-                    max_post_steps: 16,
-                },
-                ..block_diffusion(Score::Confidence, Budget::Threshold(0.95), EarlyStop::Never)
-            },
+            llada21(),
         ),
         preset(
             "sdar-static",
-            "SDAR's low_confidence_static: blocks of 4 in 4 steps, the most confident slots",
+            "SDAR's low_confidence_static: blocks of 4 or the model's, the most confident slot a step",
             sdar(Score::Confidence, Budget::Even),
         ),
         preset(
             "sdar-dynamic",
             "SDAR's low_confidence_dynamic: all slots of probability 0.85 or more a step",
-            sdar(Score::Confidence, Budget::Threshold(0.85)),
+            sdar_dynamic(),
         ),
         preset(
             "sdar-sequential",
-            "SDAR's sequential: blocks of 4 in 4 steps, from left to right",
+            "SDAR's sequential: blocks of 4 or the model's, from left to right",
             sdar(Score::LeftToRight, Budget::Even),
         ),
     ]
@@ -238,21 +282,9 @@ mod tests {
     fn every_preset_is_a_plan_that_can_be_followed_and_has_a_name_of_its_own() {
         let presets = all();
         for preset in &presets {
-            preset.plan(&DecodePlan::default()).validate().unwrap();
+            preset.plan().validate().unwrap();
             assert_eq!(by_name(preset.name).unwrap(), *preset);
         }
         assert!(by_name("magic").unwrap_err().to_string().contains("llada"));
-    }
-
-    #[test]
-    fn a_preset_without_a_block_length_keeps_the_models() {
-        let default = DecodePlan {
-            block_length: Some(16),
-            block_origin: BlockOrigin::Canvas,
-            ..DecodePlan::default()
-        };
-        let of = |name| by_name(name).unwrap().plan(&default).block_length;
-        assert_eq!(of("llada"), Some(16));
-        assert_eq!(of("fast-dllm"), Some(32));
     }
 }

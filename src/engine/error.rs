@@ -27,7 +27,8 @@ pub enum SubmitError {
     QueueFull,
     /// The canvas is longer than the model's context.
     #[error(
-        "the canvas has {length} slots, prompt and gaps together; the model's limit is {limit}"
+        "the canvas has {length} slots, prompt and gaps together and the last block whole where the \
+         model knows whole blocks only; the model's limit is {limit}"
     )]
     CanvasTooLong {
         /// Slots of the canvas.

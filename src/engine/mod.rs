@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::canvas::{Canvas, Commit, TokenId};
-use crate::decode::{BlockOrigin, DecodePlan, Decoder, MAX_STEPS, PlanError};
+use crate::decode::{DecodePlan, Decoder, MAX_STEPS, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 
 pub use error::{GenerationError, StartError, SubmitError};
@@ -65,7 +65,7 @@ pub struct Statistics {
     /// Denoise steps of the plan.
     pub steps: usize,
     /// Network evaluations (NFE); with guidance, the canvas and its unconditional twin count as one. Fewer
-    /// than steps where ancestral sampling changed nothing in a step.
+    /// than steps where the noise schedule changed nothing in a step.
     pub nfe: usize,
     /// From submission to the first step.
     pub queued: Duration,
@@ -193,13 +193,13 @@ impl Engine {
             });
         }
         if let AttentionPattern::BlockCausal { block_length } = self.spec.attention
-            && (plan.block_length != Some(block_length) || plan.block_origin != BlockOrigin::Canvas)
+            && plan.block_length != Some(block_length)
         {
             return Err(SubmitError::Plan(PlanError::Invalid {
                 field: "block_length",
                 reason: format!(
-                    "this model denoises blocks of {block_length} slots, counted from the start of \
-                     the canvas (block_origin `canvas`), and no others"
+                    "this model denoises blocks of {block_length} slots and no others; allowed: \
+                     {block_length}"
                 ),
             }));
         }

@@ -79,15 +79,16 @@ fn lay_out(
 ) {
     let canvas = &sequence.canvas;
     let sampling = sequence.sampling;
+    let block = sequence.decoder.block();
     let length = match spec.attention {
         AttentionPattern::Bidirectional => canvas.len(),
         // No slot sees the blocks after its own.
-        AttentionPattern::BlockCausal { .. } => sequence.decoder.block().end,
+        AttentionPattern::BlockCausal { .. } => block.end,
     };
     let positions: Vec<u32> = (0..length as u32).collect();
     let mut push = |tokens: Vec<TokenId>| {
         let segment = Segment {
-            allowed: spec.attention.allowed(length),
+            allowed: spec.attention.allowed_with_block_at(length, block.start),
             ..Segment::default()
         };
         batch.push_segment(&tokens, &positions, segment)

@@ -8,11 +8,13 @@
 //! The config.json names no mask token: it is the tokenizer's `mask_token`. Nor does it tell a model
 //! trained with full attention from one trained with block diffusion. Attention is bidirectional
 //! unless the config.json gives a `block_size`, the field that SDAR uses, which may be added by hand.
+//! The default plan is that of dllm's `MDLMSampler`, or with blocks its `BD3LMSampler`.
 
 use candle_core::{DType, Device, Result};
 use candle_nn::VarBuilder;
 use serde_json::Value;
 
+use crate::decode::preset;
 use crate::models::architecture::{Architecture, family};
 use crate::models::backbone::{Backbone, Projections};
 use crate::models::checkpoint::config_error;
@@ -76,8 +78,11 @@ impl Architecture for A2d {
     fn spec(&self, parameters: usize) -> ModelSpec {
         let spec = self.backbone.spec(FAMILY.name, parameters);
         match self.block_length {
-            Some(block_length) => spec.block_causal(block_length),
-            None => spec,
+            Some(block_length) => spec.block_causal(block_length, preset::dllm_blocks()),
+            None => ModelSpec {
+                default_plan: preset::dllm(),
+                ..spec
+            },
         }
     }
 

@@ -7,6 +7,7 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use serde_json::Value;
 
+use crate::decode::DecodePlan;
 use crate::models::checkpoint::Shapes;
 use crate::models::layers::{Network, Rotary, Transformer};
 use crate::models::registry::Family;
@@ -22,6 +23,15 @@ pub(super) trait Architecture: Sized {
 
     /// What the engine has to know of a model with that many `parameters`.
     fn spec(&self, parameters: usize) -> ModelSpec;
+
+    /// Takes what a generation_config.json says of sampling into the default `plan`; nothing, unless
+    /// the official sampler reads it from there.
+    ///
+    /// # Errors
+    /// Names the field that is out of range.
+    fn generation_config(_: &Value, _plan: &mut DecodePlan) -> Result<(), ModelError> {
+        Ok(())
+    }
 
     /// The rotary embedding, of type `dtype` on `device`.
     ///
@@ -50,6 +60,7 @@ pub(super) const fn family<A: Architecture>(
         inputs: &["attention_mask", "position_ids", "allowed_mask"],
         spec: |config| spec(&A::from_json(config)?),
         tensors: |config| tensors(&A::from_json(config)?),
+        generation_config: A::generation_config,
         load: load::<A>,
     }
 }

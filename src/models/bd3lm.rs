@@ -10,10 +10,11 @@ use candle_nn::VarBuilder;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::decode::{BlockOrigin, DecodePlan};
 use crate::models::checkpoint::{Shapes, config_error};
 use crate::models::dit::{Dit, DitConfig, DitShape};
 use crate::models::registry::Family;
-use crate::models::{AttentionPattern, Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
+use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 
 /// The registry's line.
 pub(super) const FAMILY: Family = Family {
@@ -23,6 +24,7 @@ pub(super) const FAMILY: Family = Family {
     inputs: &["sigma", "position_ids", "allowed_mask"],
     spec: |config| Bd3lmConfig::from_json(config)?.spec(),
     tensors: |config| Bd3lmConfig::from_json(config)?.tensors(),
+    generation_config: |_, _| Ok(()),
     load: |config, spec, weights| {
         Ok(Box::new(Bd3lm::new(
             &Bd3lmConfig::from_json(config)?,
@@ -108,17 +110,15 @@ impl Bd3lmConfig {
     }
 
     fn spec(&self) -> Result<ModelSpec, ModelError> {
-        let attention = if self.cross_attn {
-            AttentionPattern::BlockCausal {
-                block_length: self.block_size,
-            }
-        } else {
-            AttentionPattern::Bidirectional
+        let spec = self.dit.spec(FAMILY.name, &self.shape()?)?;
+        if !self.cross_attn {
+            return Ok(spec);
+        }
+        let plan = DecodePlan {
+            block_origin: BlockOrigin::Canvas,
+            ..DecodePlan::default()
         };
-        Ok(ModelSpec {
-            attention,
-            ..self.dit.spec(FAMILY.name, &self.shape()?)?
-        })
+        Ok(spec.block_causal(self.block_size, plan))
     }
 }
 
@@ -158,6 +158,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::models::AttentionPattern;
     use crate::models::registry::family_of;
 
     /// kuleshov-group/bd3lm-owt-block_size4
@@ -185,6 +186,7 @@ mod tests {
             spec.attention,
             AttentionPattern::BlockCausal { block_length }
         );
+        assert_eq!(spec.default_plan.block_length, Some(block_length));
         assert!(!spec.noise_conditioned);
     }
 

@@ -17,7 +17,7 @@ use crate::models::{Denoiser, ModelError, ModelSpec};
 pub type Shapes = BTreeMap<String, Vec<usize>>;
 
 const CONFIG: &str = "config.json";
-const GENERATION_CONFIG: &str = "generation_config.json";
+pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
 const HEAD: &str = "lm_head.weight";
@@ -27,7 +27,7 @@ const INDEX: &str = "model.safetensors.index.json";
 pub struct Checkpoint {
     name: String,
     config: Value,
-    stop_tokens: Vec<u32>,
+    generation_config: Value,
     tokenizer: Option<Vec<u8>>,
     weights: Weights,
     family: &'static Family,
@@ -113,14 +113,10 @@ impl Checkpoint {
         weights: Weights,
     ) -> Result<Self, ModelError> {
         let family = family_of(&config)?;
-        let stop_tokens = generation_config
-            .iter()
-            .flat_map(|config| token_ids(&config["eos_token_id"]))
-            .collect();
         Ok(Self {
             name,
             config,
-            stop_tokens,
+            generation_config: generation_config.unwrap_or_default(),
             tokenizer,
             weights,
             family,
@@ -169,11 +165,12 @@ impl Checkpoint {
 
     fn spec_of(&self, config: &Value) -> Result<ModelSpec, ModelError> {
         let mut spec = (self.family.spec)(config)?;
-        for token in &self.stop_tokens {
-            if !spec.stop_tokens.contains(token) {
-                spec.stop_tokens.push(*token);
+        for token in token_ids(&self.generation_config["eos_token_id"]) {
+            if !spec.stop_tokens.contains(&token) {
+                spec.stop_tokens.push(token);
             }
         }
+        (self.family.generation_config)(&self.generation_config, &mut spec.default_plan)?;
         Ok(spec)
     }
 

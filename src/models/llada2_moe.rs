@@ -18,6 +18,7 @@ use candle_nn::{Init, VarBuilder};
 use candle_transformers::models::with_tracing::{Embedding, Linear, RmsNorm, linear_b};
 use serde_json::Value;
 
+use crate::decode::preset;
 use crate::models::architecture::{Architecture, family};
 use crate::models::backbone::{Backbone, experts};
 use crate::models::checkpoint::config_error;
@@ -33,8 +34,12 @@ use crate::models::{ModelError, ModelSpec};
 pub(super) const FAMILY: Family = family::<Llada2Moe>(
     "llada2_moe",
     &["LLaDA2MoeModelLM"],
-    &["llada2_moe", "llada21_moe"],
+    &["llada2_moe", EDITING],
 );
+
+/// dllm's name of LLaDA2.1. The released config.json says "llada2_moe" for both, and nothing else tells
+/// them apart.
+const EDITING: &str = "llada21_moe";
 
 /// `block_length` of the official `generate`.
 const BLOCK_LENGTH: usize = 32;
@@ -42,6 +47,8 @@ const BLOCK_LENGTH: usize = 32;
 struct Llada2Moe {
     backbone: Backbone,
     block_length: usize,
+    /// Committed tokens may be replaced.
+    edits: bool,
     qkv_bias: bool,
     out_bias: bool,
     qk_norm: bool,
@@ -108,6 +115,7 @@ impl Architecture for Llada2Moe {
         let experts = has_experts.then(|| Experts::from_json(&fields, backbone.hidden_size));
         Ok(Self {
             block_length: fields.optional_size("block_size")?.unwrap_or(BLOCK_LENGTH),
+            edits: config["model_type"] == EDITING,
             qkv_bias: fields.required("use_qkv_bias")?,
             out_bias: fields.required("use_bias")?,
             qk_norm: fields.required("use_qk_norm")?,
@@ -123,9 +131,14 @@ impl Architecture for Llada2Moe {
     }
 
     fn spec(&self, parameters: usize) -> ModelSpec {
+        let plan = if self.edits {
+            preset::llada21()
+        } else {
+            preset::llada2()
+        };
         self.backbone
             .spec(FAMILY.name, parameters)
-            .block_causal(self.block_length)
+            .block_causal(self.block_length, plan)
     }
 
     fn rotary(&self, dtype: DType, device: &Device) -> Result<Rotary> {

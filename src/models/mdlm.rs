@@ -21,6 +21,7 @@ pub(super) const FAMILY: Family = Family {
     inputs: &["sigma"],
     spec: |config| Ok(read(config)?.1),
     tensors: |config| Ok(read(config)?.0.tensors("backbone.")),
+    generation_config: |_, _| Ok(()),
     load: |config, spec, weights| Ok(Box::new(Mdlm::new(config, spec, weights)?)),
 };
 

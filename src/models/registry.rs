@@ -3,6 +3,7 @@
 use candle_nn::VarBuilder;
 use serde_json::Value;
 
+use crate::decode::DecodePlan;
 use crate::models::checkpoint::Shapes;
 use crate::models::{
     Denoiser, ModelError, ModelSpec, a2d, bd3lm, dream, llada, llada_moe, llada2_moe, mdlm, sdar,
@@ -27,6 +28,9 @@ pub struct Family {
     pub spec: fn(&Value) -> Result<ModelSpec, ModelError>,
     /// Name and shape of every tensor that a checkpoint with this config.json must hold.
     pub tensors: fn(&Value) -> Result<Shapes, ModelError>,
+    /// Takes what a generation_config.json says of sampling into the default plan, as far as the
+    /// family's official sampler reads it from there.
+    pub generation_config: fn(&Value, &mut DecodePlan) -> Result<(), ModelError>,
     /// Builds the network.
     pub load: Load,
 }

@@ -3,12 +3,14 @@
 //! `SDARForCausalLM` has Qwen3's fields and tensor names and is held to the official code
 //! (`modeling_sdar.py`) on a small checkpoint. `SDARMoeForCausalLM` (SDAR-30B-A3B) has those of
 //! Qwen3-MoE, by lmdeploy's `sdar_moe.py`: it is built from that and not held to the official code.
-//! Slots see their own block of `block_size` slots and the blocks before it.
+//! Slots see their own block of `block_size` slots and the blocks before it. The default plan is that of
+//! the official `generate.py`, but greedy.
 
 use candle_core::{DType, Device, Result};
 use candle_nn::VarBuilder;
 use serde_json::Value;
 
+use crate::decode::preset;
 use crate::models::architecture::{Architecture, family};
 use crate::models::backbone::{Backbone, Projections, experts};
 use crate::models::fields::Fields;
@@ -79,7 +81,7 @@ impl Architecture for Sdar {
     fn spec(&self, parameters: usize) -> ModelSpec {
         self.backbone
             .spec(FAMILY.name, parameters)
-            .block_causal(self.block_length)
+            .block_causal(self.block_length, preset::sdar_dynamic())
     }
 
     fn rotary(&self, dtype: DType, device: &Device) -> Result<Rotary> {

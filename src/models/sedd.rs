@@ -24,6 +24,7 @@ pub(super) const FAMILY: Family = Family {
     inputs: &["sigma"],
     spec: |config| SeddConfig::from_json(config)?.spec(),
     tensors: |config| Ok(SeddConfig::from_json(config)?.shape()?.tensors("")),
+    generation_config: |_, _| Ok(()),
     load: |config, spec, weights| {
         Ok(Box::new(Sedd::new(
             &SeddConfig::from_json(config)?,

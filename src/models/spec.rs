@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::canvas::TokenId;
+use crate::canvas::{Canvas, TokenId};
+use crate::decode::preset::Preset;
 use crate::decode::{BlockOrigin, DecodePlan};
 
 /// Which slots a slot may attend to.
@@ -11,8 +12,7 @@ use crate::decode::{BlockOrigin, DecodePlan};
 pub enum AttentionPattern {
     /// Every slot sees the whole canvas.
     Bidirectional,
-    /// A slot sees its own block and those before it; the first block begins at the first slot of
-    /// the canvas.
+    /// A slot sees its own block and those before it.
     BlockCausal {
         /// Slots a block, at least 1.
         block_length: usize,
@@ -22,15 +22,25 @@ pub enum AttentionPattern {
 impl AttentionPattern {
     /// Row-major `[length, length]`, true where slot i of a canvas of `length` slots may attend to
     /// slot j, as [`Segment::allowed`](crate::models::Segment::allowed) takes it; `None` if every
-    /// slot may attend to every other.
+    /// slot may attend to every other. The first block begins at the first slot.
     ///
     /// # Panics
     /// If the block length is 0.
     pub fn allowed(self, length: usize) -> Option<Vec<bool>> {
+        self.allowed_with_block_at(length, 0)
+    }
+
+    /// As [`AttentionPattern::allowed`], where a block begins at slot `start` and the first block may
+    /// be shorter than the others.
+    ///
+    /// # Panics
+    /// If the block length is 0.
+    pub fn allowed_with_block_at(self, length: usize, start: usize) -> Option<Vec<bool>> {
         match self {
             Self::Bidirectional => None,
             Self::BlockCausal { block_length } => {
-                let block = |slot: usize| slot / block_length;
+                let missing = (block_length - start % block_length) % block_length;
+                let block = |slot: usize| (slot + missing) / block_length;
                 let row = |i| (0..length).map(move |j| block(j) <= block(i));
                 Some((0..length).flat_map(row).collect())
             }
@@ -114,12 +124,49 @@ impl ModelSpec {
     }
 
     /// The same model denoising block after block of `block_length` slots, each of which sees itself
-    /// and those before it.
-    pub(super) fn block_causal(mut self, block_length: usize) -> Self {
+    /// and those before it, by `plan` with such blocks.
+    pub(super) fn block_causal(mut self, block_length: usize, plan: DecodePlan) -> Self {
         self.attention = AttentionPattern::BlockCausal { block_length };
-        self.default_plan.block_length = Some(block_length);
-        self.default_plan.block_origin = BlockOrigin::Canvas;
+        self.default_plan = DecodePlan {
+            block_length: Some(block_length),
+            ..plan
+        };
         self
+    }
+
+    /// The plan of `preset` for this model. A block-causal network keeps its blocks; another one takes
+    /// the preset's, or those of the default plan where the preset names none.
+    pub fn plan(&self, preset: &Preset) -> DecodePlan {
+        let mut plan = preset.plan().clone();
+        let default = &self.default_plan;
+        if plan.block_length.is_none() || self.attention != AttentionPattern::Bidirectional {
+            plan.block_length = default.block_length;
+            plan.block_origin = default.block_origin;
+        }
+        plan
+    }
+
+    /// Slots of a canvas for `plan`, scratch slots included, of which `length` are laid out and the last
+    /// gap ends before slot `gaps_end`.
+    ///
+    /// Where blocks are counted from the start of the canvas, a block-causal network needs the block
+    /// that the last gap ends in to be whole, as the official samplers lay it out: it has seen no
+    /// shorter ones. Otherwise it is `length`.
+    pub fn canvas_length(&self, plan: &DecodePlan, gaps_end: usize, length: usize) -> usize {
+        match (self.attention, plan.block_origin) {
+            (AttentionPattern::BlockCausal { block_length }, BlockOrigin::Canvas) => gaps_end
+                .checked_next_multiple_of(block_length)
+                .map_or(usize::MAX, |end| end.max(length)),
+            _ => length,
+        }
+    }
+
+    /// `canvas` with the scratch slots that `plan` needs: as many slots as
+    /// [`ModelSpec::canvas_length`] says.
+    pub fn with_scratch(&self, plan: &DecodePlan, canvas: Canvas) -> Canvas {
+        let gaps_end = canvas.gaps().last().map_or(0, |gap| gap.end);
+        let length = self.canvas_length(plan, gaps_end, canvas.len());
+        canvas.with_scratch(length)
     }
 }
 
@@ -134,5 +181,16 @@ mod tests {
         let expected = rows.chars().map(|bit| bit == '1').collect();
         assert_eq!(pattern.allowed(3), Some(expected));
         assert_eq!(AttentionPattern::Bidirectional.allowed(3), None);
+    }
+
+    #[test]
+    fn blocks_may_be_counted_from_a_slot_of_the_canvas() {
+        let pattern = AttentionPattern::BlockCausal { block_length: 2 };
+        let rows = ["1000", "1110", "1110", "1111"].concat();
+        let expected: Vec<bool> = rows.chars().map(|bit| bit == '1').collect();
+        for start in [1, 3] {
+            assert_eq!(pattern.allowed_with_block_at(4, start).unwrap(), expected);
+        }
+        assert_eq!(pattern.allowed_with_block_at(4, 2), pattern.allowed(4));
     }
 }

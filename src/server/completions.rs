@@ -34,7 +34,7 @@ pub(super) async fn create(
         prompt_tokens: job
             .prompts
             .iter()
-            .map(|prompt| prompt.canvas.len() - prompt.gap.len())
+            .map(|prompt| prompt.canvas.scratch().start - prompt.gap.len())
             .sum(),
     };
     let runs = start(&job, &state)?;
@@ -83,7 +83,7 @@ fn start(job: &CompletionJob, state: &AppState) -> Result<Vec<Run<CompletionRead
                 unsent: prompt.echo.clone().unwrap_or_default(),
                 sent: String::new(),
             };
-            runs.push(Run::new(runs.len(), generation, reader));
+            runs.push(Run::new(runs.len(), &prompt.canvas, generation, reader));
         }
     }
     Ok(runs)

@@ -99,7 +99,8 @@ impl ApiError {
             "context_length_exceeded",
             param,
             format!(
-                "{what}: a canvas of {slots} slots; the model's limit is {limit} slots, fixed text and gaps together"
+                "{what}: a canvas of {slots} slots; the model's limit is {limit} slots, fixed text and gaps \
+                 together and the last block whole where the model knows whole blocks only"
             ),
         )
     }

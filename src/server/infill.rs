@@ -77,7 +77,7 @@ fn start(job: InfillJob, state: &AppState) -> Result<Vec<Run<InfillReader>>, Api
                 layout: layout.clone(),
                 names: names.clone(),
             };
-            Ok(Run::new(index, generation, reader))
+            Ok(Run::new(index, &job.canvas, generation, reader))
         })
         .collect()
 }

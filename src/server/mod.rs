@@ -19,6 +19,8 @@
 //!   of the stop string, as vLLM does. `prompt_tokens` counts each prompt once, and its suffix.
 //! - Choice i of `n` is what the seed plus i gives alone; each prompt of a list is answered as it
 //!   would be alone. A seed that is not given is drawn, and returned as `diffusion.seed`.
+//! - A model that knows whole blocks only has its last block filled up with scratch slots, which are
+//!   denoised and neither returned nor counted, except by the limit on the canvas.
 //! - `echo` brings the prompt as it was sent, not the suffix.
 //! - `diffusion` of an answer counts steps of all its sequences together and times of the longest; in
 //!   a stream, the last frame before `[DONE]` carries it.

@@ -64,7 +64,7 @@ fn model(state: &AppState) -> Model {
             .map(|preset| PresetEntry {
                 name: preset.name,
                 description: preset.description,
-                plan: preset.plan(&spec.default_plan),
+                plan: spec.plan(&preset),
             })
             .collect(),
         limits: state.limits.clone(),

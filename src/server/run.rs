@@ -29,16 +29,19 @@ pub(super) struct Run<R> {
     index: usize,
     generation: Generation,
     reader: R,
+    /// Slots from here on are scratch and do not count.
+    scratch: usize,
     cost: Cost,
 }
 
 impl<R: Reader> Run<R> {
-    /// The `index`th sequence of a request.
-    pub fn new(index: usize, generation: Generation, reader: R) -> Self {
+    /// The `index`th sequence of a request, on `canvas`.
+    pub fn new(index: usize, canvas: &Canvas, generation: Generation, reader: R) -> Self {
         Self {
             index,
             generation,
             reader,
+            scratch: canvas.scratch().start,
             cost: Cost::default(),
         }
     }
@@ -54,7 +57,7 @@ pub(super) struct Update<F, A> {
     pub answer: Option<(A, Cost)>,
 }
 
-/// What sequences took: steps and slots of all together, times of the longest.
+/// What sequences took: steps and slots (but scratch slots) of all together, times of the longest.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Cost {
     steps: usize,
@@ -65,8 +68,9 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    fn count(&mut self, report: &StepReport) {
-        self.committed += report.committed.len();
+    fn count(&mut self, report: &StepReport, scratch: usize) {
+        let committed = report.committed.iter();
+        self.committed += committed.filter(|(slot, _)| *slot < scratch).count();
         self.set(report.statistics);
     }
 
@@ -125,7 +129,7 @@ async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>
     let index = run.index;
     match run.generation.next().await {
         Some(Event::Step(report)) => {
-            run.cost.count(&report);
+            run.cost.count(&report, run.scratch);
             let (frame, answer) = run.reader.step(&report);
             let cost = run.cost;
             let rest = answer.is_none().then_some(run);

@@ -1,7 +1,7 @@
 //! `unmask serve` as a process.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -75,6 +75,61 @@ fn serve_says_where_it_listens_answers_and_ends_at_sigterm() {
     }
     assert!(logs.contains("/v1/completions"));
     assert!(!logs.contains("secret"), "{logs}");
+}
+
+fn generate(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_unmask"))
+        .arg("generate")
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn generate_fills_up_the_last_block_and_returns_what_was_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    for (model, file) in [
+        ("sdar", "config.json"),
+        ("sdar", "model.safetensors"),
+        ("llada", "tokenizer.json"),
+    ] {
+        std::fs::copy(golden(model).join(file), directory.path().join(file)).unwrap();
+    }
+    let model = directory.path().to_str().unwrap();
+    let trace = directory.path().join("trace.jsonl");
+    let run = [
+        "--model",
+        model,
+        "--device",
+        "cpu",
+        "--prompt-ids",
+        "5,6",
+        "--gap",
+        "3",
+        "--early-stop",
+        "never",
+        "--trace",
+        trace.to_str().unwrap(),
+    ];
+    let output = generate(&[&run[..], &["--ids"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let ids = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(ids.trim_end().split(',').count(), 5, "{ids}");
+    let trace = std::fs::read_to_string(&trace).unwrap();
+    for line in trace.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["canvas"].as_array().unwrap().len(), 8);
+    }
+    let output = generate(&[&run[..], &["--json"]].concat());
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["gaps"].as_array().unwrap().len(), 1);
+    assert_eq!(json["gaps"][0]["provenance"].as_array().unwrap().len(), 3);
+
+    // Both ways of giving steps replace the default plan's.
+    for steps in [["--steps", "4"], ["--steps-per-block", "2"]] {
+        let output = generate(&[&run[..], &steps[..]].concat());
+        assert!(output.status.success(), "{output:?}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::server::{MODEL, Server, Setup};
 
 const PATH: &str = "/v1/completions";
 
-fn text(answer: &Value) -> &str {
+pub fn text(answer: &Value) -> &str {
     answer["choices"][0]["text"].as_str().unwrap()
 }
 
@@ -53,7 +53,7 @@ fn joined(frames: &[Value]) -> Value {
 }
 
 /// Asks for one piece and for a stream; both must say the same. The answer in one piece.
-async fn both_ways(server: &Server, body: &Value) -> Value {
+pub async fn both_ways(server: &Server, body: &Value) -> Value {
     let whole = server.answer(PATH, body).await;
     let mut body = body.clone();
     body["stream_options"] = json!({"include_usage": true});

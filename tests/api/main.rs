@@ -1,5 +1,6 @@
 //! The HTTP API, against a real listening server.
 
+mod blocks;
 mod cli;
 mod completions;
 mod errors;

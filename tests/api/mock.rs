@@ -5,9 +5,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use candle_core::{Device, Tensor};
 use unmask::canvas::TokenId;
-use unmask::decode::DecodePlan;
+use unmask::decode::{BlockOrigin, DecodePlan, EarlyStop};
 use unmask::models::{
-    Checkpoint, Corruption, Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch,
+    AttentionPattern, Checkpoint, Corruption, Denoiser, KvPool, ModelError, ModelSpec,
+    Parameterisation, RaggedBatch,
 };
 
 use crate::support::golden;
@@ -72,6 +73,17 @@ impl Mock {
     pub fn ending_at(mut self, token: TokenId) -> Self {
         self.spec.stop_tokens.push(token);
         self
+    }
+
+    /// Makes the model denoise blocks of so many slots, counted from the start of the canvas.
+    pub fn in_blocks_of(mut self, block_length: usize) -> Self {
+        self.spec.attention = AttentionPattern::BlockCausal { block_length };
+        self.by_default(DecodePlan {
+            block_length: Some(block_length),
+            block_origin: BlockOrigin::Canvas,
+            early_stop: EarlyStop::AfterBlock,
+            ..DecodePlan::default()
+        })
     }
 
     /// Sets the default plan.

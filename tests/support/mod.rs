@@ -237,10 +237,9 @@ pub fn denoise(engine: &Engine, canvas: Canvas, plan: &DecodePlan) -> (Vec<StepR
 }
 
 /// The canvas after every step.
-pub fn trace(engine: &Engine, start: &[TokenId], plan: &DecodePlan) -> Vec<Vec<TokenId>> {
-    let canvas = Canvas::from_ids(start, engine.mask_token()).unwrap();
-    let (steps, _) = denoise(engine, canvas, plan);
-    let mut tokens = start.to_vec();
+pub fn trace(engine: &Engine, start: Canvas, plan: &DecodePlan) -> Vec<Vec<TokenId>> {
+    let mut tokens: Vec<TokenId> = start.tokens().collect();
+    let (steps, _) = denoise(engine, start, plan);
     steps
         .into_iter()
         .map(|report| {

@@ -36,7 +36,7 @@ pub struct CompletionJob {
 /// A prompt that can be queued.
 #[derive(Debug)]
 pub struct PromptJob {
-    /// Prompt, gap and suffix.
+    /// Prompt, gap and suffix, and the scratch slots that the model needs after them.
     pub canvas: Canvas,
     /// The slots of the gap.
     pub gap: Range<usize>,
@@ -93,7 +93,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
         seed: request.seed,
         diffusion: request.diffusion,
     };
-    let plan = plan(fields, &state.engine.spec().default_plan)?;
+    let plan = plan(fields, state.engine.spec())?;
     let suffix = match &request.suffix {
         Some(suffix) => encode(suffix, "suffix", state)?,
         None => Vec::new(),
@@ -101,7 +101,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     let echo = request.echo.unwrap_or(false);
     let prompts = prompts(prompt, state)?
         .into_iter()
-        .map(|prompt| lay_out(prompt, max_tokens, &suffix, echo, state))
+        .map(|prompt| lay_out(prompt, max_tokens, &suffix, echo, &plan, state))
         .collect::<Result<_, _>>()?;
     Ok(CompletionJob {
         prompts,
@@ -118,12 +118,14 @@ fn lay_out(
     max_tokens: usize,
     suffix: &[TokenId],
     echo: bool,
+    plan: &DecodePlan,
     state: &AppState,
 ) -> Result<PromptJob, ApiError> {
     let spec = state.engine.spec();
     let Given { path, text, tokens } = prompt;
     let fixed = tokens.len() + suffix.len();
-    let slots = fixed.saturating_add(max_tokens);
+    let gap_end = tokens.len().saturating_add(max_tokens);
+    let slots = spec.canvas_length(plan, gap_end, fixed.saturating_add(max_tokens));
     if slots > spec.max_canvas {
         let param = if fixed < spec.max_canvas {
             "max_tokens"
@@ -150,11 +152,12 @@ fn lay_out(
         .gap(max_tokens)
         .fixed(suffix)
         .build()
-        .map_err(|error| ApiError::unusable(&path, error))?;
+        .map_err(|error| ApiError::unusable(&path, error))?
+        .with_scratch(slots);
     let echo = echo.then(|| text.unwrap_or_else(|| state.tokenizer.decode(&tokens)));
     Ok(PromptJob {
         canvas,
-        gap: tokens.len()..tokens.len() + max_tokens,
+        gap: tokens.len()..gap_end,
         echo,
     })
 }

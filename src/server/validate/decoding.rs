@@ -5,6 +5,7 @@ use super::super::random;
 use super::super::state::Limits;
 use super::super::wire::{DiffusionOptions, Integer, Object, Real, Whole};
 use crate::decode::{DecodePlan, preset};
+use crate::models::ModelSpec;
 
 /// The fields of a request that make its plan.
 pub(super) struct DecodeFields {
@@ -16,13 +17,11 @@ pub(super) struct DecodeFields {
 }
 
 /// The plan: the named preset's, or the model's default, with the given fields in place of its own.
-pub(super) fn plan(fields: DecodeFields, default: &DecodePlan) -> Result<DecodePlan, ApiError> {
+pub(super) fn plan(fields: DecodeFields, spec: &ModelSpec) -> Result<DecodePlan, ApiError> {
     let Object(options) = fields.diffusion.unwrap_or_default();
     let mut plan = match &options.preset {
-        Some(name) => preset::by_name(name)
-            .map_err(|error| ApiError::plan(&error))?
-            .plan(default),
-        None => default.clone(),
+        Some(name) => spec.plan(&preset::by_name(name).map_err(|error| ApiError::plan(&error))?),
+        None => spec.default_plan.clone(),
     };
     // A plan has one of these: to give the one takes the other back.
     if options.steps.is_some() || options.steps_per_block.is_some() {

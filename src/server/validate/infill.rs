@@ -19,7 +19,7 @@ pub struct InfillJob {
     pub layout: Layout,
     /// The gaps' names, where they have one.
     pub names: Vec<Option<String>>,
-    /// All of the text.
+    /// All of the text, and the scratch slots that the model needs after it.
     pub canvas: Canvas,
     /// Sequences.
     pub n: usize,
@@ -60,9 +60,9 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
     };
     let plan = DecodePlan {
         early_stop: EarlyStop::Never,
-        ..plan(fields, &state.engine.spec().default_plan)?
+        ..plan(fields, state.engine.spec())?
     };
-    let (layout, names, canvas) = lay_out(segments, param, state)?;
+    let (layout, names, canvas) = lay_out(segments, param, &plan, state)?;
     Ok(InfillJob {
         layout,
         names,
@@ -106,6 +106,7 @@ fn segments(
 fn lay_out(
     segments: Vec<(String, Segment)>,
     param: &str,
+    plan: &DecodePlan,
     state: &AppState,
 ) -> Result<(Layout, Vec<Option<String>>, Canvas), ApiError> {
     let spec = state.engine.spec();
@@ -128,12 +129,10 @@ fn lay_out(
     let mut builder = Canvas::builder(state.engine.mask_token());
     let mut pieces = Vec::with_capacity(segments.len());
     let mut gap_names = Vec::new();
-    let mut slots = in_gaps;
     for (path, segment) in segments {
         match segment {
             Segment::Text(text) => {
                 let tokens = encode(&text, &path, state)?;
-                slots += tokens.len();
                 builder = builder.fixed(&tokens);
                 pieces.push(Piece::Text(text));
             }
@@ -145,12 +144,13 @@ fn lay_out(
             }
         }
     }
-    if slots > limit {
-        return Err(too_long(slots));
-    }
     let canvas = builder
         .build()
         .map_err(|error| ApiError::unusable(param, error))?;
+    let canvas = spec.with_scratch(plan, canvas);
+    if canvas.len() > limit {
+        return Err(too_long(canvas.len()));
+    }
     Ok((Layout::of(pieces), gap_names, canvas))
 }
 

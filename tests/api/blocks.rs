@@ -1,0 +1,93 @@
+//! Completions by a model that knows whole blocks only.
+
+use reqwest::StatusCode;
+use serde_json::json;
+use unmask::decode::preset;
+
+use crate::completions::{both_ways, text};
+use crate::mock::{CONTEXT, Mock, STOP};
+use crate::server::Server;
+
+const PATH: &str = "/v1/completions";
+
+#[tokio::test]
+async fn the_last_block_is_filled_up_with_slots_that_are_neither_returned_nor_counted() {
+    let server = Server::of(Mock::saying_text(0, "0123456789").in_blocks_of(8)).await;
+    let answer = both_ways(&server, &json!({"prompt": "ab", "max_tokens": 3})).await;
+    assert_eq!(text(&answer), "234");
+    assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    let usage = json!({"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5});
+    assert_eq!(answer["usage"], usage);
+    // Six masked slots, one a step.
+    assert_eq!(answer["diffusion"]["steps"], 6);
+    assert_eq!(answer["diffusion"]["tokens_per_forward"], 0.5);
+}
+
+#[tokio::test]
+async fn a_suffix_is_counted_and_the_block_behind_it_filled_up() {
+    let server = Server::of(Mock::saying_text(0, "0123456789").in_blocks_of(8)).await;
+    let body = json!({"prompt": "ab", "max_tokens": 2, "suffix": "!"});
+    let answer = both_ways(&server, &body).await;
+    assert_eq!(text(&answer), "23");
+    assert_eq!(answer["usage"]["prompt_tokens"], 3);
+    assert_eq!(answer["diffusion"]["steps"], 5);
+    let answer = server
+        .answer("/v1/infill", &json!({"text": "ab{{2}}!"}))
+        .await;
+    assert_eq!(answer["choices"][0]["text"], "ab23!");
+    assert_eq!(answer["usage"]["total_tokens"], 5);
+    assert_eq!(answer["diffusion"]["steps"], 5);
+}
+
+#[tokio::test]
+async fn blocks_that_begin_at_the_gap_need_no_filling_up() {
+    let server = Server::of(Mock::saying_text(0, "0123456789").in_blocks_of(8)).await;
+    let body = json!({"prompt": "ab", "max_tokens": 3, "diffusion": {"block_origin": "gap"}});
+    let answer = both_ways(&server, &body).await;
+    assert_eq!(text(&answer), "234");
+    assert_eq!(answer["diffusion"]["steps"], 3);
+}
+
+#[tokio::test]
+async fn a_stop_token_in_a_block_ends_the_completion_before_the_next() {
+    let said = [b'a', b'b', b'c'].map(u32::from).into_iter().chain([STOP]);
+    let server = Server::of(Mock::saying(0, said).in_blocks_of(8)).await;
+    let answer = both_ways(&server, &json!({"prompt": "p", "max_tokens": 60})).await;
+    assert_eq!(text(&answer), "bc");
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    assert_eq!(answer["usage"]["completion_tokens"], 3);
+}
+
+#[tokio::test]
+async fn a_canvas_whose_whole_blocks_are_longer_than_the_context_is_refused() {
+    let server = Server::of(Mock::saying_text(0, "").in_blocks_of(100)).await;
+    let most = 200 - 1;
+    server
+        .answer(PATH, &json!({"prompt": "p", "max_tokens": most}))
+        .await;
+    for (path, body) in [
+        (PATH, json!({"prompt": "p", "max_tokens": most + 1})),
+        (PATH, json!({"prompt": "p", "max_tokens": u64::MAX})),
+        ("/v1/infill", json!({"text": "p{{200}}"})),
+    ] {
+        let (status, answer) = server.ask(path, &body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        assert_eq!(answer["error"]["code"], "context_length_exceeded");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("whole"), "{message}");
+        assert!(message.contains(&CONTEXT.to_string()), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn blocks_of_another_length_are_refused_and_every_preset_keeps_the_models() {
+    let server = Server::of(Mock::saying_text(0, "").in_blocks_of(8)).await;
+    let body = json!({"prompt": "p", "diffusion": {"block_length": 4}});
+    let (status, answer) = server.ask(PATH, &body).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(answer["error"]["param"], "diffusion.block_length");
+    for preset in preset::all() {
+        let body = json!({"prompt": "p", "diffusion": {"preset": preset.name}});
+        server.answer(PATH, &body).await;
+    }
+}

@@ -1,0 +1,162 @@
+//! The plan of a model unless a request says otherwise, and what a model makes of a preset.
+
+use serde_json::{Value, json};
+use unmask::canvas::Canvas;
+use unmask::decode::{BlockOrigin, Budget, DecodePlan, EarlyStop, Rounding, Score, preset};
+use unmask::models::registry::family_of;
+use unmask::models::{Checkpoint, ModelSpec};
+
+use crate::support::{golden, json as read};
+
+/// What a golden's config.json says, with other `fields`.
+fn spec(name: &str, fields: Value) -> ModelSpec {
+    let mut config = read(&golden(name).join("config.json"));
+    config["mask_token_id"] = 507.into();
+    for (field, value) in fields.as_object().unwrap() {
+        config[field] = value.clone();
+    }
+    (family_of(&config).unwrap().spec)(&config).unwrap()
+}
+
+fn preset_of(spec: &ModelSpec, name: &str) -> DecodePlan {
+    spec.plan(&preset::by_name(name).unwrap())
+}
+
+#[test]
+fn default_plans_are_those_of_the_official_samplers() {
+    for (name, fields, preset) in [
+        ("llada", json!({}), "llada"),
+        ("llada_moe", json!({}), "llada"),
+        ("dream", json!({}), "dream-entropy"),
+        ("a2d_qwen3", json!({}), "dllm"),
+        ("llada2_moe", json!({}), "llada2"),
+        (
+            "llada21",
+            json!({"model_type": "llada21_moe", "architectures": null}),
+            "llada2.1",
+        ),
+        ("sdar", json!({}), "sdar-dynamic"),
+    ] {
+        let spec = spec(name, fields);
+        assert_eq!(spec.default_plan, preset_of(&spec, preset), "{name}");
+        spec.default_plan.validate().unwrap();
+    }
+}
+
+#[test]
+fn an_a2d_model_with_blocks_begins_them_at_the_gap_and_stops_after_one() {
+    let spec = spec("a2d_qwen3", json!({"block_size": 8}));
+    let expected = DecodePlan {
+        block_length: Some(8),
+        early_stop: EarlyStop::AfterBlock,
+        ..preset::by_name("dllm").unwrap().plan().clone()
+    };
+    assert_eq!(spec.default_plan, expected);
+    assert_eq!(expected.block_origin, BlockOrigin::Gap);
+}
+
+#[test]
+fn a_block_causal_model_keeps_its_blocks_under_every_preset() {
+    let spec = spec("sdar", json!({"block_size": 16}));
+    for preset in preset::all() {
+        let plan = spec.plan(&preset);
+        assert_eq!(plan.block_length, Some(16), "{}", preset.name);
+        assert_eq!(plan.block_origin, BlockOrigin::Canvas, "{}", preset.name);
+        plan.validate().unwrap();
+    }
+}
+
+#[test]
+fn another_model_takes_the_blocks_of_a_preset_that_names_some() {
+    let mut spec = spec("llada", json!({}));
+    spec.default_plan.block_length = Some(16);
+    spec.default_plan.block_origin = BlockOrigin::Canvas;
+    let blocks = |name| {
+        let plan = preset_of(&spec, name);
+        (plan.block_length, plan.block_origin)
+    };
+    assert_eq!(blocks("llada"), (Some(16), BlockOrigin::Canvas));
+    assert_eq!(blocks("fast-dllm"), (Some(32), BlockOrigin::Gap));
+    assert_eq!(blocks("sdar-static"), (Some(4), BlockOrigin::Canvas));
+}
+
+#[test]
+fn the_block_that_a_canvas_ends_in_is_made_whole_for_a_model_that_knows_no_other() {
+    let sdar = spec("sdar", json!({}));
+    let plan = sdar.default_plan.clone();
+    let lengths = |spec: &ModelSpec, plan: &DecodePlan, fixed: &[u32], gap, suffix: &[u32]| {
+        let canvas = Canvas::builder(507).fixed(fixed).gap(gap).fixed(suffix);
+        let canvas = spec.with_scratch(plan, canvas.build().unwrap());
+        (canvas.scratch().start, canvas.len())
+    };
+    assert_eq!(lengths(&sdar, &plan, &[1, 2], 3, &[]), (5, 8));
+    assert_eq!(lengths(&sdar, &plan, &[1], 3, &[]), (4, 4));
+    assert_eq!(lengths(&sdar, &plan, &[1], 1, &[2]), (3, 4));
+    // No slot of a gap shares the last block.
+    assert_eq!(lengths(&sdar, &plan, &[1], 3, &[2]), (5, 5));
+    let from_gap = DecodePlan {
+        block_origin: BlockOrigin::Gap,
+        ..plan
+    };
+    assert_eq!(lengths(&sdar, &from_gap, &[1, 2], 3, &[]), (5, 5));
+    let dream = spec("dream", json!({}));
+    assert_eq!(
+        lengths(&dream, &dream.default_plan, &[1, 2], 3, &[]),
+        (5, 5)
+    );
+    let endless = sdar.canvas_length(&sdar.default_plan, usize::MAX, usize::MAX);
+    assert_eq!(endless, usize::MAX);
+}
+
+#[test]
+fn dreams_default_plan_has_the_options_of_generation_config_json() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        golden("dream").join("config.json"),
+        directory.path().join("config.json"),
+    )
+    .unwrap();
+    let plan = |options: Value| {
+        let path = directory.path().join("generation_config.json");
+        std::fs::write(path, options.to_string()).unwrap();
+        let spec = Checkpoint::open(directory.path()).unwrap().spec();
+        spec.map(|spec| spec.default_plan)
+    };
+    let entropy = preset::by_name("dream-entropy").unwrap().plan().clone();
+    assert_eq!(plan(json!({"eos_token_id": 500})).unwrap(), entropy);
+
+    let mut expected = DecodePlan {
+        steps: Some(512),
+        score: Score::Margin,
+        score_temperature: 0.5,
+        budget: Budget::Schedule {
+            rounding: Rounding::Floor,
+            eps: 0.01,
+        },
+        ..entropy
+    };
+    expected.sampling.temperature = 0.25;
+    expected.sampling.top_p = Some(0.95);
+    expected.sampling.top_k = Some(50);
+    let options = json!({
+        "alg": "topk_margin", "alg_temp": 0.5, "eps": 0.01, "steps": 512, "temperature": 0.25,
+        "top_p": 0.95, "top_k": 50,
+    });
+    assert_eq!(plan(options).unwrap(), expected);
+    let origin = preset::by_name("dream-origin").unwrap().plan().clone();
+    assert_eq!(
+        plan(json!({"alg": "origin", "top_p": null})).unwrap(),
+        origin
+    );
+
+    for (options, says) in [
+        (json!({"alg": "magic"}), "alg is \"magic\""),
+        (json!({"temperature": "hot"}), "temperature is \"hot\""),
+        (json!({"top_p": 2}), "top_p is 2"),
+        (json!({"eps": 1}), "budget is 1"),
+    ] {
+        let error = plan(options).unwrap_err().to_string();
+        assert!(error.starts_with("generation_config.json: "), "{error}");
+        assert!(error.contains(says), "{error}");
+    }
+}

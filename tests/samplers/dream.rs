@@ -1,0 +1,82 @@
+//! Dream: `diffusion_generate` of `generation_utils.py`, and dllm's `DreamSampler`.
+
+use unmask::decode::{Budget, DecodePlan};
+use unmask::engine::Engine;
+
+use crate::run::{Case, case, preset_plan};
+use crate::support::engine;
+
+/// The plan of the preset of an algorithm with the arguments of a run.
+fn plan(engine: &Engine, case: &Case) -> DecodePlan {
+    let name = match case.word("alg") {
+        "maskgit_plus" => "dream-maskgit-plus",
+        "topk_margin" => "dream-topk-margin",
+        "entropy" => "dream-entropy",
+        other => panic!("{other}"),
+    };
+    let mut plan = preset_plan(engine, name);
+    plan.steps = case.number("steps");
+    plan.sampling.top_p = case.fraction("top_p");
+    plan.sampling.top_k = case.number("top_k");
+    plan.sampling.guidance_scale = case.fraction("cfg_scale").unwrap_or(0.0);
+    plan
+}
+
+#[test]
+fn completions_equal_the_official_runs() {
+    let engine = engine("dream");
+    for name in [
+        "maskgit_plus",
+        "maskgit_plus_fewer_steps",
+        "topk_margin",
+        "topk_margin_fewer_steps",
+        "entropy",
+        "entropy_fewer_steps",
+        "entropy_top_p_top_k",
+        // The official number of slots a step is the mean of the batch's, here equal in both rows.
+        "batch2_left_padded",
+    ] {
+        let case = case("dream", name);
+        for row in case.rows() {
+            row.assert_same_changes(&engine, &plan(&engine, &case), name);
+        }
+    }
+}
+
+#[test]
+fn masks_inside_a_prompt_are_filled_with_the_others() {
+    let engine = engine("dream");
+    let case = case("dream", "masks_inside_prompt");
+    case.row()
+        .assert_same_changes(&engine, &plan(&engine, &case), "masks_inside_prompt");
+}
+
+/// dllm's sampler has Dream's scores, filters and basis, and the schedule of its own samplers.
+#[test]
+fn completions_and_infilling_by_dllms_schedule_equal_dllms() {
+    let engine = engine("dream");
+    for name in ["dllm_sample_cfg", "dllm_sample_batch2", "dllm_infill"] {
+        let case = case("dream", name);
+        let plan = DecodePlan {
+            budget: preset_plan(&engine, "dllm").budget,
+            ..plan(&engine, &case)
+        };
+        for row in case.rows() {
+            row.assert_same_changes(&engine, &plan, name);
+        }
+    }
+}
+
+/// The official code accepts no more slots a step than an even share and what earlier steps left of
+/// theirs, a bound that this run never meets, and plans do not know.
+#[test]
+fn completions_by_a_threshold_equal_fast_dllms() {
+    let engine = engine("dream");
+    let case = case("dream", "fastdllm_nocache_thr");
+    let plan = DecodePlan {
+        budget: Budget::Threshold(case.fraction("threshold").unwrap()),
+        ..preset_plan(&engine, "dream-maskgit-plus")
+    };
+    case.row()
+        .assert_equal(&engine, &plan, "fastdllm_nocache_thr");
+}

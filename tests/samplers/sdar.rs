@@ -1,0 +1,63 @@
+//! SDAR: `block_diffusion_generate` of `generate.py`.
+
+use unmask::decode::{Budget, DecodePlan};
+use unmask::engine::Engine;
+use unmask::models::ModelSpec;
+
+use crate::run::{Case, case, preset_plan, respecified, tempered};
+
+const NAME: &str = "sdar";
+
+/// The official sampler takes the stop tokens as an argument.
+fn set_stop_tokens(spec: &mut ModelSpec, case: &Case) {
+    spec.stop_tokens = case.tokens("stopping_criteria_idx");
+}
+
+/// The preset of a strategy with the arguments of a run.
+fn plan(engine: &Engine, case: &Case) -> DecodePlan {
+    let name = match case.word("remasking_strategy") {
+        "low_confidence_dynamic" => "sdar-dynamic",
+        "low_confidence_static" => "sdar-static",
+        "sequential" => "sdar-sequential",
+        other => panic!("{other}"),
+    };
+    let mut plan = preset_plan(engine, name);
+    plan.steps_per_block = case.number("denoising_steps");
+    if let Budget::Threshold(threshold) = &mut plan.budget {
+        *threshold = case.fraction("confidence_threshold").unwrap();
+    }
+    plan
+}
+
+/// The recorder takes the most probable token; temperature, top-k and top-p change its confidence only.
+#[test]
+fn greedy_completions_equal_the_official_runs() {
+    for name in [
+        "greedy_low_confidence_dynamic",
+        "greedy_low_confidence_static",
+        "greedy_sequential",
+        "greedy_dynamic_aligned_2steps",
+        "greedy_short_prompt",
+        "greedy_temp_topk_topp",
+        "greedy_stop",
+    ] {
+        let case = case(NAME, name);
+        let temperature = case.fraction("temperature").unwrap();
+        let engine = tempered(NAME, temperature, |spec| set_stop_tokens(spec, &case));
+        let mut plan = plan(&engine, &case);
+        plan.sampling.top_k = case.number("top_k").filter(|k| *k > 0);
+        plan.sampling.top_p = case.fraction("top_p");
+        case.row().assert_equal(&engine, &plan, name);
+    }
+}
+
+/// A draw from one token, whose confidence is 1.
+#[test]
+fn completions_drawn_with_a_top_k_of_one_equal_the_unmodified_official_run() {
+    let case = case(NAME, "official_topk1");
+    let engine = respecified(NAME, |spec| set_stop_tokens(spec, &case));
+    let mut plan = plan(&engine, &case);
+    plan.sampling.temperature = case.fraction("temperature").unwrap();
+    plan.sampling.top_k = case.number("top_k");
+    case.row().assert_equal(&engine, &plan, "official_topk1");
+}
