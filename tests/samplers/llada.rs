@@ -34,6 +34,7 @@ fn completions_of_llada_equal_the_official_runs() {
         "full_block_fewer_steps",
         "semi_ar",
         "cfg",
+        "batch2_left_padded",
         "fastdllm_fast_nothr",
     ];
     assert_runs("llada", &names);
@@ -60,10 +61,12 @@ fn completions_by_a_threshold_equal_fast_dllms() {
 #[test]
 fn completions_by_the_linear_schedule_equal_dllms() {
     let engine = engine("llada");
-    let case = case("llada", "dllm_sample_batch2");
-    let plan = plan(&engine, "dllm", &case);
-    for row in case.rows() {
-        row.assert_equal(&engine, &plan, "dllm_sample_batch2");
+    for name in ["dllm_sample_batch2", "dllm_sample_cfg"] {
+        let case = case("llada", name);
+        let plan = plan(&engine, "dllm", &case);
+        for row in case.rows() {
+            row.assert_equal(&engine, &plan, name);
+        }
     }
 }
 
