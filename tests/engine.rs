@@ -239,6 +239,20 @@ fn what_does_not_fit_the_model_is_refused_at_once() {
 }
 
 #[test]
+fn a_model_that_does_not_see_the_text_after_a_gap_is_not_asked_to_infill() {
+    let engine = engine("sdar");
+    let plan = engine.spec().default_plan.clone();
+    let mask = engine.mask_token();
+    let infill = Canvas::from_ids(&[3, mask, mask, 4], mask).unwrap();
+    assert!(matches!(
+        engine.submit(infill, &plan).unwrap_err(),
+        SubmitError::CannotSeeAhead { gap: 0, .. }
+    ));
+    let completion = Canvas::from_ids(&[3, 4, mask, mask], mask).unwrap();
+    assert!(finish(engine.submit(completion, &plan).unwrap()).is_ok());
+}
+
+#[test]
 fn dropping_the_engine_finishes_what_was_queued() {
     let engine = start(MockModel::new(), EngineConfig::default());
     let generations: Vec<_> = (1..20)

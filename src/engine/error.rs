@@ -52,6 +52,17 @@ pub enum SubmitError {
         /// The model's.
         model: TokenId,
     },
+    /// A gap with text after it, for a model that would not see that text.
+    #[error(
+        "gap {gap} has text after it, which a {family} model does not see: its attention is \
+         block-causal; it completes texts and cannot infill them"
+    )]
+    CannotSeeAhead {
+        /// Index of the gap, from 0.
+        gap: usize,
+        /// The model's family.
+        family: &'static str,
+    },
     /// The plan cannot be followed on this canvas.
     #[error(transparent)]
     Plan(#[from] PlanError),

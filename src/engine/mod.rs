@@ -203,6 +203,17 @@ impl Engine {
                 ),
             }));
         }
+        if matches!(self.spec.attention, AttentionPattern::BlockCausal { .. })
+            && let Some(gap) = canvas
+                .gaps()
+                .iter()
+                .position(|gap| (gap.end..canvas.len()).any(|slot| canvas.is_fixed(slot)))
+        {
+            return Err(SubmitError::CannotSeeAhead {
+                gap,
+                family: self.spec.family,
+            });
+        }
         let decoder = Decoder::new(plan, &canvas, &self.spec.stop_tokens)?;
         let most = MAX_STEPS.max(canvas.len());
         if decoder.step_limit() > most {

@@ -228,6 +228,7 @@ impl From<SubmitError> for ApiError {
             ),
             SubmitError::CanvasTooLong { .. } => bad_request("context_length_exceeded"),
             SubmitError::UnknownToken { .. } => bad_request("invalid_value"),
+            SubmitError::CannotSeeAhead { .. } => bad_request("unsupported_value"),
             SubmitError::Plan(error) => Self::plan(&error),
             SubmitError::Stopped => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "stopped", message)
