@@ -26,7 +26,7 @@ pub struct Data {
     pub valid: Vec<Batch>,
     /// Unicode characters a validation token stands for, on average. The end token counts as none.
     pub valid_characters_per_token: f64,
-    /// A hash of the tokens of both texts.
+    /// A hash of the tokens of both texts and of where one ends and the other begins.
     pub fingerprint: u64,
 }
 
@@ -66,7 +66,7 @@ impl Data {
                 });
             }
         }
-        let fingerprint = fingerprint(train.iter().chain(&valid));
+        let fingerprint = fingerprint(&train, &valid);
         let windows = validation_windows(&valid, context, config.valid_windows);
         let characters: usize = windows
             .chunks(context)
@@ -143,9 +143,12 @@ fn validation_windows(tokens: &[u32], context: usize, count: usize) -> Vec<u32> 
         .collect()
 }
 
-/// FNV-1a, 64 bits, over the tokens.
-fn fingerprint<'a>(tokens: impl Iterator<Item = &'a u32>) -> u64 {
-    tokens.fold(0xcbf2_9ce4_8422_2325, |hash, &token| {
-        (hash ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3)
+/// FNV-1a, 64 bits, over the number of training tokens, which tells where the validation text begins,
+/// and the tokens of both texts.
+fn fingerprint(train: &[u32], valid: &[u32]) -> u64 {
+    let tokens = train.iter().chain(valid).map(|&token| u64::from(token));
+    let words = std::iter::once(train.len() as u64).chain(tokens);
+    words.fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+        (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
