@@ -9,6 +9,10 @@ use super::error::TrainError;
 use super::layout::NetworkShape;
 use super::tokenizer::MIN_VOCABULARY;
 
+/// The longest window. Attention keeps `[layers, heads, context, context]` probabilities of each window
+/// for the backward pass: 6 GB at this length for a small network.
+const MAX_CONTEXT: usize = 8192;
+
 /// The number format of the exported `model.safetensors`. Training itself is in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -227,7 +231,7 @@ impl TrainConfig {
             }
             range("vocab-size", given, MIN_VOCABULARY, 1 << 20)?;
         }
-        range("context", self.context, 2, 65_536)?;
+        range("context", self.context, 2, MAX_CONTEXT)?;
         range("layers", self.layers, 1, 1024)?;
         range("hidden", self.hidden, 2, 65_536)?;
         range("heads", self.heads, 1, self.hidden)?;
@@ -243,6 +247,18 @@ impl TrainConfig {
         }
         range("batch", self.batch, 1, 1 << 20)?;
         range("grad-accumulation", self.grad_accumulation, 1, 1 << 20)?;
+        // Slots of a step are numbered with 32 bits.
+        let windows = self.batch as u128 * self.grad_accumulation as u128;
+        if windows * self.context as u128 > u128::from(u32::MAX) {
+            return Err(TrainError::Setting {
+                field: "batch",
+                given: format!(
+                    "{} (with grad-accumulation {} and context {})",
+                    self.batch, self.grad_accumulation, self.context
+                ),
+                allowed: format!("at most {} tokens a step", u32::MAX),
+            });
+        }
         range("steps", self.steps, 1, 1 << 40)?;
         range("lr", self.lr, 1e-12, 10.0)?;
         range("warmup", self.warmup_steps(), 0, self.steps)?;
@@ -250,6 +266,13 @@ impl TrainConfig {
         range("weight-decay", self.weight_decay, 0.0, 10.0)?;
         range("clip", self.clip, 1e-9, 1e9)?;
         range("ema", self.ema, 0.0, 0.999_999_9)?;
+        if let (Some(Precision::Bf16), TrainDevice::Cuda(_)) = (self.precision, self.device) {
+            return Err(TrainError::Setting {
+                field: "precision",
+                given: "bf16".into(),
+                allowed: "f32 (bf16 is for products on the CPU; on CUDA all are f32)".into(),
+            });
+        }
         if let TrainDevice::Cuda(ordinal) = self.device
             && !candle_core::utils::cuda_is_available()
         {
