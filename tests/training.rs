@@ -8,13 +8,17 @@ use std::process::{Command, Stdio};
 use candle_core::{DType, Device};
 use serde_json::Value;
 use tempfile::TempDir;
+use unmask::diffusion::Schedule;
 use unmask::models::llada::LladaConfig;
 use unmask::train::checkpoint::{load_state, state_path, write_atomically};
 use unmask::train::data::Data;
 use unmask::train::layout::Layout;
 use unmask::train::network::{ComposedNetwork, Network};
 use unmask::train::run::Event;
-use unmask::train::{self, ModelDtype, Precision, TrainConfig, TrainDevice, TrainError, Trainer};
+use unmask::train::{
+    self, ModelDtype, Objective, Precision, TimeSampling, TrainConfig, TrainDevice, TrainError,
+    Trainer,
+};
 
 /// Sentences of a small grammar, the same every time; two documents in three languages.
 fn text(sentences: usize) -> String {
@@ -202,6 +206,64 @@ fn the_loss_falls() {
         );
         assert!(validations[3] < 0.7 * validations[0], "{validations:?}");
         assert_eq!(trainer.progress().best, Some(validations[3]));
+    }
+}
+
+#[test]
+fn the_bound_falls_with_every_objective_time_sampling_and_schedule() {
+    let changes: [fn(&mut TrainConfig); 5] = [
+        |c| c.objective = Objective::CrossEntropy,
+        |c| c.time_sampling = TimeSampling::Uniform,
+        |c| c.schedule = Schedule::MaskGit,
+        |c| c.schedule = Schedule::polynomial(2.0).unwrap(),
+        |c| c.schedule = Schedule::geometric(1e-3, 20.0).unwrap(),
+    ];
+    let reference = Case::new().trainer();
+    for (index, change) in changes.iter().enumerate() {
+        let mut case = Case::new();
+        change(&mut case.config);
+        let trainer = case.trainer();
+        assert!(
+            trainer.data().valid == reference.data().valid,
+            "runs compare"
+        );
+        assert!(
+            trainer.data().batch(&case.config, 0) != reference.data().batch(reference.config(), 0),
+            "{index} changes what is trained on"
+        );
+        let best = case.run().unwrap().progress().best.unwrap();
+        assert!(best < 0.75 * 300f64.ln(), "{index}: {best}");
+        case.config.resume = true;
+        case.run().unwrap();
+    }
+}
+
+#[test]
+fn the_objective_weighs_masked_slots_as_it_says() {
+    let mut case = Case::new();
+    let trainer = case.trainer();
+    case.config.objective = Objective::CrossEntropy;
+    let batch = trainer.data().batch(&case.config, 3);
+    // The untrained network is nearly uniform, so that the mean cross-entropy is nearly ln V.
+    let mut network = ComposedNetwork::new(trainer.shape(), &Device::Cpu).unwrap();
+    let loss = network.loss(trainer.weights(), &batch).unwrap();
+    assert!((loss / 300f64.ln() - 1.0).abs() < 0.02, "{loss}");
+
+    // The weights of masked slots sum to one a token, in expectation and whatever the schedule:
+    // ∫ w (1 − α) dt = α(0) − α(1).
+    case.config.objective = Objective::Nelbo;
+    case.config.batch = 4096;
+    for schedule in ["log-linear", "maskgit", "cosine", "polynomial:3"] {
+        case.config.schedule = schedule.parse().unwrap();
+        let batch = trainer.data().batch(&case.config, 0);
+        let context = batch.context;
+        let sum: f64 = batch
+            .masked
+            .iter()
+            .map(|&slot| f64::from(batch.weights[slot as usize / context]))
+            .sum();
+        let mean = sum / batch.tokens() as f64;
+        assert!((mean - 1.0).abs() < 0.05, "{schedule}: {mean}");
     }
 }
 
@@ -438,7 +500,7 @@ fn a_resumption_with_other_settings_or_data_is_refused_and_leaves_the_run_intact
     let before = files(&case.config.out);
     let good = case.config.clone();
     type Change = fn(&mut TrainConfig);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 12] = [
         (
             "vocab-size was 300 when the run was saved and is 320 now",
             |c| c.vocab_size = Some(320),
@@ -454,6 +516,12 @@ fn a_resumption_with_other_settings_or_data_is_refused_and_leaves_the_run_intact
         ("dtype was F32 when the run was saved and is F16 now", |c| {
             c.dtype = ModelDtype::F16
         }),
+        ("objective", |c| c.objective = Objective::CrossEntropy),
+        ("time-sampling", |c| c.time_sampling = TimeSampling::Uniform),
+        (
+            "schedule was \"log-linear\" when the run was saved and is \"maskgit\" now",
+            |c| c.schedule = Schedule::MaskGit,
+        ),
         ("the data", |c| c.data = vec![c.valid.clone()]),
     ];
     for (expected, change) in changes {
@@ -848,6 +916,29 @@ fn zstd_and_plain_text_are_the_same_corpus() {
 fn the_command_line_trains_and_says_what_is_wrong() {
     let mut case = Case::new();
     case.config.steps = 2;
+    let output = case
+        .command()
+        .args(["--schedule", "polynomial:-1"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(
+        stderr.contains("--schedule") && stderr.contains("polynomial:-1"),
+        "{stderr}"
+    );
+
+    let mut other = Case::new();
+    other.config.steps = 1;
+    let options = "--objective cross-entropy --time-sampling uniform --schedule cosine:0.01";
+    let output = other.command().args(options.split(' ')).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}");
+    let saved = load_state(&state_path(&other.config.out)).unwrap().config;
+    assert_eq!(saved.objective, Objective::CrossEntropy);
+    assert_eq!(saved.time_sampling, TimeSampling::Uniform);
+    assert_eq!(saved.schedule, Schedule::cosine(0.01).unwrap());
+
     let output = case.command().output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{stderr}");

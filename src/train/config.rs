@@ -8,6 +8,7 @@ use super::cpu::bf16_available;
 use super::error::TrainError;
 use super::layout::NetworkShape;
 use super::tokenizer::MIN_VOCABULARY;
+use crate::diffusion::Schedule;
 
 /// The longest window. Attention keeps `[layers, heads, context, context]` probabilities of each window
 /// for the backward pass: 6 GB at this length for a small network.
@@ -51,6 +52,51 @@ impl Precision {
     }
 }
 
+/// What a training step descends on. Validation is the NELBO with the log-linear schedule either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// The integrand of the continuous-time NELBO: the cross-entropy on masked slots times
+    /// −α′(t) / (1 − α(t)), over all tokens (MDLM, arXiv:2406.07524, eq. 11).
+    #[default]
+    Nelbo,
+    /// The mean cross-entropy of the step's masked slots, all of the same weight (MaskGIT,
+    /// arXiv:2202.04200, eq. 1). No bound of the likelihood.
+    CrossEntropy,
+}
+
+/// How the diffusion times of a step are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeSampling {
+    /// One in each of equal strata, with a common shift (MDLM, arXiv:2406.07524, appendix C).
+    #[default]
+    LowDiscrepancy,
+    /// Independent.
+    Uniform,
+}
+
+/// A noise schedule as its text.
+mod schedule_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Schedule;
+
+    pub fn serialize<S: Serializer>(value: &Schedule, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Schedule, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+
+    /// The schedule of a state that names none.
+    pub fn log_linear() -> Schedule {
+        Schedule::LogLinear
+    }
+}
+
 /// Where the network runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -91,6 +137,15 @@ pub struct TrainConfig {
     pub batch: usize,
     /// Passes a step.
     pub grad_accumulation: usize,
+    /// What a step descends on.
+    #[serde(default)]
+    pub objective: Objective,
+    /// How the diffusion times of a step are drawn.
+    #[serde(default)]
+    pub time_sampling: TimeSampling,
+    /// The noise schedule of training.
+    #[serde(with = "schedule_text", default = "schedule_text::log_linear")]
+    pub schedule: Schedule,
     /// Optimiser steps.
     pub steps: u64,
     /// Peak learning rate.
@@ -147,6 +202,9 @@ impl TrainConfig {
             tie_head: false,
             batch: 32,
             grad_accumulation: 1,
+            objective: Objective::default(),
+            time_sampling: TimeSampling::default(),
+            schedule: Schedule::LogLinear,
             steps: 4000,
             lr: 2e-3,
             warmup: None,

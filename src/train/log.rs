@@ -17,7 +17,7 @@ pub enum LogLine {
     Step {
         /// The step, from 1.
         step: u64,
-        /// NELBO of its batch, nats per token.
+        /// The objective on its batch: nats per token, or per masked token for the plain cross-entropy.
         loss: f64,
         /// Learning rate.
         lr: f64,

@@ -18,7 +18,7 @@ use super::optimizer::{AdamW, Update, average_decay, global_norm, learning_rate}
 pub struct StepReport {
     /// The step, from 1.
     pub step: u64,
-    /// The NELBO estimate of its batch before the update, in nats per token.
+    /// The objective on its batch before the update, in nats per token or per masked token.
     pub loss: f64,
     /// The learning rate.
     pub lr: f64,
@@ -355,6 +355,13 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
         "grad-accumulation",
         saved.grad_accumulation,
         given.grad_accumulation,
+    )?;
+    same("objective", saved.objective, given.objective)?;
+    same("time-sampling", saved.time_sampling, given.time_sampling)?;
+    same(
+        "schedule",
+        saved.schedule.to_string(),
+        given.schedule.to_string(),
     )?;
     if !new_schedule {
         same("steps", saved.steps, given.steps)?;
