@@ -8,13 +8,17 @@ use std::process::{Command, Stdio};
 use candle_core::{DType, Device};
 use serde_json::Value;
 use tempfile::TempDir;
+use unmask::diffusion::Schedule;
 use unmask::models::llada::LladaConfig;
-use unmask::train::checkpoint::{load_state, state_path};
+use unmask::train::checkpoint::{load_state, state_path, write_atomically};
 use unmask::train::data::Data;
 use unmask::train::layout::Layout;
 use unmask::train::network::{ComposedNetwork, Network};
 use unmask::train::run::Event;
-use unmask::train::{self, ModelDtype, Precision, TrainConfig, TrainDevice, TrainError, Trainer};
+use unmask::train::{
+    self, ModelDtype, Objective, Precision, TimeSampling, TrainConfig, TrainDevice, TrainError,
+    Trainer,
+};
 
 /// Sentences of a small grammar, the same every time; two documents in three languages.
 fn text(sentences: usize) -> String {
@@ -88,6 +92,31 @@ impl Case {
     fn trainer(&self) -> Trainer {
         let data = Data::prepare(&self.config, None).unwrap();
         Trainer::new(self.config.clone(), data).unwrap()
+    }
+
+    /// Starts the run and kills it when its log has so many lines.
+    fn kill_after(&self, mut command: Command, lines: usize) {
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let log = self.config.out.join("log.jsonl");
+        while fs::read_to_string(&log).unwrap_or_default().lines().count() < lines {
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Trains so many steps and leaves the run resumable, as if it had been killed.
+    fn stop_at(&self, step: u64) {
+        let mut trainer = self.trainer();
+        for _ in 0..step {
+            trainer.step().unwrap();
+        }
+        fs::create_dir_all(self.config.out.join("state")).unwrap();
+        trainer.write_tokenizer(&self.config.out).unwrap();
+        trainer.save_state(&self.config.out).unwrap();
     }
 
     /// The command line of this run.
@@ -181,6 +210,64 @@ fn the_loss_falls() {
 }
 
 #[test]
+fn the_bound_falls_with_every_objective_time_sampling_and_schedule() {
+    let changes: [fn(&mut TrainConfig); 5] = [
+        |c| c.objective = Objective::CrossEntropy,
+        |c| c.time_sampling = TimeSampling::Uniform,
+        |c| c.schedule = Schedule::MaskGit,
+        |c| c.schedule = Schedule::polynomial(2.0).unwrap(),
+        |c| c.schedule = Schedule::geometric(1e-3, 20.0).unwrap(),
+    ];
+    let reference = Case::new().trainer();
+    for (index, change) in changes.iter().enumerate() {
+        let mut case = Case::new();
+        change(&mut case.config);
+        let trainer = case.trainer();
+        assert!(
+            trainer.data().valid == reference.data().valid,
+            "runs compare"
+        );
+        assert!(
+            trainer.data().batch(&case.config, 0) != reference.data().batch(reference.config(), 0),
+            "{index} changes what is trained on"
+        );
+        let best = case.run().unwrap().progress().best.unwrap();
+        assert!(best < 0.75 * 300f64.ln(), "{index}: {best}");
+        case.config.resume = true;
+        case.run().unwrap();
+    }
+}
+
+#[test]
+fn the_objective_weighs_masked_slots_as_it_says() {
+    let mut case = Case::new();
+    let trainer = case.trainer();
+    case.config.objective = Objective::CrossEntropy;
+    let batch = trainer.data().batch(&case.config, 3);
+    // The untrained network is nearly uniform, so that the mean cross-entropy is nearly ln V.
+    let mut network = ComposedNetwork::new(trainer.shape(), &Device::Cpu).unwrap();
+    let loss = network.loss(trainer.weights(), &batch).unwrap();
+    assert!((loss / 300f64.ln() - 1.0).abs() < 0.02, "{loss}");
+
+    // The weights of masked slots sum to one a token, in expectation and whatever the schedule:
+    // ∫ w (1 − α) dt = α(0) − α(1).
+    case.config.objective = Objective::Nelbo;
+    case.config.batch = 4096;
+    for schedule in ["log-linear", "maskgit", "cosine", "polynomial:3"] {
+        case.config.schedule = schedule.parse().unwrap();
+        let batch = trainer.data().batch(&case.config, 0);
+        let context = batch.context;
+        let sum: f64 = batch
+            .masked
+            .iter()
+            .map(|&slot| f64::from(batch.weights[slot as usize / context]))
+            .sum();
+        let mean = sum / batch.tokens() as f64;
+        assert!((mean - 1.0).abs() < 0.05, "{schedule}: {mean}");
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run_and_another_seed_another() {
     let first = Case::new();
     let mut second = Case::new();
@@ -206,16 +293,7 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_curve_bit_for_bit() {
         if state_path(&killed.config.out).exists() {
             command.arg("--resume");
         }
-        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-        let log = killed.config.out.join("log.jsonl");
-        while fs::read_to_string(&log).unwrap_or_default().lines().count() < lines {
-            if child.try_wait().unwrap().is_some() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        killed.kill_after(command, lines);
     }
     killed.config.resume = true;
     let resumed = killed.run().unwrap();
@@ -227,6 +305,193 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_curve_bit_for_bit() {
 }
 
 #[test]
+fn a_run_resumed_with_other_cadences_keeps_the_best_model_and_its_loss() {
+    let mut case = Case::new();
+    (case.config.save_every, case.config.valid_every) = (40, 20);
+    // The start, 20 steps and their validation, and a few steps on: step 20 is no save of the schedule.
+    case.kill_after(case.command(), 1 + 20 + 1 + 3);
+    let best = || -> Vec<(u64, f64)> {
+        let lines = log(&case.config.out);
+        let best = lines.iter().filter(|line| line["best"] == true);
+        best.map(|line| {
+            let loss = line["valid_nats_per_token"].as_f64().unwrap();
+            (line["step"].as_u64().unwrap(), loss)
+        })
+        .collect()
+    };
+    let state = load_state(&state_path(&case.config.out)).unwrap();
+    let reached = state.progress.step;
+    assert!(reached >= 20, "saved with the best model of step 20");
+    let mut before = best();
+    before.retain(|(step, _)| *step <= reached);
+    let (_, loss) = *before.last().unwrap();
+    let saved = state.progress.best.unwrap();
+    assert!((saved - loss).abs() < 1e-12, "{saved} {loss}");
+
+    // Other steps are validated now, and what is worse than the best before must not replace it.
+    let mut config = case.config.clone();
+    (config.resume, config.valid_every) = (true, 7);
+    let mut lowest = saved;
+    train::run(config, |event| {
+        if let Event::Validated(validation) = event {
+            assert_eq!(validation.best, validation.nats_per_token < lowest);
+            lowest = lowest.min(validation.nats_per_token);
+        }
+    })
+    .unwrap();
+    let state = load_state(&state_path(&case.config.out)).unwrap();
+    assert_eq!(state.progress.best, Some(lowest));
+    assert!(best().starts_with(&before));
+}
+
+#[test]
+fn a_model_that_is_not_of_a_run_is_not_overwritten() {
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+    ] {
+        let mut case = Case::new();
+        case.config.steps = 1;
+        fs::create_dir_all(&case.config.out).unwrap();
+        let file = case.config.out.join(name);
+        fs::write(&file, "a model").unwrap();
+        let error = case.fails();
+        assert!(error.contains(name) && error.contains("--out"), "{error}");
+        let left = files(&case.config.out);
+        assert_eq!(left, [(file, b"a model".to_vec())]);
+    }
+}
+
+#[test]
+fn a_failed_write_leaves_the_previous_checkpoint_and_no_part_of_a_new_one() {
+    let mut case = Case::new();
+    case.config.steps = 20;
+    case.run().unwrap();
+    let (state, model) = (
+        state_path(&case.config.out),
+        case.config.out.join("model.safetensors"),
+    );
+    let read = || [&state, &model].map(|path| fs::read(path).unwrap());
+    let before = read();
+    let partial = || {
+        let mut names = files(&case.config.out).into_iter().map(|(path, _)| path);
+        names.find(|path| path.to_string_lossy().ends_with(".partial"))
+    };
+
+    // A directory cannot be replaced by a file, on any system.
+    let blocked = case.path("blocked");
+    fs::create_dir(&blocked).unwrap();
+    fs::write(blocked.join("file"), "").unwrap();
+    let error = write_atomically(&blocked, b"contents").unwrap_err();
+    assert!(error.to_string().contains("blocked"), "{error}");
+    assert!(!case.path("blocked.partial").exists());
+
+    // No file may grow beyond 64 blocks of 512 or 1024 bytes: less than a state or a model.
+    if cfg!(target_os = "linux") {
+        assert!(before.iter().all(|bytes| bytes.len() > 64 * 1024));
+        case.config.steps = 40;
+        let mut train = case.command();
+        train.args(["--resume", "--new-schedule"]);
+        let output = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\""])
+            .arg(train.get_program())
+            .args(train.get_args())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(stderr.contains("cannot write"), "{stderr}");
+        assert!(read() == before, "the checkpoint is intact");
+        assert_eq!(partial(), None);
+        (case.config.resume, case.config.new_schedule) = (true, true);
+        assert_eq!(case.run().unwrap().progress().step, 40);
+    }
+}
+
+#[test]
+fn a_line_of_the_log_that_cannot_be_read_is_reported_and_one_cut_off_is_repeated() {
+    let mut case = Case::new();
+    case.config.steps = 20;
+    case.run().unwrap();
+    case.config.resume = true;
+    let path = case.config.out.join("log.jsonl");
+    let good = fs::read_to_string(&path).unwrap();
+    let damaged = good.replacen("\"lr\"", "\"\"", 1);
+    assert!(damaged != good);
+    fs::write(&path, &damaged).unwrap();
+    let error = case.fails();
+    assert!(error.contains("log.jsonl is damaged: line 2"), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
+    fs::write(&path, good.clone() + "{\"step\":21,\"lo").unwrap();
+    case.run().unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), good);
+}
+
+#[test]
+fn moving_text_from_training_to_validation_is_other_data() {
+    let case = Case::new();
+    let given = case.trainer().data().tokenizer.clone();
+    let fingerprint = |train: &[&str], valid: &[&str]| {
+        let long = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(|text| text.repeat(9)).collect();
+            texts.join("\n<|doc|>\n")
+        };
+        fs::write(&case.config.data[0], long(train)).unwrap();
+        fs::write(&case.config.valid, long(valid)).unwrap();
+        let data = Data::prepare(&case.config, Some(given.clone())).unwrap();
+        data.fingerprint
+    };
+    let (a, b, c) = ("the cat sees the river. ", "my sister. ", "le héros. ");
+    let first = fingerprint(&[a, b], &[c]);
+    assert_eq!(first, fingerprint(&[a, b], &[c]));
+    assert_ne!(first, fingerprint(&[a], &[b, c]));
+}
+
+#[test]
+fn a_tokenizer_that_no_model_can_use_is_refused() {
+    let mut case = Case::new();
+    case.config.steps = 1;
+    case.run().unwrap();
+    let good = json(&case.config.out.join("tokenizer.json"));
+    case.config.out = case.path("second");
+    case.config.vocab_size = None;
+    let file = case.path("tokenizer.json");
+    case.config.tokenizer = Some(file.clone());
+    let fails = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        let mut bad = good.clone();
+        change(bad["model"]["vocab"].as_object_mut().unwrap());
+        fs::write(&file, bad.to_string()).unwrap();
+        case.run().map(|_| ()).unwrap_err()
+    };
+    let vocabulary = good["model"]["vocab"].as_object().unwrap();
+    let last = vocabulary.iter().find(|(_, id)| **id == 299).unwrap().0;
+
+    let hole = fails(&|vocab| vocab[last] = 400.into());
+    assert!(
+        matches!(
+            hole,
+            TrainError::TokenizerIds {
+                tokens: 300,
+                largest_id: 400,
+                ..
+            }
+        ),
+        "{hole}"
+    );
+    assert!(hole.to_string().contains("0 to 299"), "{hole}");
+    let words = fails(&|vocab| {
+        vocab.insert("▁word".into(), 300.into());
+    });
+    assert!(words.to_string().contains("not byte-level"), "{words}");
+    let letter = fails(&|vocab| {
+        let id = vocab.remove("~").unwrap();
+        vocab.insert("~~".into(), id);
+    });
+    assert!(letter.to_string().contains("the byte 0x7e"), "{letter}");
+}
+
+#[test]
 fn a_resumption_with_other_settings_or_data_is_refused_and_leaves_the_run_intact() {
     let mut case = Case::new();
     case.config.steps = 20;
@@ -235,7 +500,7 @@ fn a_resumption_with_other_settings_or_data_is_refused_and_leaves_the_run_intact
     let before = files(&case.config.out);
     let good = case.config.clone();
     type Change = fn(&mut TrainConfig);
-    let changes: [(&str, Change); 8] = [
+    let changes: [(&str, Change); 12] = [
         (
             "vocab-size was 300 when the run was saved and is 320 now",
             |c| c.vocab_size = Some(320),
@@ -248,6 +513,15 @@ fn a_resumption_with_other_settings_or_data_is_refused_and_leaves_the_run_intact
         ("tie-head", |c| c.tie_head = true),
         ("lr", |c| c.lr = 1e-3),
         ("steps", |c| c.steps = 30),
+        ("dtype was F32 when the run was saved and is F16 now", |c| {
+            c.dtype = ModelDtype::F16
+        }),
+        ("objective", |c| c.objective = Objective::CrossEntropy),
+        ("time-sampling", |c| c.time_sampling = TimeSampling::Uniform),
+        (
+            "schedule was \"log-linear\" when the run was saved and is \"maskgit\" now",
+            |c| c.schedule = Schedule::MaskGit,
+        ),
         ("the data", |c| c.data = vec![c.valid.clone()]),
     ];
     for (expected, change) in changes {
@@ -277,8 +551,31 @@ fn a_run_may_be_extended_or_shortened_when_a_new_schedule_is_asked_for() {
     case.config.steps = 40;
     let extended = case.run().unwrap();
     assert_eq!(extended.progress().step, 40);
+    case.config.steps = 50;
     case.config.layers = 3;
     assert!(case.fails().contains("layers"));
+
+    let mut case = Case::new();
+    case.stop_at(10);
+    case.config.resume = true;
+    case.config.new_schedule = true;
+    for steps in [9, 10] {
+        case.config.steps = steps;
+        let error = case.fails();
+        assert!(
+            error.contains(&format!("steps is {steps};")) && error.contains("more than 10"),
+            "{error}"
+        );
+    }
+    case.config.steps = 15;
+    assert_eq!(case.run().unwrap().progress().step, 15);
+    let lines = log(&case.config.out);
+    let rate = lines.iter().rev().find_map(|line| line["lr"].as_f64());
+    let floor = case.config.lr * case.config.min_lr_ratio;
+    assert!(
+        (rate.unwrap() / floor - 1.0).abs() < 1e-9,
+        "{rate:?} {floor}"
+    );
 }
 
 #[test]
@@ -342,8 +639,25 @@ fn bad_input_is_refused_with_its_reason() {
     );
 
     let mut long = case();
-    long.config.context = 60_000;
-    check(long, &["the training text is", "one window of 60000"]);
+    fs::write(&long.config.data[0], text(500)).unwrap();
+    long.config.context = 8192;
+    check(long, &["the training text is", "one window of 8192"]);
+
+    let mut longer = case();
+    longer.config.context = 8193;
+    check(longer, &["context is 8193; allowed: 2 to 8192"]);
+
+    let mut wide = case();
+    (wide.config.batch, wide.config.grad_accumulation) = (1 << 16, 1 << 14);
+    check(
+        wide,
+        &["batch is 65536 (with grad-accumulation 16384 and context 24)"],
+    );
+
+    let mut half = case();
+    half.config.device = TrainDevice::Cuda(0);
+    half.config.precision = Some(Precision::Bf16);
+    check(half, &["precision is bf16; allowed: f32", "CUDA"]);
 
     let mut heads = case();
     heads.config.heads = 3;
@@ -405,6 +719,20 @@ fn weights_that_are_no_numbers_stop_the_run() {
         trainer.step(),
         Err(TrainError::Diverged { step: 2, .. })
     ));
+
+    let best = trainer.progress().best;
+    let mut state = load_state(&state_path(&case.config.out)).unwrap();
+    state.average[layout.final_norm.start] = f32::NAN;
+    let data = Data::prepare(&case.config, None).unwrap();
+    let mut trainer = Trainer::resume(case.config.clone(), data, state).unwrap();
+    let error = trainer.validate().unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("diverged at step 1: validation loss NaN"),
+        "{error}"
+    );
+    assert_eq!(trainer.progress().best, best, "the best loss is kept");
 }
 
 #[test]
@@ -588,6 +916,29 @@ fn zstd_and_plain_text_are_the_same_corpus() {
 fn the_command_line_trains_and_says_what_is_wrong() {
     let mut case = Case::new();
     case.config.steps = 2;
+    let output = case
+        .command()
+        .args(["--schedule", "polynomial:-1"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(
+        stderr.contains("--schedule") && stderr.contains("polynomial:-1"),
+        "{stderr}"
+    );
+
+    let mut other = Case::new();
+    other.config.steps = 1;
+    let options = "--objective cross-entropy --time-sampling uniform --schedule cosine:0.01";
+    let output = other.command().args(options.split(' ')).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}");
+    let saved = load_state(&state_path(&other.config.out)).unwrap().config;
+    assert_eq!(saved.objective, Objective::CrossEntropy);
+    assert_eq!(saved.time_sampling, TimeSampling::Uniform);
+    assert_eq!(saved.schedule, Schedule::cosine(0.01).unwrap());
+
     let output = case.command().output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{stderr}");

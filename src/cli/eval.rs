@@ -1,8 +1,9 @@
 //! `unmask eval`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
@@ -192,14 +193,18 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
             })?,
         });
     }
+    // Minutes or hours of measurement must survive whatever fails from here on: each way out of them is
+    // tried, and what failed is told at the end.
+    let mut failed: Vec<anyhow::Error> = Vec::new();
+    failed.extend(print_report(&report, args.json).err());
     if let Some(folder) = &args.out {
-        write_report(folder, &report)?;
+        failed.extend(write_report(folder, &report));
     }
-    match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
-        false => print!("{report}"),
+    if failed.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let failed: Vec<String> = failed.iter().map(|error| format!("{error:#}")).collect();
+    Err(anyhow!("{}", failed.join("; ")))
 }
 
 impl EvalArgs {
@@ -245,19 +250,38 @@ impl EvalArgs {
     }
 }
 
-fn write_report(folder: &Path, report: &Report) -> anyhow::Result<()> {
-    let write = |name: &str, text: &str| {
-        let path = folder.join(name);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+fn print_report(report: &Report, json: bool) -> anyhow::Result<()> {
+    let text = match json {
+        true => serde_json::to_string_pretty(report)? + "\n",
+        false => report.to_string(),
     };
-    write("eval.json", &serde_json::to_string_pretty(report)?)?;
-    if let Some(infill) = &report.infill {
-        write("infill.svg", &plot::infill_svg(infill)?)?;
-    }
-    if let Some(speed) = &report.speed {
-        write("speed.svg", &plot::speed_svg(speed)?)?;
-    }
-    Ok(())
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("cannot print the report")
+}
+
+/// Writes the report and then its plots; what cannot be drawn or written does not keep the rest from
+/// being written.
+fn write_report(folder: &Path, report: &Report) -> Vec<anyhow::Error> {
+    let write = |name: &str, text: anyhow::Result<String>| {
+        let path = folder.join(name);
+        text.and_then(|text| Ok(std::fs::write(&path, text)?))
+            .with_context(|| format!("cannot write {}", path.display()))
+            .err()
+    };
+    let json = serde_json::to_string_pretty(report).map_err(Into::into);
+    let infill = report.infill.as_ref();
+    let speed = report.speed.as_ref();
+    [
+        write("eval.json", json),
+        infill.and_then(|infill| write("infill.svg", plot::infill_svg(infill).map_err(Into::into))),
+        speed.and_then(|speed| write("speed.svg", plot::speed_svg(speed).map_err(Into::into))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Runs `work` with a progress bar of `total` on standard error.

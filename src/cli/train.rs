@@ -5,8 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use unmask::diffusion::Schedule;
 use unmask::train::run::Event;
-use unmask::train::{self, ModelDtype, Precision, TrainConfig, TrainDevice};
+use unmask::train::{
+    self, ModelDtype, Objective, Precision, TimeSampling, TrainConfig, TrainDevice,
+};
 
 /// Arguments of `unmask train`.
 #[derive(clap::Args)]
@@ -57,6 +60,16 @@ pub struct TrainArgs {
     /// Passes a step.
     #[arg(long, default_value_t = 1)]
     grad_accumulation: usize,
+    /// What a step descends on: the integrand of the likelihood bound, or the plain mean
+    /// cross-entropy of masked tokens.
+    #[arg(long, value_enum, default_value = "nelbo")]
+    objective: ObjectiveName,
+    /// How the diffusion times of a step are drawn.
+    #[arg(long, value_enum, default_value = "low-discrepancy")]
+    time_sampling: TimeSamplingName,
+    /// Noise schedule of training, such as log-linear, cosine, maskgit, polynomial:2, geometric:0.001,20.
+    #[arg(long, value_name = "NAME", default_value = "log-linear")]
+    schedule: Schedule,
     /// Optimiser steps.
     #[arg(long, default_value_t = 4000)]
     steps: u64,
@@ -109,6 +122,18 @@ enum MatrixPrecision {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
+enum ObjectiveName {
+    Nelbo,
+    CrossEntropy,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum TimeSamplingName {
+    LowDiscrepancy,
+    Uniform,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
 enum Dtype {
     F32,
     F16,
@@ -142,6 +167,15 @@ impl From<TrainArgs> for TrainConfig {
             tie_head: args.tie_head,
             batch: args.batch,
             grad_accumulation: args.grad_accumulation,
+            objective: match args.objective {
+                ObjectiveName::Nelbo => Objective::Nelbo,
+                ObjectiveName::CrossEntropy => Objective::CrossEntropy,
+            },
+            time_sampling: match args.time_sampling {
+                TimeSamplingName::LowDiscrepancy => TimeSampling::LowDiscrepancy,
+                TimeSamplingName::Uniform => TimeSampling::Uniform,
+            },
+            schedule: args.schedule,
             steps: args.steps,
             lr: args.lr,
             warmup: args.warmup,

@@ -30,7 +30,13 @@ pub enum Estimator {
     #[default]
     ExactCount,
     /// Time t in (0, 1), stratified over the draws of a group, then each slot masked with probability
-    /// t, weighted with 1/t (MDLM). Its spread is larger: rare draws at a small t weigh much.
+    /// t, weighted with 1/t (MDLM).
+    ///
+    /// Its variance is infinite: at a small t one slot is masked with a probability of about L·t and
+    /// its cross-entropy weighs 1/t, so that the second moment has the part ∫ L·t/t² dt, which diverges
+    /// logarithmically at 0. The mean is right, but a sample's spread understates what rare draws do,
+    /// and no interval made from it can be relied on. [`Estimator::ExactCount`], whose weights are at
+    /// most L, gives the figure to publish; this one is a check of it.
     ContinuousTime,
 }
 

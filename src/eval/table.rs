@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{DataReport, InfillReport, Measure, Report, SpeedReport};
 use crate::eval::bound::Bound;
+use crate::eval::likelihood::Estimator;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,6 +72,13 @@ fn likelihood(f: &mut fmt::Formatter<'_>, bounds: &[Bound]) -> fmt::Result {
         )?;
         for (name, value) in rows {
             writeln!(f, "  {name:<20}{value}")?;
+        }
+        if bound.estimator == Estimator::ContinuousTime {
+            writeln!(
+                f,
+                "  a check only: the weight 1/t gives it infinite variance, and its intervals are too\n  \
+                 narrow when no rare draw is among them; publish the exact count"
+            )?;
         }
     }
     Ok(())

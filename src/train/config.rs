@@ -8,6 +8,11 @@ use super::cpu::bf16_available;
 use super::error::TrainError;
 use super::layout::NetworkShape;
 use super::tokenizer::MIN_VOCABULARY;
+use crate::diffusion::Schedule;
+
+/// The longest window. Attention keeps `[layers, heads, context, context]` probabilities of each window
+/// for the backward pass: 6 GB at this length for a small network.
+const MAX_CONTEXT: usize = 8192;
 
 /// The number format of the exported `model.safetensors`. Training itself is in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +49,51 @@ impl Precision {
             given: "bf16".into(),
             allowed: "f32 (this processor has no AVX512-BF16)".into(),
         })
+    }
+}
+
+/// What a training step descends on. Validation is the NELBO with the log-linear schedule either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// The integrand of the continuous-time NELBO: the cross-entropy on masked slots times
+    /// −α′(t) / (1 − α(t)), over all tokens (MDLM, arXiv:2406.07524, eq. 11).
+    #[default]
+    Nelbo,
+    /// The mean cross-entropy of the step's masked slots, all of the same weight (MaskGIT,
+    /// arXiv:2202.04200, eq. 1). No bound of the likelihood.
+    CrossEntropy,
+}
+
+/// How the diffusion times of a step are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeSampling {
+    /// One in each of equal strata, with a common shift (MDLM, arXiv:2406.07524, appendix C).
+    #[default]
+    LowDiscrepancy,
+    /// Independent.
+    Uniform,
+}
+
+/// A noise schedule as its text.
+mod schedule_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Schedule;
+
+    pub fn serialize<S: Serializer>(value: &Schedule, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Schedule, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+
+    /// The schedule of a state that names none.
+    pub fn log_linear() -> Schedule {
+        Schedule::LogLinear
     }
 }
 
@@ -87,6 +137,15 @@ pub struct TrainConfig {
     pub batch: usize,
     /// Passes a step.
     pub grad_accumulation: usize,
+    /// What a step descends on.
+    #[serde(default)]
+    pub objective: Objective,
+    /// How the diffusion times of a step are drawn.
+    #[serde(default)]
+    pub time_sampling: TimeSampling,
+    /// The noise schedule of training.
+    #[serde(with = "schedule_text", default = "schedule_text::log_linear")]
+    pub schedule: Schedule,
     /// Optimiser steps.
     pub steps: u64,
     /// Peak learning rate.
@@ -143,6 +202,9 @@ impl TrainConfig {
             tie_head: false,
             batch: 32,
             grad_accumulation: 1,
+            objective: Objective::default(),
+            time_sampling: TimeSampling::default(),
+            schedule: Schedule::LogLinear,
             steps: 4000,
             lr: 2e-3,
             warmup: None,
@@ -227,7 +289,7 @@ impl TrainConfig {
             }
             range("vocab-size", given, MIN_VOCABULARY, 1 << 20)?;
         }
-        range("context", self.context, 2, 65_536)?;
+        range("context", self.context, 2, MAX_CONTEXT)?;
         range("layers", self.layers, 1, 1024)?;
         range("hidden", self.hidden, 2, 65_536)?;
         range("heads", self.heads, 1, self.hidden)?;
@@ -243,6 +305,18 @@ impl TrainConfig {
         }
         range("batch", self.batch, 1, 1 << 20)?;
         range("grad-accumulation", self.grad_accumulation, 1, 1 << 20)?;
+        // Slots of a step are numbered with 32 bits.
+        let windows = self.batch as u128 * self.grad_accumulation as u128;
+        if windows * self.context as u128 > u128::from(u32::MAX) {
+            return Err(TrainError::Setting {
+                field: "batch",
+                given: format!(
+                    "{} (with grad-accumulation {} and context {})",
+                    self.batch, self.grad_accumulation, self.context
+                ),
+                allowed: format!("at most {} tokens a step", u32::MAX),
+            });
+        }
         range("steps", self.steps, 1, 1 << 40)?;
         range("lr", self.lr, 1e-12, 10.0)?;
         range("warmup", self.warmup_steps(), 0, self.steps)?;
@@ -250,6 +324,13 @@ impl TrainConfig {
         range("weight-decay", self.weight_decay, 0.0, 10.0)?;
         range("clip", self.clip, 1e-9, 1e9)?;
         range("ema", self.ema, 0.0, 0.999_999_9)?;
+        if let (Some(Precision::Bf16), TrainDevice::Cuda(_)) = (self.precision, self.device) {
+            return Err(TrainError::Setting {
+                field: "precision",
+                given: "bf16".into(),
+                allowed: "f32 (bf16 is for products on the CPU; on CUDA all are f32)".into(),
+            });
+        }
         if let TrainDevice::Cuda(ordinal) = self.device
             && !candle_core::utils::cuda_is_available()
         {

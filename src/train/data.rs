@@ -2,11 +2,11 @@
 
 use tokenizers::Tokenizer;
 
-use super::config::TrainConfig;
-use super::draws::{Batch, MIN_TIME, Purpose, Stream, stratified_times};
+use super::config::{Objective, TimeSampling, TrainConfig};
+use super::draws::{Batch, Purpose, Stream, independent_times, stratified_times};
 use super::error::TrainError;
 use super::tokenizer::{self, SpecialTokens};
-use crate::diffusion::schedule::Schedule;
+use crate::diffusion::Schedule;
 use crate::text::documents::read_documents;
 
 /// Windows of a validation batch.
@@ -26,7 +26,7 @@ pub struct Data {
     pub valid: Vec<Batch>,
     /// Unicode characters a validation token stands for, on average. The end token counts as none.
     pub valid_characters_per_token: f64,
-    /// A hash of the tokens of both texts.
+    /// A hash of the tokens of both texts and of where one ends and the other begins.
     pub fingerprint: u64,
 }
 
@@ -66,7 +66,7 @@ impl Data {
                 });
             }
         }
-        let fingerprint = fingerprint(train.iter().chain(&valid));
+        let fingerprint = fingerprint(&train, &valid);
         let windows = validation_windows(&valid, context, config.valid_windows);
         let characters: usize = windows
             .chunks(context)
@@ -89,7 +89,7 @@ impl Data {
                     clean.to_vec(),
                     times,
                     specials.mask,
-                    SCHEDULE,
+                    Schedule::LogLinear,
                     &mut stream,
                 )
             })
@@ -105,7 +105,7 @@ impl Data {
         })
     }
 
-    /// The batch of a step: windows at random places, times stratified over the whole batch.
+    /// The batch of a step: windows at random places, times drawn and weights set over the whole batch.
     pub fn batch(&self, config: &TrainConfig, step: u64) -> Batch {
         let mut stream = Stream::new(config.seed, Purpose::Step, step);
         let windows = config.batch * config.grad_accumulation;
@@ -115,21 +115,24 @@ impl Data {
             let start = stream.below(self.train.len() - context + 1);
             clean.extend_from_slice(&self.train[start..start + context]);
         }
-        let times = stratified_times(windows, &mut stream);
-        Batch::noise(
+        let times = match config.time_sampling {
+            TimeSampling::LowDiscrepancy => stratified_times(windows, &mut stream),
+            TimeSampling::Uniform => independent_times(windows, &mut stream),
+        };
+        let batch = Batch::noise(
             context,
             clean,
             &times,
             self.specials.mask,
-            SCHEDULE,
+            config.schedule.clone(),
             &mut stream,
-        )
+        );
+        match config.objective {
+            Objective::Nelbo => batch,
+            Objective::CrossEntropy => batch.with_equal_weights(),
+        }
     }
 }
-
-/// The schedule that models are trained with. Times below [`MIN_TIME`] are not drawn.
-const SCHEDULE: Schedule = Schedule::LogLinear;
-const _: () = assert!(MIN_TIME > 0.0);
 
 /// Up to `count` windows, spread evenly over the text and without overlap.
 fn validation_windows(tokens: &[u32], context: usize, count: usize) -> Vec<u32> {
@@ -143,9 +146,12 @@ fn validation_windows(tokens: &[u32], context: usize, count: usize) -> Vec<u32> 
         .collect()
 }
 
-/// FNV-1a, 64 bits, over the tokens.
-fn fingerprint<'a>(tokens: impl Iterator<Item = &'a u32>) -> u64 {
-    tokens.fold(0xcbf2_9ce4_8422_2325, |hash, &token| {
-        (hash ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3)
+/// FNV-1a, 64 bits, over the number of training tokens, which tells where the validation text begins,
+/// and the tokens of both texts.
+fn fingerprint(train: &[u32], valid: &[u32]) -> u64 {
+    let tokens = train.iter().chain(valid).map(|&token| u64::from(token));
+    let words = std::iter::once(train.len() as u64).chain(tokens);
+    words.fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+        (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }

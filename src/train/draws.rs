@@ -1,6 +1,6 @@
 //! Random draws that depend on the seed and the step only, so that a resumed run repeats them.
 
-use crate::diffusion::schedule::Schedule;
+use crate::diffusion::Schedule;
 
 /// The smallest diffusion time; the weight 1/t of the objective diverges at 0.
 pub const MIN_TIME: f64 = 1e-3;
@@ -73,6 +73,11 @@ pub fn stratified_times(n: usize, stream: &mut Stream) -> Vec<f64> {
     times
 }
 
+/// `n` independent diffusion times, uniform in [0, 1] and raised to [`MIN_TIME`].
+pub fn independent_times(n: usize, stream: &mut Stream) -> Vec<f64> {
+    (0..n).map(|_| stream.uniform().max(MIN_TIME)).collect()
+}
+
 /// Windows of text, noised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
@@ -101,7 +106,7 @@ impl Batch {
         let mut noisy = clean.clone();
         let mut masked = Vec::new();
         for (window, &time) in times.iter().enumerate() {
-            let chance = 1.0 - schedule.alpha(time);
+            let chance = schedule.one_minus_alpha(time);
             let first = window * context;
             for (slot, token) in noisy[first..first + context].iter_mut().enumerate() {
                 if stream.uniform() < chance {
@@ -121,6 +126,15 @@ impl Batch {
             masked,
             weights,
         }
+    }
+
+    /// The batch with the weight tokens / masked slots for every window: its loss is the mean
+    /// cross-entropy of its masked slots.
+    pub fn with_equal_weights(mut self) -> Self {
+        // Without masked slots there is nothing to weigh.
+        let weight = self.tokens() as f64 / self.masked.len().max(1) as f64;
+        self.weights.fill(weight as f32);
+        self
     }
 
     /// The number of windows.
@@ -172,6 +186,16 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn independent_times_are_uniform_and_not_stratified() {
+        let times = independent_times(20_000, &mut Stream::new(7, Purpose::Step, 0));
+        assert!(times.iter().all(|time| (MIN_TIME..1.0).contains(time)));
+        let mean = times.iter().sum::<f64>() / 20_000.0;
+        assert!((mean - 0.5).abs() < 0.01, "{mean}");
+        let first = |time: &&f64| **time < 1.0 / 20_000.0 + MIN_TIME;
+        assert!(times.iter().filter(first).count() > 1);
     }
 
     #[test]

@@ -65,6 +65,21 @@ pub enum TrainError {
         /// The size that the text yields.
         reached: usize,
     },
+    /// The ids of a given tokenizer are not 0, 1, …, one for each token.
+    #[error(
+        "tokenizer: {} has {tokens} tokens with ids up to {largest_id}; \
+         their ids must be 0 to {}, each used once",
+        path.display(),
+        tokens.saturating_sub(1)
+    )]
+    TokenizerIds {
+        /// The file.
+        path: PathBuf,
+        /// Its tokens, special ones included.
+        tokens: usize,
+        /// The largest id.
+        largest_id: u32,
+    },
     /// A given tokenizer cannot be used.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
@@ -73,6 +88,16 @@ pub enum TrainError {
     RunExists {
         /// The output directory.
         path: PathBuf,
+    },
+    /// The output directory holds a model that is not of a run.
+    #[error(
+        "{} exists, but its directory holds no training run: a run would overwrite the model there; \
+         pass another --out",
+        file.display()
+    )]
+    ModelExists {
+        /// The file that would be overwritten.
+        file: PathBuf,
     },
     /// There is nothing to resume.
     #[error("{} holds no training state to resume; start without --resume", path.display())]
@@ -93,26 +118,27 @@ pub enum TrainError {
         /// The value given now.
         given: String,
     },
-    /// The saved state is damaged.
+    /// The saved state or the log is damaged.
     #[error("{} is damaged: {reason}", path.display())]
     CorruptState {
-        /// The state file.
+        /// The damaged file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
     /// The loss or the gradient is no longer a number.
     #[error(
-        "training diverged at step {step}: loss {loss}, gradient norm {grad_norm}; \
-         the last checkpoint is intact: lower --lr or lengthen --warmup"
+        "training diverged at step {step}: {}; \
+         the last checkpoint is intact: lower --lr or lengthen --warmup",
+        losses(*loss, *grad_norm)
     )]
     Diverged {
         /// The step.
         step: u64,
-        /// Its loss in nats per token.
+        /// The loss of its batch, or of the validation after it, in nats per token.
         loss: f64,
-        /// The global norm of its gradient.
-        grad_norm: f64,
+        /// The global norm of its gradient; `None` for a validation.
+        grad_norm: Option<f64>,
     },
     /// The tensor library failed.
     #[error("tensor library: {0}")]
@@ -120,6 +146,13 @@ pub enum TrainError {
     /// The plot of the loss could not be drawn.
     #[error("cannot draw the loss curve: {0}")]
     Plot(String),
+}
+
+fn losses(loss: f64, grad_norm: Option<f64>) -> String {
+    match grad_norm {
+        Some(grad_norm) => format!("loss {loss}, gradient norm {grad_norm}"),
+        None => format!("validation loss {loss}"),
+    }
 }
 
 impl TrainError {

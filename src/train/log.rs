@@ -17,7 +17,7 @@ pub enum LogLine {
     Step {
         /// The step, from 1.
         step: u64,
-        /// NELBO of its batch, nats per token.
+        /// The objective on its batch: nats per token, or per masked token for the plain cross-entropy.
         loss: f64,
         /// Learning rate.
         lr: f64,
@@ -54,15 +54,22 @@ impl LogLine {
     }
 }
 
-/// Reads a log: each line's text and meaning. A line that does not parse, such as one cut off by a
-/// kill, ends it.
+/// Reads a log: each line's text and meaning. A last line without its end was cut off by a kill or a
+/// full disk, and is dropped.
 fn read(path: &Path) -> Result<Vec<(String, LogLine)>, TrainError> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(TrainError::io("read", path))?,
     };
-    let parse = |line: &str| Some((line.to_owned(), serde_json::from_str(line).ok()?));
-    Ok(text.lines().map_while(parse).collect())
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let parse = |(index, line): (usize, &str)| {
+        let parsed = serde_json::from_str(line).map_err(|error| TrainError::CorruptState {
+            path: path.to_path_buf(),
+            reason: format!("line {}: {error}; correct the line or delete it", index + 1),
+        })?;
+        Ok((line.to_owned(), parsed))
+    };
+    whole.lines().enumerate().map(parse).collect()
 }
 
 /// A log open for appending.
@@ -73,14 +80,21 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log of a run that stands at `step`; later lines, of steps that will be repeated,
-    /// are dropped.
+    /// Opens the log of a run and keeps its lines up to step `last`; later ones, of steps that will be
+    /// repeated, are dropped, and all lines when it is `None`.
     ///
     /// # Errors
-    /// When the file cannot be read or written.
-    pub fn open(path: &Path, step: u64) -> Result<Self, TrainError> {
-        let mut kept = if step == 0 { Vec::new() } else { read(path)? };
-        kept.retain(|(_, line)| line.step() <= step);
+    /// When the file cannot be read or written; [`TrainError::CorruptState`] names the first line that
+    /// is not one of a log.
+    pub fn open(path: &Path, last: Option<u64>) -> Result<Self, TrainError> {
+        let kept = match last {
+            None => Vec::new(),
+            Some(last) => {
+                let mut lines = read(path)?;
+                lines.retain(|(_, line)| line.step() <= last);
+                lines
+            }
+        };
         // Kept as they are: numbers that are read and written again may change in the last digit.
         let text: String = kept.iter().flat_map(|(text, _)| [text, "\n"]).collect();
         write_atomically(path, text.as_bytes())?;

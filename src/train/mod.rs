@@ -14,7 +14,7 @@
 //! | [`trainer`] | one training step, one validation |
 //! | [`run`](mod@run) | the loop of `unmask train`: logging, validation, checkpoints |
 //!
-//! The objective is the masked-diffusion NELBO in continuous time (Sahoo et al., arXiv:2406.07524,
+//! The default objective is the masked-diffusion NELBO in continuous time (Sahoo et al., arXiv:2406.07524,
 //! eq. 11; the same as LLaDA's, arXiv:2502.09992, eq. 3): with t ~ U(0, 1) and each token masked
 //! with probability 1 − α(t), the cross-entropy on masked slots times −α′(t) / (1 − α(t)), averaged
 //! over all tokens. Its unit is nats per token.
@@ -34,7 +34,7 @@ pub mod run;
 pub mod tokenizer;
 pub mod trainer;
 
-pub use config::{ModelDtype, Precision, TrainConfig, TrainDevice};
+pub use config::{ModelDtype, Objective, Precision, TimeSampling, TrainConfig, TrainDevice};
 pub use error::TrainError;
 pub use run::run;
 pub use trainer::{StepReport, Trainer, Validation};

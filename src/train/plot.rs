@@ -61,15 +61,15 @@ fn draw(
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .x_desc("step")
-        .y_desc("NELBO, nats per token")
+        .y_desc("nats per token")
         .x_label_formatter(&|x| format!("{x:.0}"))
         .y_label_formatter(&|y| format!("{y:.2}"))
         .draw()?;
     let train_style = RGBColor(120, 160, 210).stroke_width(2);
     let valid_style = RGBColor(200, 70, 40).stroke_width(2);
     for (points, style, name) in [
-        (train, train_style, "training (smoothed)"),
-        (valid, valid_style, "validation (averaged weights)"),
+        (train, train_style, "training objective (smoothed)"),
+        (valid, valid_style, "validation NELBO (averaged weights)"),
     ] {
         chart
             .draw_series(LineSeries::new(points.iter().copied(), style))?

@@ -1,6 +1,7 @@
 //! The loop of `unmask train`.
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use super::checkpoint::{load_state, state_path, write_atomically};
@@ -71,6 +72,7 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         if state_file.exists() {
             return Err(TrainError::RunExists { path: out });
         }
+        refuse_foreign_model(&out)?;
         (None, given)
     };
     let state_directory = out.join("state");
@@ -80,18 +82,24 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         Some(state) => Trainer::resume(config, data, state)?,
         None => Trainer::new(config, data)?,
     };
-    trainer.write_model_files(&out)?;
-    let mut log = Log::open(&out.join("log.jsonl"), trainer.progress().step)?;
+    // The tokenizer, which resuming needs, comes before the first state, and the state before whatever
+    // makes the directory a model, so that a run that is killed in between can be resumed or begun again.
+    trainer.write_tokenizer(&out)?;
+    let step = trainer.progress().step;
+    let validated = step > 0 || trainer.progress().best.is_some();
+    let mut log = Log::open(&out.join("log.jsonl"), validated.then_some(step))?;
     watch(&Event::Started {
         train_tokens: trainer.data().train.len(),
         vocab: trainer.shape().vocab,
         parameters: trainer.parameters(),
         step: trainer.progress().step,
     });
-    if trainer.progress().step == 0 {
-        // Before any other trace of the run, so that whatever is interrupted can be resumed.
+    if step == 0 {
         trainer.save_state(&out)?;
-        validate(&mut trainer, &mut log, &mut watch)?;
+    }
+    trainer.write_model_files(&out)?;
+    if !validated && validate(&mut trainer, &mut log, &mut watch)? {
+        trainer.save_state(&out)?;
     }
     let (steps, valid_every, save_every) = (
         trainer.config().steps,
@@ -101,7 +109,8 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
     while trainer.progress().step < steps {
         let start = Instant::now();
         let report = trainer.step()?;
-        let seconds = start.elapsed().as_secs_f64();
+        // A clock too coarse for the step must not make the speed infinite, which JSON cannot hold.
+        let seconds = start.elapsed().as_secs_f64().max(1e-9);
         trainer.add_seconds(seconds);
         let tokens_per_second = report.tokens as f64 / seconds;
         log.push(LogLine::Step {
@@ -118,10 +127,11 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
             tokens_per_second,
         });
         let step = report.step;
+        let mut save = step.is_multiple_of(save_every) || step == steps;
         if step.is_multiple_of(valid_every) || step == steps {
-            validate(&mut trainer, &mut log, &mut watch)?;
+            save |= validate(&mut trainer, &mut log, &mut watch)?;
         }
-        if step.is_multiple_of(save_every) || step == steps {
+        if save {
             trainer.save_state(&out)?;
             watch(&Event::Saved { step });
         }
@@ -129,18 +139,33 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
     Ok(trainer)
 }
 
+/// Refuses a directory with a model that no run left there.
+fn refuse_foreign_model(out: &Path) -> Result<(), TrainError> {
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+    ] {
+        let file = out.join(name);
+        if file.exists() {
+            return Err(TrainError::ModelExists { file });
+        }
+    }
+    Ok(())
+}
+
+/// Validates, logs and plots; writes the model if it is the best so far, and says whether it is. The
+/// state must then be saved at once: a run resumed from an older one would know a worse best loss, and
+/// replace the model by one that is worse.
 fn validate(
     trainer: &mut Trainer,
     log: &mut Log,
     watch: &mut impl FnMut(&Event),
-) -> Result<(), TrainError> {
+) -> Result<bool, TrainError> {
     let start = Instant::now();
     let validation = trainer.validate()?;
     trainer.add_seconds(start.elapsed().as_secs_f64());
     let out = trainer.config().out.clone();
-    if validation.best {
-        trainer.write_model(&out)?;
-    }
     log.push(LogLine::Validation {
         step: validation.step,
         valid_nats_per_token: validation.nats_per_token,
@@ -149,6 +174,9 @@ fn validate(
         seconds: trainer.progress().seconds,
     })?;
     write_atomically(&out.join("loss.svg"), loss_svg(log.lines())?.as_bytes())?;
+    if validation.best {
+        trainer.write_model(&out)?;
+    }
     watch(&Event::Validated(validation));
-    Ok(())
+    Ok(validation.best)
 }

@@ -1,5 +1,6 @@
 //! The byte-level BPE tokenizer of a trained model.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use tokenizers::decoders::byte_level::ByteLevel;
@@ -8,6 +9,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::error::TrainError;
+use crate::text::{HfTokenizer, Tokenizer as _};
 
 /// The text of the mask token.
 pub const MASK: &str = "<|mask|>";
@@ -68,13 +70,40 @@ pub fn train(documents: &[String], size: usize) -> Result<Tokenizer, TrainError>
     Ok(tokenizer)
 }
 
-/// Reads a tokenizer.
+/// Reads a byte-level tokenizer whose ids are 0, 1, …, as the rows of an embedding are.
 ///
 /// # Errors
-/// When the file is no tokenizer.
+/// When the file cannot be read or is no such tokenizer; [`TrainError::TokenizerIds`] when ids are left
+/// out or used twice.
 pub fn load(path: &Path) -> Result<Tokenizer, TrainError> {
-    Tokenizer::from_file(path)
-        .map_err(|error| TrainError::Tokenizer(format!("{}: {error}", path.display())))
+    let invalid = |reason: String| TrainError::Tokenizer(format!("{}: {reason}", path.display()));
+    let json = std::fs::read(path).map_err(TrainError::io("read", path))?;
+    let tokenizer = Tokenizer::from_bytes(&json).map_err(|error| invalid(error.to_string()))?;
+    let vocabulary = tokenizer.get_vocab(true);
+    let ids: BTreeSet<u32> = vocabulary.values().copied().collect();
+    let largest_id = ids.last().copied().unwrap_or_default();
+    // As many distinct ids as tokens, and as many as the largest allows: each of 0..tokens once.
+    if ids.len() != vocabulary.len() || ids.len() != largest_id as usize + 1 {
+        return Err(TrainError::TokenizerIds {
+            path: path.to_path_buf(),
+            tokens: vocabulary.len(),
+            largest_id,
+        });
+    }
+    let bytes = HfTokenizer::from_bytes(&json).map_err(|error| invalid(error.to_string()))?;
+    let alphabet: BTreeSet<&[u8]> = ids.iter().map(|&id| bytes.bytes(id)).collect();
+    let missing = (0..=u8::MAX).find(|byte| in_utf8(*byte) && !alphabet.contains(&[*byte][..]));
+    if let Some(byte) = missing {
+        return Err(invalid(format!(
+            "it has no token for the byte {byte:#04x}; a byte-level tokenizer has one for each"
+        )));
+    }
+    Ok(tokenizer)
+}
+
+/// Whether UTF-8 text can have the byte.
+fn in_utf8(byte: u8) -> bool {
+    !matches!(byte, 0xc0 | 0xc1 | 0xf5..)
 }
 
 /// Finds the special tokens.

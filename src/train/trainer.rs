@@ -18,7 +18,7 @@ use super::optimizer::{AdamW, Update, average_decay, global_norm, learning_rate}
 pub struct StepReport {
     /// The step, from 1.
     pub step: u64,
-    /// The NELBO estimate of its batch before the update, in nats per token.
+    /// The objective on its batch before the update, in nats per token or per masked token.
     pub loss: f64,
     /// The learning rate.
     pub lr: f64,
@@ -57,7 +57,8 @@ impl Trainer {
     /// # Errors
     /// When the device cannot be used.
     pub fn new(mut config: TrainConfig, data: Data) -> Result<Self, TrainError> {
-        config.precision.get_or_insert(if bf16_available() {
+        let cpu = config.device == TrainDevice::Cpu;
+        config.precision.get_or_insert(if cpu && bf16_available() {
             Precision::Bf16
         } else {
             Precision::F32
@@ -205,7 +206,7 @@ impl Trainer {
             return Err(TrainError::Diverged {
                 step: step + 1,
                 loss,
-                grad_norm,
+                grad_norm: Some(grad_norm),
             });
         }
         let clip = (config.clip / grad_norm).min(1.0);
@@ -242,7 +243,7 @@ impl Trainer {
     /// Validates the averaged weights and remembers the best loss.
     ///
     /// # Errors
-    /// When the network fails.
+    /// [`TrainError::Diverged`] when the loss is not finite; the best loss is then as before.
     pub fn validate(&mut self) -> Result<Validation, TrainError> {
         let (mut sum, mut tokens) = (0.0, 0);
         for batch in &self.data.valid {
@@ -250,6 +251,13 @@ impl Trainer {
             tokens += batch.tokens();
         }
         let nats_per_token = sum / tokens as f64;
+        if !nats_per_token.is_finite() {
+            return Err(TrainError::Diverged {
+                step: self.state.progress.step,
+                loss: nats_per_token,
+                grad_norm: None,
+            });
+        }
         let best = self
             .state
             .progress
@@ -268,17 +276,20 @@ impl Trainer {
         })
     }
 
-    /// Writes the Hugging Face directory but its weights.
+    /// Writes `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn write_tokenizer(&self, out: &Path) -> Result<(), TrainError> {
+        checkpoint::write_tokenizer(out, &self.data.tokenizer)
+    }
+
+    /// Writes the Hugging Face directory but its weights and `tokenizer.json`.
     ///
     /// # Errors
     /// When the directory cannot be written.
     pub fn write_model_files(&self, out: &Path) -> Result<(), TrainError> {
-        checkpoint::write_model_files(
-            out,
-            &self.state.shape,
-            &self.data.tokenizer,
-            self.data.specials,
-        )
+        checkpoint::write_model_files(out, &self.state.shape, self.data.specials)
     }
 
     /// Writes the averaged weights as the directory's model.
@@ -308,7 +319,8 @@ impl Trainer {
 /// follows.
 ///
 /// # Errors
-/// [`TrainError::ResumeMismatch`] names the first setting that differs.
+/// [`TrainError::ResumeMismatch`] names the first setting that differs; [`TrainError::Setting`] when a
+/// new schedule ends at or before the step reached.
 pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainError> {
     fn same<T: PartialEq + std::fmt::Debug>(
         field: &str,
@@ -344,12 +356,29 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
         saved.grad_accumulation,
         given.grad_accumulation,
     )?;
+    same("objective", saved.objective, given.objective)?;
+    same("time-sampling", saved.time_sampling, given.time_sampling)?;
+    same(
+        "schedule",
+        saved.schedule.to_string(),
+        given.schedule.to_string(),
+    )?;
     if !new_schedule {
         same("steps", saved.steps, given.steps)?;
         same("lr", saved.lr, given.lr)?;
         same("warmup", saved.warmup_steps(), given.warmup_steps())?;
         same("min-lr-ratio", saved.min_lr_ratio, given.min_lr_ratio)?;
+    } else if given.steps <= state.progress.step {
+        return Err(TrainError::Setting {
+            field: "steps",
+            given: given.steps.to_string(),
+            allowed: format!(
+                "with a new schedule more than {}, the step that the run has reached",
+                state.progress.step
+            ),
+        });
     }
+    same("dtype", saved.dtype, given.dtype)?;
     same("weight-decay", saved.weight_decay, given.weight_decay)?;
     same("clip", saved.clip, given.clip)?;
     same("ema", saved.ema, given.ema)?;

@@ -151,6 +151,8 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
         "1 documents of fewer than 2 tokens",
         "likelihood, exact count, 2 draws",
         "likelihood, continuous time",
+        "infinite variance",
+        "publish the exact count",
         "bits/character",
         "infilling of spans of 4 tokens",
         "threshold sampler, 50 % masked",
@@ -161,6 +163,25 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
         serde_json::from_str(&run(&["--json", "--parts", "likelihood"])).unwrap();
     assert_eq!(likelihood_only["likelihood"], report["likelihood"]);
     assert!(likelihood_only["infill"].is_null());
+}
+
+#[test]
+fn a_plot_that_cannot_be_written_does_not_lose_the_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = text_file(folder.path());
+    let out = folder.path().join("results");
+    // A file cannot be written where a directory is.
+    std::fs::create_dir_all(out.join("infill.svg")).unwrap();
+    let options = ["--json", "--out", out.to_str().unwrap()];
+    let output = eval("llada", &data, &[SMALL, &options].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(errors.contains("infill.svg"), "{errors}");
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let written = std::fs::read(out.join("eval.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), printed);
+    assert!(printed["speed"]["points"].is_array());
+    assert!(out.join("speed.svg").is_file());
 }
 
 #[test]

@@ -13,13 +13,13 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::error::TrainError;
-pub use model::{config_json, write_model, write_model_files};
+pub use model::{config_json, write_model, write_model_files, write_tokenizer};
 pub use state::{Progress, State, load_state, save_state, state_path};
 
 /// Writes a file atomically.
 ///
 /// # Errors
-/// When the directory cannot be written.
+/// When the directory cannot be written; the old file, if any, is then intact.
 pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), TrainError> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -36,7 +36,11 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), TrainError> 
         }
         Ok(())
     };
-    write().map_err(TrainError::io("write", path))
+    write().map_err(|error| {
+        // What did not fit must not go on filling the disk.
+        fs::remove_file(&partial).ok();
+        TrainError::io("write", path)(error)
+    })
 }
 
 /// Little-endian bytes.

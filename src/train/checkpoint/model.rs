@@ -75,24 +75,30 @@ pub fn config_json(shape: &NetworkShape, specials: SpecialTokens) -> serde_json:
     config
 }
 
-/// Writes everything of the Hugging Face directory but the weights.
+/// Writes `tokenizer.json`.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn write_tokenizer(out: &Path, tokenizer: &Tokenizer) -> Result<(), TrainError> {
+    let serialized = tokenizer
+        .to_string(true)
+        .map_err(|error| TrainError::Tokenizer(error.to_string()))?;
+    write_atomically(&out.join("tokenizer.json"), serialized.as_bytes())
+}
+
+/// Writes everything of the Hugging Face directory but the weights and `tokenizer.json`.
 ///
 /// # Errors
 /// When the directory cannot be written.
 pub fn write_model_files(
     out: &Path,
     shape: &NetworkShape,
-    tokenizer: &Tokenizer,
     specials: SpecialTokens,
 ) -> Result<(), TrainError> {
     let json = |name: &str, value: serde_json::Value| {
         write_atomically(&out.join(name), format!("{value:#}\n").as_bytes())
     };
     json("config.json", config_json(shape, specials))?;
-    let serialized = tokenizer
-        .to_string(true)
-        .map_err(|error| TrainError::Tokenizer(error.to_string()))?;
-    write_atomically(&out.join("tokenizer.json"), serialized.as_bytes())?;
     let added = |content: &str| {
         serde_json::json!({
             "content": content,

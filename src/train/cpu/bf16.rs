@@ -46,6 +46,15 @@ pub unsafe fn multiply(
     b: Matrix,
 ) {
     let (rows, columns, pairs) = (a.rows, b.columns, a.columns.div_ceil(2));
+    if pairs == 0 {
+        // Empty sums; nothing is packed that a tile could point into.
+        if write == Write::Set {
+            for row in 0..rows {
+                c[row * row_stride..][..columns].fill(0.0);
+            }
+        }
+        return;
+    }
     pack(&mut packing.a, a.t());
     pack(&mut packing.b, b);
     let group_size = pairs * GROUP;

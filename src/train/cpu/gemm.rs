@@ -218,6 +218,24 @@ mod tests {
             .collect()
     }
 
+    #[test]
+    fn an_empty_inner_dimension_gives_empty_sums() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            for (write, expected) in [(Write::Set, 0.0), (Write::Add, 2.0)] {
+                let mut c = vec![2.0f32; 3 * 20];
+                let (a, b) = (
+                    Matrix::strided(&[], 3, 0, 0),
+                    Matrix::strided(&[], 0, 18, 18),
+                );
+                Products::new(precision).multiply(&mut c, 20, write, 0.5, a, b);
+                for (at, value) in c.iter().enumerate() {
+                    let expected = if at % 20 < 18 { expected } else { 2.0 };
+                    assert_eq!(*value, expected, "{precision:?} {write:?} {at}");
+                }
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
         #[test]
