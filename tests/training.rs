@@ -392,7 +392,7 @@ fn a_failed_write_leaves_the_previous_checkpoint_and_no_part_of_a_new_one() {
         assert!(before.iter().all(|bytes| bytes.len() > 64 * 1024));
         case.config.steps = 40;
         let mut train = case.command();
-        train.args(["--resume", "--new-schedule"]);
+        train.args(["--resume", "--new-lr-schedule"]);
         let output = Command::new("sh")
             .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\""])
             .arg(train.get_program())
@@ -404,7 +404,7 @@ fn a_failed_write_leaves_the_previous_checkpoint_and_no_part_of_a_new_one() {
         assert!(stderr.contains("cannot write"), "{stderr}");
         assert!(read() == before, "the checkpoint is intact");
         assert_eq!(partial(), None);
-        (case.config.resume, case.config.new_schedule) = (true, true);
+        (case.config.resume, case.config.new_lr_schedule) = (true, true);
         assert_eq!(case.run().unwrap().progress().step, 40);
     }
 }
@@ -542,12 +542,12 @@ fn a_resumption_with_other_settings_or_data_is_refused_and_leaves_the_run_intact
 }
 
 #[test]
-fn a_run_may_be_extended_or_shortened_when_a_new_schedule_is_asked_for() {
+fn a_run_may_be_extended_or_shortened_when_a_new_lr_schedule_is_asked_for() {
     let mut case = Case::new();
     case.config.steps = 20;
     case.run().unwrap();
     case.config.resume = true;
-    case.config.new_schedule = true;
+    case.config.new_lr_schedule = true;
     case.config.steps = 40;
     let extended = case.run().unwrap();
     assert_eq!(extended.progress().step, 40);
@@ -558,7 +558,7 @@ fn a_run_may_be_extended_or_shortened_when_a_new_schedule_is_asked_for() {
     let mut case = Case::new();
     case.stop_at(10);
     case.config.resume = true;
-    case.config.new_schedule = true;
+    case.config.new_lr_schedule = true;
     for steps in [9, 10] {
         case.config.steps = steps;
         let error = case.fails();

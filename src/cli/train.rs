@@ -29,7 +29,7 @@ pub struct TrainArgs {
     /// With --resume: follow --steps, --lr, --warmup and --min-lr-ratio as they are given now, to
     /// extend a run or to end it earlier.
     #[arg(long, requires = "resume")]
-    new_schedule: bool,
+    new_lr_schedule: bool,
     /// A tokenizer to use instead of training one; it must have <|mask|>, <|endoftext|> and <|pad|>.
     #[arg(long, value_name = "tokenizer.json")]
     tokenizer: Option<PathBuf>,
@@ -197,7 +197,7 @@ impl From<TrainArgs> for TrainConfig {
                 MatrixPrecision::Bf16 => Precision::Bf16,
             }),
             resume: args.resume,
-            new_schedule: args.new_schedule,
+            new_lr_schedule: args.new_lr_schedule,
         }
     }
 }

@@ -182,7 +182,7 @@ pub struct TrainConfig {
     /// When resuming: let `steps`, `lr`, `warmup` and `min_lr_ratio` differ from the saved run's, and
     /// follow the learning rate that they give from the resumed step on.
     #[serde(skip)]
-    pub new_schedule: bool,
+    pub new_lr_schedule: bool,
 }
 
 impl TrainConfig {
@@ -220,7 +220,7 @@ impl TrainConfig {
             device: TrainDevice::Cpu,
             precision: None,
             resume: false,
-            new_schedule: false,
+            new_lr_schedule: false,
         }
     }
 

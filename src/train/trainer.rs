@@ -336,7 +336,7 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
             given: format!("{given:?}"),
         })
     }
-    let new_schedule = given.new_schedule;
+    let new_lr_schedule = given.new_lr_schedule;
     // The saved settings went through JSON, which may move a number by its last digit.
     let reread = serde_json::to_string(given).and_then(|text| serde_json::from_str(&text));
     let given: &TrainConfig = reread.as_ref().unwrap_or(given);
@@ -363,7 +363,7 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
         saved.schedule.to_string(),
         given.schedule.to_string(),
     )?;
-    if !new_schedule {
+    if !new_lr_schedule {
         same("steps", saved.steps, given.steps)?;
         same("lr", saved.lr, given.lr)?;
         same("warmup", saved.warmup_steps(), given.warmup_steps())?;

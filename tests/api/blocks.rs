@@ -24,19 +24,17 @@ async fn the_last_block_is_filled_up_with_slots_that_are_neither_returned_nor_co
 }
 
 #[tokio::test]
-async fn a_suffix_is_counted_and_the_block_behind_it_filled_up() {
+async fn text_after_a_gap_is_refused_with_the_reason_where_the_model_would_not_see_it() {
     let server = Server::of(Mock::saying_text(0, "0123456789").in_blocks_of(8)).await;
-    let body = json!({"prompt": "ab", "max_tokens": 2, "suffix": "!"});
-    let answer = both_ways(&server, &body).await;
-    assert_eq!(text(&answer), "23");
-    assert_eq!(answer["usage"]["prompt_tokens"], 3);
-    assert_eq!(answer["diffusion"]["steps"], 5);
-    let answer = server
-        .answer("/v1/infill", &json!({"text": "ab{{2}}!"}))
-        .await;
-    assert_eq!(answer["choices"][0]["text"], "ab23!");
-    assert_eq!(answer["usage"]["total_tokens"], 5);
-    assert_eq!(answer["diffusion"]["steps"], 5);
+    let suffix = json!({"prompt": "ab", "max_tokens": 2, "suffix": "!"});
+    let infill = json!({"text": "ab{{2}}!"});
+    for (path, body) in [("/v1/completions", suffix), ("/v1/infill", infill)] {
+        let response = server.post(path, &body).await;
+        assert_eq!(response.status(), 400);
+        let answer: serde_json::Value = response.json().await.unwrap();
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("block-causal"), "{message}");
+    }
 }
 
 #[tokio::test]
