@@ -1,0 +1,363 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::decode::{BlockOrigin, Remasking, Score};
+
+const MASK: TokenId = 0;
+const STOP: TokenId = 77;
+
+fn candidates(decoder: &Decoder, canvas: &Canvas) -> Vec<Candidate> {
+    let candidate = |slot: usize| {
+        let salt = decoder.steps() * 31;
+        let probability = ((slot * 7919 + salt) % 101) as f32 / 101.0;
+        Candidate {
+            slot,
+            token: 1 + ((slot + salt) % 50) as TokenId,
+            probability,
+            best: probability,
+            second: 0.0,
+            entropy: 1.0 - probability,
+            uniform: ((slot * 104_729 + salt) % 997) as f32 / 997.0,
+        }
+    };
+    let slots = decoder.scored_slots(canvas);
+    slots.into_iter().map(candidate).collect()
+}
+
+fn run(plan: &DecodePlan, canvas: &mut Canvas) -> Vec<Change> {
+    let mut decoder = Decoder::new(plan, canvas, &[STOP]).unwrap();
+    let limit = decoder.step_limit();
+    let mut changes = Vec::new();
+    while !decoder.is_done() {
+        let candidates = candidates(&decoder, canvas);
+        changes.push(decoder.advance(canvas, &candidates));
+        assert!(changes.len() <= limit, "more reports than the limit");
+    }
+    changes
+}
+
+fn counts(changes: &[Change]) -> Vec<usize> {
+    changes
+        .iter()
+        .map(|change| change.committed.len())
+        .collect()
+}
+
+fn gap_of(length: usize) -> Canvas {
+    Canvas::builder(MASK)
+        .fixed(&[5])
+        .gap(length)
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn an_even_split_gives_the_remainder_to_the_first_steps() {
+    let plan = DecodePlan {
+        steps: Some(4),
+        ..DecodePlan::default()
+    };
+    assert_eq!(counts(&run(&plan, &mut gap_of(10))), [3, 3, 2, 2]);
+}
+
+#[test]
+fn a_block_is_finished_before_the_next_is_begun() {
+    let plan = DecodePlan {
+        steps: Some(4),
+        block_length: Some(4),
+        ..DecodePlan::default()
+    };
+    let changes = run(&plan, &mut gap_of(6));
+    assert_eq!(counts(&changes), [2, 2, 1, 1]);
+    let mut first_block = changes[..2].iter().flat_map(|change| &change.committed);
+    assert!(first_block.all(|slot| *slot < 5));
+}
+
+#[test]
+fn steps_per_block_share_the_block_length_whatever_part_of_it_is_masked() {
+    let plan = DecodePlan {
+        steps_per_block: Some(3),
+        block_length: Some(8),
+        block_origin: BlockOrigin::Canvas,
+        budget: Budget::Threshold(1.0),
+        ..DecodePlan::default()
+    };
+    // The first block of 8 holds one fixed slot: shares 3, 3 and what is left.
+    assert_eq!(counts(&run(&plan, &mut gap_of(9))), [3, 3, 1, 2]);
+}
+
+#[test]
+fn a_schedule_is_run_through_in_each_block() {
+    let plan = DecodePlan {
+        steps_per_block: Some(3),
+        block_length: Some(8),
+        budget: Budget::Schedule {
+            rounding: Rounding::Nearest,
+            eps: 0.0,
+        },
+        ..DecodePlan::default()
+    };
+    assert_eq!(counts(&run(&plan, &mut gap_of(11))), [3, 2, 3, 1, 1, 1]);
+}
+
+#[test]
+fn steps_in_which_a_schedule_commits_nothing_are_taken_without_the_network() {
+    let plan = |steps| DecodePlan {
+        steps: Some(steps),
+        budget: Budget::Schedule {
+            rounding: Rounding::Floor,
+            eps: 1e-3,
+        },
+        ..DecodePlan::default()
+    };
+    // Dream's counts for 16 slots in 16 steps are none, then one, and two at the last.
+    let expected = [vec![1; 14], vec![2]].concat();
+    for steps in [16, 512] {
+        let mut canvas = gap_of(16);
+        assert_eq!(counts(&run(&plan(steps), &mut canvas)), expected);
+        let last = (1..17).filter_map(|slot| canvas.provenance(slot));
+        assert_eq!(last.map(|commit| commit.step).max(), Some(steps));
+    }
+}
+
+#[test]
+fn candidates_reach_the_budget_or_the_least_number() {
+    let plan = |budget, at_least| DecodePlan {
+        budget,
+        at_least,
+        ..DecodePlan::default()
+    };
+    let never = Budget::Threshold(1.0);
+    assert_eq!(counts(&run(&plan(never, 0), &mut gap_of(3))), [1, 1, 1]);
+    assert_eq!(counts(&run(&plan(never, 2), &mut gap_of(3))), [2, 1]);
+    let always = Budget::Threshold(0.0);
+    assert_eq!(counts(&run(&plan(always, 0), &mut gap_of(3))), [3]);
+}
+
+#[test]
+fn ancestral_sampling_unmasks_each_slot_with_the_probability_of_the_reverse_process() {
+    let plan = |seed| {
+        let mut plan = DecodePlan {
+            steps: Some(4),
+            budget: Budget::Ancestral { eps: 0.0 },
+            ..DecodePlan::default()
+        };
+        plan.sampling.seed = seed;
+        plan
+    };
+    let mut by_step = [0usize; 4];
+    for seed in 0..200 {
+        let mut canvas = gap_of(20);
+        run(&plan(seed), &mut canvas);
+        for slot in 1..21 {
+            by_step[canvas.provenance(slot).unwrap().step - 1] += 1;
+        }
+    }
+    // Each of the four steps unmasks a quarter: 1000 of 4000, standard deviation 27.
+    for count in by_step {
+        assert!(count.abs_diff(1000) < 110, "{by_step:?}");
+    }
+}
+
+#[test]
+fn re_masking_masks_committed_slots_again_and_still_fills_every_gap() {
+    for remasking in [
+        Remasking::Cap(0.1),
+        Remasking::Rescale(0.5),
+        Remasking::Confidence(1.0),
+        Remasking::Stochastic(4.0),
+        Remasking::Corrector(1.0),
+        Remasking::Loop {
+            eta: 0.1,
+            t_on: 0.55,
+            t_off: 0.05,
+            alpha_on: 0.9,
+        },
+    ] {
+        let mut plan = DecodePlan {
+            steps: Some(40),
+            budget: Budget::Ancestral { eps: 1e-5 },
+            revision: Revision::Remask(remasking),
+            ..DecodePlan::default()
+        };
+        plan.sampling.seed = 3;
+        let mut canvas = gap_of(30);
+        let changes = run(&plan, &mut canvas);
+        assert_eq!(canvas.masked(), 0);
+        let remasked: usize = changes.iter().map(|change| change.remasked.len()).sum();
+        let counted: usize = (1..31)
+            .map(|slot| canvas.gap_slot(slot).unwrap().remasked())
+            .sum();
+        assert!(remasked > 0 && counted >= remasked, "{remasking:?}");
+    }
+}
+
+#[test]
+fn editing_replaces_committed_tokens_and_ends() {
+    let plan = DecodePlan {
+        budget: Budget::Threshold(0.9),
+        revision: Revision::Edit {
+            threshold: 0.5,
+            max_post_steps: 3,
+        },
+        ..DecodePlan::default()
+    };
+    let mut canvas = gap_of(8);
+    run(&plan, &mut canvas);
+    assert_eq!(canvas.masked(), 0);
+    let edits: usize = (1..9)
+        .map(|slot| canvas.gap_slot(slot).unwrap().edited())
+        .sum();
+    assert!(edits > 0);
+    assert_eq!(canvas.token(0), 5);
+}
+
+#[test]
+fn a_stop_token_ends_the_canvas_after_its_block_or_at_once() {
+    let committed = |early_stop| {
+        let plan = DecodePlan {
+            block_length: Some(4),
+            early_stop,
+            score: Score::LeftToRight,
+            ..DecodePlan::default()
+        };
+        let mut canvas = gap_of(12);
+        let mut decoder = Decoder::new(&plan, &canvas, &[STOP]).unwrap();
+        while !decoder.is_done() {
+            let mut candidates = candidates(&decoder, &canvas);
+            for candidate in &mut candidates {
+                candidate.token = if candidate.slot == 2 { STOP } else { 1 };
+            }
+            decoder.advance(&mut canvas, &candidates);
+        }
+        12 - canvas.masked()
+    };
+    assert_eq!(committed(EarlyStop::Never), 12);
+    assert_eq!(committed(EarlyStop::AfterBlock), 4);
+    assert_eq!(committed(EarlyStop::AtOnce), 2);
+}
+
+#[test]
+fn plans_that_contradict_themselves_are_refused_by_the_field() {
+    let canvas = gap_of(8);
+    let plan = DecodePlan {
+        block_length: Some(4),
+        ..DecodePlan::default()
+    };
+    let remask = Revision::Remask(Remasking::Cap(0.1));
+    let refused = [
+        (
+            "steps",
+            DecodePlan {
+                steps: Some(1),
+                ..plan.clone()
+            },
+        ),
+        (
+            "steps",
+            DecodePlan {
+                steps: Some(0),
+                ..plan.clone()
+            },
+        ),
+        (
+            "revision",
+            DecodePlan {
+                revision: remask,
+                ..plan.clone()
+            },
+        ),
+        (
+            "steps_per_block",
+            DecodePlan {
+                steps: Some(8),
+                steps_per_block: Some(2),
+                ..plan.clone()
+            },
+        ),
+        (
+            "steps_per_block",
+            DecodePlan {
+                steps_per_block: Some(2),
+                block_length: None,
+                ..plan.clone()
+            },
+        ),
+        (
+            "score_temperature",
+            DecodePlan {
+                score_temperature: -1.0,
+                ..plan
+            },
+        ),
+    ];
+    for (field, plan) in refused {
+        assert_eq!(
+            Decoder::new(&plan, &canvas, &[]).unwrap_err().field(),
+            field
+        );
+    }
+}
+
+fn any_budget() -> impl Strategy<Value = Budget> {
+    prop_oneof![
+        Just(Budget::Even),
+        (0.0f32..=1.0).prop_map(Budget::Threshold),
+        (0.0f32..4.0).prop_map(Budget::Factor),
+        (0.0f32..4.0).prop_map(Budget::EntropyBound),
+        (0.0f32..0.1, proptest::bool::ANY).prop_map(|(eps, floor)| Budget::Schedule {
+            eps,
+            rounding: if floor {
+                Rounding::Floor
+            } else {
+                Rounding::Nearest
+            },
+        }),
+        (0.0f32..0.1).prop_map(|eps| Budget::Ancestral { eps }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_plan_fills_every_gap_and_leaves_fixed_slots_alone(
+        ids in proptest::collection::vec(0u32..3, 1..60),
+        budget in any_budget(),
+        score in proptest::sample::select(&Score::ALL[..]),
+        score_temperature in prop_oneof![Just(0.0f32), Just(0.5)],
+        block_length in proptest::option::of(1usize..40),
+        extra_steps in proptest::option::of(0usize..30),
+        origin in proptest::sample::select(vec![BlockOrigin::Gap, BlockOrigin::Canvas]),
+        seed in 0u64..1000,
+        revise in proptest::bool::ANY,
+    ) {
+        let Ok(mut canvas) = Canvas::from_ids(&ids, MASK) else { return Ok(()) };
+        let masked = canvas.masked();
+        let revision = match (revise, budget) {
+            (false, _) => Revision::None,
+            (true, Budget::Ancestral { .. }) => Revision::Remask(Remasking::Rescale(0.3)),
+            (true, _) => Revision::Edit { threshold: 0.4, max_post_steps: 2 },
+        };
+        let score_temperature = match budget {
+            Budget::Ancestral { .. } => 0.0,
+            _ => score_temperature,
+        };
+        let mut plan = DecodePlan {
+            block_length, block_origin: origin, score, score_temperature, budget, revision,
+            ..DecodePlan::default()
+        };
+        plan.sampling.seed = seed;
+        let blocks = blocks(&canvas, block_length, origin).len();
+        plan.steps = extra_steps.map(|extra| blocks + extra);
+        let changes = run(&plan, &mut canvas);
+        prop_assert_eq!(canvas.masked(), 0);
+        if !plan.is_revising() {
+            prop_assert_eq!(counts(&changes).iter().sum::<usize>(), masked);
+            if let Some(limit) = plan.steps {
+                prop_assert!(changes.len() <= limit);
+            }
+        }
+        for (slot, id) in ids.iter().enumerate().filter(|(_, id)| **id != MASK) {
+            prop_assert_eq!(canvas.token(slot), *id);
+        }
+    }
+}
