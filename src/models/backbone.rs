@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Result};
 use candle_nn::VarBuilder;
-use candle_transformers::models::with_tracing::{Embedding, RmsNorm, linear_b};
+use candle_transformers::models::with_tracing::{Embedding, RmsNorm};
 use serde_json::Value;
 
 use crate::canvas::TokenId;
@@ -12,6 +12,7 @@ use crate::models::checkpoint::{config_error, token_ids};
 use crate::models::fields::Fields;
 use crate::models::layers::{
     Block, ExpertShape, Llama3Scaling, Mlp, Network, Rotary, SelfAttention, frequencies, head,
+    linear,
 };
 use crate::models::{AttentionPattern, Corruption, ModelError, ModelSpec, Parameterisation};
 
@@ -203,10 +204,10 @@ impl Backbone {
         let (q, kv) = (self.heads * head_dim, self.kv_heads * head_dim);
         let norm = |name| RmsNorm::new(head_dim, self.norm_eps, weights.pp(name));
         Ok(SelfAttention {
-            query: linear_b(hidden, q, qkv_bias, weights.pp("q_proj"))?,
-            key: linear_b(hidden, kv, qkv_bias, weights.pp("k_proj"))?,
-            value: linear_b(hidden, kv, qkv_bias, weights.pp("v_proj"))?,
-            out: linear_b(q, hidden, out_bias, weights.pp("o_proj"))?,
+            query: linear(hidden, q, qkv_bias, weights.pp("q_proj"))?,
+            key: linear(hidden, kv, qkv_bias, weights.pp("k_proj"))?,
+            value: linear(hidden, kv, qkv_bias, weights.pp("v_proj"))?,
+            out: linear(q, hidden, out_bias, weights.pp("o_proj"))?,
             norms: qk_norm
                 .then(|| Ok::<_, candle_core::Error>((norm("q_norm")?, norm("k_norm")?)))
                 .transpose()?,

@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
-use candle_transformers::models::with_tracing::{Embedding, RmsNorm, linear_no_bias};
+use candle_transformers::models::with_tracing::{Embedding, RmsNorm};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use crate::decode::DecodePlan;
 use crate::models::architecture::{Architecture, family};
 use crate::models::checkpoint::config_error;
 use crate::models::fields::Fields;
-use crate::models::layers::{Block, GatedMlp, Mlp, Network, Rotary, SelfAttention, head};
+use crate::models::layers::{Block, GatedMlp, Mlp, Network, Rotary, SelfAttention, head, linear};
 use crate::models::registry::Family;
 use crate::models::{AttentionPattern, Corruption, ModelError, ModelSpec, Parameterisation};
 
@@ -217,14 +217,14 @@ impl LladaConfig {
         let (hidden, mlp) = (self.d_model, self.mlp_hidden());
         let kv = self.kv_heads() * self.head_dim();
         let norm = |name| RmsNorm::new(hidden, self.rms_norm_eps, weights.pp(name));
-        let linear = |from, to, name| linear_no_bias(from, to, weights.pp(name));
+        let projection = |from, to, name| linear(from, to, false, weights.pp(name));
         Ok(Block {
             attention_norm: norm("attn_norm")?,
             attention: SelfAttention {
-                query: linear(hidden, hidden, "q_proj")?,
-                key: linear(hidden, kv, "k_proj")?,
-                value: linear(hidden, kv, "v_proj")?,
-                out: linear(hidden, hidden, "attn_out")?,
+                query: projection(hidden, hidden, "q_proj")?,
+                key: projection(hidden, kv, "k_proj")?,
+                value: projection(hidden, kv, "v_proj")?,
+                out: projection(hidden, hidden, "attn_out")?,
                 norms: None,
                 heads: self.n_heads,
                 kv_heads: self.kv_heads(),
@@ -232,9 +232,9 @@ impl LladaConfig {
             },
             mlp_norm: norm("ff_norm")?,
             mlp: Mlp::Dense(GatedMlp::new(
-                linear(hidden, mlp, "ff_proj")?,
-                linear(hidden, mlp, "up_proj")?,
-                linear(mlp, hidden, "ff_out")?,
+                projection(hidden, mlp, "ff_proj")?,
+                projection(hidden, mlp, "up_proj")?,
+                projection(mlp, hidden, "ff_out")?,
             )),
         })
     }

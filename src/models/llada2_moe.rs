@@ -15,7 +15,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use candle_transformers::models::with_tracing::{Embedding, Linear, RmsNorm, linear_b};
+use candle_transformers::models::with_tracing::{Embedding, Linear, RmsNorm};
 use serde_json::Value;
 
 use crate::decode::preset;
@@ -25,7 +25,7 @@ use crate::models::checkpoint::config_error;
 use crate::models::fields::Fields;
 use crate::models::layers::{
     Block, ExpertShape, GatedMlp, MixtureOfExperts, Mlp, Network, Rotary, Router, SelfAttention,
-    head,
+    head, linear,
 };
 use crate::models::registry::Family;
 use crate::models::{ModelError, ModelSpec};
@@ -201,7 +201,7 @@ impl Llada2Moe {
             query: part(0, q)?,
             key: part(q, kv)?,
             value: part(q + kv, kv)?,
-            out: linear_b(q, hidden, self.out_bias, weights.pp("dense"))?,
+            out: linear(q, hidden, self.out_bias, weights.pp("dense"))?,
             norms: self
                 .qk_norm
                 .then(|| {

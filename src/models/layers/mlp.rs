@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use candle_transformers::models::with_tracing::{Linear, linear_b};
+use candle_transformers::models::with_tracing::Linear;
 
-use crate::models::layers::MixtureOfExperts;
+use crate::models::layers::{MixtureOfExperts, linear};
 
 /// A gated MLP.
 #[derive(Debug, Clone)]
@@ -28,9 +28,9 @@ impl GatedMlp {
         weights: VarBuilder,
     ) -> Result<Self> {
         Ok(Self {
-            gate: linear_b(hidden, intermediate, bias, weights.pp("gate_proj"))?,
-            up: linear_b(hidden, intermediate, bias, weights.pp("up_proj"))?,
-            down: linear_b(intermediate, hidden, bias, weights.pp("down_proj"))?,
+            gate: linear(hidden, intermediate, bias, weights.pp("gate_proj"))?,
+            up: linear(hidden, intermediate, bias, weights.pp("up_proj"))?,
+            down: linear(intermediate, hidden, bias, weights.pp("down_proj"))?,
         })
     }
 

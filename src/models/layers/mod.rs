@@ -2,6 +2,7 @@
 
 mod block;
 mod dit;
+mod linear;
 mod mlp;
 mod moe;
 mod rotary;
@@ -10,6 +11,7 @@ mod transformer;
 
 pub(super) use block::{Block, SelfAttention};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
+pub(super) use linear::linear;
 pub(super) use mlp::{GatedMlp, Mlp};
 pub(super) use moe::{ExpertShape, MixtureOfExperts};
 pub(super) use rotary::{Llama3Scaling, Rotary, RotaryRows, frequencies};

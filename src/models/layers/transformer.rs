@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::VarBuilder;
-use candle_transformers::models::with_tracing::{Embedding, Linear, RmsNorm, linear_no_bias};
+use candle_transformers::models::with_tracing::{Embedding, Linear, RmsNorm};
 
 use crate::models::attention::Attention;
-use crate::models::layers::{Block, Rotary};
+use crate::models::layers::{Block, Rotary, linear};
 use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 
 /// The weights of a transformer.
@@ -35,7 +35,7 @@ pub(in crate::models) fn head(
 ) -> candle_core::Result<Linear> {
     let (vocab, hidden) = embedding.embeddings().dims2()?;
     match weights {
-        Some(weights) => linear_no_bias(hidden, vocab, weights),
+        Some(weights) => linear(hidden, vocab, false, weights),
         None => Ok(Linear::from_weights(embedding.embeddings().clone(), None)),
     }
 }
