@@ -18,7 +18,12 @@ pub(in crate::models) fn linear(
     weights: VarBuilder,
 ) -> Result<Linear> {
     let weight = weights.get((to, from), "weight")?;
-    let weight = weight.t()?.contiguous()?.t()?;
+    // Where only the shapes are asked for, a weight is one number broadcast and has to stay it.
+    let weight = if weight.is_contiguous() {
+        weight.t()?.contiguous()?.t()?
+    } else {
+        weight
+    };
     let bias = bias.then(|| weights.get(to, "bias")).transpose()?;
     Ok(Linear::from_weights(weight, bias))
 }
