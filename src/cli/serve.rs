@@ -1,5 +1,6 @@
 //! `unmask serve`.
 
+use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,6 +151,7 @@ fn start_logging(format: LogFormat) -> anyhow::Result<()> {
     };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => logs.init(),
