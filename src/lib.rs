@@ -29,5 +29,6 @@ pub mod eval;
 pub mod models;
 pub mod sampling;
 pub mod server;
+mod simd;
 pub mod text;
 pub mod train;

@@ -24,9 +24,11 @@ pub struct Segment {
     pub allowed: Option<Vec<bool>>,
     /// Slots of the key/value pool that every row attends to besides.
     pub context: Vec<u32>,
-    /// Slots of the key/value pool in which the rows' keys and values are kept, one a row; empty if
-    /// they are not kept.
+    /// Slots of the key/value pool in which keys and values are kept, of as many rows as it names from
+    /// row `store_from` of the segment on; empty if none are kept.
     pub store: Vec<u32>,
+    /// The first row of the segment whose keys and values are kept.
+    pub store_from: usize,
     /// The noise level σ, for a network that takes it.
     pub sigma: Option<f32>,
 }
@@ -68,7 +70,7 @@ impl RaggedBatch {
     ///
     /// # Panics
     /// If lengths differ: `positions` must hold one entry a token, `allowed` the square of that, and
-    /// `store` one a token or none.
+    /// `store` no more than there are from `store_from` on.
     pub fn push_segment(
         &mut self,
         tokens: &[TokenId],
@@ -77,7 +79,7 @@ impl RaggedBatch {
     ) -> Range<usize> {
         let length = tokens.len();
         assert_eq!(positions.len(), length);
-        assert!(segment.store.is_empty() || segment.store.len() == length);
+        assert!(segment.store.is_empty() || segment.store_from + segment.store.len() <= length);
         if let Some(allowed) = &segment.allowed {
             assert_eq!(allowed.len(), length * length);
         }

@@ -44,6 +44,11 @@ impl KvPool {
         self.slots
     }
 
+    /// All keys and values of `layer`, each `[slots, kv_heads, head_dim]`.
+    pub(super) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
+        (&self.layers[layer].keys, &self.layers[layer].values)
+    }
+
     /// Keys and values of `slots` in `layer`, each `[slots, kv_heads, head_dim]`.
     pub(super) fn read(&self, layer: usize, slots: &[u32]) -> Result<(Tensor, Tensor)> {
         let layer = &self.layers[layer];

@@ -1,0 +1,112 @@
+//! Attention over a ragged batch, with cached keys where a segment names them.
+
+mod cpu;
+mod eager;
+
+use candle_core::{DType, Result, Storage, Tensor};
+
+use cpu::Heads;
+
+use crate::models::batch::Segment;
+use crate::models::{KvPool, ModelError, RaggedBatch};
+
+/// What a batch's rows attend to. A family calls [`Attention::attend`] once a layer and knows nothing
+/// of segments and caches.
+pub(super) struct Attention<'a> {
+    segments: &'a [Segment],
+    pool: Option<&'a KvPool>,
+}
+
+impl<'a> Attention<'a> {
+    /// Attention for `batch`, whose segments may name slots of `pool`.
+    ///
+    /// # Errors
+    /// If a segment names slots, but there is no pool or it has no such slot.
+    pub fn new(
+        batch: &'a RaggedBatch,
+        pool: Option<&'a KvPool>,
+    ) -> std::result::Result<Self, ModelError> {
+        let slots = pool.map_or(0, KvPool::slots);
+        let named = batch
+            .segments()
+            .iter()
+            .flat_map(|segment| segment.context.iter().chain(&segment.store));
+        if let Some(slot) = named.max().filter(|slot| **slot as usize >= slots) {
+            return Err(ModelError::Batch(format!(
+                "the batch names slot {slot} of a key/value pool of {slots}"
+            )));
+        }
+        Ok(Self {
+            segments: batch.segments(),
+            pool,
+        })
+    }
+
+    /// Keeps the keys and values that segments ask to keep, then scaled dot-product attention of each row
+    /// to its segment's cached slots and rows.
+    ///
+    /// `q` is `[rows, heads, head_dim]`, `k` and `v` are `[rows, kv_heads, head_dim]`, q and k already
+    /// rotated; the result is `[rows, heads · head_dim]`.
+    pub fn attend(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        if let Some(pool) = self.pool {
+            for segment in self.segments.iter().filter(|s| !s.store.is_empty()) {
+                let first = segment.rows.start + segment.store_from;
+                let rows = |x: &Tensor| x.narrow(0, first, segment.store.len());
+                pool.write(layer, &segment.store, &rows(k)?, &rows(v)?)?;
+            }
+        }
+        if q.device().is_cpu() && q.dtype() == DType::F32 {
+            self.attend_on_cpu(layer, q, k, v)
+        } else {
+            eager::attend(self.segments, self.pool, layer, q, k, v)
+        }
+    }
+
+    fn attend_on_cpu(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let (rows, query, dim) = q.dims3()?;
+        let heads = Heads {
+            query,
+            key_value: k.dim(1)?,
+            dim,
+        };
+        let attend = |cached: (&[f32], &[f32])| {
+            with_floats([q, k, v], |[q, k, v]| {
+                let layer = cpu::Layer {
+                    heads,
+                    q,
+                    k,
+                    v,
+                    cached,
+                };
+                cpu::attend(self.segments, layer)
+            })
+        };
+        let attended = match self.pool {
+            Some(pool) => {
+                let (keys, values) = pool.layer(layer);
+                with_floats([keys, values], |[keys, values]| attend((keys, values)))??
+            }
+            None => attend((&[], &[]))?,
+        };
+        Tensor::from_vec(attended, (rows, query * dim), q.device())
+    }
+}
+
+/// The entries of f32 tensors on the CPU, row-major.
+fn with_floats<const N: usize, T>(
+    tensors: [&Tensor; N],
+    read: impl FnOnce([&[f32]; N]) -> T,
+) -> Result<T> {
+    let tensors = tensors.map(Tensor::contiguous);
+    let tensors: Vec<Tensor> = tensors.into_iter().collect::<Result<_>>()?;
+    let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices = [[].as_slice(); N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(storage) = &**storage else {
+            candle_core::bail!("attention on the CPU was given a tensor of another device");
+        };
+        let start = layout.start_offset();
+        *slice = &storage.as_slice::<f32>()?[start..start + layout.shape().elem_count()];
+    }
+    Ok(read(slices))
+}
