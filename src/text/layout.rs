@@ -42,9 +42,10 @@ impl Layout {
         mask: TokenId,
     ) -> Result<(Self, Canvas), TextError> {
         let mut builder = Canvas::builder(mask);
-        for piece in &pieces {
+        for (at, piece) in pieces.iter().enumerate() {
             builder = match piece {
-                Piece::Text(text) => builder.fixed(&tokenizer.encode(text)?),
+                Piece::Text(text) if at == 0 => builder.fixed(&tokenizer.encode(text)?),
+                Piece::Text(text) => builder.fixed(&tokenizer.encode_continuation(text)?),
                 Piece::Gap(tokens) => builder.gap(*tokens),
             };
         }

@@ -1,11 +1,14 @@
-//! Text: documents of files, tokenizer, texts with gaps, detokenisation.
+//! Text: documents of files, tokenizer, chat templates, texts with gaps, detokenisation.
 
+mod chat_template;
 pub mod documents;
 mod error;
 pub mod gaps;
 mod layout;
+mod pieces;
 mod tokenizer;
 
+pub use chat_template::{ChatEnding, ChatFiles, ChatMessage, ChatTemplate, ChatTemplateError};
 pub use error::TextError;
 pub use layout::{GapText, Layout, Reading};
 pub use tokenizer::{ByteTokenizer, HfTokenizer, Tokenizer};

@@ -3,44 +3,80 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::canvas::TokenId;
 use crate::text::TextError;
+use crate::text::pieces::{Spelling, without_prefix};
 
-/// A byte-level tokenizer: each token stands for the same bytes wherever it appears, so that slots
-/// can be committed in any order and the bytes of a text are those of its tokens end to end.
+/// A tokenizer whose tokens each stand for the same bytes wherever they appear, so that slots can be
+/// committed in any order and the bytes of a text are those of its tokens end to end.
 pub trait Tokenizer: Send + Sync {
-    /// The tokens of `text`; special tokens written out in it are recognised, none are added.
+    /// The tokens of `text` from its beginning; special tokens written out in it are recognised, none are
+    /// added.
     ///
     /// # Errors
     /// If the tokenizer cannot encode the text.
     fn encode(&self, text: &str) -> Result<Vec<TokenId>, TextError>;
 
+    /// The tokens of `text` where other text or a gap comes before it: without the space that some
+    /// tokenizers put before the beginning of a text.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    fn encode_continuation(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        self.encode(text)
+    }
+
+    /// As [`Tokenizer::encode`], with the special tokens that the tokenizer puts around a text.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    fn encode_with_special(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        self.encode(text)
+    }
+
     /// The bytes that `token` stands for; empty for special tokens and unknown ids. A token may hold
     /// part of a character.
     fn bytes(&self, token: TokenId) -> &[u8];
 
-    /// The text of `tokens`; bytes that are not UTF-8 become U+FFFD.
-    fn decode(&self, tokens: &[TokenId]) -> String {
-        let bytes: Vec<u8> = tokens
-            .iter()
-            .flat_map(|token| self.bytes(*token))
-            .copied()
-            .collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+    /// How `token` is written: its bytes, and a special token as it is called.
+    fn piece(&self, token: TokenId) -> &[u8] {
+        self.bytes(token)
     }
+
+    /// The text of `tokens` wherever they are; special tokens have none, and bytes that are not UTF-8
+    /// become U+FFFD.
+    fn decode(&self, tokens: &[TokenId]) -> String {
+        text_of(tokens.iter().map(|token| self.bytes(*token)))
+    }
+
+    /// The whole text of `tokens`, special tokens as they are called: what [`Tokenizer::encode`] gave back.
+    fn decode_whole(&self, tokens: &[TokenId]) -> String {
+        text_of(tokens.iter().map(|token| self.piece(*token)))
+    }
+}
+
+/// The text of pieces end to end.
+fn text_of<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> String {
+    let bytes: Vec<u8> = pieces.flatten().copied().collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A tokenizer read from a Hugging Face `tokenizer.json`.
 pub struct HfTokenizer {
     inner: tokenizers::Tokenizer,
+    /// For text that is not the beginning, where that makes a difference.
+    continuation: Option<tokenizers::Tokenizer>,
     bytes: Vec<Box<[u8]>>,
+    special: HashMap<TokenId, String>,
 }
 
 impl HfTokenizer {
     /// Reads a `tokenizer.json` file.
     ///
     /// # Errors
-    /// If the file cannot be read, or is not a byte-level tokenizer.
+    /// If the file cannot be read, or a token does not stand for the same bytes wherever it is.
     pub fn from_file(path: &Path) -> Result<Self, TextError> {
         let json = std::fs::read(path)
             .map_err(|error| TextError::Tokenizer(format!("{}: {error}", path.display())))?;
@@ -50,31 +86,40 @@ impl HfTokenizer {
     /// Reads the contents of a `tokenizer.json`.
     ///
     /// # Errors
-    /// If it is not a byte-level tokenizer.
+    /// As [`HfTokenizer::from_file`].
     pub fn from_bytes(json: &[u8]) -> Result<Self, TextError> {
-        let inner = tokenizers::Tokenizer::from_bytes(json)
-            .map_err(|error| TextError::Tokenizer(error.to_string()))?;
-        let byte_of_char = byte_level_alphabet();
+        let document: Value = serde_json::from_slice(json)
+            .map_err(|error| TextError::Tokenizer(format!("not valid JSON: {error}")))?;
+        let inner = read(json)?;
+        let continuation = without_prefix(&document)
+            .map(|edited| read(edited.to_string().as_bytes()))
+            .transpose()?;
+        let spelling = Spelling::of(&document)?;
         let added = inner.get_added_tokens_decoder();
         let vocabulary = inner.get_vocab(true);
         let size = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
         let mut bytes = vec![Box::<[u8]>::default(); size];
+        let mut special = HashMap::new();
         for (piece, id) in vocabulary {
             bytes[id as usize] = match added.get(&id) {
-                Some(token) if token.special => Box::default(),
+                Some(token) if token.special => {
+                    special.insert(id, token.content.clone());
+                    Box::default()
+                }
                 Some(token) => token.content.as_bytes().into(),
-                None => piece
-                    .chars()
-                    .map(|c| byte_of_char.get(&c).copied())
-                    .collect::<Option<Box<[u8]>>>()
-                    .ok_or_else(|| {
-                        TextError::Tokenizer(format!(
-                            "token {id} ({piece:?}) is not byte-level; only byte-level tokenizers are supported"
-                        ))
-                    })?,
+                None => spelling.bytes(&piece).ok_or_else(|| {
+                    TextError::Tokenizer(format!(
+                        "token {id} ({piece:?}) is not byte-level, which the decoder says that it is"
+                    ))
+                })?,
             };
         }
-        Ok(Self { inner, bytes })
+        Ok(Self {
+            inner,
+            continuation,
+            bytes,
+            special,
+        })
     }
 
     /// One more than the largest token id.
@@ -83,36 +128,56 @@ impl HfTokenizer {
     }
 }
 
+fn read(json: &[u8]) -> Result<tokenizers::Tokenizer, TextError> {
+    tokenizers::Tokenizer::from_bytes(json).map_err(|error| TextError::Tokenizer(error.to_string()))
+}
+
+fn ids(
+    tokenizer: &tokenizers::Tokenizer,
+    text: &str,
+    add_special: bool,
+) -> Result<Vec<TokenId>, TextError> {
+    tokenizer
+        .encode_fast(text, add_special)
+        .map(|encoding| encoding.get_ids().to_vec())
+        .map_err(|error| TextError::Encode(error.to_string()))
+}
+
 impl Tokenizer for HfTokenizer {
     fn encode(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
-        self.inner
-            .encode_fast(text, false)
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|error| TextError::Encode(error.to_string()))
+        ids(&self.inner, text, false)
+    }
+
+    fn encode_continuation(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        ids(
+            self.continuation.as_ref().unwrap_or(&self.inner),
+            text,
+            false,
+        )
+    }
+
+    fn encode_with_special(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        ids(&self.inner, text, true)
     }
 
     fn bytes(&self, token: TokenId) -> &[u8] {
         self.bytes.get(token as usize).map_or(&[], |bytes| bytes)
     }
-}
 
-/// GPT-2's alphabet: the character by which a byte-level vocabulary writes each byte. Printable
-/// Latin-1 characters stand for themselves, the other bytes for U+0100 onwards in order.
-fn byte_level_alphabet() -> HashMap<char, u8> {
-    let mut next = 0x100;
-    (0..=u8::MAX)
-        .map(|byte| {
-            let character = match byte {
-                b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => char::from(byte),
-                _ => {
-                    next += 1;
-                    // U+0100 to U+0143 are all characters.
-                    char::from_u32(next - 1).unwrap_or(char::REPLACEMENT_CHARACTER)
-                }
-            };
-            (character, byte)
-        })
-        .collect()
+    fn piece(&self, token: TokenId) -> &[u8] {
+        match self.special.get(&token) {
+            Some(content) => content.as_bytes(),
+            None => self.bytes(token),
+        }
+    }
+
+    fn decode_whole(&self, tokens: &[TokenId]) -> String {
+        // The library's decoder knows what its tokenizer put before the text.
+        match &self.continuation {
+            Some(_) => self.inner.decode(tokens, false).unwrap_or_default(),
+            None => text_of(tokens.iter().map(|token| self.piece(*token))),
+        }
+    }
 }
 
 /// A tokenizer without a vocabulary: token n is byte n, larger ids are special.
