@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::models::{Checkpoint, Denoiser, embedded};
-use unmask::text::HfTokenizer;
+use unmask::text::{ChatFiles, ChatTemplate, HfTokenizer};
 
 /// Options that choose a model.
 #[derive(Args)]
@@ -78,6 +78,12 @@ impl ModelArgs {
 /// The tokenizer of `checkpoint`.
 pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<HfTokenizer> {
     Ok(HfTokenizer::from_bytes(checkpoint.tokenizer_json()?)?)
+}
+
+/// The chat template of `checkpoint`, if it has one.
+pub fn chat_template(checkpoint: &Checkpoint) -> anyhow::Result<Option<ChatTemplate>> {
+    let files = ChatFiles::read(|name| checkpoint.file(name))?;
+    Ok(ChatTemplate::from_files(&files)?)
 }
 
 impl DeviceChoice {

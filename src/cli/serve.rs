@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use unmask::engine::EngineConfig;
 use unmask::server::{self, AppState, Ending, Limits};
 
-use super::model::{ModelArgs, tokenizer};
+use super::model::{ModelArgs, chat_template, tokenizer};
 
 /// Arguments of `unmask serve`.
 #[derive(clap::Args)]
@@ -74,6 +74,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
     let checkpoint = args.model.checkpoint()?;
     let tokenizer = tokenizer(&checkpoint)?;
+    let chat_template = chat_template(&checkpoint)?;
     let spec = checkpoint.spec()?;
     if tokenizer.vocab_size() > spec.vocab_size {
         anyhow::bail!(
@@ -105,7 +106,8 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
         Arc::new(tokenizer),
         checkpoint.name(),
         limits,
-    ))
+    )
+    .with_chat_template(chat_template))
 }
 
 async fn listen(args: &ServeArgs, state: AppState) -> anyhow::Result<Ending> {

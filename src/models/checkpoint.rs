@@ -26,6 +26,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// An opened checkpoint: its small files read, its weights not yet.
 pub struct Checkpoint {
     name: String,
+    directory: Option<PathBuf>,
     config: Value,
     generation_config: Value,
     tokenizer: Option<Vec<u8>>,
@@ -44,16 +45,8 @@ impl Checkpoint {
     /// # Errors
     /// Names the file that is missing or does not hold what it should.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
-        let read = |name: &str| {
-            let path = directory.join(name);
-            std::fs::read(&path).map_err(|source| ModelError::Io { path, source })
-        };
-        let read_if_there = |name: &str| match read(name) {
-            Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(None)
-            }
-            other => other.map(Some),
-        };
+        let read = |name: &str| read(directory, name);
+        let read_if_there = |name: &str| read_if_there(directory, name);
         let name = directory
             .canonicalize()
             .unwrap_or_else(|_| directory.to_owned())
@@ -75,13 +68,17 @@ impl Checkpoint {
         };
         let files = files.iter().map(|file| directory.join(file)).collect();
         let tokenizer = read_if_there(TOKENIZER)?;
-        Self::new(
+        let checkpoint = Self::new(
             name,
             config,
             generation_config,
             tokenizer,
             Weights::Files(files),
-        )
+        )?;
+        Ok(Self {
+            directory: Some(directory.to_owned()),
+            ..checkpoint
+        })
     }
 
     /// A checkpoint that is already in memory.
@@ -115,6 +112,7 @@ impl Checkpoint {
         let family = family_of(&config)?;
         Ok(Self {
             name,
+            directory: None,
             config,
             generation_config: generation_config.unwrap_or_default(),
             tokenizer,
@@ -126,6 +124,25 @@ impl Checkpoint {
     /// The directory's name, or the name it was given.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same checkpoint under another name.
+    pub fn with_name(self, name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ..self
+        }
+    }
+
+    /// The contents of a small file beside the weights, such as `tokenizer_config.json`, if it is there.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn file(&self, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
+        match &self.directory {
+            Some(directory) => read_if_there(directory, name),
+            None => Ok(None),
+        }
     }
 
     /// Tensors that the family's official forward takes besides `input_ids`.
@@ -212,6 +229,20 @@ impl Checkpoint {
             Weights::Bytes(bytes) => VarBuilder::from_slice_safetensors(bytes, dtype, device)?,
         };
         (self.family.load)(&config, self.spec_of(&config)?, weights)
+    }
+}
+
+fn read(directory: &Path, name: &str) -> Result<Vec<u8>, ModelError> {
+    let path = directory.join(name);
+    std::fs::read(&path).map_err(|source| ModelError::Io { path, source })
+}
+
+fn read_if_there(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
+    match read(directory, name) {
+        Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        other => other.map(Some),
     }
 }
 

@@ -10,12 +10,12 @@ use axum::response::{IntoResponse, Response};
 use super::completion_text::CompletionText;
 use super::error::ApiError;
 use super::extract::Body;
-use super::random;
-use super::run::{Cost, Reader, Run, Update, answers, updates};
+use super::head::{Head, Tally};
+use super::run::{Reader, Run, Update, answers, updates};
 use super::sse::{self, Frame};
-use super::state::{AppState, unix_time};
+use super::state::AppState;
 use super::validate::{self, CompletionJob, nth_plan};
-use super::wire::{COMPLETION_OBJECT, Completion, CompletionChoice, CompletionRequest, Usage};
+use super::wire::{COMPLETION_OBJECT, Completion, CompletionChoice, CompletionRequest};
 use crate::canvas::{Canvas, TokenId};
 use crate::engine::StepReport;
 use crate::text::Tokenizer;
@@ -26,25 +26,13 @@ pub(super) async fn create(
     Body(request): Body<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let job = validate::checked(&state, request, validate::completion).await?;
-    let head = Head {
-        id: format!("cmpl-{}", random::identifier()?),
-        created: unix_time(),
-        model: state.model_name.clone(),
-        seed: job.plan.sampling.seed,
-        prompt_tokens: job
-            .prompts
-            .iter()
-            .map(|prompt| prompt.canvas.scratch().start - prompt.gap.len())
-            .sum(),
-    };
+    let head = Head::new("cmpl", &state, &job.plan, job.prompt_tokens())?;
     let runs = start(&job, &state)?;
     if job.stream {
         let mut chunks = Chunks {
             head,
             include_usage: job.include_usage,
-            running: runs.len(),
-            completion_tokens: 0,
-            cost: Cost::default(),
+            tally: Tally::of(runs.len()),
         };
         let render = move |update| chunks.render(update);
         return Ok(sse::respond(updates(runs), state.limits.keep_alive, render));
@@ -57,15 +45,18 @@ pub(super) async fn create(
         .map(|(index, answer)| choice(index, answer.text, Some(answer.finish_reason)))
         .collect();
     Ok(Json(Completion {
-        usage: Some(Some(Usage::new(head.prompt_tokens, completion_tokens))),
-        diffusion: Some(cost.report(head.seed)),
-        ..head.chunk(choices)
+        usage: Some(Some(head.usage(completion_tokens))),
+        diffusion: Some(head.diffusion(&cost)),
+        ..chunk(&head, choices)
     })
     .into_response())
 }
 
 /// Queues every sequence; if one cannot be, none is.
-fn start(job: &CompletionJob, state: &AppState) -> Result<Vec<Run<CompletionReader>>, ApiError> {
+pub(super) fn start(
+    job: &CompletionJob,
+    state: &AppState,
+) -> Result<Vec<Run<CompletionReader>>, ApiError> {
     let stop_tokens: Arc<[TokenId]> = state.engine.spec().stop_tokens.as_slice().into();
     let mut runs = Vec::with_capacity(job.prompts.len() * job.n);
     for prompt in &job.prompts {
@@ -90,7 +81,7 @@ fn start(job: &CompletionJob, state: &AppState) -> Result<Vec<Run<CompletionRead
 }
 
 /// Reads the gap of a completion from left to right, as far as it is committed without a hole.
-struct CompletionReader {
+pub(super) struct CompletionReader {
     tokenizer: Arc<dyn Tokenizer>,
     stop_tokens: Arc<[TokenId]>,
     gap: Range<usize>,
@@ -108,10 +99,13 @@ struct CompletionReader {
 }
 
 /// A finished completion.
-struct Answer {
-    text: String,
-    finish_reason: &'static str,
-    tokens: usize,
+pub(super) struct Answer {
+    /// Its text; in a stream the frames together have brought it.
+    pub text: String,
+    /// `stop` or `length`.
+    pub finish_reason: &'static str,
+    /// How many tokens it was read from.
+    pub tokens: usize,
 }
 
 impl CompletionReader {
@@ -183,26 +177,15 @@ impl Reader for CompletionReader {
     }
 }
 
-/// What all chunks of an answer have in common.
-struct Head {
-    id: String,
-    created: u64,
-    model: String,
-    seed: u64,
-    prompt_tokens: usize,
-}
-
-impl Head {
-    fn chunk(&self, choices: Vec<CompletionChoice>) -> Completion<'_> {
-        Completion {
-            id: &self.id,
-            object: COMPLETION_OBJECT,
-            created: self.created,
-            model: &self.model,
-            choices,
-            usage: None,
-            diffusion: None,
-        }
+fn chunk(head: &Head, choices: Vec<CompletionChoice>) -> Completion<'_> {
+    Completion {
+        id: &head.id,
+        object: COMPLETION_OBJECT,
+        created: head.created,
+        model: &head.model,
+        choices,
+        usage: None,
+        diffusion: None,
     }
 }
 
@@ -219,10 +202,7 @@ fn choice(index: usize, text: String, finish_reason: Option<&'static str>) -> Co
 struct Chunks {
     head: Head,
     include_usage: bool,
-    /// Sequences without an answer yet.
-    running: usize,
-    completion_tokens: usize,
-    cost: Cost,
+    tally: Tally,
 }
 
 impl Chunks {
@@ -233,29 +213,22 @@ impl Chunks {
         let mut finish_reason = None;
         if let Some((answer, cost)) = update.answer {
             finish_reason = Some(answer.finish_reason);
-            self.running -= 1;
-            self.completion_tokens += answer.tokens;
-            self.cost.add(cost);
+            self.tally.add(answer.tokens, cost);
         }
         let text = update.frame.unwrap_or_default();
-        let mut chunk = self
-            .head
-            .chunk(vec![choice(update.index, text, finish_reason)]);
-        let is_last = self.running == 0;
-        let diffusion = self.cost.report(self.head.seed);
-        chunk.usage = self.include_usage.then_some(None);
+        let mut piece = chunk(&self.head, vec![choice(update.index, text, finish_reason)]);
+        let is_last = self.tally.is_complete();
+        let diffusion = Some(self.tally.diffusion(&self.head));
+        piece.usage = self.include_usage.then_some(None);
         if is_last && !self.include_usage {
-            chunk.diffusion = Some(diffusion);
+            piece.diffusion = diffusion;
         }
-        let mut frames = vec![sse::frame(&chunk)];
+        let mut frames = vec![sse::frame(&piece)];
         if is_last && self.include_usage {
             frames.push(sse::frame(&Completion {
-                usage: Some(Some(Usage::new(
-                    self.head.prompt_tokens,
-                    self.completion_tokens,
-                ))),
-                diffusion: Some(diffusion),
-                ..self.head.chunk(Vec::new())
+                usage: Some(Some(self.tally.usage(&self.head))),
+                diffusion,
+                ..chunk(&self.head, Vec::new())
             }));
         }
         frames

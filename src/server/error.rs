@@ -159,6 +159,17 @@ impl ApiError {
         .about("model")
     }
 
+    /// A chat with a model that knows none.
+    pub fn no_chat_template(model: &str) -> Self {
+        Self::invalid(
+            "no_chat_template",
+            "messages",
+            format!(
+                "the model {model:?} has no chat template, so that it cannot answer messages; use /v1/completions"
+            ),
+        )
+    }
+
     /// A path without an endpoint.
     pub fn no_such_path(method: &Method, path: &str) -> Self {
         Self::new(

@@ -9,15 +9,15 @@ use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
 use super::extract::Body;
+use super::head::Head;
 use super::infill_text::{GapTokenizer, gap_answers};
-use super::random;
 use super::run::{Cost, Reader, Run, Update, answers, updates};
 use super::sse::{self, Frame};
-use super::state::{AppState, unix_time};
+use super::state::AppState;
 use super::validate::{self, InfillJob, nth_plan};
 use super::wire::{
     CommittedSlot, GapAnswer, GapPosition, INFILL_OBJECT, Infill, InfillChoice, InfillRequest,
-    InfillStep, STEP_OBJECT, Usage,
+    InfillStep, STEP_OBJECT,
 };
 use crate::canvas::{Canvas, Commit};
 use crate::engine::StepReport;
@@ -29,13 +29,8 @@ pub(super) async fn create(
     Body(request): Body<InfillRequest>,
 ) -> Result<Response, ApiError> {
     let job = validate::checked(&state, request, validate::infill).await?;
-    let head = Head {
-        id: format!("infill-{}", random::identifier()?),
-        created: unix_time(),
-        model: state.model_name.clone(),
-        seed: job.plan.sampling.seed,
-        prompt_tokens: job.canvas.len() - job.canvas.masked(),
-    };
+    let prompt_tokens = job.canvas.len() - job.canvas.masked();
+    let head = Head::new("infill", &state, &job.plan, prompt_tokens)?;
     let stream = job.stream;
     let runs = start(job, &state)?;
     if stream {
@@ -54,7 +49,7 @@ pub(super) async fn create(
         .enumerate()
         .map(|(index, answer)| answer.choice(index))
         .collect();
-    Ok(Json(head.answer(choices, cost)).into_response())
+    Ok(Json(whole(&head, choices, cost)).into_response())
 }
 
 /// Queues every sequence; if one cannot be, none is.
@@ -157,31 +152,20 @@ impl Reader for InfillReader {
     }
 }
 
-/// What an answer and its frames have in common.
-struct Head {
-    id: String,
-    created: u64,
-    model: String,
-    seed: u64,
-    prompt_tokens: usize,
-}
-
-impl Head {
-    fn answer(&self, choices: Vec<InfillChoice>, cost: Cost) -> Infill<'_> {
-        let filled = choices
-            .iter()
-            .flat_map(|choice| &choice.gaps)
-            .map(|gap| gap.tokens.len())
-            .sum();
-        Infill {
-            id: &self.id,
-            object: INFILL_OBJECT,
-            created: self.created,
-            model: &self.model,
-            choices,
-            usage: Usage::new(self.prompt_tokens, filled),
-            diffusion: cost.report(self.seed),
-        }
+fn whole(head: &Head, choices: Vec<InfillChoice>, cost: Cost) -> Infill<'_> {
+    let filled = choices
+        .iter()
+        .flat_map(|choice| &choice.gaps)
+        .map(|gap| gap.tokens.len())
+        .sum();
+    Infill {
+        id: &head.id,
+        object: INFILL_OBJECT,
+        created: head.created,
+        model: &head.model,
+        choices,
+        usage: head.usage(filled),
+        diffusion: head.diffusion(&cost),
     }
 }
 
@@ -214,7 +198,7 @@ impl Frames {
             if self.running == 0 {
                 let mut choices = std::mem::take(&mut self.choices);
                 choices.sort_by_key(|choice| choice.index);
-                frames.push(sse::frame(&self.head.answer(choices, self.cost)));
+                frames.push(sse::frame(&whole(&self.head, choices, self.cost)));
             }
         }
         frames

@@ -3,7 +3,10 @@
 //! | endpoint | what it does |
 //! |---|---|
 //! | `POST /v1/completions` | completes prompts; with `suffix`, fills the gap before it |
+//! | `POST /v1/chat/completions` | answers a chat, by the model's chat template |
 //! | `POST /v1/infill` | fills the gaps of a text and says how each token came to be |
+//! | `POST /tokenize`, `POST /detokenize` | texts to tokens and back, as llama.cpp's server has it |
+//! | `POST /apply-template` | the text of a chat, as llama.cpp's server has it |
 //! | `GET /v1/models`, `GET /v1/models/{id}` | the served model, its presets and limits |
 //! | `GET /health` | 200 while the process lives |
 //!
@@ -21,6 +24,10 @@
 //!   would be alone. A seed that is not given is drawn, and returned as `diffusion.seed`.
 //! - A model that knows whole blocks only has its last block filled up with scratch slots, which are
 //!   denoised and neither returned nor counted, except by the limit on the canvas.
+//! - A chat is a completion of the text that the chat template makes of the messages, special tokens
+//!   written out in them included. The role `developer` is `system` to the template. Without
+//!   `max_completion_tokens` or `max_tokens` an answer has up to 256 tokens, as many as the model's
+//!   limit leaves.
 //! - `echo` brings the prompt as it was sent, not the suffix.
 //! - `diffusion` of an answer counts steps of all its sequences together and times of the longest; in
 //!   a stream, the last frame before `[DONE]` carries it.
@@ -31,10 +38,12 @@
 //! reads the canvases back as one answer or as server-sent events. Nothing behind `validate` meets a
 //! value that was not checked.
 
+mod chat;
 mod completion_text;
 mod completions;
 mod error;
 mod extract;
+mod head;
 mod infill;
 mod infill_text;
 mod models;
@@ -43,6 +52,7 @@ mod request_id;
 mod run;
 mod sse;
 mod state;
+mod tokens;
 mod validate;
 mod wire;
 
@@ -72,9 +82,13 @@ pub fn router(state: AppState) -> Router {
     let body_limit = DefaultBodyLimit::max(state.limits.body_bytes);
     Router::new()
         .route("/v1/completions", post(completions::create))
+        .route("/v1/chat/completions", post(chat::create))
         .route("/v1/infill", post(infill::create))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(chat::apply_template))
         .route("/v1/models", get(models::list))
-        .route("/v1/models/{id}", get(models::retrieve))
+        .route("/v1/models/{*id}", get(models::retrieve))
         .route("/health", get(models::health))
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_such_path)

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::engine::Engine;
-use crate::text::Tokenizer;
+use crate::text::{ChatTemplate, Tokenizer};
 
 /// Bounds on what one request may ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,6 +45,8 @@ pub struct AppState {
     pub engine: Arc<Engine>,
     /// The model's tokenizer.
     pub tokenizer: Arc<dyn Tokenizer>,
+    /// The model's chat template, if it has one.
+    pub chat_template: Option<Arc<ChatTemplate>>,
     /// The name by which clients ask for the model.
     pub model_name: String,
     /// Bounds on what one request may ask for.
@@ -54,7 +56,7 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// The state of a server that starts now.
+    /// The state of a server that starts now, of a model without a chat template.
     pub fn new(
         engine: Arc<Engine>,
         tokenizer: Arc<dyn Tokenizer>,
@@ -64,9 +66,18 @@ impl AppState {
         Self {
             engine,
             tokenizer,
+            chat_template: None,
             model_name: model_name.into(),
             limits,
             created: unix_time(),
+        }
+    }
+
+    /// The same state with the model's chat template.
+    pub fn with_chat_template(self, template: Option<ChatTemplate>) -> Self {
+        Self {
+            chat_template: template.map(Arc::new),
+            ..self
         }
     }
 }

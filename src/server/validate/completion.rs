@@ -7,9 +7,12 @@ use serde_json::Value;
 
 use super::super::error::ApiError;
 use super::super::state::AppState;
-use super::super::wire::{CompletionRequest, Prompt, PromptItem, Stop, Whole};
+use super::super::wire::{
+    CompletionRequest, Object, Prompt, PromptItem, Stop, StreamOptions, Whole,
+};
 use super::decoding::{DecodeFields, plan, repetitions, size};
-use super::{check_model, check_token, encode};
+use super::neutral;
+use super::{check_model, check_token, encode, encode_continuation};
 use crate::canvas::{Canvas, TokenId};
 use crate::decode::DecodePlan;
 
@@ -33,6 +36,14 @@ pub struct CompletionJob {
     pub include_usage: bool,
 }
 
+impl CompletionJob {
+    /// Fixed tokens, each prompt's once.
+    pub fn prompt_tokens(&self) -> usize {
+        let fixed = |prompt: &PromptJob| prompt.canvas.scratch().start - prompt.gap.len();
+        self.prompts.iter().map(fixed).sum()
+    }
+}
+
 /// A prompt that can be queued.
 #[derive(Debug)]
 pub struct PromptJob {
@@ -45,10 +56,17 @@ pub struct PromptJob {
 }
 
 /// A prompt as it was given.
-struct Given {
-    path: String,
-    text: Option<String>,
-    tokens: Vec<TokenId>,
+pub(super) struct Given {
+    pub path: String,
+    pub text: Option<String>,
+    pub tokens: Vec<TokenId>,
+}
+
+/// How many tokens are asked for, and by which field.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    pub param: &'static str,
+    pub tokens: usize,
 }
 
 /// Checks a request for completions.
@@ -56,18 +74,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     check_model(request.model.as_deref(), state)?;
     refuse_unsupported(&request)?;
     let limits = &state.limits;
-    let stream = request.stream.unwrap_or(false);
-    if request.stream_options.is_some() && !stream {
-        return Err(ApiError::unsupported(
-            "stream_options",
-            "given",
-            "it is allowed only with stream = true",
-        ));
-    }
-    let include_usage = request
-        .stream_options
-        .and_then(|options| options.0.include_usage)
-        .unwrap_or(false);
+    let (stream, include_usage) = stream(request.stream, request.stream_options)?;
     let stops = stops(request.stop, state)?;
     let prompt = request.prompt.ok_or_else(|| {
         ApiError::missing(
@@ -78,14 +85,10 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     // Counted before the texts are encoded, which is the costly part.
     let n = repetitions(request.n, count(&prompt), limits)?;
     let max_tokens = request.max_tokens.map_or(DEFAULT_MAX_TOKENS, size);
-    let context = state.engine.spec().max_canvas;
-    if max_tokens == 0 {
-        return Err(ApiError::value(
-            "max_tokens",
-            0,
-            format_args!("at least 1; prompt and completion together at most {context}"),
-        ));
-    }
+    let asked = Asked {
+        param: "max_tokens",
+        tokens: max_tokens,
+    };
     let fields = DecodeFields {
         temperature: request.temperature,
         top_p: request.top_p,
@@ -95,13 +98,13 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     };
     let plan = plan(fields, state.engine.spec())?;
     let suffix = match &request.suffix {
-        Some(suffix) => encode(suffix, "suffix", state)?,
+        Some(suffix) => encode_continuation(suffix, "suffix", state)?,
         None => Vec::new(),
     };
     let echo = request.echo.unwrap_or(false);
     let prompts = prompts(prompt, state)?
         .into_iter()
-        .map(|prompt| lay_out(prompt, max_tokens, &suffix, echo, &plan, state))
+        .map(|prompt| lay_out(prompt, asked, &suffix, echo, &plan, state))
         .collect::<Result<_, _>>()?;
     Ok(CompletionJob {
         prompts,
@@ -113,9 +116,27 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     })
 }
 
-fn lay_out(
+/// Whether to stream, and whether the stream ends with the usage.
+pub(super) fn stream(
+    stream: Option<bool>,
+    options: Option<Object<StreamOptions>>,
+) -> Result<(bool, bool), ApiError> {
+    let stream = stream.unwrap_or(false);
+    if options.is_some() && !stream {
+        return Err(ApiError::unsupported(
+            "stream_options",
+            "given",
+            "it is allowed only with stream = true",
+        ));
+    }
+    let include_usage = options.and_then(|options| options.0.include_usage);
+    Ok((stream, include_usage.unwrap_or(false)))
+}
+
+/// Lays a prompt out with a gap of the tokens asked for.
+pub(super) fn lay_out(
     prompt: Given,
-    max_tokens: usize,
+    asked: Asked,
     suffix: &[TokenId],
     echo: bool,
     plan: &DecodePlan,
@@ -123,12 +144,26 @@ fn lay_out(
 ) -> Result<PromptJob, ApiError> {
     let spec = state.engine.spec();
     let Given { path, text, tokens } = prompt;
+    let Asked {
+        param,
+        tokens: max_tokens,
+    } = asked;
+    if max_tokens == 0 {
+        return Err(ApiError::value(
+            param,
+            0,
+            format_args!(
+                "at least 1; prompt and completion together at most {}",
+                spec.max_canvas
+            ),
+        ));
+    }
     let fixed = tokens.len() + suffix.len();
     let gap_end = tokens.len().saturating_add(max_tokens);
     let slots = spec.canvas_length(plan, gap_end, fixed.saturating_add(max_tokens));
     if slots > spec.max_canvas {
-        let param = if fixed < spec.max_canvas {
-            "max_tokens"
+        let at_fault = if fixed < spec.max_canvas {
+            param
         } else {
             &path
         };
@@ -137,11 +172,11 @@ fn lay_out(
             length => format!(", suffix has {length}"),
         };
         let what = format_args!(
-            "{path} has {} tokens{suffix} and max_tokens is {max_tokens}",
+            "{path} has {} tokens{suffix} and {param} is {max_tokens}",
             tokens.len()
         );
         return Err(ApiError::canvas_too_long(
-            param,
+            at_fault,
             what,
             slots,
             spec.max_canvas,
@@ -243,7 +278,8 @@ fn given_tokens(path: String, tokens: &[u64], state: &AppState) -> Result<Given,
     })
 }
 
-fn stops(stop: Option<Stop>, state: &AppState) -> Result<Arc<[String]>, ApiError> {
+/// The stop strings.
+pub(super) fn stops(stop: Option<Stop>, state: &AppState) -> Result<Arc<[String]>, ApiError> {
     let limits = &state.limits;
     let (stops, is_list) = match stop {
         None => (Vec::new(), false),
@@ -277,29 +313,9 @@ fn stops(stop: Option<Stop>, state: &AppState) -> Result<Arc<[String]>, ApiError
 
 /// Fields of OpenAI's API that have no effect here are taken at the value that has none there.
 fn refuse_unsupported(request: &CompletionRequest) -> Result<(), ApiError> {
-    for (field, penalty) in [
-        ("presence_penalty", request.presence_penalty),
-        ("frequency_penalty", request.frequency_penalty),
-    ] {
-        if let Some(penalty) = penalty
-            && penalty.0 != 0.0
-        {
-            return Err(ApiError::unsupported(
-                field,
-                penalty.0,
-                "it is not supported; allowed: 0",
-            ));
-        }
-    }
-    if let Some(bias) = &request.logit_bias
-        && !bias.is_empty()
-    {
-        return Err(ApiError::unsupported(
-            "logit_bias",
-            format_args!("an object of {} entries", bias.len()),
-            "it is not supported; allowed: an empty object",
-        ));
-    }
+    neutral::penalty("presence_penalty", request.presence_penalty)?;
+    neutral::penalty("frequency_penalty", request.frequency_penalty)?;
+    neutral::logit_bias(request.logit_bias.as_ref())?;
     let n = request.n.unwrap_or(Whole(1));
     if let Some(best_of) = request.best_of
         && best_of != n

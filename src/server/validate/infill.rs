@@ -6,7 +6,7 @@ use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{GapFields, InfillRequest, Segment, Whole};
 use super::decoding::{DecodeFields, plan, repetitions, size};
-use super::{check_model, encode};
+use super::{check_model, encode, encode_continuation};
 use crate::canvas::Canvas;
 use crate::decode::{DecodePlan, EarlyStop};
 use crate::text::Layout;
@@ -132,7 +132,10 @@ fn lay_out(
     for (path, segment) in segments {
         match segment {
             Segment::Text(text) => {
-                let tokens = encode(&text, &path, state)?;
+                let tokens = match pieces.is_empty() {
+                    true => encode(&text, &path, state)?,
+                    false => encode_continuation(&text, &path, state)?,
+                };
                 builder = builder.fixed(&tokens);
                 pieces.push(Piece::Text(text));
             }

@@ -1,19 +1,25 @@
 //! From what was sent to what will be done, checked once: a request that comes out of here can be
 //! queued as it is.
 
+mod chat;
 mod completion;
 mod decoding;
 mod infill;
+mod neutral;
+mod tokens;
 
 use std::sync::Arc;
 
+pub(super) use chat::{apply_template, chat};
 pub(super) use completion::{CompletionJob, completion};
 pub(super) use decoding::nth_plan;
 pub(super) use infill::{InfillJob, infill};
+pub(super) use tokens::{detokenize, tokenize};
 
 use super::error::ApiError;
 use super::state::AppState;
 use crate::canvas::TokenId;
+use crate::text::TextError;
 
 /// Runs a check outside the async runtime: encoding a long text takes a while.
 pub(super) async fn checked<T, U>(
@@ -45,12 +51,22 @@ fn check_model(given: Option<&str>, state: &AppState) -> Result<(), ApiError> {
     }
 }
 
-/// The tokens of a fixed text.
+/// The tokens of a fixed text from its beginning.
 fn encode(text: &str, path: &str, state: &AppState) -> Result<Vec<TokenId>, ApiError> {
-    let tokens = state
-        .tokenizer
-        .encode(text)
-        .map_err(|error| ApiError::unusable(path, error))?;
+    checked_tokens(state.tokenizer.encode(text), path, state)
+}
+
+/// The tokens of a fixed text that something comes before.
+fn encode_continuation(text: &str, path: &str, state: &AppState) -> Result<Vec<TokenId>, ApiError> {
+    checked_tokens(state.tokenizer.encode_continuation(text), path, state)
+}
+
+fn checked_tokens(
+    tokens: Result<Vec<TokenId>, TextError>,
+    path: &str,
+    state: &AppState,
+) -> Result<Vec<TokenId>, ApiError> {
+    let tokens = tokens.map_err(|error| ApiError::unusable(path, error))?;
     for token in &tokens {
         check_token(u64::from(*token), path, state)?;
     }
@@ -59,22 +75,29 @@ fn encode(text: &str, path: &str, state: &AppState) -> Result<Vec<TokenId>, ApiE
 
 /// A token that may stand in a fixed slot.
 fn check_token(token: u64, path: &str, state: &AppState) -> Result<TokenId, ApiError> {
-    let spec = state.engine.spec();
-    let known = TokenId::try_from(token)
-        .ok()
-        .filter(|token| (*token as usize) < spec.vocab_size);
-    match known {
-        None => Err(ApiError::unusable(
-            path,
-            format!(
-                "token {token} is not in the vocabulary; allowed: 0 to {}",
-                spec.vocab_size.saturating_sub(1)
-            ),
-        )),
-        Some(token) if token == state.engine.mask_token() => Err(ApiError::unusable(
+    let token = check_known(token, path, state)?;
+    if token == state.engine.mask_token() {
+        return Err(ApiError::unusable(
             path,
             format!("holds the mask token {token}; gaps are written with /v1/infill"),
-        )),
-        Some(token) => Ok(token),
+        ));
     }
+    Ok(token)
+}
+
+/// A token of the vocabulary.
+fn check_known(token: u64, path: &str, state: &AppState) -> Result<TokenId, ApiError> {
+    let size = state.engine.spec().vocab_size;
+    TokenId::try_from(token)
+        .ok()
+        .filter(|token| (*token as usize) < size)
+        .ok_or_else(|| {
+            ApiError::unusable(
+                path,
+                format!(
+                    "token {token} is not in the vocabulary; allowed: 0 to {}",
+                    size.saturating_sub(1)
+                ),
+            )
+        })
 }

@@ -1,0 +1,268 @@
+//! A chat: a completion of what the model's template makes of its messages.
+
+use serde_json::{Map, Value, json};
+
+use super::super::error::ApiError;
+use super::super::state::AppState;
+use super::super::wire::{ApplyTemplateRequest, ChatRequest, Content, MessageFields, Object};
+use super::completion::{Asked, CompletionJob, Given, lay_out, stops, stream};
+use super::decoding::{DecodeFields, plan, repetitions, size};
+use super::{check_model, encode, neutral};
+use crate::decode::DecodePlan;
+use crate::text::{ChatEnding, ChatMessage, ChatTemplateError};
+
+/// Tokens of an answer when the request does not say. OpenAI's API then takes what the model's limit
+/// leaves; here every token asked for is a slot that each denoise step computes.
+const DEFAULT_MAX_TOKENS: usize = 256;
+
+/// The role that OpenAI's newer models have in the place of `system`.
+const DEVELOPER: &str = "developer";
+
+/// A template and what it is applied to.
+struct Templated {
+    messages: Option<Vec<Object<MessageFields>>>,
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+    variables: Option<Map<String, Value>>,
+}
+
+/// Checks a request for an answer to a chat.
+pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, ApiError> {
+    check_model(request.model.as_deref(), state)?;
+    refuse_unsupported(&request)?;
+    let (stream, include_usage) = stream(request.stream, request.stream_options)?;
+    let stops = stops(request.stop, state)?;
+    let n = repetitions(request.n, 1, &state.limits)?;
+    let fields = DecodeFields {
+        temperature: request.temperature,
+        top_p: request.top_p,
+        top_k: request.top_k,
+        seed: request.seed,
+        diffusion: request.diffusion,
+    };
+    let plan = plan(fields, state.engine.spec())?;
+    let asked = match (request.max_completion_tokens, request.max_tokens) {
+        (Some(_), Some(_)) => {
+            return Err(ApiError::unusable(
+                "max_tokens",
+                "max_completion_tokens is given as well; allowed: one of them",
+            ));
+        }
+        (Some(tokens), None) => Some(("max_completion_tokens", size(tokens))),
+        (None, tokens) => tokens.map(|tokens| ("max_tokens", size(tokens))),
+    };
+    let text = render(
+        Templated {
+            messages: request.messages,
+            add_generation_prompt: request.add_generation_prompt,
+            continue_final_message: request.continue_final_message,
+            variables: request.chat_template_kwargs,
+        },
+        state,
+    )?;
+    let given = Given {
+        tokens: encode(&text, "messages", state)?,
+        path: "messages".into(),
+        text: None,
+    };
+    let asked = match asked {
+        Some((param, tokens)) => Asked { param, tokens },
+        None => Asked {
+            param: "max_completion_tokens",
+            tokens: default_tokens(given.tokens.len(), &plan, state),
+        },
+    };
+    let prompt = lay_out(given, asked, &[], false, &plan, state)?;
+    Ok(CompletionJob {
+        prompts: vec![prompt],
+        n,
+        plan,
+        stops,
+        stream,
+        include_usage,
+    })
+}
+
+/// As many tokens as the model's limit leaves, up to the default; 1 if it leaves none.
+fn default_tokens(prompt: usize, plan: &DecodePlan, state: &AppState) -> usize {
+    let spec = state.engine.spec();
+    let fits = |tokens: &usize| {
+        let length = prompt + tokens;
+        spec.canvas_length(plan, length, length) <= spec.max_canvas
+    };
+    (1..=DEFAULT_MAX_TOKENS).rev().find(fits).unwrap_or(1)
+}
+
+/// The text that the model's template makes of a chat.
+pub fn apply_template(request: ApplyTemplateRequest, state: &AppState) -> Result<String, ApiError> {
+    check_model(request.model.as_deref(), state)?;
+    let templated = Templated {
+        messages: request.messages,
+        add_generation_prompt: request.add_generation_prompt,
+        continue_final_message: request.continue_final_message,
+        variables: request.chat_template_kwargs,
+    };
+    render(templated, state)
+}
+
+fn render(templated: Templated, state: &AppState) -> Result<String, ApiError> {
+    let template = state
+        .chat_template
+        .as_ref()
+        .ok_or_else(|| ApiError::no_chat_template(&state.model_name))?;
+    let given = templated.messages.unwrap_or_default();
+    if given.is_empty() {
+        return Err(ApiError::missing("messages", "at least one message"));
+    }
+    let messages = given
+        .into_iter()
+        .enumerate()
+        .map(|(i, Object(fields))| message(fields, &format!("messages[{i}]")))
+        .collect::<Result<Vec<_>, _>>()?;
+    let is_continued = templated.continue_final_message.unwrap_or(false);
+    let ending = match templated.add_generation_prompt {
+        Some(true) if is_continued => {
+            return Err(ApiError::unusable(
+                "add_generation_prompt",
+                "true begins another message, and continue_final_message continues the last one; allowed: one of them",
+            ));
+        }
+        _ if is_continued => ChatEnding::Continued,
+        None | Some(true) => ChatEnding::Answer,
+        Some(false) => ChatEnding::Closed,
+    };
+    if let (ChatEnding::Continued, Some(last)) = (ending, messages.last())
+        && (last.role != "assistant" || last.content.trim().is_empty())
+    {
+        return Err(ApiError::unusable(
+            "continue_final_message",
+            "the last message must be one of the assistant's that is not empty",
+        ));
+    }
+    let variables = templated.variables.unwrap_or_default();
+    template
+        .render(&messages, ending, &variables)
+        .map_err(|error| {
+            let param = match error {
+                ChatTemplateError::Reserved { .. } => "chat_template_kwargs",
+                _ => "messages",
+            };
+            ApiError::unusable(param, error)
+        })
+}
+
+fn message(fields: MessageFields, path: &str) -> Result<ChatMessage, ApiError> {
+    let at = |field: &str| format!("{path}.{field}");
+    const ROLES: &str = r#""system", "developer", "user", "assistant""#;
+    let role = fields
+        .role
+        .ok_or_else(|| ApiError::missing(&at("role"), ROLES))?;
+    let role = match role.as_str() {
+        DEVELOPER => "system".to_owned(),
+        "system" | "user" | "assistant" => role,
+        "tool" | "function" => {
+            return Err(ApiError::unsupported(
+                &at("role"),
+                format_args!("{role:?}"),
+                format_args!("tools are not supported; allowed: {ROLES}"),
+            ));
+        }
+        _ => {
+            return Err(ApiError::value(
+                &at("role"),
+                format_args!("{role:?}"),
+                ROLES,
+            ));
+        }
+    };
+    for (field, given) in [
+        ("refusal", &fields.refusal),
+        ("audio", &fields.audio),
+        ("tool_call_id", &fields.tool_call_id),
+        ("function_call", &fields.function_call),
+    ] {
+        neutral::only(&at(field), given.as_ref(), &[])?;
+    }
+    for (field, given) in [
+        ("annotations", &fields.annotations),
+        ("tool_calls", &fields.tool_calls),
+    ] {
+        neutral::only(&at(field), given.as_ref(), &[json!([])])?;
+    }
+    let content = match fields.content {
+        None => {
+            return Err(ApiError::missing(
+                &at("content"),
+                r#"a string, or a list of parts {"type": "text", "text": "…"}"#,
+            ));
+        }
+        Some(Content::Text(text)) => text,
+        // As llama.cpp and vLLM join them for templates that know texts only.
+        Some(Content::Parts(parts)) => parts
+            .into_iter()
+            .enumerate()
+            .map(|(i, part)| {
+                let at = |field: &str| format!("{path}.content[{i}].{field}");
+                match (part.kind.as_deref(), part.text) {
+                    (None, _) => Err(ApiError::missing(&at("type"), r#""text""#)),
+                    (Some("text"), Some(text)) => Ok(text),
+                    (Some("text"), None) => Err(ApiError::missing(&at("text"), "a string")),
+                    (Some(kind), _) => Err(ApiError::unsupported(
+                        &at("type"),
+                        format_args!("{kind:?}"),
+                        r#"the model reads text only; allowed: "text""#,
+                    )),
+                }
+            })
+            .collect::<Result<Vec<_>, _>>()?
+            .join("\n"),
+    };
+    Ok(ChatMessage {
+        role,
+        content,
+        name: fields.name,
+    })
+}
+
+/// Fields of OpenAI's API that have no effect here are taken at the value that has none there.
+fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
+    neutral::penalty("presence_penalty", request.presence_penalty)?;
+    neutral::penalty("frequency_penalty", request.frequency_penalty)?;
+    neutral::logit_bias(request.logit_bias.as_ref())?;
+    let text = || vec![json!({"type": "text"})];
+    let empty_list = || vec![json!([])];
+    for (param, given, allowed) in [
+        ("logprobs", &request.logprobs, vec![json!(false)]),
+        ("top_logprobs", &request.top_logprobs, vec![json!(0)]),
+        ("response_format", &request.response_format, text()),
+        ("tools", &request.tools, empty_list()),
+        ("tool_choice", &request.tool_choice, vec![json!("none")]),
+        (
+            "parallel_tool_calls",
+            &request.parallel_tool_calls,
+            vec![json!(true)],
+        ),
+        ("functions", &request.functions, empty_list()),
+        ("function_call", &request.function_call, vec![json!("none")]),
+        ("modalities", &request.modalities, vec![json!(["text"])]),
+        ("audio", &request.audio, vec![]),
+        ("prediction", &request.prediction, vec![]),
+        ("web_search_options", &request.web_search_options, vec![]),
+        (
+            "reasoning_effort",
+            &request.reasoning_effort,
+            vec![json!("none")],
+        ),
+        ("verbosity", &request.verbosity, vec![json!("medium")]),
+        (
+            "service_tier",
+            &request.service_tier,
+            vec![json!("auto"), json!("default")],
+        ),
+        ("store", &request.store, vec![json!(false)]),
+        ("metadata", &request.metadata, vec![json!({})]),
+    ] {
+        neutral::only(param, given.as_ref(), &allowed)?;
+    }
+    Ok(())
+}
