@@ -1,6 +1,7 @@
 //! The HTTP API, against a real listening server.
 
 mod blocks;
+mod chat;
 mod cli;
 mod completions;
 mod errors;
@@ -11,3 +12,4 @@ mod models;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+mod tokens;

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use unmask::engine::{Engine, EngineConfig};
 use unmask::models::{Checkpoint, Denoiser};
 use unmask::server::{AppState, Ending, Limits, router, serve};
-use unmask::text::{ByteTokenizer, HfTokenizer, Tokenizer};
+use unmask::text::{ByteTokenizer, ChatFiles, ChatTemplate, HfTokenizer, Tokenizer};
 
 use crate::support::golden;
 
@@ -34,6 +34,8 @@ pub struct Setup {
     pub engine: EngineConfig,
     pub limits: Limits,
     pub drain: Duration,
+    /// The source of a chat template.
+    pub chat_template: Option<&'static str>,
 }
 
 impl Default for Setup {
@@ -42,6 +44,7 @@ impl Default for Setup {
             engine: EngineConfig::default(),
             limits: Limits::default(),
             drain: Duration::from_secs(600),
+            chat_template: None,
         }
     }
 }
@@ -54,20 +57,32 @@ impl Server {
 
     /// As [`Server::of`], with limits.
     pub async fn with(model: impl Denoiser + 'static, setup: Setup) -> Self {
-        Self::start(Box::new(model), Arc::new(ByteTokenizer::default()), setup).await
+        let files = ChatFiles {
+            chat_template: setup.chat_template.map(|source| source.as_bytes().to_vec()),
+            ..ChatFiles::default()
+        };
+        let tokenizer = Arc::new(ByteTokenizer::default());
+        Self::start(Box::new(model), tokenizer, files, setup).await
     }
 
-    /// Serves the golden LLaDA checkpoint with its tokenizer.
+    /// Serves the golden LLaDA checkpoint with its tokenizer and its chat template.
     pub async fn golden() -> Self {
         let checkpoint = Checkpoint::open(&golden("llada")).unwrap();
         let model = checkpoint.load(DType::F32, &Device::Cpu).unwrap();
         let tokenizer = HfTokenizer::from_bytes(checkpoint.tokenizer_json().unwrap()).unwrap();
-        Self::start(model, Arc::new(tokenizer), Setup::default()).await
+        let files = ChatFiles::read(|name| checkpoint.file(name)).unwrap();
+        Self::start(model, Arc::new(tokenizer), files, Setup::default()).await
     }
 
-    async fn start(model: Box<dyn Denoiser>, tokenizer: Arc<dyn Tokenizer>, setup: Setup) -> Self {
+    async fn start(
+        model: Box<dyn Denoiser>,
+        tokenizer: Arc<dyn Tokenizer>,
+        files: ChatFiles,
+        setup: Setup,
+    ) -> Self {
         let engine = Arc::new(Engine::start(model, setup.engine).unwrap());
-        let state = AppState::new(engine.clone(), tokenizer, MODEL, setup.limits);
+        let state = AppState::new(engine.clone(), tokenizer, MODEL, setup.limits)
+            .with_chat_template(ChatTemplate::from_files(&files).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (shutdown, begun) = oneshot::channel();
