@@ -1,21 +1,26 @@
 //! Which model a subcommand runs, where, and in which number format.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
+use unmask::models::hub::{self, Hub, Progress, RepositoryId};
 use unmask::models::{Checkpoint, Denoiser, embedded};
 use unmask::text::{ChatFiles, ChatTemplate, HfTokenizer};
 
 /// Options that choose a model.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Checkpoint in Hugging Face's layout; must not change while it is loaded [default: the embedded
-    /// model]
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint in Hugging Face's layout, which must not change while it is loaded, or a model on the
+    /// Hugging Face hub, which is downloaded once [default: the embedded model]
+    #[arg(long, value_name = "DIR|OWNER/NAME")]
     pub model: Option<PathBuf>,
+    /// Branch, tag or commit of a model on the hub [default: main]
+    #[arg(long, value_name = "REVISION", requires = "model")]
+    pub model_revision: Option<String>,
     /// Where to run
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceChoice,
@@ -53,11 +58,31 @@ pub enum DtypeChoice {
 impl ModelArgs {
     /// Opens the checkpoint without loading its weights.
     pub fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
-        match &self.model {
-            Some(directory) => Checkpoint::open(directory)
-                .with_context(|| format!("cannot open the model in {}", directory.display())),
-            None => Ok(embedded::checkpoint()?),
+        let Some(model) = &self.model else {
+            return Ok(embedded::checkpoint()?);
+        };
+        if let Some(repository) = on_hub(model) {
+            let revision = self
+                .model_revision
+                .as_deref()
+                .unwrap_or(hub::DEFAULT_REVISION);
+            let directory = Hub::from_env()?
+                .fetch(&repository, revision, &mut download_bars())
+                .with_context(|| {
+                    format!("there is no directory {repository}, and the model cannot be had from the hub")
+                })?;
+            let checkpoint = Checkpoint::open(&directory)
+                .with_context(|| format!("cannot open the model {repository}"))?;
+            return Ok(checkpoint.with_name(repository.to_string()));
         }
+        if let Some(revision) = &self.model_revision {
+            anyhow::bail!(
+                "--model-revision {revision} is of a model on the hub, and --model {} names a directory",
+                model.display()
+            );
+        }
+        Checkpoint::open(model)
+            .with_context(|| format!("cannot open the model in {}", model.display()))
     }
 
     /// Loads the network of `checkpoint`.
@@ -72,6 +97,30 @@ impl ModelArgs {
     /// Loads the network of `checkpoint` and starts an engine on it.
     pub fn engine(&self, checkpoint: &Checkpoint, config: EngineConfig) -> anyhow::Result<Engine> {
         Ok(Engine::start(self.load(checkpoint)?, config)?)
+    }
+}
+
+/// The repository that `--model` names, unless there is such a file or directory.
+fn on_hub(model: &Path) -> Option<RepositoryId> {
+    RepositoryId::parse(model.to_str()?).filter(|_| !model.exists())
+}
+
+/// Draws a bar for each file that is downloaded, where standard error is a terminal.
+fn download_bars() -> impl FnMut(Progress) {
+    let style = ProgressStyle::with_template(
+        "{msg:32} {bar:24} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+    );
+    // The template is known to be right.
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let mut bar = ProgressBar::hidden();
+    move |progress| {
+        if bar.message() != progress.file {
+            bar.abandon();
+            bar = ProgressBar::new(progress.total)
+                .with_style(style.clone())
+                .with_message(progress.file.to_owned());
+        }
+        bar.set_position(progress.received);
     }
 }
 

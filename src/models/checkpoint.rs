@@ -16,12 +16,12 @@ use crate::models::{Denoiser, ModelError, ModelSpec};
 /// Tensor names with their shapes.
 pub type Shapes = BTreeMap<String, Vec<usize>>;
 
-const CONFIG: &str = "config.json";
+pub(super) const CONFIG: &str = "config.json";
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
-const WEIGHTS: &str = "model.safetensors";
+pub(super) const WEIGHTS: &str = "model.safetensors";
 const HEAD: &str = "lm_head.weight";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// An opened checkpoint: its small files read, its weights not yet.
 pub struct Checkpoint {
@@ -270,7 +270,7 @@ pub(super) fn token_ids(value: &Value) -> impl Iterator<Item = u32> + '_ {
 }
 
 /// The files that an index names. A name with a directory in it could lead out of the checkpoint.
-fn shards(index: &Value) -> Result<BTreeSet<String>, ModelError> {
+pub(super) fn shards(index: &Value) -> Result<BTreeSet<String>, ModelError> {
     let invalid = |reason: String| ModelError::Invalid {
         file: INDEX.into(),
         reason,

@@ -15,6 +15,7 @@ mod dream;
 pub mod embedded;
 mod error;
 mod fields;
+pub mod hub;
 pub mod kv;
 mod layers;
 pub mod llada;

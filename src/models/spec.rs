@@ -161,6 +161,16 @@ impl ModelSpec {
         }
     }
 
+    /// Slots of the longest gap, up to `at_most`, that a canvas for `plan` has room for after `fixed` slots;
+    /// 0 if there is no room.
+    pub fn longest_gap(&self, plan: &DecodePlan, fixed: usize, at_most: usize) -> usize {
+        let fits = |gap: &usize| {
+            let length = fixed.saturating_add(*gap);
+            self.canvas_length(plan, length, length) <= self.max_canvas
+        };
+        (1..=at_most).rev().find(fits).unwrap_or(0)
+    }
+
     /// `canvas` with the scratch slots that `plan` needs: as many slots as
     /// [`ModelSpec::canvas_length`] says.
     pub fn with_scratch(&self, plan: &DecodePlan, canvas: Canvas) -> Canvas {

@@ -1,0 +1,299 @@
+//! Models from the Hugging Face hub, in the cache that all of its clients share.
+
+mod download;
+mod error;
+mod id;
+
+use std::collections::BTreeSet;
+use std::env;
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
+
+use crate::models::checkpoint::{self, CONFIG, INDEX, WEIGHTS};
+
+use download::fetch_file;
+pub use error::HubError;
+pub use id::RepositoryId;
+
+/// The revision that is used when none is named.
+pub const DEFAULT_REVISION: &str = "main";
+
+const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+
+/// Files that are fetched where a repository has them, besides the weights.
+const SMALL_FILES: [&str; 7] = [
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+];
+
+/// How far the download of a file is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'a> {
+    /// The file.
+    pub file: &'a str,
+    /// Bytes that are there.
+    pub received: u64,
+    /// Bytes of the whole file.
+    pub total: u64,
+}
+
+/// The hub and the cache beside it.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    cache: PathBuf,
+    endpoint: String,
+    token: Option<String>,
+    is_offline: bool,
+}
+
+impl Hub {
+    /// The public hub, without a token, with the cache in a directory.
+    pub fn new(cache: impl Into<PathBuf>) -> Self {
+        Self {
+            cache: cache.into(),
+            endpoint: DEFAULT_ENDPOINT.into(),
+            token: None,
+            is_offline: false,
+        }
+    }
+
+    /// The hub that the environment names, as Hugging Face's own clients read it: `HF_ENDPOINT`,
+    /// `HF_TOKEN` or the token that was stored by logging in, `HF_HUB_OFFLINE`, and `HF_HUB_CACHE`,
+    /// `HF_HOME` or `XDG_CACHE_HOME` for the cache, `~/.cache/huggingface/hub` by default.
+    ///
+    /// # Errors
+    /// If there is no directory for the cache.
+    pub fn from_env() -> Result<Self, HubError> {
+        let home = directory("HF_HOME")
+            .or_else(|| Some(directory("XDG_CACHE_HOME")?.join("huggingface")))
+            .or_else(|| Some(env::home_dir()?.join(".cache/huggingface")));
+        let cache = directory("HF_HUB_CACHE").or_else(|| Some(home.as_ref()?.join("hub")));
+        let stored = || std::fs::read_to_string(home.as_ref()?.join("token")).ok();
+        let token = variable("HF_TOKEN").or_else(stored);
+        Ok(Self {
+            cache: cache.ok_or(HubError::NoCacheDirectory)?,
+            endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.into()),
+            token: token.map(|token| token.trim().to_owned()),
+            is_offline: variable("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
+        })
+    }
+
+    /// The same with another hub's address.
+    pub fn with_endpoint(self, endpoint: impl Into<String>) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            ..self
+        }
+    }
+
+    /// The same with a token.
+    pub fn with_token(self, token: impl Into<String>) -> Self {
+        Self {
+            token: Some(token.into()),
+            ..self
+        }
+    }
+
+    /// The same with the cache alone.
+    pub fn offline(self) -> Self {
+        Self {
+            is_offline: true,
+            ..self
+        }
+    }
+
+    /// The directory of a model in the cache, with all files that a checkpoint needs: those that are not
+    /// there yet are downloaded from the commit that `revision` (a branch, a tag or a commit) names now.
+    ///
+    /// A download that broke off is continued where it was.
+    ///
+    /// # Errors
+    /// If the model cannot be had whole; what was downloaded stays.
+    pub fn fetch(
+        &self,
+        repository: &RepositoryId,
+        revision: &str,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<PathBuf, HubError> {
+        check_revision(revision)?;
+        if self.is_offline {
+            return self.cached(repository, revision);
+        }
+        let cache = Cache::new(self.cache.clone());
+        let failed = |error| error::of_api(error, self, repository, revision, CONFIG);
+        let api = ApiBuilder::from_cache(cache.clone())
+            .with_endpoint(self.endpoint.trim_end_matches('/').to_owned())
+            .with_token(self.token.clone().filter(|token| !token.is_empty()))
+            .with_progress(false)
+            .with_user_agent("unmask", env!("CARGO_PKG_VERSION"))
+            .build()
+            .map_err(failed)?;
+        let info = api
+            .repo(repo(repository, revision))
+            .info()
+            .map_err(failed)?;
+        if !is_commit(&info.sha) {
+            return Err(HubError::Answer {
+                endpoint: self.endpoint.clone(),
+                reason: format!("{:?} is no commit", info.sha),
+            });
+        }
+        // All files come from one commit, whatever is pushed meanwhile.
+        let commit = Repository {
+            hub: self,
+            id: repository,
+            revision,
+            snapshot: cache
+                .repo(repo(repository, &info.sha))
+                .pointer_path(&info.sha),
+            files: info
+                .siblings
+                .into_iter()
+                .map(|file| file.rfilename)
+                .collect(),
+            cache: cache.repo(repo(repository, &info.sha)),
+            remote: api.repo(repo(repository, &info.sha)),
+            api,
+        };
+        commit.fetch(progress)?;
+        // The name by which the commit is found offline.
+        cache
+            .repo(repo(repository, revision))
+            .create_ref(&info.sha)
+            .map_err(|source| error::of_disk(source, &self.cache))?;
+        Ok(commit.snapshot)
+    }
+
+    /// The directory of a model that is in the cache as a whole.
+    fn cached(&self, repository: &RepositoryId, revision: &str) -> Result<PathBuf, HubError> {
+        let missing = |file: &str| HubError::NotCached {
+            repository: repository.to_string(),
+            revision: revision.to_owned(),
+            cache: self.cache.clone(),
+            file: file.to_owned(),
+        };
+        let cached = Cache::new(self.cache.clone()).repo(repo(repository, revision));
+        let snapshot = match is_commit(revision) {
+            true => cached.pointer_path(revision),
+            false => cached
+                .get(CONFIG)
+                .and_then(|config| Some(config.parent()?.to_owned()))
+                .ok_or_else(|| missing(CONFIG))?,
+        };
+        let mut needed = BTreeSet::from([CONFIG.to_owned()]);
+        match snapshot.join(INDEX).exists() {
+            true => needed.extend(shards(&snapshot)?),
+            false => _ = needed.insert(WEIGHTS.to_owned()),
+        }
+        match needed.iter().find(|file| !snapshot.join(file).exists()) {
+            Some(file) => Err(missing(file)),
+            None => Ok(snapshot),
+        }
+    }
+}
+
+/// One commit of a repository.
+struct Repository<'a> {
+    hub: &'a Hub,
+    id: &'a RepositoryId,
+    /// What the commit was asked for by.
+    revision: &'a str,
+    /// Where its files go.
+    snapshot: PathBuf,
+    /// The files that it has.
+    files: BTreeSet<String>,
+    cache: hf_hub::CacheRepo,
+    remote: ApiRepo,
+    api: hf_hub::api::sync::Api,
+}
+
+impl Repository<'_> {
+    fn fetch(&self, progress: &mut dyn FnMut(Progress)) -> Result<(), HubError> {
+        if !self.files.contains(CONFIG) {
+            return Err(self.without(CONFIG, "it is no model of transformers"));
+        }
+        let is_sharded = self.files.contains(INDEX);
+        if !is_sharded && !self.files.contains(WEIGHTS) {
+            let reason =
+                "weights are read from safetensors files only; pickle files are never opened";
+            return Err(self.without(WEIGHTS, reason));
+        }
+        let small = SMALL_FILES
+            .into_iter()
+            .filter(|file| self.files.contains(*file));
+        for file in small {
+            fetch_file(self, file, progress)?;
+        }
+        if !is_sharded {
+            return fetch_file(self, WEIGHTS, progress);
+        }
+        fetch_file(self, INDEX, progress)?;
+        for shard in shards(&self.snapshot)? {
+            if !self.files.contains(&shard) {
+                return Err(self.without(&shard, &format!("{INDEX} names it")));
+            }
+            fetch_file(self, &shard, progress)?;
+        }
+        Ok(())
+    }
+
+    fn without(&self, file: &str, reason: &str) -> HubError {
+        HubError::NoSuchFile {
+            repository: self.id.to_string(),
+            revision: self.revision.to_owned(),
+            file: file.to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+fn repo(repository: &RepositoryId, revision: &str) -> Repo {
+    Repo::with_revision(repository.to_string(), RepoType::Model, revision.to_owned())
+}
+
+/// The weight files that the index of a snapshot names.
+fn shards(snapshot: &Path) -> Result<BTreeSet<String>, HubError> {
+    let path = snapshot.join(INDEX);
+    let json = std::fs::read(&path).map_err(|source| HubError::Disk { path, source })?;
+    Ok(checkpoint::shards(&checkpoint::parse(INDEX, &json)?)?)
+}
+
+/// A revision becomes part of paths.
+fn check_revision(revision: &str) -> Result<(), HubError> {
+    let is_plain = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
+        !part.trim_matches('.').is_empty() && part.chars().all(allowed)
+    };
+    match revision.split('/').all(is_plain) {
+        true => Ok(()),
+        false => Err(HubError::Revision {
+            given: revision.to_owned(),
+        }),
+    }
+}
+
+/// Whether a revision is a whole commit hash.
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+fn directory(name: &str) -> Option<PathBuf> {
+    env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
+
+fn is_true(value: &str) -> bool {
+    ["1", "on", "yes", "true"].contains(&value.trim().to_ascii_lowercase().as_str())
+}

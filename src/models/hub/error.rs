@@ -1,0 +1,246 @@
+//! What can go wrong between the hub and the cache.
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::sync::ApiError;
+
+use super::{Hub, RepositoryId};
+use crate::models::ModelError;
+
+/// Why a model cannot be had from the hub.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// There is no place for the cache.
+    #[error("there is no home directory for the cache of the hub; set HF_HOME to a directory")]
+    NoCacheDirectory,
+    /// A revision that is none.
+    #[error("the revision is {given:?}; allowed: the name of a branch or a tag, or a commit")]
+    Revision {
+        /// The revision.
+        given: String,
+    },
+    /// No such repository or revision.
+    #[error("{endpoint} has no model {repository} with a revision {revision:?}")]
+    NotFound {
+        /// The hub.
+        endpoint: String,
+        /// The repository.
+        repository: String,
+        /// The revision.
+        revision: String,
+    },
+    /// The hub wants another token, or hides that there is no such repository.
+    #[error(
+        "{endpoint} does not let {} have {repository} (status {status}): it does not exist, or it is private, \
+         or its terms must be accepted on its page first{}",
+        if *has_token { "this token" } else { "anyone without a token" },
+        if *has_token { "" } else { "; set HF_TOKEN to a token that may read it" }
+    )]
+    Denied {
+        /// The hub.
+        endpoint: String,
+        /// The repository.
+        repository: String,
+        /// 401 or 403.
+        status: u16,
+        /// Whether a token was sent.
+        has_token: bool,
+    },
+    /// The hub does not answer the question.
+    #[error("{endpoint} answers with status {status} for {file} of {repository}; try again later")]
+    Status {
+        /// The hub.
+        endpoint: String,
+        /// The repository.
+        repository: String,
+        /// What was asked for.
+        file: String,
+        /// The status.
+        status: u16,
+    },
+    /// The hub's answer cannot be read.
+    #[error("{endpoint} does not answer as the Hugging Face hub does: {reason}")]
+    Answer {
+        /// The hub.
+        endpoint: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There is no way to the hub.
+    #[error(
+        "{endpoint} cannot be reached: {reason}; with HF_HUB_OFFLINE=1 a model that is in the cache is used without it"
+    )]
+    Unreachable {
+        /// The hub.
+        endpoint: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A download broke off again and again.
+    #[error("the download of {file} breaks off: {reason}; the next attempt continues it")]
+    Interrupted {
+        /// The file.
+        file: String,
+        /// What the last attempt ended with.
+        reason: String,
+    },
+    /// A file that a model needs is not in the repository.
+    #[error("{repository} at revision {revision:?} has no {file}: {reason}")]
+    NoSuchFile {
+        /// The repository.
+        repository: String,
+        /// The revision.
+        revision: String,
+        /// The file.
+        file: String,
+        /// Why it is needed.
+        reason: String,
+    },
+    /// Without the hub, the cache does not have the model as a whole.
+    #[error(
+        "the cache in {} does not have {file} of {repository} at revision {revision:?}, and HF_HUB_OFFLINE keeps it \
+         from being downloaded",
+        cache.display()
+    )]
+    NotCached {
+        /// The repository.
+        repository: String,
+        /// The revision.
+        revision: String,
+        /// The cache.
+        cache: PathBuf,
+        /// The first file that is missing.
+        file: String,
+    },
+    /// Another process is at it.
+    #[error("another process is downloading the same file ({} is locked); wait for it", path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The disk is full.
+    #[error(
+        "there is no space left for the cache in {}; free some, or set HF_HOME to a directory elsewhere",
+        cache.display()
+    )]
+    DiskFull {
+        /// The cache.
+        cache: PathBuf,
+    },
+    /// The cache cannot be read or written.
+    #[error("cannot use {}: {source}", path.display())]
+    Disk {
+        /// The cache, or a file of it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A downloaded file does not hold what it should.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+/// An error of the file system.
+pub(super) fn of_disk(source: io::Error, path: &Path) -> HubError {
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => HubError::DiskFull {
+            cache: path.to_owned(),
+        },
+        _ => HubError::Disk {
+            path: path.to_owned(),
+            source,
+        },
+    }
+}
+
+/// Whether an error is the file system's and not that of a connection, which look alike.
+fn is_of_disk(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::FileTooLarge
+    )
+}
+
+/// What the library's error about `file` means.
+pub(super) fn of_api(
+    error: ApiError,
+    hub: &Hub,
+    repository: &RepositoryId,
+    revision: &str,
+    file: &str,
+) -> HubError {
+    let endpoint = hub.endpoint.clone();
+    let repository = repository.to_string();
+    match error {
+        ApiError::RequestError(error) => match *error {
+            ureq::Error::StatusCode(404) => HubError::NotFound {
+                endpoint,
+                repository,
+                revision: revision.to_owned(),
+            },
+            ureq::Error::StatusCode(status @ (401 | 403)) => HubError::Denied {
+                endpoint,
+                repository,
+                status,
+                has_token: hub.token.is_some(),
+            },
+            ureq::Error::StatusCode(status) => HubError::Status {
+                endpoint,
+                repository,
+                file: file.to_owned(),
+                status,
+            },
+            ureq::Error::Json(error) => HubError::Answer {
+                endpoint,
+                reason: error.to_string(),
+            },
+            error => HubError::Unreachable {
+                endpoint,
+                reason: error.to_string(),
+            },
+        },
+        ApiError::IoError(error) if is_of_disk(&error) => of_disk(error, &hub.cache),
+        ApiError::IoError(error) => HubError::Interrupted {
+            file: file.to_owned(),
+            reason: error.to_string(),
+        },
+        ApiError::LockAcquisition(path) => HubError::Locked { path },
+        error => HubError::Answer {
+            endpoint,
+            reason: error.to_string(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_connection_that_breaks_off() {
+        let hub = Hub::new("/cache");
+        let repository = RepositoryId::parse("a/b").unwrap();
+        let of = |kind: ErrorKind| {
+            let error = ApiError::IoError(kind.into());
+            of_api(error, &hub, &repository, "main", "model.safetensors")
+        };
+        let full = of(ErrorKind::StorageFull);
+        assert!(matches!(full, HubError::DiskFull { .. }));
+        assert!(full.to_string().contains("/cache"), "{full}");
+        assert!(matches!(
+            of(ErrorKind::PermissionDenied),
+            HubError::Disk { .. }
+        ));
+        for kind in [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset] {
+            assert!(matches!(of(kind), HubError::Interrupted { .. }));
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! Models from a hub: a server on this machine that speaks the hub's paths.
+
+mod support;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use support::golden;
+use tempfile::TempDir;
+use unmask::models::Checkpoint;
+use unmask::models::hub::{Hub, HubError, Progress, RepositoryId};
+
+const REPOSITORY: &str = "tiny/llada";
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+const LATER_COMMIT: &str = "89abcdef0123456789abcdef0123456789abcdef";
+
+/// What the hub holds and how it behaves.
+struct Contents {
+    commit: &'static str,
+    files: BTreeMap<String, Vec<u8>>,
+    /// Who may not have a token goes in with this status.
+    denied: Option<StatusCode>,
+    /// The only token that is let in.
+    token: Option<&'static str>,
+    /// Files of which so many downloads break off after half of what they should bring.
+    broken: HashMap<String, usize>,
+    /// The requests that came: method-less paths with the range that they asked for.
+    requests: Vec<(String, Option<String>)>,
+}
+
+type Shared = Arc<Mutex<Contents>>;
+
+/// A hub on this machine.
+struct TestHub {
+    url: String,
+    contents: Shared,
+    cache: TempDir,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl TestHub {
+    /// A hub that has the files of a golden checkpoint and one that nobody needs.
+    fn of(golden_name: &str) -> Self {
+        let mut files: BTreeMap<String, Vec<u8>> = std::fs::read_dir(golden(golden_name))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+            .map(|path| {
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                (name, std::fs::read(path).unwrap())
+            })
+            .collect();
+        files.insert("pytorch_model.bin".into(), b"pickle".to_vec());
+        Self::with(files)
+    }
+
+    fn with(files: BTreeMap<String, Vec<u8>>) -> Self {
+        let contents = Arc::new(Mutex::new(Contents {
+            commit: COMMIT,
+            files,
+            denied: None,
+            token: None,
+            broken: HashMap::new(),
+            requests: Vec::new(),
+        }));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().fallback(answer).with_state(contents.clone());
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        Self {
+            url,
+            contents,
+            cache: tempfile::tempdir().unwrap(),
+            _runtime: runtime,
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Contents)) {
+        change(&mut self.contents.lock().unwrap());
+    }
+
+    fn hub(&self) -> Hub {
+        Hub::new(self.cache.path()).with_endpoint(&self.url)
+    }
+
+    fn fetch(&self) -> Result<PathBuf, HubError> {
+        self.hub().fetch(&id(), "main", &mut |_| {})
+    }
+
+    /// Downloads of a file's bytes: its requests but those for its metadata.
+    fn downloads(&self, file: &str) -> Vec<String> {
+        let contents = self.contents.lock().unwrap();
+        let of_file = contents
+            .requests
+            .iter()
+            .filter(|(path, _)| path.ends_with(file));
+        of_file
+            .filter_map(|(_, range)| range.clone())
+            .filter(|range| range != "bytes=0-0")
+            .collect()
+    }
+
+    /// Runs `unmask` with this hub and cache in its environment.
+    fn unmask(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_unmask"))
+            .args(arguments)
+            .env_remove("HF_HUB_CACHE")
+            .env_remove("HF_TOKEN")
+            .env_remove("HF_HUB_OFFLINE")
+            .env("HF_HOME", self.cache.path())
+            .env("HF_ENDPOINT", &self.url)
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+    }
+}
+
+fn id() -> RepositoryId {
+    RepositoryId::parse(REPOSITORY).unwrap()
+}
+
+async fn answer(State(contents): State<Shared>, request: Request) -> Response {
+    let mut contents = contents.lock().unwrap();
+    let path = request.uri().path().to_owned();
+    let range = text(request.headers(), header::RANGE.as_str());
+    contents.requests.push((path.clone(), range.clone()));
+    let token = text(request.headers(), header::AUTHORIZATION.as_str());
+    let expected = contents.token.map(|token| format!("Bearer {token}"));
+    if let Some(status) = contents.denied
+        && (token.is_none() || token != expected)
+    {
+        return status.into_response();
+    }
+    if let Some(revision) = path.strip_prefix(&format!("/api/models/{REPOSITORY}/revision/")) {
+        if revision != "main" && revision != contents.commit {
+            return StatusCode::NOT_FOUND.into_response();
+        }
+        let names = contents.files.keys();
+        let siblings: Vec<Value> = names.map(|name| json!({"rfilename": name})).collect();
+        let info = json!({"id": REPOSITORY, "sha": contents.commit, "siblings": siblings});
+        return axum::Json(info).into_response();
+    }
+    let prefix = format!("/{REPOSITORY}/resolve/{}/", contents.commit);
+    let Some(name) = path.strip_prefix(&prefix) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let Some(bytes) = contents.files.get(name).cloned() else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let is_broken = match contents.broken.get_mut(name) {
+        Some(times) if *times > 0 && range.as_deref() != Some("bytes=0-0") => {
+            *times -= 1;
+            true
+        }
+        _ => false,
+    };
+    file(&bytes, &range.unwrap(), contents.commit, is_broken)
+}
+
+/// The part of a file that a range asks for.
+fn file(bytes: &[u8], range: &str, commit: &str, is_broken: bool) -> Response {
+    let (start, end) = range
+        .strip_prefix("bytes=")
+        .unwrap()
+        .split_once('-')
+        .unwrap();
+    let start: usize = start.parse().unwrap();
+    let end = end.parse().map_or(bytes.len(), |last: usize| last + 1);
+    if start >= bytes.len() {
+        return StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+    }
+    let part = bytes[start..end].to_vec();
+    let response = Response::builder()
+        .status(StatusCode::PARTIAL_CONTENT)
+        .header(header::ETAG, format!("\"{}\"", etag(bytes)))
+        .header("x-repo-commit", commit)
+        .header("x-linked-size", bytes.len())
+        .header(header::CONTENT_LENGTH, part.len())
+        .header(
+            header::CONTENT_RANGE,
+            format!("bytes {start}-{}/{}", end - 1, bytes.len()),
+        );
+    let body = match is_broken {
+        false => Body::from(part),
+        true => {
+            let half = part[..part.len() / 2].to_vec();
+            // By then the half is on its way.
+            let broken = stream::once(async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Err(std::io::Error::other("broken off"))
+            });
+            Body::from_stream(stream::iter([Ok(half)]).chain(broken))
+        }
+    };
+    response.body(body).unwrap()
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().unwrap().to_owned())
+}
+
+/// As different as the contents are.
+fn etag(bytes: &[u8]) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+fn assert_same_as_golden(directory: &Path, golden_name: &str, file: &str) {
+    let got = std::fs::read(directory.join(file)).unwrap();
+    let expected = std::fs::read(golden(golden_name).join(file)).unwrap();
+    assert!(got == expected, "{file}");
+}
+
+#[test]
+fn a_model_is_downloaded_once_with_the_files_that_it_needs() {
+    let hub = TestHub::of("llada");
+    let mut last = BTreeMap::new();
+    let directory = hub
+        .hub()
+        .fetch(&id(), "main", &mut |progress: Progress| {
+            assert!(progress.received <= progress.total);
+            last.insert(
+                progress.file.to_owned(),
+                (progress.received, progress.total),
+            );
+        })
+        .unwrap();
+    assert!(directory.ends_with(format!("models--tiny--llada/snapshots/{COMMIT}")));
+    for file in [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "model.safetensors",
+    ] {
+        assert_same_as_golden(&directory, "llada", file);
+        let size = std::fs::metadata(directory.join(file)).unwrap().len();
+        assert_eq!(last[file], (size, size));
+    }
+    let names: Vec<_> = std::fs::read_dir(&directory).unwrap().collect();
+    assert_eq!(names.len(), 5, "nothing else is downloaded");
+    assert_eq!(
+        Checkpoint::open(&directory).unwrap().spec().unwrap().family,
+        "llada"
+    );
+
+    hub.change(|contents| contents.requests.clear());
+    assert_eq!(hub.fetch().unwrap(), directory);
+    let contents = hub.contents.lock().unwrap();
+    assert_eq!(contents.requests.len(), 1, "{:?}", contents.requests);
+}
+
+#[test]
+fn shards_are_those_of_the_index() {
+    let hub = TestHub::of("llada/sharded");
+    let directory = hub.fetch().unwrap();
+    let index = support::json(&directory.join("model.safetensors.index.json"));
+    let shards = index["weight_map"].as_object().unwrap().values();
+    for shard in shards {
+        assert_same_as_golden(&directory, "llada/sharded", shard.as_str().unwrap());
+    }
+    // One that is not there is missed by its name.
+    let lost = "model-00002-of-00003.safetensors";
+    let hub = TestHub::of("llada/sharded");
+    hub.change(|contents| _ = contents.files.remove(lost).unwrap());
+    let error = hub.fetch().unwrap_err().to_string();
+    assert!(error.contains(lost), "{error}");
+}
+
+#[test]
+fn a_new_commit_brings_only_the_files_that_differ() {
+    let hub = TestHub::of("llada");
+    hub.fetch().unwrap();
+    hub.change(|contents| {
+        contents.commit = LATER_COMMIT;
+        contents
+            .files
+            .insert("generation_config.json".into(), b"{}".to_vec());
+        contents.requests.clear();
+    });
+    let directory = hub.fetch().unwrap();
+    assert!(directory.ends_with(LATER_COMMIT));
+    assert_same_as_golden(&directory, "llada", "model.safetensors");
+    assert_eq!(hub.downloads("generation_config.json").len(), 1);
+    assert!(hub.downloads("model.safetensors").is_empty());
+    // The commit before is still there by its hash.
+    let before = hub
+        .hub()
+        .offline()
+        .fetch(&id(), COMMIT, &mut |_| {})
+        .unwrap();
+    assert_same_as_golden(&before, "llada", "model.safetensors");
+}
+
+#[test]
+fn a_download_that_breaks_off_is_continued() {
+    let hub = TestHub::of("llada");
+    hub.change(|contents| _ = contents.broken.insert("model.safetensors".into(), 2));
+    let directory = hub.fetch().unwrap();
+    assert_same_as_golden(&directory, "llada", "model.safetensors");
+    let ranges = hub.downloads("model.safetensors");
+    assert_eq!(ranges.len(), 3, "{ranges:?}");
+    assert_eq!(ranges[0], "bytes=0-");
+    assert_ne!(ranges[2], "bytes=0-");
+}
+
+#[test]
+fn a_download_that_always_breaks_off_is_an_error_and_leaves_no_broken_file() {
+    let hub = TestHub::of("llada");
+    hub.change(|contents| _ = contents.broken.insert("config.json".into(), 1000));
+    let error = hub.fetch().unwrap_err();
+    assert!(matches!(error, HubError::Interrupted { .. }), "{error}");
+    assert!(error.to_string().contains("config.json"), "{error}");
+    let error = hub
+        .hub()
+        .offline()
+        .fetch(&id(), "main", &mut |_| {})
+        .unwrap_err();
+    assert!(matches!(error, HubError::NotCached { .. }), "{error}");
+    hub.change(|contents| contents.broken.clear());
+    let directory = hub.fetch().unwrap();
+    assert_same_as_golden(&directory, "llada", "config.json");
+}
+
+#[test]
+fn what_the_hub_does_not_have_is_said() {
+    let hub = TestHub::of("llada");
+    let other = RepositoryId::parse("tiny/none").unwrap();
+    for (id, revision) in [(&other, "main"), (&id(), "v9")] {
+        let error = hub.hub().fetch(id, revision, &mut |_| {}).unwrap_err();
+        assert!(matches!(error, HubError::NotFound { .. }), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains(&id.to_string()) && text.contains(revision),
+            "{text}"
+        );
+    }
+    for revision in ["../main", "", "a//b", "..", "a b"] {
+        let error = hub.hub().fetch(&id(), revision, &mut |_| {}).unwrap_err();
+        assert!(
+            matches!(error, HubError::Revision { .. }),
+            "{revision}: {error}"
+        );
+    }
+    hub.change(|contents| _ = contents.files.remove("model.safetensors"));
+    let error = hub.fetch().unwrap_err().to_string();
+    assert!(error.contains("pickle files are never opened"), "{error}");
+    hub.change(|contents| _ = contents.files.remove("config.json"));
+    let error = hub.fetch().unwrap_err().to_string();
+    assert!(error.contains("no config.json"), "{error}");
+}
+
+#[test]
+fn a_gated_model_is_had_with_the_right_token_only() {
+    for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+        let hub = TestHub::of("llada");
+        hub.change(|contents| {
+            contents.denied = Some(status);
+            contents.token = Some("secret");
+        });
+        let error = hub.fetch().unwrap_err();
+        assert!(matches!(
+            error,
+            HubError::Denied {
+                has_token: false,
+                ..
+            }
+        ));
+        let text = error.to_string();
+        assert!(
+            text.contains("HF_TOKEN") && text.contains(REPOSITORY),
+            "{text}"
+        );
+        let fetch = |token| {
+            hub.hub()
+                .with_token(token)
+                .fetch(&id(), "main", &mut |_| {})
+        };
+        let error = fetch("wrong").unwrap_err();
+        assert!(matches!(
+            error,
+            HubError::Denied {
+                has_token: true,
+                ..
+            }
+        ));
+        assert!(
+            !error.to_string().contains("wrong"),
+            "a token is never shown"
+        );
+        assert_same_as_golden(&fetch("secret").unwrap(), "llada", "config.json");
+    }
+}
+
+#[test]
+fn offline_the_cache_alone_is_used() {
+    let hub = TestHub::of("llada");
+    let offline = || hub.hub().offline().fetch(&id(), "main", &mut |_| {});
+    let error = offline().unwrap_err();
+    assert!(matches!(error, HubError::NotCached { .. }), "{error}");
+    assert!(error.to_string().contains("config.json"), "{error}");
+    let directory = hub.fetch().unwrap();
+    hub.change(|contents| contents.requests.clear());
+    assert_eq!(offline().unwrap(), directory);
+    assert!(hub.contents.lock().unwrap().requests.is_empty());
+    std::fs::remove_file(directory.join("model.safetensors")).unwrap();
+    let error = offline().unwrap_err().to_string();
+    assert!(error.contains("model.safetensors"), "{error}");
+}
+
+#[test]
+fn a_hub_that_cannot_be_reached_is_said_with_the_way_out() {
+    let cache = tempfile::tempdir().unwrap();
+    // A port that was free a moment ago.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let hub = Hub::new(cache.path()).with_endpoint(&url);
+    let error = hub.fetch(&id(), "main", &mut |_| {}).unwrap_err();
+    assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains(&url) && text.contains("HF_HUB_OFFLINE=1"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_answer_that_is_none_of_the_hubs_is_said() {
+    let hub = TestHub::of("llada");
+    hub.change(|contents| contents.commit = "../../etc");
+    let error = hub.fetch().unwrap_err();
+    assert!(matches!(error, HubError::Answer { .. }), "{error}");
+}
+
+#[test]
+fn the_command_line_takes_a_model_by_its_name() {
+    let hub = TestHub::of("llada");
+    let inspect = ["inspect", "--json", "--model", REPOSITORY];
+    let output = hub.unmask(&inspect, &[]);
+    assert!(output.status.success(), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["name"], REPOSITORY);
+    assert!(hub.cache.path().join("hub/models--tiny--llada").is_dir());
+    let generate = [
+        "generate",
+        "--model",
+        REPOSITORY,
+        "--prompt-ids",
+        "5,6",
+        "--gap",
+        "2",
+        "--ids",
+    ];
+    let output = hub.unmask(&generate, &[("HF_HUB_OFFLINE", "1"), ("HF_ENDPOINT", "")]);
+    assert!(output.status.success(), "{output:?}");
+
+    let with_revision = [&inspect[..], &["--model-revision", COMMIT]].concat();
+    assert!(hub.unmask(&with_revision, &[]).status.success());
+    let said = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let output = hub.unmask(arguments, variables);
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let unknown = said(
+        &["inspect", "--model", REPOSITORY, "--model-revision", "v9"],
+        &[],
+    );
+    assert!(
+        unknown.contains("v9") && unknown.contains("no directory tiny/llada"),
+        "{unknown}"
+    );
+    let directory = golden("llada");
+    let local = [
+        "inspect",
+        "--model",
+        directory.to_str().unwrap(),
+        "--model-revision",
+        "main",
+    ];
+    assert!(said(&local, &[]).contains("--model-revision"));
+    assert!(said(&["inspect", "--model-revision", "main"], &[]).contains("--model"));
+    let empty = tempfile::tempdir().unwrap();
+    let home = empty.path().to_str().unwrap();
+    let offline = said(&inspect, &[("HF_HUB_OFFLINE", "1"), ("HF_HOME", home)]);
+    assert!(offline.contains("HF_HUB_OFFLINE"), "{offline}");
+}
