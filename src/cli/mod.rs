@@ -2,6 +2,7 @@
 
 mod animate;
 mod bench;
+mod chat;
 mod decode_args;
 mod denoise;
 mod eval;
@@ -31,6 +32,9 @@ enum Command {
     /// Complete a text.
     #[command(after_help = generate::EXAMPLES)]
     Generate(generate::GenerateArgs),
+    /// Talk with an instruction model.
+    #[command(after_help = chat::EXAMPLES)]
+    Chat(chat::ChatArgs),
     /// Fill the gaps of a text.
     #[command(after_help = infill::EXAMPLES)]
     Infill(infill::InfillArgs),
@@ -52,6 +56,7 @@ pub fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Infill(args) => infill::run(args),
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),

@@ -8,7 +8,6 @@ use super::super::wire::{ApplyTemplateRequest, ChatRequest, Content, MessageFiel
 use super::completion::{Asked, CompletionJob, Given, lay_out, stops, stream};
 use super::decoding::{DecodeFields, plan, repetitions, size};
 use super::{check_model, encode, neutral};
-use crate::decode::DecodePlan;
 use crate::text::{ChatEnding, ChatMessage, ChatTemplateError};
 
 /// Tokens of an answer when the request does not say. OpenAI's API then takes what the model's limit
@@ -69,7 +68,12 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         Some((param, tokens)) => Asked { param, tokens },
         None => Asked {
             param: "max_completion_tokens",
-            tokens: default_tokens(given.tokens.len(), &plan, state),
+            // With no room at all, one token too many says so.
+            tokens: state
+                .engine
+                .spec()
+                .longest_gap(&plan, given.tokens.len(), DEFAULT_MAX_TOKENS)
+                .max(1),
         },
     };
     let prompt = lay_out(given, asked, &[], false, &plan, state)?;
@@ -81,16 +85,6 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         stream,
         include_usage,
     })
-}
-
-/// As many tokens as the model's limit leaves, up to the default; 1 if it leaves none.
-fn default_tokens(prompt: usize, plan: &DecodePlan, state: &AppState) -> usize {
-    let spec = state.engine.spec();
-    let fits = |tokens: &usize| {
-        let length = prompt + tokens;
-        spec.canvas_length(plan, length, length) <= spec.max_canvas
-    };
-    (1..=DEFAULT_MAX_TOKENS).rev().find(fits).unwrap_or(1)
 }
 
 /// The text that the model's template makes of a chat.
