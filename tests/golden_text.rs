@@ -325,6 +325,35 @@ fn a_template_cannot_run_for_long_or_fill_the_memory() {
 }
 
 #[test]
+fn the_longest_chats_that_fit_into_a_request_are_rendered() {
+    // A body of a megabyte, as one message and as many.
+    const BODY: usize = 1 << 20;
+    let message = |role: &str, content: String| ChatMessage {
+        role: role.into(),
+        content,
+        name: None,
+    };
+    let roles = ["user", "assistant"].into_iter().cycle();
+    let shortest = r#"{"role":"user","content":""},"#.len();
+    let many = roles
+        .take(BODY / shortest)
+        .map(|role| message(role, String::new()))
+        .collect();
+    let one = vec![message("user", "x".repeat(BODY))];
+    let goldens = json(&golden("text").join("chat_templates/cases.json"));
+    let released = ["qwen3", "llama31", "mistral", "llada"];
+    for chat in [many, one] {
+        for name in released {
+            let mut config = goldens["special_tokens"].clone();
+            config["chat_template"] = goldens["templates"][name].clone();
+            let template = of_config(&config).unwrap().unwrap();
+            let text = template.render(&chat, ChatEnding::Answer, &Map::new());
+            assert!(text.is_ok(), "{name}: {text:?}");
+        }
+    }
+}
+
+#[test]
 fn a_template_reads_nothing_but_what_it_is_given() {
     for source in [
         "{% include 'Cargo.toml' %}",

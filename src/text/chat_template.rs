@@ -28,8 +28,8 @@ use tojson::tojson;
 /// The template's name in error messages.
 const NAME: &str = "chat_template";
 
-/// What one rendering may cost: about one an instruction and one for 64 bytes. A request of a megabyte
-/// that is nothing but short messages takes a third of it with LLaDA's template.
+/// What one rendering may cost: about one an instruction and one for 64 bytes. With the
+/// templates of released models it is enough for a megabyte of messages, be it one or thousands.
 const FUEL: u64 = 4_000_000;
 
 /// Stands at the end of a message that is to be continued while it is rendered, to find it again.
