@@ -39,6 +39,18 @@ impl Utf8Stream {
         let rest = std::mem::take(&mut self.incomplete);
         String::from_utf8_lossy(&rest).into_owned()
     }
+
+    /// Whether `bytes`, if they came next, would begin a character, and the beginning of one that waits for
+    /// its end would come to nothing.
+    fn is_broken_off_by(&self, bytes: &[u8]) -> bool {
+        let Some(next) = bytes.first() else {
+            return false;
+        };
+        let continued = [&self.incomplete[..], &[*next]].concat();
+        let begins_well = std::str::from_utf8(&continued)
+            .map_or_else(|error| error.error_len().is_none(), |_| true);
+        !self.incomplete.is_empty() && !begins_well
+    }
 }
 
 /// The text of a completion. It takes bytes in and gives out text as soon as it is certain: complete
@@ -51,6 +63,8 @@ pub(super) struct CompletionText {
     pending: String,
     stops: Arc<[String]>,
     stopped: bool,
+    /// Complete characters that were taken in.
+    characters: usize,
 }
 
 impl CompletionText {
@@ -61,7 +75,13 @@ impl CompletionText {
             pending: String::new(),
             stops,
             stopped: false,
+            characters: 0,
         }
+    }
+
+    /// At which character of the text `bytes` would begin if they were taken in next.
+    pub fn offset_of(&self, bytes: &[u8]) -> usize {
+        self.characters + usize::from(self.utf8.is_broken_off_by(bytes))
     }
 
     /// Whether a stop string has come; nothing is taken in or given out any more.
@@ -90,6 +110,7 @@ impl CompletionText {
     }
 
     fn take(&mut self, text: &str) -> String {
+        self.characters += text.chars().count();
         self.pending.push_str(text);
         // The stop string that is complete first wins; of several that are, the one that begins first.
         let found = self

@@ -1,23 +1,24 @@
 //! `POST /v1/completions`.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
-use super::completion_text::CompletionText;
+use super::completion_reader::{CompletionAnswer, CompletionReader, TextPiece};
 use super::error::ApiError;
 use super::extract::Body;
+use super::logprobs::completion_logprobs;
+use super::metrics::Metrics;
 use super::random;
-use super::run::{Cost, Reader, Run, Update, answers, updates};
+use super::run::{Cost, Run, Update, answers, updates};
 use super::sse::{self, Frame};
 use super::state::{AppState, unix_time};
 use super::validate::{self, CompletionJob, nth_plan};
 use super::wire::{COMPLETION_OBJECT, Completion, CompletionChoice, CompletionRequest, Usage};
-use crate::canvas::{Canvas, TokenId};
-use crate::engine::StepReport;
+use crate::canvas::TokenId;
+use crate::engine::LogprobRequest;
 use crate::text::Tokenizer;
 
 /// Completes prompts.
@@ -36,10 +37,12 @@ pub(super) async fn create(
             .iter()
             .map(|prompt| prompt.canvas.scratch().start - prompt.gap.len())
             .sum(),
+        logprobs: job.top_logprobs.map(|_| state.tokenizer.clone()),
     };
     let runs = start(&job, &state)?;
     if job.stream {
         let mut chunks = Chunks {
+            metrics: state.metrics.clone(),
             head,
             include_usage: job.include_usage,
             running: runs.len(),
@@ -47,14 +50,19 @@ pub(super) async fn create(
             cost: Cost::default(),
         };
         let render = move |update| chunks.render(update);
-        return Ok(sse::respond(updates(runs), state.limits.keep_alive, render));
+        let updates = updates(runs, state.limits.request_timeout);
+        return Ok(sse::respond(updates, state.limits.keep_alive, render));
     }
-    let (answers, cost) = answers(runs).await?;
+    let (answers, cost) = answers(runs, state.limits.request_timeout).await?;
     let completion_tokens = answers.iter().map(|answer| answer.tokens).sum();
+    let per_forward = cost.tokens_per_forward();
+    state
+        .metrics
+        .count_answer(head.prompt_tokens, completion_tokens, per_forward);
     let choices = answers
         .into_iter()
         .enumerate()
-        .map(|(index, answer)| choice(index, answer.text, Some(answer.finish_reason)))
+        .map(|(index, answer)| head.choice(index, answer.piece, Some(answer.finish_reason)))
         .collect();
     Ok(Json(Completion {
         usage: Some(Some(Usage::new(head.prompt_tokens, completion_tokens))),
@@ -71,116 +79,29 @@ fn start(job: &CompletionJob, state: &AppState) -> Result<Vec<Run<CompletionRead
     for prompt in &job.prompts {
         for number in 0..job.n {
             let plan = nth_plan(&job.plan, number);
-            let generation = state.engine.submit(prompt.canvas.clone(), &plan)?;
-            let reader = CompletionReader {
-                tokenizer: state.tokenizer.clone(),
-                stop_tokens: stop_tokens.clone(),
-                gap: prompt.gap.clone(),
-                is_revising: plan.is_revising(),
-                slots: vec![None; prompt.gap.len()],
-                read: 0,
-                text: CompletionText::new(job.stops.clone()),
-                unsent: prompt.echo.clone().unwrap_or_default(),
-                sent: String::new(),
-            };
+            let logprobs = job.top_logprobs.map(|top| LogprobRequest {
+                top,
+                ..LogprobRequest::default()
+            });
+            let canvas = prompt.canvas.clone();
+            let generation = state.engine.submit_reporting(canvas, &plan, logprobs)?;
+            let mut reader = CompletionReader::new(
+                state.tokenizer.clone(),
+                stop_tokens.clone(),
+                job.stops.clone(),
+                prompt.gap.clone(),
+                plan.is_revising(),
+            );
+            if job.top_logprobs.is_some() {
+                reader = reader.with_logprobs();
+            }
+            if let Some(echo) = &prompt.echo {
+                reader = reader.after(echo);
+            }
             runs.push(Run::new(runs.len(), &prompt.canvas, generation, reader));
         }
     }
     Ok(runs)
-}
-
-/// Reads the gap of a completion from left to right, as far as it is committed without a hole.
-struct CompletionReader {
-    tokenizer: Arc<dyn Tokenizer>,
-    stop_tokens: Arc<[TokenId]>,
-    gap: Range<usize>,
-    /// Whether committed slots may change, so that nothing is certain before the end.
-    is_revising: bool,
-    /// The gap's tokens where they are committed.
-    slots: Vec<Option<TokenId>>,
-    /// How many of them have been read.
-    read: usize,
-    text: CompletionText,
-    /// Text that no frame has brought yet; at first the echoed prompt.
-    unsent: String,
-    /// Text that frames have brought.
-    sent: String,
-}
-
-/// A finished completion.
-struct Answer {
-    text: String,
-    finish_reason: &'static str,
-    tokens: usize,
-}
-
-impl CompletionReader {
-    /// Reads on up to the first masked slot; whether a stop token or a stop string has come.
-    fn read(&mut self) -> bool {
-        while let Some(Some(token)) = self.slots.get(self.read) {
-            self.read += 1;
-            if self.stop_tokens.contains(token) {
-                // Nothing after it can complete a stop string.
-                let rest = self.text.finish();
-                self.unsent.push_str(&rest);
-                return true;
-            }
-            let text = self.text.push(self.tokenizer.bytes(*token));
-            self.unsent.push_str(&text);
-            if self.text.is_stopped() {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn frame(&mut self) -> Option<String> {
-        let text = std::mem::take(&mut self.unsent);
-        self.sent.push_str(&text);
-        (!text.is_empty()).then_some(text)
-    }
-
-    fn answer(&mut self, finish_reason: &'static str) -> Answer {
-        Answer {
-            text: std::mem::take(&mut self.sent),
-            finish_reason,
-            tokens: self.read,
-        }
-    }
-}
-
-impl Reader for CompletionReader {
-    type Frame = String;
-    type Answer = Answer;
-
-    fn step(&mut self, report: &StepReport) -> (Option<String>, Option<Answer>) {
-        if self.is_revising {
-            return (None, None);
-        }
-        for (slot, commit) in &report.committed {
-            if self.gap.contains(slot) {
-                self.slots[slot - self.gap.start] = Some(commit.token);
-            }
-        }
-        let stopped = self.read();
-        let frame = self.frame();
-        (frame, stopped.then(|| self.answer("stop")))
-    }
-
-    fn finish(&mut self, canvas: &Canvas) -> (Option<String>, Answer) {
-        for (at, slot) in self.gap.clone().enumerate() {
-            self.slots[at] = canvas.provenance(slot).map(|commit| commit.token);
-        }
-        let stopped = self.read();
-        let rest = self.text.finish();
-        self.unsent.push_str(&rest);
-        let reason = if stopped || self.text.is_stopped() {
-            "stop"
-        } else {
-            "length"
-        };
-        (self.frame(), self.answer(reason))
-    }
 }
 
 /// What all chunks of an answer have in common.
@@ -190,6 +111,8 @@ struct Head {
     model: String,
     seed: u64,
     prompt_tokens: usize,
+    /// Writes the tokens of log-probabilities, if they were asked for.
+    logprobs: Option<Arc<dyn Tokenizer>>,
 }
 
 impl Head {
@@ -204,19 +127,26 @@ impl Head {
             diffusion: None,
         }
     }
-}
 
-fn choice(index: usize, text: String, finish_reason: Option<&'static str>) -> CompletionChoice {
-    CompletionChoice {
-        index,
-        text,
-        logprobs: None,
-        finish_reason,
+    fn choice(
+        &self,
+        index: usize,
+        piece: TextPiece,
+        finish_reason: Option<&'static str>,
+    ) -> CompletionChoice {
+        let tokenizer = self.logprobs.as_deref();
+        CompletionChoice {
+            index,
+            logprobs: tokenizer.map(|tokenizer| completion_logprobs(&piece.tokens, tokenizer)),
+            text: piece.text,
+            finish_reason,
+        }
     }
 }
 
 /// Makes the chunks of a stream.
 struct Chunks {
+    metrics: Arc<Metrics>,
     head: Head,
     include_usage: bool,
     /// Sequences without an answer yet.
@@ -226,7 +156,7 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn render(&mut self, update: Update<String, Answer>) -> Vec<Frame> {
+    fn render(&mut self, update: Update<TextPiece, CompletionAnswer>) -> Vec<Frame> {
         if update.frame.is_none() && update.answer.is_none() {
             return Vec::new();
         }
@@ -237,11 +167,16 @@ impl Chunks {
             self.completion_tokens += answer.tokens;
             self.cost.add(cost);
         }
-        let text = update.frame.unwrap_or_default();
-        let mut chunk = self
-            .head
-            .chunk(vec![choice(update.index, text, finish_reason)]);
+        let piece = update.frame.unwrap_or_default();
+        let choice = self.head.choice(update.index, piece, finish_reason);
+        let mut chunk = self.head.chunk(vec![choice]);
         let is_last = self.running == 0;
+        if is_last {
+            let per_forward = self.cost.tokens_per_forward();
+            let prompt_tokens = self.head.prompt_tokens;
+            self.metrics
+                .count_answer(prompt_tokens, self.completion_tokens, per_forward);
+        }
         let diffusion = self.cost.report(self.head.seed);
         chunk.usage = self.include_usage.then_some(None);
         if is_last && !self.include_usage {

@@ -1,5 +1,6 @@
 //! `POST /v1/infill`.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::error::ApiError;
 use super::extract::Body;
 use super::infill_text::{GapTokenizer, gap_answers};
+use super::metrics::Metrics;
 use super::random;
 use super::run::{Cost, Reader, Run, Update, answers, updates};
 use super::sse::{self, Frame};
@@ -20,7 +22,8 @@ use super::wire::{
     InfillStep, STEP_OBJECT, Usage,
 };
 use crate::canvas::{Canvas, Commit};
-use crate::engine::StepReport;
+use crate::engine::{LogprobRequest, StepReport};
+use crate::sampling::Logprobs;
 use crate::text::{Layout, Tokenizer};
 
 /// Fills the gaps of a text.
@@ -35,6 +38,7 @@ pub(super) async fn create(
         model: state.model_name.clone(),
         seed: job.plan.sampling.seed,
         prompt_tokens: job.canvas.len() - job.canvas.masked(),
+        metrics: state.metrics.clone(),
     };
     let stream = job.stream;
     let runs = start(job, &state)?;
@@ -46,9 +50,10 @@ pub(super) async fn create(
             cost: Cost::default(),
         };
         let render = move |update| frames.render(update);
-        return Ok(sse::respond(updates(runs), state.limits.keep_alive, render));
+        let updates = updates(runs, state.limits.request_timeout);
+        return Ok(sse::respond(updates, state.limits.keep_alive, render));
     }
-    let (answers, cost) = answers(runs).await?;
+    let (answers, cost) = answers(runs, state.limits.request_timeout).await?;
     let choices = answers
         .into_iter()
         .enumerate()
@@ -68,14 +73,19 @@ fn start(job: InfillJob, state: &AppState) -> Result<Vec<Run<InfillReader>>, Api
     let names: Arc<[Option<String>]> = job.names.into();
     (0..job.n)
         .map(|index| {
-            let generation = state
-                .engine
-                .submit(job.canvas.clone(), &nth_plan(&job.plan, index))?;
+            let logprobs = job.top_logprobs.map(|top| LogprobRequest {
+                top,
+                ..LogprobRequest::default()
+            });
+            let plan = nth_plan(&job.plan, index);
+            let canvas = job.canvas.clone();
+            let generation = state.engine.submit_reporting(canvas, &plan, logprobs)?;
             let reader = InfillReader {
                 tokenizer: tokenizer.clone(),
                 gaps: gaps.clone(),
                 layout: layout.clone(),
                 names: names.clone(),
+                logprobs: HashMap::new(),
             };
             Ok(Run::new(index, &job.canvas, generation, reader))
         })
@@ -88,6 +98,8 @@ struct InfillReader {
     gaps: Arc<[Range<usize>]>,
     layout: Arc<Layout>,
     names: Arc<[Option<String>]>,
+    /// Those of each slot's last commit, if they were asked for.
+    logprobs: HashMap<usize, Logprobs>,
 }
 
 /// The whole text and its gaps.
@@ -137,6 +149,7 @@ impl Reader for InfillReader {
     type Answer = Answer;
 
     fn step(&mut self, report: &StepReport) -> (Option<Step>, Option<Answer>) {
+        self.logprobs.extend(report.logprobs.iter().cloned());
         let committed = report.committed.iter();
         let remasked = report.remasked.iter();
         let step = Step {
@@ -152,7 +165,13 @@ impl Reader for InfillReader {
     fn finish(&mut self, canvas: &Canvas) -> (Option<Step>, Answer) {
         let mut reading = self.layout.read(canvas, &*self.tokenizer);
         let text = std::mem::take(&mut reading.text);
-        let gaps = gap_answers(canvas, reading, &self.names, &*self.tokenizer);
+        let gaps = gap_answers(
+            canvas,
+            reading,
+            &self.names,
+            &self.logprobs,
+            &*self.tokenizer,
+        );
         (None, Answer { text, gaps })
     }
 }
@@ -164,15 +183,20 @@ struct Head {
     model: String,
     seed: u64,
     prompt_tokens: usize,
+    metrics: Arc<Metrics>,
 }
 
 impl Head {
+    /// The whole answer, which is counted.
     fn answer(&self, choices: Vec<InfillChoice>, cost: Cost) -> Infill<'_> {
         let filled = choices
             .iter()
             .flat_map(|choice| &choice.gaps)
             .map(|gap| gap.tokens.len())
             .sum();
+        let per_forward = cost.tokens_per_forward();
+        self.metrics
+            .count_answer(self.prompt_tokens, filled, per_forward);
         Infill {
             id: &self.id,
             object: INFILL_OBJECT,

@@ -1,9 +1,11 @@
 //! The gaps of an infilling, read back from its canvas.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::wire::{GapAnswer, Provenance};
+use super::wire::{Alternative, GapAnswer, Provenance};
 use crate::canvas::{Canvas, TokenId};
+use crate::sampling::Logprobs;
 use crate::text::{Reading, TextError, Tokenizer};
 
 /// The model's tokenizer as gaps are read with it: stop tokens have no text there, whether or not the
@@ -27,13 +29,19 @@ impl Tokenizer for GapTokenizer {
             self.inner.bytes(token)
         }
     }
+
+    fn longest_token(&self) -> Option<usize> {
+        self.inner.longest_token()
+    }
 }
 
-/// What fills each gap of a finished canvas; `names` holds one entry a gap.
+/// What fills each gap of a finished canvas; `names` holds one entry a gap, `logprobs` one a slot if
+/// log-probabilities were asked for.
 pub(super) fn gap_answers(
     canvas: &Canvas,
     reading: Reading,
     names: &[Option<String>],
+    logprobs: &HashMap<usize, Logprobs>,
     tokenizer: &dyn Tokenizer,
 ) -> Vec<GapAnswer> {
     let gaps = canvas.gaps().iter().zip(reading.gaps).zip(names);
@@ -42,6 +50,7 @@ pub(super) fn gap_answers(
             let provenance: Vec<Provenance> = slots
                 .clone()
                 .filter_map(|slot| {
+                    let logprobs = logprobs.get(&slot);
                     let slot = canvas.gap_slot(slot)?;
                     let commit = slot.provenance()?;
                     Some(Provenance {
@@ -52,6 +61,8 @@ pub(super) fn gap_answers(
                         step: commit.step,
                         remasked: slot.remasked(),
                         edited: slot.edited(),
+                        logprob: logprobs.map(|logprobs| logprobs.token),
+                        top_logprobs: logprobs.map(|logprobs| alternatives(logprobs, tokenizer)),
                     })
                 })
                 .collect();
@@ -68,4 +79,14 @@ pub(super) fn gap_answers(
             }
         })
         .collect()
+}
+
+fn alternatives(logprobs: &Logprobs, tokenizer: &dyn Tokenizer) -> Vec<Alternative> {
+    let top = logprobs.top.iter();
+    top.map(|&(token, logprob)| Alternative {
+        token,
+        text: tokenizer.decode(&[token]),
+        logprob,
+    })
+    .collect()
 }

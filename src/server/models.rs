@@ -1,4 +1,4 @@
-//! `GET /v1/models`, `GET /v1/models/{id}` and `GET /health`.
+//! `GET /v1/models` and `GET /v1/models/{id}`.
 
 use std::sync::Arc;
 
@@ -6,7 +6,6 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::state::{AppState, Limits};
@@ -91,9 +90,4 @@ pub(super) async fn retrieve(
     } else {
         Err(ApiError::no_such_model(&id, &state.model_name))
     }
-}
-
-/// That the server is alive.
-pub(super) async fn health() -> Json<Value> {
-    Json(json!({"status": "ok"}))
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::{self, Either};
 use futures::stream::{self, Stream, StreamExt};
 
 use super::error::ApiError;
@@ -99,13 +100,18 @@ impl Cost {
         self.denoising = self.denoising.max(other.denoising);
     }
 
+    /// Slots committed a network evaluation.
+    pub fn tokens_per_forward(&self) -> f64 {
+        self.committed as f64 / self.nfe.max(1) as f64
+    }
+
     /// What the answer says of it.
     pub fn report(&self, seed: u64) -> DiffusionReport {
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         DiffusionReport {
             steps: self.steps,
             nfe: self.nfe,
-            tokens_per_forward: self.committed as f64 / self.nfe.max(1) as f64,
+            tokens_per_forward: self.tokens_per_forward(),
             queued_ms: milliseconds(self.queued),
             denoise_ms: milliseconds(self.denoising),
             seed,
@@ -115,13 +121,31 @@ impl Cost {
 
 type Item<R> = Result<Update<<R as Reader>::Frame, <R as Reader>::Answer>, ApiError>;
 
-/// The updates of all sequences as they come; after an error nothing follows of that sequence.
-/// Dropping the stream drops the generations that still run.
-pub(super) fn updates<R: Reader>(runs: Vec<Run<R>>) -> impl Stream<Item = Item<R>> + Send {
-    stream::select_all(
+/// The updates of all sequences as they come; after an error nothing follows of that sequence. If they take
+/// longer than `limit`, the last update is an error. Dropping the stream drops the generations that still
+/// run.
+pub(super) fn updates<R: Reader>(
+    runs: Vec<Run<R>>,
+    limit: Option<Duration>,
+) -> impl Stream<Item = Item<R>> + Send {
+    let updates = stream::select_all(
         runs.into_iter()
             .map(|run| Box::pin(stream::unfold(Some(run), next))),
-    )
+    );
+    let late = Box::pin(async move {
+        match limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => future::pending().await,
+        }
+        ApiError::deadline_exceeded(limit.unwrap_or_default())
+    });
+    stream::unfold(Some((updates, late)), |state| async {
+        let (mut updates, late) = state?;
+        match future::select(updates.next(), late).await {
+            Either::Left((update, late)) => Some((update?, Some((updates, late)))),
+            Either::Right((error, _)) => Some((Err(error), None)),
+        }
+    })
 }
 
 async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>)> {
@@ -159,13 +183,14 @@ async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>
 /// All answers, in order, and what they took together.
 ///
 /// # Errors
-/// The first sequence's that fails; the others are dropped with it.
+/// The first sequence's that fails, or that `limit` is over; the others are dropped with it.
 pub(super) async fn answers<R: Reader>(
     runs: Vec<Run<R>>,
+    limit: Option<Duration>,
 ) -> Result<(Vec<R::Answer>, Cost), ApiError> {
     let mut total = Cost::default();
     let mut answers = Vec::with_capacity(runs.len());
-    let mut updates = std::pin::pin!(updates(runs));
+    let mut updates = std::pin::pin!(updates(runs, limit));
     while let Some(update) = updates.next().await {
         let update = update?;
         if let Some((answer, cost)) = update.answer {

@@ -108,9 +108,19 @@ fn refused_completions() -> Vec<Refused> {
             &["256 slots"],
         ),
         on(
+            json!({"prompt": "p".repeat(256)}),
+            "prompt",
+            &["256", "272", "256 slots"],
+        ),
+        on(
             json!({"prompt": "p".repeat(300)}),
             "prompt",
-            &["300", "316", "256 slots"],
+            &["300 bytes", "256 slots"],
+        ),
+        on(
+            json!({"prompt": "p", "suffix": "s".repeat(257)}),
+            "suffix",
+            &["257 bytes", "256 slots"],
         ),
         on(
             json!({"prompt": ["a", "p".repeat(256)]}),
@@ -233,9 +243,34 @@ fn refused_completions() -> Vec<Refused> {
             &["-1", "0"],
         ),
         on(
-            json!({"prompt": "p", "logit_bias": {"50": 1}}),
+            json!({"prompt": "p", "logit_bias": {"50": 101}}),
+            "logit_bias.50",
+            &["101", "-100 to 100"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": {"50": "1"}}),
+            "logit_bias.50",
+            &["\"1\"", "a number"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": {"the": 1}}),
+            "logit_bias.the",
+            &["no token id", "whole number"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": {"260": 1}}),
+            "logit_bias.260",
+            &["260", "0 to 259"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": {"257": 1}}),
+            "logit_bias.257",
+            &["mask token 257"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": [1]}),
             "logit_bias",
-            &["1 entries", "empty"],
+            &["sequence", "map"],
         ),
         on(
             json!({"prompt": "p", "best_of": 3}),
@@ -243,14 +278,14 @@ fn refused_completions() -> Vec<Refused> {
             &["3", "here 1"],
         ),
         on(
-            json!({"prompt": "p", "logprobs": 5}),
+            json!({"prompt": "p", "logprobs": 21}),
             "logprobs",
-            &["5", "null"],
+            &["21", "0 to 20"],
         ),
         on(
-            json!({"prompt": "p", "logprobs": false}),
+            json!({"prompt": "p", "logprobs": true}),
             "logprobs",
-            &["false", "null"],
+            &["true", "whole number"],
         ),
         on(
             json!({"prompt": "p", "min_p": 0.1}),
@@ -466,6 +501,26 @@ fn refused_infills() -> Vec<Refused> {
             json!({"text": "{{1}}", "stop": "a"}),
             "stop",
             &["unknown field `stop`"],
+        ),
+        on(
+            json!({"text": "{{1}}", "logprobs": 3}),
+            "logprobs",
+            &["`3`", "boolean"],
+        ),
+        on(
+            json!({"text": "{{1}}", "top_logprobs": 3}),
+            "top_logprobs",
+            &["3", "logprobs = true"],
+        ),
+        on(
+            json!({"text": "{{1}}", "logprobs": true, "top_logprobs": 21}),
+            "top_logprobs",
+            &["21", "0 to 20"],
+        ),
+        on(
+            json!({"text": "{{1}}", "diffusion": {"stop_tokens": "never"}}),
+            "diffusion.stop_tokens",
+            &["never", "`anywhere` or `at_end`"],
         ),
         on(
             json!({"text": "{{1}}", "temperature": -2}),

@@ -1,11 +1,15 @@
 //! The HTTP API, against a real listening server.
 
+mod access;
 mod blocks;
 mod cli;
 mod completions;
+mod connections;
 mod errors;
 mod infill;
 mod lifecycle;
+mod logprobs;
+mod metrics;
 mod mock;
 mod models;
 mod server;

@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde_json::Value;
-
+use super::super::completion_reader::Echo;
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{CompletionRequest, Prompt, PromptItem, Stop, Whole};
 use super::decoding::{DecodeFields, plan, repetitions, size};
+use super::logits::completion_logprobs;
 use super::{check_model, check_token, encode};
 use crate::canvas::{Canvas, TokenId};
 use crate::decode::DecodePlan;
@@ -17,7 +17,6 @@ use crate::decode::DecodePlan;
 const DEFAULT_MAX_TOKENS: usize = 16;
 
 /// A request for completions that can be queued.
-#[derive(Debug)]
 pub struct CompletionJob {
     /// One a prompt.
     pub prompts: Vec<PromptJob>,
@@ -27,6 +26,8 @@ pub struct CompletionJob {
     pub plan: DecodePlan,
     /// Strings that end a completion; none is empty.
     pub stops: Arc<[String]>,
+    /// How many of the most probable tokens are reported with each; `None` if no log-probabilities are.
+    pub top_logprobs: Option<usize>,
     /// Whether to answer with server-sent events.
     pub stream: bool,
     /// Whether the last of them carries the usage.
@@ -34,14 +35,13 @@ pub struct CompletionJob {
 }
 
 /// A prompt that can be queued.
-#[derive(Debug)]
 pub struct PromptJob {
     /// Prompt, gap and suffix, and the scratch slots that the model needs after them.
     pub canvas: Canvas,
     /// The slots of the gap.
     pub gap: Range<usize>,
-    /// The prompt's text, if it is to come back.
-    pub echo: Option<String>,
+    /// The prompt, if it is to come back.
+    pub echo: Option<Echo>,
 }
 
 /// A prompt as it was given.
@@ -69,6 +69,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
         .and_then(|options| options.0.include_usage)
         .unwrap_or(false);
     let stops = stops(request.stop, state)?;
+    let top_logprobs = completion_logprobs(request.logprobs)?;
     let prompt = request.prompt.ok_or_else(|| {
         ApiError::missing(
             "prompt",
@@ -91,9 +92,10 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
         top_p: request.top_p,
         top_k: request.top_k,
         seed: request.seed,
+        logit_bias: request.logit_bias,
         diffusion: request.diffusion,
     };
-    let plan = plan(fields, state.engine.spec())?;
+    let plan = plan(fields, state)?;
     let suffix = match &request.suffix {
         Some(suffix) => encode(suffix, "suffix", state)?,
         None => Vec::new(),
@@ -108,6 +110,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
         n,
         plan,
         stops,
+        top_logprobs,
         stream,
         include_usage,
     })
@@ -154,12 +157,12 @@ fn lay_out(
         .build()
         .map_err(|error| ApiError::unusable(&path, error))?
         .with_scratch(slots);
-    let echo = echo.then(|| text.unwrap_or_else(|| state.tokenizer.decode(&tokens)));
-    Ok(PromptJob {
-        canvas,
-        gap: tokens.len()..gap_end,
-        echo,
-    })
+    let gap = tokens.len()..gap_end;
+    let echo = echo.then(|| Echo {
+        text: text.unwrap_or_else(|| state.tokenizer.decode(&tokens)),
+        tokens,
+    });
+    Ok(PromptJob { canvas, gap, echo })
 }
 
 /// How many prompts there are.
@@ -291,15 +294,6 @@ fn refuse_unsupported(request: &CompletionRequest) -> Result<(), ApiError> {
             ));
         }
     }
-    if let Some(bias) = &request.logit_bias
-        && !bias.is_empty()
-    {
-        return Err(ApiError::unsupported(
-            "logit_bias",
-            format_args!("an object of {} entries", bias.len()),
-            "it is not supported; allowed: an empty object",
-        ));
-    }
     let n = request.n.unwrap_or(Whole(1));
     if let Some(best_of) = request.best_of
         && best_of != n
@@ -313,13 +307,5 @@ fn refuse_unsupported(request: &CompletionRequest) -> Result<(), ApiError> {
             ),
         ));
     }
-    match &request.logprobs {
-        None | Some(Value::Null) => Ok(()),
-        Some(given) => Err(ApiError::unsupported(
-            "logprobs",
-            given,
-            "a token's probability is that of its denoise step, not of the text before it, so that OpenAI's logprobs \
-             are not supported; allowed: null (/v1/infill answers with each token's probability and step)",
-        )),
-    }
+    Ok(())
 }

@@ -6,9 +6,10 @@ use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{GapFields, InfillRequest, Segment, Whole};
 use super::decoding::{DecodeFields, plan, repetitions, size};
+use super::logits::chat_logprobs;
 use super::{check_model, encode};
 use crate::canvas::Canvas;
-use crate::decode::{DecodePlan, EarlyStop};
+use crate::decode::{DecodePlan, EarlyStop, StopTokens};
 use crate::text::Layout;
 use crate::text::gaps::{self, Piece};
 
@@ -25,6 +26,8 @@ pub struct InfillJob {
     pub n: usize,
     /// How they are denoised.
     pub plan: DecodePlan,
+    /// How many of the most probable tokens are reported with each; `None` if no log-probabilities are.
+    pub top_logprobs: Option<usize>,
     /// Whether to answer with server-sent events.
     pub stream: bool,
 }
@@ -51,17 +54,21 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
             "a stop token in one gap must not leave the others unfilled; allowed: \"never\"",
         ));
     }
+    let top_logprobs = chat_logprobs(request.logprobs, request.top_logprobs)?;
+    let stop_tokens = request.diffusion.as_ref().and_then(|d| d.0.stop_tokens);
     let fields = DecodeFields {
         temperature: request.temperature,
         top_p: request.top_p,
         top_k: request.top_k,
         seed: request.seed,
+        logit_bias: request.logit_bias,
         diffusion: request.diffusion,
     };
-    let plan = DecodePlan {
+    let mut plan = DecodePlan {
         early_stop: EarlyStop::Never,
-        ..plan(fields, state.engine.spec())?
+        ..plan(fields, state)?
     };
+    plan.sampling.stop_tokens = stop_tokens.unwrap_or(StopTokens::AtEnd);
     let (layout, names, canvas) = lay_out(segments, param, &plan, state)?;
     Ok(InfillJob {
         layout,
@@ -69,6 +76,7 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
         canvas,
         n,
         plan,
+        top_logprobs,
         stream: request.stream.unwrap_or(false),
     })
 }

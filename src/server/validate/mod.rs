@@ -4,6 +4,7 @@
 mod completion;
 mod decoding;
 mod infill;
+mod logits;
 
 use std::sync::Arc;
 
@@ -45,8 +46,15 @@ fn check_model(given: Option<&str>, state: &AppState) -> Result<(), ApiError> {
     }
 }
 
-/// The tokens of a fixed text.
+/// The tokens of a fixed text. One that cannot fit the model's context, however few tokens it becomes, is
+/// refused before it is encoded, which takes long.
 fn encode(text: &str, path: &str, state: &AppState) -> Result<Vec<TokenId>, ApiError> {
+    let context = state.engine.spec().max_canvas;
+    if let Some(longest) = state.tokenizer.longest_token()
+        && text.len() > context.saturating_mul(longest)
+    {
+        return Err(ApiError::text_too_long(path, text.len(), context));
+    }
     let tokens = state
         .tokenizer
         .encode(text)

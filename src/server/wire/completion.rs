@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::answer::{DiffusionReport, Usage};
 use super::diffusion::DiffusionOptions;
+use super::logprobs::CompletionLogprobs;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
 use super::prompt::{Prompt, Stop};
@@ -49,10 +50,10 @@ pub struct CompletionRequest {
     pub presence_penalty: Option<Real>,
     /// Not supported but at 0.
     pub frequency_penalty: Option<Real>,
-    /// Not supported but when empty.
+    /// What is added to the logits of tokens, by id: −100 to 100.
     pub logit_bias: Option<Map<String, Value>>,
-    /// Not supported.
-    pub logprobs: Option<Value>,
+    /// Most probable tokens that are reported with each token: 0 to 20; no log-probabilities if absent.
+    pub logprobs: Option<Whole>,
 }
 
 /// `stream_options`.
@@ -94,8 +95,8 @@ pub struct CompletionChoice {
     pub index: usize,
     /// Its text; in a chunk, what is new of it.
     pub text: String,
-    /// Always null.
-    pub logprobs: Option<Value>,
+    /// Log-probabilities, if they were asked for; in a chunk, of the tokens that begin in it.
+    pub logprobs: Option<CompletionLogprobs>,
     /// Why it ended: `stop` or `length`; null in chunks before the end.
     pub finish_reason: Option<&'static str>,
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::number::{Real, Whole};
-use crate::decode::{BlockOrigin, Budget, EarlyStop, Revision, Score};
+use crate::decode::{BlockOrigin, Budget, EarlyStop, Revision, Score, StopTokens};
 use crate::sampling::{Basis, FilterOrder};
 
 /// The `diffusion` object: a preset, and what differs from it.
@@ -30,6 +30,8 @@ pub struct DiffusionOptions {
     pub at_least: Option<Whole>,
     /// When a stop token ends the denoising.
     pub early_stop: Option<EarlyStop>,
+    /// Where a stop token may be drawn.
+    pub stop_tokens: Option<StopTokens>,
     /// Which of `top_k` and `top_p` comes first.
     pub filter_order: Option<FilterOrder>,
     /// Which distribution scores and probabilities are of.

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::answer::{DiffusionReport, Usage};
 use super::diffusion::DiffusionOptions;
@@ -32,6 +33,12 @@ pub struct InfillRequest {
     pub n: Option<Whole>,
     /// Random if absent.
     pub seed: Option<Whole>,
+    /// What is added to the logits of tokens, by id: −100 to 100.
+    pub logit_bias: Option<Map<String, Value>>,
+    /// Whether log-probabilities are reported; false if absent.
+    pub logprobs: Option<bool>,
+    /// Most probable tokens that are reported with each: 0 to 20; 0 if absent.
+    pub top_logprobs: Option<Whole>,
     /// Whether to answer with server-sent events.
     pub stream: Option<bool>,
     /// Decode options.
@@ -162,6 +169,23 @@ pub struct Provenance {
     pub remasked: usize,
     /// How often a committed token of its slot was replaced.
     pub edited: usize,
+    /// The model's own log-probability of it at its step, in nats, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprob: Option<f32>,
+    /// The most probable tokens in its place, best first, if log-probabilities were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<Vec<Alternative>>,
+}
+
+/// A token that might have stood in a slot.
+#[derive(Debug, Serialize)]
+pub struct Alternative {
+    /// The token.
+    pub token: TokenId,
+    /// Its text by itself; U+FFFD stands for part of a character.
+    pub text: String,
+    /// The model's own log-probability of it, in nats.
+    pub logprob: f32,
 }
 
 /// A frame of a stream: what one step committed.
