@@ -1,6 +1,7 @@
 //! The decode plan: how a canvas is to be denoised.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::decode::{BlockOrigin, Budget, Revision, Score};
 use crate::sampling::{Basis, FilterOrder, LogitBias};
@@ -66,7 +67,7 @@ impl PlanError {
 }
 
 /// When a canvas is left before every slot is committed, because a stop token was committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EarlyStop {
     /// Never.
@@ -79,7 +80,7 @@ pub enum EarlyStop {
 }
 
 /// Where a stop token may be drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StopTokens {
     /// In every gap.

@@ -10,6 +10,7 @@ pub mod philox;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::canvas::TokenId;
 
@@ -17,7 +18,7 @@ pub use bias::LogitBias;
 pub use logprobs::{Logprobs, MAX_TOP_LOGPROBS, RowLogprobs};
 
 /// Which distribution a candidate's probability, margin and entropy are taken from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Basis {
     /// The model's own, without temperature or filters (LLaDA); where logits are biased, with the bias.
@@ -29,7 +30,7 @@ pub enum Basis {
 }
 
 /// Which of two filters applies to the whole distribution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FilterOrder {
     /// Top-k, then top-p of the k tokens' renormalised distribution (Hugging Face, LLaDA2, SDAR).

@@ -46,12 +46,25 @@ pub(super) struct TextPiece {
     pub tokens: Vec<TextToken>,
 }
 
+impl TextPiece {
+    /// Pieces that follow one another as one; `None` if there are none.
+    pub fn joined(pieces: impl IntoIterator<Item = Self>) -> Option<Self> {
+        pieces.into_iter().reduce(|mut whole, piece| {
+            whole.text.push_str(&piece.text);
+            whole.tokens.extend(piece.tokens);
+            whole
+        })
+    }
+}
+
 /// A finished completion.
 pub(super) struct CompletionAnswer {
     /// Its text and tokens.
     pub piece: TextPiece,
     /// Why it ended: `stop` or `length`.
     pub finish_reason: &'static str,
+    /// The stop string that ended it, if one did.
+    pub stop: Option<String>,
     /// How many tokens it was read from.
     pub tokens: usize,
 }
@@ -165,6 +178,7 @@ impl CompletionReader {
         CompletionAnswer {
             piece: std::mem::take(&mut self.sent),
             finish_reason,
+            stop: self.text.stop().map(str::to_owned),
             tokens: self.read,
         }
     }

@@ -62,7 +62,8 @@ pub(super) struct CompletionText {
     /// Text that may yet become part of a stop string.
     pending: String,
     stops: Arc<[String]>,
-    stopped: bool,
+    /// Which of them has come.
+    stopped_by: Option<usize>,
     /// Complete characters that were taken in.
     characters: usize,
 }
@@ -74,7 +75,7 @@ impl CompletionText {
             utf8: Utf8Stream::default(),
             pending: String::new(),
             stops,
-            stopped: false,
+            stopped_by: None,
             characters: 0,
         }
     }
@@ -86,12 +87,17 @@ impl CompletionText {
 
     /// Whether a stop string has come; nothing is taken in or given out any more.
     pub fn is_stopped(&self) -> bool {
-        self.stopped
+        self.stopped_by.is_some()
+    }
+
+    /// The stop string that has come.
+    pub fn stop(&self) -> Option<&str> {
+        Some(&self.stops[self.stopped_by?])
     }
 
     /// Takes bytes in; gives out the text that is certain by now.
     pub fn push(&mut self, bytes: &[u8]) -> String {
-        if self.stopped {
+        if self.is_stopped() {
             return String::new();
         }
         let text = self.utf8.push(bytes);
@@ -100,7 +106,7 @@ impl CompletionText {
 
     /// Takes in that no more bytes come; gives out the rest.
     pub fn finish(&mut self) -> String {
-        if self.stopped {
+        if self.is_stopped() {
             return String::new();
         }
         let text = self.utf8.finish();
@@ -116,21 +122,22 @@ impl CompletionText {
         let found = self
             .stops
             .iter()
-            .filter_map(|stop| {
+            .enumerate()
+            .filter_map(|(index, stop)| {
                 let start = self.pending.find(stop.as_str())?;
-                Some((start + stop.len(), start))
+                Some((start + stop.len(), start, index))
             })
             .min();
         let certain = match found {
-            Some((_, start)) => {
-                self.stopped = true;
+            Some((_, start, index)) => {
+                self.stopped_by = Some(index);
                 start
             }
             None => self.pending.len() - self.held_back(),
         };
         let rest = self.pending.split_off(certain);
         let out = std::mem::replace(&mut self.pending, rest);
-        if self.stopped {
+        if self.is_stopped() {
             self.pending.clear();
         }
         out

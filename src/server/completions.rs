@@ -7,21 +7,36 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
 use super::completion_reader::{CompletionAnswer, CompletionReader, TextPiece};
-use super::error::ApiError;
+use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
+use super::frames::CanvasView;
+use super::infill_text::GapTokenizer;
 use super::logprobs::completion_logprobs;
 use super::metrics::Metrics;
 use super::random;
 use super::run::{Cost, Run, Update, answers, updates};
-use super::sse::{self, Frame};
+use super::sse::{self, End, Frame};
 use super::state::{AppState, unix_time};
 use super::validate::{self, CompletionJob, nth_plan};
 use super::wire::{COMPLETION_OBJECT, Completion, CompletionChoice, CompletionRequest, Usage};
 use crate::canvas::TokenId;
 use crate::engine::LogprobRequest;
-use crate::text::Tokenizer;
+use crate::text::gaps::Piece;
+use crate::text::{Layout, Tokenizer};
 
 /// Completes prompts.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = "Denoising",
+    operation_id = "completions",
+    request_body(content = CompletionRequest, example = json!({"prompt": "Once upon a time", "max_tokens": 8, "temperature": 0.7, "seed": 1, "logprobs": 2, "stop": ["\n"], "diffusion": {"steps": 4}})),
+    responses(
+        (status = 200, description = "The answer; with `stream`, server-sent events", body = Completion),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn create(
     State(state): State<Arc<AppState>>,
     Body(request): Body<CompletionRequest>,
@@ -32,11 +47,7 @@ pub(super) async fn create(
         created: unix_time(),
         model: state.model_name.clone(),
         seed: job.plan.sampling.seed,
-        prompt_tokens: job
-            .prompts
-            .iter()
-            .map(|prompt| prompt.canvas.scratch().start - prompt.gap.len())
-            .sum(),
+        prompt_tokens: job.prompt_tokens(),
         logprobs: job.top_logprobs.map(|_| state.tokenizer.clone()),
     };
     let runs = start(&job, &state)?;
@@ -51,7 +62,8 @@ pub(super) async fn create(
         };
         let render = move |update| chunks.render(update);
         let updates = updates(runs, state.limits.request_timeout);
-        return Ok(sse::respond(updates, state.limits.keep_alive, render));
+        let keep_alive = state.limits.keep_alive;
+        return Ok(sse::respond(updates, keep_alive, End::Done, render));
     }
     let (answers, cost) = answers(runs, state.limits.request_timeout).await?;
     let completion_tokens = answers.iter().map(|answer| answer.tokens).sum();
@@ -73,8 +85,12 @@ pub(super) async fn create(
 }
 
 /// Queues every sequence; if one cannot be, none is.
-fn start(job: &CompletionJob, state: &AppState) -> Result<Vec<Run<CompletionReader>>, ApiError> {
+pub(super) fn start(
+    job: &CompletionJob,
+    state: &AppState,
+) -> Result<Vec<Run<CompletionReader>>, ApiError> {
     let stop_tokens: Arc<[TokenId]> = state.engine.spec().stop_tokens.as_slice().into();
+    let tokenizer = Arc::new(GapTokenizer::new(state));
     let mut runs = Vec::with_capacity(job.prompts.len() * job.n);
     for prompt in &job.prompts {
         for number in 0..job.n {
@@ -98,7 +114,13 @@ fn start(job: &CompletionJob, state: &AppState) -> Result<Vec<Run<CompletionRead
             if let Some(echo) = &prompt.echo {
                 reader = reader.after(echo);
             }
-            runs.push(Run::new(runs.len(), &prompt.canvas, generation, reader));
+            let mut run = Run::new(runs.len(), &prompt.canvas, generation, reader);
+            if job.frames {
+                let layout = Layout::of(vec![Piece::Gap(prompt.gap.len())]);
+                let canvas = prompt.canvas.clone();
+                run = run.showing(CanvasView::new(canvas, layout, tokenizer.clone()));
+            }
+            runs.push(run);
         }
     }
     Ok(runs)
@@ -157,8 +179,13 @@ struct Chunks {
 
 impl Chunks {
     fn render(&mut self, update: Update<TextPiece, CompletionAnswer>) -> Vec<Frame> {
-        if update.frame.is_none() && update.answer.is_none() {
-            return Vec::new();
+        let mut frames = Vec::new();
+        if let Some(canvas) = update.canvas {
+            frames.push(sse::frame(&canvas.frame(&self.head.id, update.index)));
+        }
+        let piece = TextPiece::joined(update.frames);
+        if piece.is_none() && update.answer.is_none() {
+            return frames;
         }
         let mut finish_reason = None;
         if let Some((answer, cost)) = update.answer {
@@ -167,7 +194,7 @@ impl Chunks {
             self.completion_tokens += answer.tokens;
             self.cost.add(cost);
         }
-        let piece = update.frame.unwrap_or_default();
+        let piece = piece.unwrap_or_default();
         let choice = self.head.choice(update.index, piece, finish_reason);
         let mut chunk = self.head.chunk(vec![choice]);
         let is_last = self.running == 0;
@@ -182,7 +209,7 @@ impl Chunks {
         if is_last && !self.include_usage {
             chunk.diffusion = Some(diffusion);
         }
-        let mut frames = vec![sse::frame(&chunk)];
+        frames.push(sse::frame(&chunk));
         if is_last && self.include_usage {
             frames.push(sse::frame(&Completion {
                 usage: Some(Some(Usage::new(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::decode::PlanError;
 use crate::engine::{GenerationError, SubmitError};
@@ -26,12 +27,12 @@ pub(super) struct ApiError {
 }
 
 /// The body of an error: `{"error": {…}}`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct ErrorBody {
     error: ErrorObject,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 struct ErrorObject {
     message: String,
     #[serde(rename = "type")]

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
+use super::error::ErrorBody;
 use super::observed_body::observed;
 use super::state::AppState;
 use crate::engine::{Engine, EngineStatus};
@@ -141,6 +142,11 @@ impl Metrics {
         self.prompt_tokens.increment(prompt_tokens as u64);
         self.completion_tokens.increment(completion_tokens as u64);
         self.tokens_per_forward.record(per_forward);
+    }
+
+    /// Counts an answer that completes nothing.
+    pub fn count_scored(&self, prompt_tokens: usize) {
+        self.prompt_tokens.increment(prompt_tokens as u64);
     }
 
     /// All that was counted, as text.
@@ -287,6 +293,17 @@ pub(super) async fn count(
 }
 
 /// All that was counted.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "Server",
+    operation_id = "metrics",
+    responses(
+        (status = 200, description = "The answer", body = String, content_type = "text/plain"),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn get(State(state): State<Arc<AppState>>) -> Response {
     let text = state.metrics.render(state.engine.status());
     let content_type = "text/plain; version=0.0.4; charset=utf-8";

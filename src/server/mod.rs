@@ -4,9 +4,13 @@
 //! |---|---|
 //! | `POST /v1/completions` | completes prompts; with `suffix`, fills the gap before it |
 //! | `POST /v1/infill` | fills the gaps of a text and says how each token came to be |
+//! | `POST /v1/fim/completions` | fills the gap between prompt and suffix, as Mistral's API has it |
+//! | `POST /infill` | the same for editors that speak to llama.cpp's server |
+//! | `POST /v1/score` | the NELBO of texts, with its Monte-Carlo standard error |
 //! | `GET /v1/models`, `GET /v1/models/{id}` | the served model, its presets and limits |
 //! | `GET /health` | 200 while the process lives |
 //! | `GET /ready` | 200 while requests are answered: the model is loaded and the engine steps |
+//! | `GET /openapi.json`, `GET /docs` | the description of this API, and a page to read it |
 //! | `GET /metrics` | what the server counts, for Prometheus |
 //!
 //! Where OpenAI's API leaves a choice, or a diffusion model asks for another one:
@@ -35,22 +39,30 @@
 
 mod admission;
 mod auth;
+mod choices;
 mod completion_reader;
 mod completion_text;
 mod completions;
 mod error;
 mod extract;
+mod fim;
+mod frames;
 mod infill;
+mod infill_reader;
 mod infill_text;
 mod listen;
+mod llama_infill;
 mod logprobs;
 mod metrics;
 mod models;
 mod observed_body;
+mod openapi;
+mod probe;
 mod probes;
 mod random;
 mod request_id;
 mod run;
+mod score;
 mod sse;
 mod stall;
 mod state;
@@ -82,6 +94,9 @@ pub fn router(state: AppState) -> Router {
     let denoising = Router::new()
         .route("/v1/completions", post(completions::create))
         .route("/v1/infill", post(infill::create))
+        .route("/v1/fim/completions", post(fim::create))
+        .route("/infill", post(llama_infill::create))
+        .route("/v1/score", post(score::create))
         .route_layer(middleware::from_fn_with_state(
             state.clone(),
             admission::admit,
@@ -90,6 +105,8 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::retrieve));
     let mut open = Router::new()
+        .route("/openapi.json", get(openapi::get))
+        .route("/docs", get(openapi::docs))
         .route("/health", get(probes::health))
         .route("/ready", get(probes::ready));
     let metrics = get(metrics::get);
@@ -157,4 +174,23 @@ async fn no_such_path(method: Method, uri: Uri) -> ApiError {
 
 async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     ApiError::wrong_method(&method, uri.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[tokio::test]
+    async fn every_route_is_described() {
+        let source = include_str!("mod.rs");
+        let routes = source.split(".route(\"").skip(1);
+        let routes: BTreeSet<&str> = routes.filter_map(|rest| rest.split('"').next()).collect();
+        let document = serde_json::to_value(super::openapi::get().await.0).unwrap();
+        let described = document["paths"].as_object().unwrap();
+        let described: BTreeSet<&str> = described.keys().map(String::as_str).collect();
+        // What is left is how this test finds them.
+        let routes: BTreeSet<&str> = routes.into_iter().filter(|r| r.starts_with('/')).collect();
+        assert!(routes.len() > 8, "{routes:?}");
+        assert_eq!(routes, described);
+    }
 }

@@ -6,14 +6,15 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::error::ApiError;
+use super::error::{ApiError, ErrorBody};
 use super::state::{AppState, Limits};
 use crate::decode::{DecodePlan, preset};
 use crate::models::AttentionPattern;
 
 /// A model in OpenAI's shape, with what it can do beside it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Model {
     id: String,
     object: &'static str,
@@ -25,21 +26,25 @@ pub(super) struct Model {
     /// Longest canvas, in slots.
     context_length: usize,
     /// Which slots a gap's slots see.
+    #[schema(value_type = Object)]
     infill: AttentionPattern,
+    #[schema(value_type = Object)]
     default_plan: DecodePlan,
     presets: Vec<PresetEntry>,
+    #[schema(value_type = Object)]
     limits: Limits,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct PresetEntry {
     name: &'static str,
     description: &'static str,
+    #[schema(value_type = Object)]
     plan: DecodePlan,
 }
 
 /// A list in OpenAI's shape.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct ModelList {
     object: &'static str,
     data: Vec<Model>,
@@ -71,6 +76,17 @@ fn model(state: &AppState) -> Model {
 }
 
 /// The served models: one.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = "Server",
+    operation_id = "models",
+    responses(
+        (status = 200, description = "The answer", body = ModelList),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn list(State(state): State<Arc<AppState>>) -> Json<ModelList> {
     Json(ModelList {
         object: "list",
@@ -79,6 +95,18 @@ pub(super) async fn list(State(state): State<Arc<AppState>>) -> Json<ModelList> 
 }
 
 /// One model.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    tag = "Server",
+    operation_id = "model",
+    params(("id" = String, Path, description = "The model's name")),
+    responses(
+        (status = 200, description = "The answer", body = Model),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn retrieve(
     State(state): State<Arc<AppState>>,
     id: Result<Path<String>, PathRejection>,

@@ -6,15 +6,37 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
-use super::error::ApiError;
+use super::error::{ApiError, ErrorBody};
 use super::state::AppState;
 
 /// That the server is alive.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "Server",
+    operation_id = "health",
+    responses(
+        (status = 200, description = "The answer", body = Object),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
 /// That requests are answered: the model is loaded, and the engine steps where there is something to denoise.
+#[utoipa::path(
+    get,
+    path = "/ready",
+    tag = "Server",
+    operation_id = "ready",
+    responses(
+        (status = 200, description = "The answer", body = Object),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Result<Json<Value>, ApiError> {
     if !state.engine.is_running() {
         return Err(ApiError::not_ready("the engine has stopped".into()));

@@ -23,6 +23,12 @@ pub struct Limits {
     pub stop_string_bytes: usize,
     /// Most entries of `logit_bias`.
     pub logit_bias_entries: usize,
+    /// Most Monte-Carlo samples of a request to score, all texts together.
+    pub score_samples: usize,
+    /// Most choices of a gap.
+    pub choices: usize,
+    /// Most forwards that the choices of a request may take.
+    pub choice_forwards: usize,
     /// Longest name of a gap, in bytes of UTF-8.
     pub gap_name_bytes: usize,
     /// Largest request body, in bytes.
@@ -54,6 +60,9 @@ impl Default for Limits {
             stop_strings: 16,
             stop_string_bytes: 256,
             logit_bias_entries: 1024,
+            score_samples: 4096,
+            choices: 256,
+            choice_forwards: 256,
             gap_name_bytes: 256,
             body_bytes: 1 << 20,
             requests: 1024,

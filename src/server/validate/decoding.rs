@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::super::error::ApiError;
 use super::super::random;
 use super::super::state::{AppState, Limits};
-use super::super::wire::{DiffusionOptions, Integer, Object, Real, Whole};
+use super::super::wire::{DiffusionOptions, Integer, Object, Real, StreamedDiffusion, Whole};
 use super::logits::logit_bias;
 use crate::decode::{DecodePlan, preset};
 
@@ -120,4 +120,21 @@ pub(super) fn repetitions(
 /// A number of things in memory. What does not fit is above every limit all the same.
 pub(super) fn size(number: Whole) -> usize {
     usize::try_from(number.0).unwrap_or(usize::MAX)
+}
+
+/// Whether a stream brings frames of the canvas.
+pub(super) fn frames(
+    given: Option<StreamedDiffusion>,
+    diffusing: Option<bool>,
+    stream: bool,
+) -> Result<bool, ApiError> {
+    let diffusing = diffusing.unwrap_or(false);
+    if diffusing && !stream {
+        return Err(ApiError::unsupported(
+            "diffusing",
+            true,
+            "it is allowed only with stream = true",
+        ));
+    }
+    Ok(diffusing || given == Some(StreamedDiffusion::Frames))
 }

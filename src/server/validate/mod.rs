@@ -3,14 +3,22 @@
 
 mod completion;
 mod decoding;
+mod fim;
+mod gaps;
 mod infill;
+mod llama_infill;
 mod logits;
+mod score;
 
 use std::sync::Arc;
 
 pub(super) use completion::{CompletionJob, completion};
 pub(super) use decoding::nth_plan;
+pub(super) use fim::fim;
+pub(super) use gaps::{Choice, Length};
 pub(super) use infill::{InfillJob, infill};
+pub(super) use llama_infill::{LlamaInfillJob, llama_infill};
+pub(super) use score::{ScoreJob, score};
 
 use super::error::ApiError;
 use super::state::AppState;
