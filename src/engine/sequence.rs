@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::row_params::SequenceRows;
 use super::{Event, GenerationError, Statistics, StepReport};
 use crate::canvas::Canvas;
-use crate::decode::{Decoder, Sampling};
+use crate::decode::Decoder;
 
 /// The most reports that wait to be read where committed slots may change; where they may not, all
 /// reports together hold each slot once.
@@ -16,7 +17,7 @@ pub(super) const MAX_PENDING: usize = 256;
 pub(super) struct Sequence {
     pub canvas: Canvas,
     pub decoder: Decoder,
-    pub sampling: Sampling,
+    pub row_params: SequenceRows,
     pub events: mpsc::Sender<Event>,
     pub submitted: Instant,
     pub started: Option<Instant>,
@@ -31,7 +32,7 @@ impl Sequence {
 
     /// Whether a second segment, with the fixed slots masked, goes into the batch.
     pub fn is_guided(&self) -> bool {
-        self.sampling.guidance_scale > 0.0
+        self.row_params.guidance_scale() > 0.0
     }
 
     /// Rows that the sequence takes in a step.

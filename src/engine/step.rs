@@ -8,9 +8,7 @@ use super::sequence::Sequence;
 use super::{GenerationError, StepReport};
 use crate::canvas::TokenId;
 use crate::decode::Candidate;
-use crate::models::{
-    AttentionPattern, Denoiser, ModelError, ModelSpec, Parameterisation, RaggedBatch, Segment,
-};
+use crate::models::{AttentionPattern, Denoiser, ModelError, ModelSpec, RaggedBatch, Segment};
 use crate::sampling::{self, RowParams, RowSample, SamplingError};
 
 /// Rows that go through the head at once: bounds the memory that logits take.
@@ -54,7 +52,7 @@ pub(super) fn step(
         let begun = Instant::now();
         let logits = logits(model, &hidden, rows)?;
         cost.model += begun.elapsed();
-        let params: Vec<RowParams> = rows.iter().map(|row| row.params).collect();
+        let params: Vec<RowParams> = rows.iter().map(|row| row.params.clone()).collect();
         samples.extend(sampling::reduce(&logits, &params)?);
     }
     let mut samples = samples.into_iter();
@@ -78,7 +76,6 @@ fn lay_out(
     scored: &mut Vec<ScoredRow>,
 ) {
     let canvas = &sequence.canvas;
-    let sampling = sequence.sampling;
     let block = sequence.decoder.block();
     let length = match spec.attention {
         AttentionPattern::Bidirectional => canvas.len(),
@@ -105,21 +102,13 @@ fn lay_out(
         let row = slot.saturating_sub(spec.logit_shift);
         scored.push(ScoredRow {
             conditional: (rows.start + row) as u32,
-            unconditional: unconditional
-                .as_ref()
-                .map(|rows| ((rows.start + row) as u32, sampling.guidance_scale)),
-            params: RowParams {
-                temperature: sampling.temperature,
-                top_k: sampling.top_k,
-                top_p: sampling.top_p,
-                filter_order: sampling.filter_order,
-                basis: sampling.basis,
-                excluded: canvas.mask(),
-                excluded_is_impossible: spec.parameterisation == Parameterisation::Subs,
-                seed: sampling.seed,
-                step: sequence.decoder.steps(),
-                slot,
-            },
+            unconditional: unconditional.as_ref().map(|rows| {
+                (
+                    (rows.start + row) as u32,
+                    sequence.row_params.guidance_scale(),
+                )
+            }),
+            params: sequence.row_params.params(slot, sequence.decoder.steps()),
         });
     }
 }
@@ -155,11 +144,13 @@ fn commit(
     slots: &[usize],
     samples: Vec<Result<RowSample, SamplingError>>,
 ) -> Result<usize, GenerationError> {
+    let mut logprobs = Vec::new();
     let candidates = slots
         .iter()
         .zip(samples)
         .map(|(&slot, sample)| {
             let sample = sample?;
+            logprobs.extend(sample.logprobs.map(|logprobs| (slot, logprobs)));
             Ok(Candidate {
                 slot,
                 token: sample.token,
@@ -174,6 +165,7 @@ fn commit(
         .map_err(|error| GenerationError::Step(error.to_string()))?;
     sequence.nfe += 1;
     let change = sequence.decoder.advance(&mut sequence.canvas, &candidates);
+    logprobs.retain(|(slot, _)| change.committed.binary_search(slot).is_ok());
     let committed: Vec<_> = change
         .committed
         .into_iter()
@@ -183,6 +175,7 @@ fn commit(
     sequence.report(StepReport {
         step: sequence.decoder.steps(),
         committed,
+        logprobs,
         remasked: change.remasked,
         statistics: sequence.statistics(),
     })?;

@@ -2,19 +2,25 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::queue::Queue;
 use super::sequence::Sequence;
 use super::step::{StepCost, step};
-use super::{EngineConfig, EngineStatus, Event, GenerationError};
+use super::{EngineConfig, EngineStatus, Event, GenerationError, StepSummary};
 use crate::models::Denoiser;
 
+/// Told of every denoise step.
+pub(super) type Observer = Box<dyn Fn(StepSummary) + Send + Sync>;
+
 /// What the worker counts for others to read.
-#[derive(Default)]
 pub(super) struct Counters {
+    started: Instant,
+    /// When the worker last went on, in nanoseconds since `started`.
+    progress_nanos: AtomicU64,
+    observers: RwLock<Vec<Observer>>,
     running: AtomicUsize,
     steps: AtomicU64,
     rows: AtomicU64,
@@ -24,6 +30,40 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            progress_nanos: AtomicU64::new(0),
+            observers: RwLock::default(),
+            running: AtomicUsize::new(0),
+            steps: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
+            committed: AtomicU64::new(0),
+            busy_nanos: AtomicU64::new(0),
+            model_nanos: AtomicU64::new(0),
+        }
+    }
+
+    pub fn observe(&self, observer: Observer) {
+        let mut observers = self
+            .observers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        observers.push(observer);
+    }
+
+    /// Notes that the worker goes on.
+    pub fn progress(&self) {
+        let now = self.started.elapsed().as_nanos() as u64;
+        self.progress_nanos.store(now, Ordering::Relaxed);
+    }
+
+    /// Since when it has not.
+    pub fn since_progress(&self) -> Duration {
+        let last = Duration::from_nanos(self.progress_nanos.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(last)
+    }
+
     pub fn status(&self, queued: usize) -> EngineStatus {
         EngineStatus {
             queued,
@@ -45,6 +85,17 @@ impl Counters {
             .fetch_add(busy.as_nanos() as u64, Ordering::Relaxed);
         self.model_nanos
             .fetch_add(cost.model.as_nanos() as u64, Ordering::Relaxed);
+        let observers = self
+            .observers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        for observer in observers.iter() {
+            observer(StepSummary {
+                rows: cost.rows,
+                committed: cost.committed,
+                duration: busy,
+            });
+        }
     }
 }
 
@@ -80,6 +131,7 @@ impl Worker {
             if self.running.is_empty() && !self.queue.wait() {
                 return;
             }
+            self.counters.progress();
             self.admit();
             self.publish_running();
             if !self.running.is_empty() {

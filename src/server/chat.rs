@@ -5,76 +5,109 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
 
-use super::completions::{Answer, start};
-use super::error::ApiError;
+use super::completion_reader::{CompletionAnswer, TextPiece};
+use super::completions::start;
+use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::{Head, Tally};
+use super::logprobs::chat_logprobs;
 use super::run::{Update, answers, updates};
-use super::sse::{self, Frame};
+use super::sse::{self, End, Frame};
 use super::state::AppState;
 use super::validate;
 use super::wire::{
     AnswerMessage, ApplyTemplateRequest, CHAT_CHUNK_OBJECT, CHAT_OBJECT, Chat, ChatChoice,
-    ChatRequest, Delta,
+    ChatDelta, ChatLogprobs, ChatRequest, RenderedChat,
 };
 
 const ASSISTANT: &str = "assistant";
 
 /// The text of a chat.
+#[utoipa::path(
+    post,
+    path = "/apply-template",
+    tag = "Text",
+    operation_id = "apply_template",
+    request_body(content = ApplyTemplateRequest, example = json!({"messages": [{"role": "user", "content": "Hi"}]})),
+    responses(
+        (status = 200, description = "The text", body = RenderedChat),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn apply_template(
     State(state): State<Arc<AppState>>,
     Body(request): Body<ApplyTemplateRequest>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<RenderedChat>, ApiError> {
     let prompt = validate::checked(&state, request, validate::apply_template).await?;
-    Ok(Json(json!({"prompt": prompt})))
+    Ok(Json(RenderedChat { prompt }))
 }
 
 /// Answers a chat.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "Denoising",
+    operation_id = "chat_completions",
+    request_body(content = ChatRequest, example = json!({"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"}], "max_completion_tokens": 64, "seed": 1})),
+    responses(
+        (status = 200, description = "The answer; with `stream`, server-sent events", body = Chat),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn create(
     State(state): State<Arc<AppState>>,
     Body(request): Body<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let job = validate::checked(&state, request, validate::chat).await?;
-    let head = Head::new("chatcmpl", &state, &job.plan, job.prompt_tokens())?;
+    let head = Head::of("chatcmpl", &state, &job)?;
     let runs = start(&job, &state)?;
-    if job.stream {
+    if job.streaming.stream {
         let mut chunks = Chunks {
             head,
-            include_usage: job.include_usage,
+            include_usage: job.streaming.include_usage,
             begun: vec![false; runs.len()],
             tally: Tally::of(runs.len()),
         };
         let render = move |update| chunks.render(update);
-        return Ok(sse::respond(updates(runs), state.limits.keep_alive, render));
+        let updates = updates(runs, state.limits.request_timeout);
+        let keep_alive = state.limits.keep_alive;
+        return Ok(sse::respond(updates, keep_alive, End::Done, render));
     }
-    let (answers, cost) = answers(runs).await?;
+    let (answers, cost) = answers(runs, state.limits.request_timeout).await?;
     let completion_tokens = answers.iter().map(|answer| answer.tokens).sum();
+    let (usage, diffusion) = head.end(completion_tokens, &cost);
     let choices = answers
         .into_iter()
         .enumerate()
         .map(|(index, answer)| ChatChoice {
             index,
+            logprobs: logprobs(&head, &answer.piece),
             message: Some(AnswerMessage {
                 role: ASSISTANT,
-                content: answer.text,
+                content: answer.piece.text,
                 refusal: None,
             }),
             delta: None,
-            logprobs: None,
             finish_reason: Some(answer.finish_reason),
         })
         .collect();
     Ok(Json(Chat {
-        usage: Some(Some(head.usage(completion_tokens))),
-        diffusion: Some(head.diffusion(&cost)),
-        ..piece(&head, CHAT_OBJECT, choices)
+        usage: Some(Some(usage)),
+        diffusion: Some(diffusion),
+        ..answer_piece(&head, CHAT_OBJECT, choices)
     })
     .into_response())
 }
 
-fn piece<'a>(head: &'a Head, object: &'static str, choices: Vec<ChatChoice>) -> Chat<'a> {
+fn logprobs(head: &Head, piece: &TextPiece) -> Option<ChatLogprobs> {
+    let tokenizer = head.logprobs.as_deref()?;
+    Some(chat_logprobs(&piece.tokens, tokenizer))
+}
+
+fn answer_piece<'a>(head: &'a Head, object: &'static str, choices: Vec<ChatChoice>) -> Chat<'a> {
     Chat {
         id: &head.id,
         object,
@@ -97,55 +130,64 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn render(&mut self, update: Update<String, Answer>) -> Vec<Frame> {
+    fn render(&mut self, update: Update<TextPiece, CompletionAnswer>) -> Vec<Frame> {
         let index = update.index;
         let mut frames = Vec::new();
+        if let Some(canvas) = update.canvas {
+            frames.push(sse::frame(&canvas.frame(&self.head.id, index)));
+        }
         if !std::mem::replace(&mut self.begun[index], true) {
-            let delta = Delta {
+            let delta = ChatDelta {
                 role: Some(ASSISTANT),
                 content: Some(String::new()),
             };
-            frames.push(sse::frame(&self.chunk(index, delta, None)));
+            frames.push(sse::frame(&self.chunk(index, delta, None, None)));
         }
-        if let Some(text) = update.frame {
-            let delta = Delta {
-                content: Some(text),
-                ..Delta::default()
+        if let Some(piece) = TextPiece::joined(update.frames) {
+            let logprobs = logprobs(&self.head, &piece);
+            let delta = ChatDelta {
+                content: Some(piece.text),
+                ..ChatDelta::default()
             };
-            frames.push(sse::frame(&self.chunk(index, delta, None)));
+            frames.push(sse::frame(&self.chunk(index, delta, logprobs, None)));
         }
         let Some((answer, cost)) = update.answer else {
             return frames;
         };
-        self.tally.add(answer.tokens, cost);
-        let mut last = self.chunk(index, Delta::default(), Some(answer.finish_reason));
-        let diffusion = self.tally.diffusion(&self.head);
-        let is_complete = self.tally.is_complete();
-        if is_complete && !self.include_usage {
-            last.diffusion = Some(diffusion);
+        let end = self.tally.add(answer.tokens, cost, &self.head);
+        let reason = Some(answer.finish_reason);
+        let mut last = self.chunk(index, ChatDelta::default(), None, reason);
+        if !self.include_usage {
+            last.diffusion = end.map(|(_, diffusion)| diffusion);
         }
         frames.push(sse::frame(&last));
-        if is_complete && self.include_usage {
+        if let Some((usage, diffusion)) = end.filter(|_| self.include_usage) {
             frames.push(sse::frame(&Chat {
-                usage: Some(Some(self.tally.usage(&self.head))),
+                usage: Some(Some(usage)),
                 diffusion: Some(diffusion),
-                ..piece(&self.head, CHAT_CHUNK_OBJECT, Vec::new())
+                ..answer_piece(&self.head, CHAT_CHUNK_OBJECT, Vec::new())
             }));
         }
         frames
     }
 
-    fn chunk(&self, index: usize, delta: Delta, finish_reason: Option<&'static str>) -> Chat<'_> {
+    fn chunk(
+        &self,
+        index: usize,
+        delta: ChatDelta,
+        logprobs: Option<ChatLogprobs>,
+        finish_reason: Option<&'static str>,
+    ) -> Chat<'_> {
         let choice = ChatChoice {
             index,
             message: None,
             delta: Some(delta),
-            logprobs: None,
+            logprobs,
             finish_reason,
         };
         Chat {
             usage: self.include_usage.then_some(None),
-            ..piece(&self.head, CHAT_CHUNK_OBJECT, vec![choice])
+            ..answer_piece(&self.head, CHAT_CHUNK_OBJECT, vec![choice])
         }
     }
 }

@@ -1,11 +1,16 @@
-//! What the pieces of an answer have in common.
+//! What the pieces of an answer have in common, and what they add up to.
+
+use std::sync::Arc;
 
 use super::error::ApiError;
+use super::metrics::Metrics;
 use super::random;
 use super::run::Cost;
 use super::state::{AppState, unix_time};
+use super::validate::CompletionJob;
 use super::wire::{DiffusionReport, Usage};
 use crate::decode::DecodePlan;
+use crate::text::Tokenizer;
 
 /// The head of an answer, of each of its chunks and frames.
 pub(super) struct Head {
@@ -15,12 +20,15 @@ pub(super) struct Head {
     pub created: u64,
     /// The served model's name.
     pub model: String,
+    /// Writes the tokens of log-probabilities, if they were asked for.
+    pub logprobs: Option<Arc<dyn Tokenizer>>,
     seed: u64,
     prompt_tokens: usize,
+    metrics: Arc<Metrics>,
 }
 
 impl Head {
-    /// The head of a new answer, whose identifier begins with `kind`, to prompts of so many tokens.
+    /// The head of a new answer, whose identifier begins with `kind`, to so many fixed tokens.
     ///
     /// # Errors
     /// If the system gives no random numbers.
@@ -34,19 +42,34 @@ impl Head {
             id: format!("{kind}-{}", random::identifier()?),
             created: unix_time(),
             model: state.model_name.clone(),
+            logprobs: None,
             seed: plan.sampling.seed,
             prompt_tokens,
+            metrics: state.metrics.clone(),
         })
     }
 
-    /// The token counts of the whole answer.
-    pub fn usage(&self, completion_tokens: usize) -> Usage {
-        Usage::new(self.prompt_tokens, completion_tokens)
+    /// As [`Head::new`], of the answer to a completion's prompts.
+    ///
+    /// # Errors
+    /// As [`Head::new`].
+    pub fn of(kind: &str, state: &AppState, job: &CompletionJob) -> Result<Self, ApiError> {
+        let head = Self::new(kind, state, &job.plan, job.prompt_tokens())?;
+        Ok(Self {
+            logprobs: job.top_logprobs.map(|_| state.tokenizer.clone()),
+            ..head
+        })
     }
 
-    /// What the whole answer took.
-    pub fn diffusion(&self, cost: &Cost) -> DiffusionReport {
-        cost.report(self.seed)
+    /// The end of the whole answer, which is counted in the metrics.
+    pub fn end(&self, completion_tokens: usize, cost: &Cost) -> (Usage, DiffusionReport) {
+        let per_forward = cost.tokens_per_forward();
+        self.metrics
+            .count_answer(self.prompt_tokens, completion_tokens, per_forward);
+        (
+            Usage::new(self.prompt_tokens, completion_tokens),
+            cost.report(self.seed),
+        )
     }
 }
 
@@ -68,25 +91,16 @@ impl Tally {
         }
     }
 
-    /// Counts a finished sequence.
-    pub fn add(&mut self, completion_tokens: usize, cost: Cost) {
+    /// Takes in that a sequence is finished; the end of the whole answer if it was the last.
+    pub fn add(
+        &mut self,
+        completion_tokens: usize,
+        cost: Cost,
+        head: &Head,
+    ) -> Option<(Usage, DiffusionReport)> {
         self.running -= 1;
         self.completion_tokens += completion_tokens;
         self.cost.add(cost);
-    }
-
-    /// Whether all sequences are finished.
-    pub fn is_complete(&self) -> bool {
-        self.running == 0
-    }
-
-    /// The token counts so far.
-    pub fn usage(&self, head: &Head) -> Usage {
-        head.usage(self.completion_tokens)
-    }
-
-    /// What was taken so far.
-    pub fn diffusion(&self, head: &Head) -> DiffusionReport {
-        head.diffusion(&self.cost)
+        (self.running == 0).then(|| head.end(self.completion_tokens, &self.cost))
     }
 }

@@ -1,4 +1,4 @@
-//! `GET /v1/models`, `GET /v1/models/{id}` and `GET /health`.
+//! `GET /v1/models` and `GET /v1/models/{id}`.
 
 use std::sync::Arc;
 
@@ -6,15 +6,15 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use super::error::ApiError;
+use super::error::{ApiError, ErrorBody};
 use super::state::{AppState, Limits};
 use crate::decode::{DecodePlan, preset};
 use crate::models::AttentionPattern;
 
 /// A model in OpenAI's shape, with what it can do beside it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Model {
     id: String,
     object: &'static str,
@@ -26,21 +26,25 @@ pub(super) struct Model {
     /// Longest canvas, in slots.
     context_length: usize,
     /// Which slots a gap's slots see.
+    #[schema(value_type = Object)]
     infill: AttentionPattern,
+    #[schema(value_type = Object)]
     default_plan: DecodePlan,
     presets: Vec<PresetEntry>,
+    #[schema(value_type = Object)]
     limits: Limits,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct PresetEntry {
     name: &'static str,
     description: &'static str,
+    #[schema(value_type = Object)]
     plan: DecodePlan,
 }
 
 /// A list in OpenAI's shape.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct ModelList {
     object: &'static str,
     data: Vec<Model>,
@@ -72,6 +76,17 @@ fn model(state: &AppState) -> Model {
 }
 
 /// The served models: one.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = "Server",
+    operation_id = "models",
+    responses(
+        (status = 200, description = "The answer", body = ModelList),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn list(State(state): State<Arc<AppState>>) -> Json<ModelList> {
     Json(ModelList {
         object: "list",
@@ -80,6 +95,18 @@ pub(super) async fn list(State(state): State<Arc<AppState>>) -> Json<ModelList> 
 }
 
 /// One model.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    tag = "Server",
+    operation_id = "model",
+    params(("id" = String, Path, description = "The model's name")),
+    responses(
+        (status = 200, description = "The answer", body = Model),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn retrieve(
     State(state): State<Arc<AppState>>,
     id: Result<Path<String>, PathRejection>,
@@ -91,9 +118,4 @@ pub(super) async fn retrieve(
     } else {
         Err(ApiError::no_such_model(&id, &state.model_name))
     }
-}
-
-/// That the server is alive.
-pub(super) async fn health() -> Json<Value> {
-    Json(json!({"status": "ok"}))
 }

@@ -65,6 +65,11 @@ impl Spelling {
         Self::ByteLevel(byte_level_alphabet())
     }
 
+    /// Whether every byte of a text is spelled, so that none is taken in by an unknown token.
+    pub fn is_byte_level(&self) -> bool {
+        matches!(self, Self::ByteLevel(_))
+    }
+
     /// The bytes of a piece; `None` if it is not spelled so.
     pub fn bytes(&self, piece: &str) -> Option<Box<[u8]>> {
         let steps = match self {

@@ -40,6 +40,10 @@ pub trait Tokenizer: Send + Sync {
     /// part of a character.
     fn bytes(&self, token: TokenId) -> &[u8];
 
+    /// The most bytes of text that become one token; `None` if there is no bound. A text of more than n
+    /// times as many has more than n tokens.
+    fn longest_token(&self) -> Option<usize>;
+
     /// How `token` is written: its bytes, and a special token as it is called.
     fn piece(&self, token: TokenId) -> &[u8] {
         self.bytes(token)
@@ -70,6 +74,7 @@ pub struct HfTokenizer {
     continuation: Option<tokenizers::Tokenizer>,
     bytes: Vec<Box<[u8]>>,
     special: HashMap<TokenId, String>,
+    longest: Option<usize>,
 }
 
 impl HfTokenizer {
@@ -114,11 +119,20 @@ impl HfTokenizer {
                 })?,
             };
         }
+        // A normaliser may shorten the text, an added token may take in the spaces around it, and an unknown
+        // token any text.
+        let is_exact = spelling.is_byte_level()
+            && inner.get_normalizer().is_none()
+            && added.values().all(|token| !token.lstrip && !token.rstrip);
+        let added = added.values().map(|token| token.content.len());
+        let lengths = bytes.iter().map(|bytes| bytes.len()).chain(added);
+        let longest = lengths.max().filter(|_| is_exact);
         Ok(Self {
             inner,
             continuation,
             bytes,
             special,
+            longest,
         })
     }
 
@@ -164,6 +178,10 @@ impl Tokenizer for HfTokenizer {
         self.bytes.get(token as usize).map_or(&[], |bytes| bytes)
     }
 
+    fn longest_token(&self) -> Option<usize> {
+        self.longest
+    }
+
     fn piece(&self, token: TokenId) -> &[u8] {
         match self.special.get(&token) {
             Some(content) => content.as_bytes(),
@@ -202,5 +220,9 @@ impl Tokenizer for ByteTokenizer {
     fn bytes(&self, token: TokenId) -> &[u8] {
         let index = token as usize;
         self.bytes.get(index..=index).unwrap_or(&[])
+    }
+
+    fn longest_token(&self) -> Option<usize> {
+        Some(1)
     }
 }

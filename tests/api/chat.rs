@@ -64,6 +64,14 @@ async fn both_ways(server: &Server, body: &Value) -> Value {
             .map(|delta| delta["content"].as_str().unwrap())
             .collect();
         assert_eq!(choice["message"]["content"], text, "{body}");
+        let logprobs: Vec<Value> = of_index
+            .iter()
+            .filter_map(|chunk| chunk["choices"][0]["logprobs"]["content"].as_array())
+            .flatten()
+            .cloned()
+            .collect();
+        let expected = choice["logprobs"]["content"].as_array();
+        assert_eq!(logprobs, *expected.unwrap_or(&Vec::new()), "{body}");
         let reasons: Vec<&Value> = of_index
             .iter()
             .map(|chunk| &chunk["choices"][0]["finish_reason"])
@@ -184,6 +192,50 @@ async fn a_chat_is_a_completion_of_what_its_template_makes_of_it() {
         assert_eq!(content(&chat), completion["choices"][0]["text"]);
         assert_eq!(chat["usage"], completion["usage"]);
     }
+}
+
+#[tokio::test]
+async fn log_probabilities_and_biases_are_those_of_the_completion() {
+    let server = Server::golden().await;
+    let fields = json!({
+        "max_tokens": 8, "seed": 3, "temperature": 1, "logit_bias": {"33": 100}, "stop": "B",
+    });
+    let mut chat = fields.clone();
+    chat["messages"] = hi();
+    chat["logprobs"] = true.into();
+    chat["top_logprobs"] = 2.into();
+    let chat = both_ways(&server, &chat).await;
+    let mut completion = fields;
+    let applied = server
+        .answer("/apply-template", &json!({"messages": hi()}))
+        .await;
+    completion["prompt"] = applied["prompt"].clone();
+    completion["logprobs"] = 2.into();
+    let completion = server.answer("/v1/completions", &completion).await;
+    assert_eq!(content(&chat), "", "the bias makes B the first token");
+    let tokens = chat["choices"][0]["logprobs"]["content"]
+        .as_array()
+        .unwrap();
+    let of_completion = &completion["choices"][0]["logprobs"];
+    let logprobs: Vec<&Value> = tokens.iter().map(|token| &token["logprob"]).collect();
+    let expected = of_completion["token_logprobs"].as_array().unwrap();
+    assert_eq!(logprobs, expected.iter().collect::<Vec<_>>());
+    for token in tokens {
+        assert_eq!(token["top_logprobs"].as_array().unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_may_show_the_canvas() {
+    let server = saying("Hello.").await;
+    let body = json!({
+        "messages": hi(), "max_tokens": 6, "stream_options": {"diffusion": "frames"},
+    });
+    let frames = server.frames(PATH, &body).await;
+    let is_of_canvas = |frame: &&Value| frame["object"] == "diffusion.frame";
+    let shown: Vec<&Value> = frames.iter().filter(is_of_canvas).collect();
+    assert_eq!(shown.last().unwrap()["text"], "Hello.");
+    assert_eq!(shown.last().unwrap()["masked"], 0);
 }
 
 #[tokio::test]
@@ -393,10 +445,16 @@ async fn what_a_chat_cannot_be_is_refused_by_its_path() {
             "allowed: 0",
         ),
         (
-            with("logprobs", json!(true)),
-            "logprobs",
-            "allowed: null, false",
+            with("top_logprobs", json!(2)),
+            "top_logprobs",
+            "logprobs = true",
         ),
+        (
+            with("logit_bias", json!({"x": 1})),
+            "logit_bias.x",
+            "token id",
+        ),
+        (with("diffusing", json!(true)), "diffusing", "stream = true"),
         (with("tools", json!([{}])), "tools", "allowed: null, []"),
         (
             with("tool_choice", json!("auto")),

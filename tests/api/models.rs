@@ -56,10 +56,16 @@ async fn every_listed_preset_can_be_asked_for() {
 #[tokio::test]
 async fn unknown_models_and_paths_and_methods_are_said_to_be_so() {
     let server = Server::of(Mock::uniform()).await;
-    let (status, body) = get(&server, "/v1/models/gpt-4").await;
-    assert_eq!(status, StatusCode::NOT_FOUND);
-    assert_eq!(body["error"]["code"], "model_not_found");
-    assert!(body["error"]["message"].as_str().unwrap().contains("gpt-4"));
+    for (path, name) in [
+        ("gpt-4", "gpt-4"),
+        ("owner/name", "owner/name"),
+        ("owner%2Fname", "owner/name"),
+    ] {
+        let (status, body) = get(&server, &format!("/v1/models/{path}")).await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert_eq!(body["error"]["code"], "model_not_found");
+        assert!(body["error"]["message"].as_str().unwrap().contains(name));
+    }
 
     let (status, body) = get(&server, "/v1/nothing").await;
     assert_eq!(status, StatusCode::NOT_FOUND);

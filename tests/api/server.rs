@@ -1,18 +1,17 @@
 //! A server on a free port, and requests to it.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
+use futures::channel::mpsc;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use unmask::engine::{Engine, EngineConfig};
 use unmask::models::{Checkpoint, Denoiser};
-use unmask::server::{AppState, Ending, Limits, router, serve};
+use unmask::server::{Access, AppState, Ending, Limits, ListenConfig, router, serve};
 use unmask::text::{ByteTokenizer, ChatFiles, ChatTemplate, HfTokenizer, Tokenizer};
 
 use crate::support::golden;
@@ -25,15 +24,16 @@ pub struct Server {
     pub url: String,
     pub client: Client,
     pub engine: Arc<Engine>,
-    pub ended: JoinHandle<io::Result<Ending>>,
-    shutdown: Option<oneshot::Sender<()>>,
+    pub ended: JoinHandle<Ending>,
+    shutdown: mpsc::UnboundedSender<()>,
 }
 
 /// How a server is set up.
 pub struct Setup {
     pub engine: EngineConfig,
     pub limits: Limits,
-    pub drain: Duration,
+    pub access: Access,
+    pub listen: ListenConfig,
     /// The source of a chat template.
     pub chat_template: Option<&'static str>,
 }
@@ -43,7 +43,11 @@ impl Default for Setup {
         Self {
             engine: EngineConfig::default(),
             limits: Limits::default(),
-            drain: Duration::from_secs(600),
+            access: Access::default(),
+            listen: ListenConfig {
+                drain: Duration::from_secs(600),
+                ..ListenConfig::default()
+            },
             chat_template: None,
         }
     }
@@ -82,32 +86,31 @@ impl Server {
     ) -> Self {
         let engine = Arc::new(Engine::start(model, setup.engine).unwrap());
         let state = AppState::new(engine.clone(), tokenizer, MODEL, setup.limits)
-            .with_chat_template(ChatTemplate::from_files(&files).unwrap());
+            .with_chat_template(ChatTemplate::from_files(&files).unwrap())
+            .with_access(setup.access);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (shutdown, begun) = oneshot::channel();
-        let ended = tokio::spawn(serve(
-            listener,
-            router(state),
-            async {
-                if begun.await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            },
-            setup.drain,
-        ));
+        let (shutdown, asked) = mpsc::unbounded();
+        let ended = tokio::spawn(serve(listener, router(state), asked, setup.listen));
         Self {
             url,
             client: Client::new(),
             engine,
             ended,
-            shutdown: Some(shutdown),
+            shutdown,
         }
     }
 
-    /// Asks the server to drain.
-    pub fn shut_down(&mut self) {
-        self.shutdown.take().unwrap().send(()).unwrap();
+    /// Asks the server to drain; asked again, to end at once.
+    pub fn shut_down(&self) {
+        self.shutdown.unbounded_send(()).unwrap();
+    }
+
+    /// Gets a page; its status and text.
+    pub async fn get(&self, path: &str) -> (StatusCode, String) {
+        let url = format!("{}{path}", self.url);
+        let response = self.client.get(url).send().await.unwrap();
+        (response.status(), response.text().await.unwrap())
     }
 
     /// Posts JSON.

@@ -5,9 +5,11 @@ use serde_json::{Map, Value, json};
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{ApplyTemplateRequest, ChatRequest, Content, MessageFields, Object};
-use super::completion::{Asked, CompletionJob, Given, lay_out, stops, stream};
+use super::completion::{CompletionJob, Given, check_size, lay_out, neutral, stops, streaming};
 use super::decoding::{DecodeFields, plan, repetitions, size};
-use super::{check_model, encode, neutral};
+use super::logits::chat_logprobs;
+use super::neutral::only;
+use super::{Place, check_model, encode};
 use crate::text::{ChatEnding, ChatMessage, ChatTemplateError};
 
 /// Tokens of an answer when the request does not say. OpenAI's API then takes what the model's limit
@@ -29,17 +31,19 @@ struct Templated {
 pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, ApiError> {
     check_model(request.model.as_deref(), state)?;
     refuse_unsupported(&request)?;
-    let (stream, include_usage) = stream(request.stream, request.stream_options)?;
-    let stops = stops(request.stop, state)?;
+    let streaming = streaming(request.stream, request.stream_options, request.diffusing)?;
+    let stops = stops(request.stop, "stop", state)?;
+    let top_logprobs = chat_logprobs(request.logprobs, request.top_logprobs)?;
     let n = repetitions(request.n, 1, &state.limits)?;
     let fields = DecodeFields {
         temperature: request.temperature,
         top_p: request.top_p,
         top_k: request.top_k,
         seed: request.seed,
+        logit_bias: request.logit_bias,
         diffusion: request.diffusion,
     };
-    let plan = plan(fields, state.engine.spec())?;
+    let plan = plan(fields, state)?;
     let asked = match (request.max_completion_tokens, request.max_tokens) {
         (Some(_), Some(_)) => {
             return Err(ApiError::unusable(
@@ -60,30 +64,26 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         state,
     )?;
     let given = Given {
-        tokens: encode(&text, "messages", state)?,
+        tokens: encode(&text, Place::Start, "messages", state)?,
         path: "messages".into(),
         text: None,
     };
-    let asked = match asked {
-        Some((param, tokens)) => Asked { param, tokens },
-        None => Asked {
-            param: "max_completion_tokens",
-            // With no room at all, one token too many says so.
-            tokens: state
-                .engine
-                .spec()
-                .longest_gap(&plan, given.tokens.len(), DEFAULT_MAX_TOKENS)
-                .max(1),
-        },
+    let room = || {
+        let spec = state.engine.spec();
+        let longest = spec.longest_gap(&plan, given.tokens.len(), DEFAULT_MAX_TOKENS);
+        // With no room at all, one token too many says so.
+        ("max_completion_tokens", longest.max(1))
     };
-    let prompt = lay_out(given, asked, &[], false, &plan, state)?;
+    let (param, tokens) = asked.unwrap_or_else(room);
+    check_size(param, tokens, state)?;
+    let prompt = lay_out(given, param, tokens, &[], false, &plan, state)?;
     Ok(CompletionJob {
         prompts: vec![prompt],
         n,
         plan,
         stops,
-        stream,
-        include_usage,
+        top_logprobs,
+        streaming,
     })
 }
 
@@ -175,13 +175,13 @@ fn message(fields: MessageFields, path: &str) -> Result<ChatMessage, ApiError> {
         ("tool_call_id", &fields.tool_call_id),
         ("function_call", &fields.function_call),
     ] {
-        neutral::only(&at(field), given.as_ref(), &[])?;
+        only(&at(field), given.as_ref(), &[])?;
     }
     for (field, given) in [
         ("annotations", &fields.annotations),
         ("tool_calls", &fields.tool_calls),
     ] {
-        neutral::only(&at(field), given.as_ref(), &[json!([])])?;
+        only(&at(field), given.as_ref(), &[json!([])])?;
     }
     let content = match fields.content {
         None => {
@@ -220,14 +220,11 @@ fn message(fields: MessageFields, path: &str) -> Result<ChatMessage, ApiError> {
 
 /// Fields of OpenAI's API that have no effect here are taken at the value that has none there.
 fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
-    neutral::penalty("presence_penalty", request.presence_penalty)?;
-    neutral::penalty("frequency_penalty", request.frequency_penalty)?;
-    neutral::logit_bias(request.logit_bias.as_ref())?;
+    neutral("presence_penalty", request.presence_penalty, 0.0)?;
+    neutral("frequency_penalty", request.frequency_penalty, 0.0)?;
     let text = || vec![json!({"type": "text"})];
     let empty_list = || vec![json!([])];
     for (param, given, allowed) in [
-        ("logprobs", &request.logprobs, vec![json!(false)]),
-        ("top_logprobs", &request.top_logprobs, vec![json!(0)]),
         ("response_format", &request.response_format, text()),
         ("tools", &request.tools, empty_list()),
         ("tool_choice", &request.tool_choice, vec![json!("none")]),
@@ -256,7 +253,7 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
         ("store", &request.store, vec![json!(false)]),
         ("metadata", &request.metadata, vec![json!({})]),
     ] {
-        neutral::only(param, given.as_ref(), &allowed)?;
+        only(param, given.as_ref(), &allowed)?;
     }
     Ok(())
 }

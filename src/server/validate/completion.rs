@@ -3,16 +3,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde_json::Value;
-
+use super::super::completion_reader::Echo;
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{
-    CompletionRequest, Object, Prompt, PromptItem, Stop, StreamOptions, Whole,
+    CompletionRequest, Object, Prompt, PromptItem, Real, Stop, StreamOptions, Whole,
 };
-use super::decoding::{DecodeFields, plan, repetitions, size};
-use super::neutral;
-use super::{check_model, check_token, encode, encode_continuation};
+use super::decoding::{DecodeFields, frames, plan, repetitions, size};
+use super::logits::completion_logprobs;
+use super::{Place, check_model, check_token, encode};
 use crate::canvas::{Canvas, TokenId};
 use crate::decode::DecodePlan;
 
@@ -20,7 +19,6 @@ use crate::decode::DecodePlan;
 const DEFAULT_MAX_TOKENS: usize = 16;
 
 /// A request for completions that can be queued.
-#[derive(Debug)]
 pub struct CompletionJob {
     /// One a prompt.
     pub prompts: Vec<PromptJob>,
@@ -30,43 +28,51 @@ pub struct CompletionJob {
     pub plan: DecodePlan,
     /// Strings that end a completion; none is empty.
     pub stops: Arc<[String]>,
-    /// Whether to answer with server-sent events.
+    /// How many of the most probable tokens are reported with each; `None` if no log-probabilities are.
+    pub top_logprobs: Option<usize>,
+    /// How the answer is sent.
+    pub streaming: Streaming,
+}
+
+/// How an answer is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Streaming {
+    /// Whether as server-sent events.
     pub stream: bool,
     /// Whether the last of them carries the usage.
     pub include_usage: bool,
+    /// Whether they bring frames of the canvas.
+    pub frames: bool,
 }
 
 impl CompletionJob {
-    /// Fixed tokens, each prompt's once.
+    /// Tokens of the prompts and suffixes.
     pub fn prompt_tokens(&self) -> usize {
-        let fixed = |prompt: &PromptJob| prompt.canvas.scratch().start - prompt.gap.len();
-        self.prompts.iter().map(fixed).sum()
+        let prompts = self.prompts.iter();
+        prompts
+            .map(|prompt| prompt.canvas.scratch().start - prompt.gap.len())
+            .sum()
     }
 }
 
 /// A prompt that can be queued.
-#[derive(Debug)]
 pub struct PromptJob {
     /// Prompt, gap and suffix, and the scratch slots that the model needs after them.
     pub canvas: Canvas,
     /// The slots of the gap.
     pub gap: Range<usize>,
-    /// The prompt's text, if it is to come back.
-    pub echo: Option<String>,
+    /// The prompt, if it is to come back.
+    pub echo: Option<Echo>,
 }
 
 /// A prompt as it was given.
 pub(super) struct Given {
+    /// How an error names it.
     pub path: String,
+    /// Its text, if it was given as text.
     pub text: Option<String>,
+    /// Its tokens.
     pub tokens: Vec<TokenId>,
-}
-
-/// How many tokens are asked for, and by which field.
-#[derive(Clone, Copy)]
-pub(super) struct Asked {
-    pub param: &'static str,
-    pub tokens: usize,
 }
 
 /// Checks a request for completions.
@@ -74,8 +80,9 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     check_model(request.model.as_deref(), state)?;
     refuse_unsupported(&request)?;
     let limits = &state.limits;
-    let (stream, include_usage) = stream(request.stream, request.stream_options)?;
-    let stops = stops(request.stop, state)?;
+    let streaming = streaming(request.stream, request.stream_options, request.diffusing)?;
+    let stops = stops(request.stop, "stop", state)?;
+    let top_logprobs = completion_logprobs(request.logprobs)?;
     let prompt = request.prompt.ok_or_else(|| {
         ApiError::missing(
             "prompt",
@@ -85,42 +92,51 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     // Counted before the texts are encoded, which is the costly part.
     let n = repetitions(request.n, count(&prompt), limits)?;
     let max_tokens = request.max_tokens.map_or(DEFAULT_MAX_TOKENS, size);
-    let asked = Asked {
-        param: "max_tokens",
-        tokens: max_tokens,
-    };
+    check_size("max_tokens", max_tokens, state)?;
     let fields = DecodeFields {
         temperature: request.temperature,
         top_p: request.top_p,
         top_k: request.top_k,
         seed: request.seed,
+        logit_bias: request.logit_bias,
         diffusion: request.diffusion,
     };
-    let plan = plan(fields, state.engine.spec())?;
+    let plan = plan(fields, state)?;
     let suffix = match &request.suffix {
-        Some(suffix) => encode_continuation(suffix, "suffix", state)?,
+        Some(suffix) => encode(suffix, Place::Later, "suffix", state)?,
         None => Vec::new(),
     };
     let echo = request.echo.unwrap_or(false);
     let prompts = prompts(prompt, state)?
         .into_iter()
-        .map(|prompt| lay_out(prompt, asked, &suffix, echo, &plan, state))
+        .map(|prompt| {
+            lay_out(
+                prompt,
+                "max_tokens",
+                max_tokens,
+                &suffix,
+                echo,
+                &plan,
+                state,
+            )
+        })
         .collect::<Result<_, _>>()?;
     Ok(CompletionJob {
         prompts,
         n,
         plan,
         stops,
-        stream,
-        include_usage,
+        top_logprobs,
+        streaming,
     })
 }
 
-/// Whether to stream, and whether the stream ends with the usage.
-pub(super) fn stream(
+/// Whether to stream, and what.
+pub(super) fn streaming(
     stream: Option<bool>,
     options: Option<Object<StreamOptions>>,
-) -> Result<(bool, bool), ApiError> {
+    diffusing: Option<bool>,
+) -> Result<Streaming, ApiError> {
     let stream = stream.unwrap_or(false);
     if options.is_some() && !stream {
         return Err(ApiError::unsupported(
@@ -129,14 +145,32 @@ pub(super) fn stream(
             "it is allowed only with stream = true",
         ));
     }
-    let include_usage = options.and_then(|options| options.0.include_usage);
-    Ok((stream, include_usage.unwrap_or(false)))
+    let Object(options) = options.unwrap_or_default();
+    Ok(Streaming {
+        stream,
+        include_usage: options.include_usage.unwrap_or(false),
+        frames: frames(options.diffusion, diffusing, stream)?,
+    })
 }
 
-/// Lays a prompt out with a gap of the tokens asked for.
+/// A gap has at least one slot; `param` is the field that gives its length.
+pub(super) fn check_size(param: &str, tokens: usize, state: &AppState) -> Result<(), ApiError> {
+    let context = state.engine.spec().max_canvas;
+    match tokens {
+        0 => Err(ApiError::value(
+            param,
+            0,
+            format_args!("at least 1; prompt and completion together at most {context}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Prompt, gap and suffix on a canvas; `size_param` is the field that gives the gap's length.
 pub(super) fn lay_out(
     prompt: Given,
-    asked: Asked,
+    size_param: &str,
+    max_tokens: usize,
     suffix: &[TokenId],
     echo: bool,
     plan: &DecodePlan,
@@ -144,26 +178,12 @@ pub(super) fn lay_out(
 ) -> Result<PromptJob, ApiError> {
     let spec = state.engine.spec();
     let Given { path, text, tokens } = prompt;
-    let Asked {
-        param,
-        tokens: max_tokens,
-    } = asked;
-    if max_tokens == 0 {
-        return Err(ApiError::value(
-            param,
-            0,
-            format_args!(
-                "at least 1; prompt and completion together at most {}",
-                spec.max_canvas
-            ),
-        ));
-    }
     let fixed = tokens.len() + suffix.len();
     let gap_end = tokens.len().saturating_add(max_tokens);
     let slots = spec.canvas_length(plan, gap_end, fixed.saturating_add(max_tokens));
     if slots > spec.max_canvas {
-        let at_fault = if fixed < spec.max_canvas {
-            param
+        let param = if fixed < spec.max_canvas {
+            size_param
         } else {
             &path
         };
@@ -172,11 +192,11 @@ pub(super) fn lay_out(
             length => format!(", suffix has {length}"),
         };
         let what = format_args!(
-            "{path} has {} tokens{suffix} and {param} is {max_tokens}",
+            "{path} has {} tokens{suffix} and {size_param} is {max_tokens}",
             tokens.len()
         );
         return Err(ApiError::canvas_too_long(
-            at_fault,
+            param,
             what,
             slots,
             spec.max_canvas,
@@ -189,12 +209,12 @@ pub(super) fn lay_out(
         .build()
         .map_err(|error| ApiError::unusable(&path, error))?
         .with_scratch(slots);
-    let echo = echo.then(|| text.unwrap_or_else(|| state.tokenizer.decode(&tokens)));
-    Ok(PromptJob {
-        canvas,
-        gap: tokens.len()..gap_end,
-        echo,
-    })
+    let gap = tokens.len()..gap_end;
+    let echo = echo.then(|| Echo {
+        text: text.unwrap_or_else(|| state.tokenizer.decode(&tokens)),
+        tokens,
+    });
+    Ok(PromptJob { canvas, gap, echo })
 }
 
 /// How many prompts there are.
@@ -259,7 +279,7 @@ fn prompts(prompt: Prompt, state: &AppState) -> Result<Vec<Given>, ApiError> {
 
 fn given_text(path: String, text: String, state: &AppState) -> Result<Given, ApiError> {
     Ok(Given {
-        tokens: encode(&text, &path, state)?,
+        tokens: encode(&text, Place::Start, &path, state)?,
         path,
         text: Some(text),
     })
@@ -278,8 +298,12 @@ fn given_tokens(path: String, tokens: &[u64], state: &AppState) -> Result<Given,
     })
 }
 
-/// The stop strings.
-pub(super) fn stops(stop: Option<Stop>, state: &AppState) -> Result<Arc<[String]>, ApiError> {
+/// The stop strings of the field `param`, each of which must be of an allowed length.
+pub(super) fn stops(
+    stop: Option<Stop>,
+    param: &str,
+    state: &AppState,
+) -> Result<Arc<[String]>, ApiError> {
     let limits = &state.limits;
     let (stops, is_list) = match stop {
         None => (Vec::new(), false),
@@ -288,7 +312,7 @@ pub(super) fn stops(stop: Option<Stop>, state: &AppState) -> Result<Arc<[String]
     };
     if stops.len() > limits.stop_strings {
         return Err(ApiError::value(
-            "stop",
+            param,
             format_args!("a list of {} strings", stops.len()),
             format_args!("at most {}", limits.stop_strings),
         ));
@@ -297,9 +321,9 @@ pub(super) fn stops(stop: Option<Stop>, state: &AppState) -> Result<Arc<[String]
         let longest = limits.stop_string_bytes;
         if !(1..=longest).contains(&stop.len()) {
             let path = if is_list {
-                format!("stop[{i}]")
+                format!("{param}[{i}]")
             } else {
-                "stop".to_owned()
+                param.to_owned()
             };
             return Err(ApiError::value(
                 &path,
@@ -311,11 +335,22 @@ pub(super) fn stops(stop: Option<Stop>, state: &AppState) -> Result<Arc<[String]
     Ok(stops.into())
 }
 
+/// Takes a field that is not supported at the value that has no effect only.
+pub(super) fn neutral(field: &str, given: Option<Real>, allowed: f32) -> Result<(), ApiError> {
+    match given {
+        Some(Real(given)) if given != allowed => Err(ApiError::unsupported(
+            field,
+            given,
+            format_args!("it is not supported; allowed: {allowed}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Fields of OpenAI's API that have no effect here are taken at the value that has none there.
 fn refuse_unsupported(request: &CompletionRequest) -> Result<(), ApiError> {
-    neutral::penalty("presence_penalty", request.presence_penalty)?;
-    neutral::penalty("frequency_penalty", request.frequency_penalty)?;
-    neutral::logit_bias(request.logit_bias.as_ref())?;
+    neutral("presence_penalty", request.presence_penalty, 0.0)?;
+    neutral("frequency_penalty", request.frequency_penalty, 0.0)?;
     let n = request.n.unwrap_or(Whole(1));
     if let Some(best_of) = request.best_of
         && best_of != n
@@ -329,13 +364,5 @@ fn refuse_unsupported(request: &CompletionRequest) -> Result<(), ApiError> {
             ),
         ));
     }
-    match &request.logprobs {
-        None | Some(Value::Null) => Ok(()),
-        Some(given) => Err(ApiError::unsupported(
-            "logprobs",
-            given,
-            "a token's probability is that of its denoise step, not of the text before it, so that OpenAI's logprobs \
-             are not supported; allowed: null (/v1/infill answers with each token's probability and step)",
-        )),
-    }
+    Ok(())
 }

@@ -4,8 +4,13 @@
 mod chat;
 mod completion;
 mod decoding;
+mod fim;
+mod gaps;
 mod infill;
+mod llama_infill;
+mod logits;
 mod neutral;
+mod score;
 mod tokens;
 
 use std::sync::Arc;
@@ -13,13 +18,16 @@ use std::sync::Arc;
 pub(super) use chat::{apply_template, chat};
 pub(super) use completion::{CompletionJob, completion};
 pub(super) use decoding::nth_plan;
+pub(super) use fim::fim;
+pub(super) use gaps::{Choice, Length};
 pub(super) use infill::{InfillJob, infill};
+pub(super) use llama_infill::{LlamaInfillJob, llama_infill};
+pub(super) use score::{ScoreJob, score};
 pub(super) use tokens::{detokenize, tokenize};
 
 use super::error::ApiError;
 use super::state::AppState;
 use crate::canvas::TokenId;
-use crate::text::TextError;
 
 /// Runs a check outside the async runtime: encoding a long text takes a while.
 pub(super) async fn checked<T, U>(
@@ -51,21 +59,33 @@ fn check_model(given: Option<&str>, state: &AppState) -> Result<(), ApiError> {
     }
 }
 
-/// The tokens of a fixed text from its beginning.
-fn encode(text: &str, path: &str, state: &AppState) -> Result<Vec<TokenId>, ApiError> {
-    checked_tokens(state.tokenizer.encode(text), path, state)
+/// Where in a text a piece of it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// At its beginning.
+    Start,
+    /// After text or a gap.
+    Later,
 }
 
-/// The tokens of a fixed text that something comes before.
-fn encode_continuation(text: &str, path: &str, state: &AppState) -> Result<Vec<TokenId>, ApiError> {
-    checked_tokens(state.tokenizer.encode_continuation(text), path, state)
-}
-
-fn checked_tokens(
-    tokens: Result<Vec<TokenId>, TextError>,
+/// The tokens of a fixed text. One that cannot fit the model's context, however few tokens it becomes, is
+/// refused before it is encoded, which takes long.
+fn encode(
+    text: &str,
+    place: Place,
     path: &str,
     state: &AppState,
 ) -> Result<Vec<TokenId>, ApiError> {
+    let context = state.engine.spec().max_canvas;
+    if let Some(longest) = state.tokenizer.longest_token()
+        && text.len() > context.saturating_mul(longest)
+    {
+        return Err(ApiError::text_too_long(path, text.len(), context));
+    }
+    let tokens = match place {
+        Place::Start => state.tokenizer.encode(text),
+        Place::Later => state.tokenizer.encode_continuation(text),
+    };
     let tokens = tokens.map_err(|error| ApiError::unusable(path, error))?;
     for token in &tokens {
         check_token(u64::from(*token), path, state)?;

@@ -5,28 +5,34 @@ use std::fmt;
 use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::openapi::schema::ArrayBuilder;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::answer::{DiffusionReport, Usage};
 use super::completion::StreamOptions;
 use super::diffusion::DiffusionOptions;
+use super::logprobs::ChatLogprobs;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
-use super::prompt::Stop;
+use super::prompt::{Stop, one_of};
 
 /// A request for an answer to a chat, in OpenAI's shape, with `top_k`, `diffusion` and what vLLM has for
 /// the template beside it.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ChatRequest {
     /// The served model's name, if given.
     pub model: Option<String>,
     /// The chat so far.
+    #[schema(required = true, value_type = Vec<MessageFields>)]
     pub messages: Option<Vec<Object<MessageFields>>>,
     /// Whether the template begins an answer; true if absent.
     pub add_generation_prompt: Option<bool>,
     /// Whether the last message is to be continued; false if absent.
     pub continue_final_message: Option<bool>,
     /// Variables of the template's own.
+    #[schema(value_type = Option<HashMap<String, Value>>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Slots of the gap.
     pub max_completion_tokens: Option<Whole>,
@@ -47,25 +53,33 @@ pub struct ChatRequest {
     /// Whether to answer with server-sent events.
     pub stream: Option<bool>,
     /// Options of the stream.
+    #[schema(value_type = Option<StreamOptions>)]
     pub stream_options: Option<Object<StreamOptions>>,
+    /// Another name of `stream_options.diffusion` = `frames`.
+    pub diffusing: Option<bool>,
     /// Decode options.
+    #[schema(value_type = Option<DiffusionOptions>)]
     pub diffusion: Option<Object<DiffusionOptions>>,
     /// An end user's name, which is not used.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
     pub user: Option<String>,
     /// The newer name of `user`, which is not used.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
     pub safety_identifier: Option<String>,
     /// A hint for OpenAI's caches, which is not used.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
     pub prompt_cache_key: Option<String>,
     /// Not supported but at 0.
     pub presence_penalty: Option<Real>,
     /// Not supported but at 0.
     pub frequency_penalty: Option<Real>,
-    /// Not supported but when empty.
+    /// What is added to the logits of tokens, by id: −100 to 100.
+    #[schema(value_type = Option<HashMap<String, f32>>)]
     pub logit_bias: Option<Map<String, Value>>,
-    /// Not supported but at false.
-    pub logprobs: Option<Value>,
-    /// Not supported but at 0.
-    pub top_logprobs: Option<Value>,
+    /// Whether the answer's tokens come with their log-probabilities.
+    pub logprobs: Option<bool>,
+    /// Most probable tokens that are reported with each token: 0 to 20.
+    pub top_logprobs: Option<Whole>,
     /// Not supported but for text.
     pub response_format: Option<Value>,
     /// Not supported but when empty.
@@ -99,24 +113,26 @@ pub struct ChatRequest {
 }
 
 /// A request for the text of a chat, as llama.cpp's server has it.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ApplyTemplateRequest {
     /// The served model's name, if given.
     pub model: Option<String>,
     /// The chat so far.
+    #[schema(required = true, value_type = Vec<MessageFields>)]
     pub messages: Option<Vec<Object<MessageFields>>>,
     /// Whether the template begins an answer; true if absent.
     pub add_generation_prompt: Option<bool>,
     /// Whether the last message is to be continued; false if absent.
     pub continue_final_message: Option<bool>,
     /// Variables of the template's own.
+    #[schema(value_type = Option<HashMap<String, Value>>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
 }
 
 /// A message.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct MessageFields {
     /// Who speaks.
     pub role: Option<String>,
@@ -148,19 +164,35 @@ pub enum Content {
 }
 
 /// A part of a message.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PartFields {
     /// `text`; others are known and not supported.
     #[serde(rename = "type")]
     pub kind: Option<String>,
     /// The text of a part of type `text`.
     pub text: Option<String>,
+    #[schema(ignore)]
     image_url: Option<IgnoredAny>,
+    #[schema(ignore)]
     input_audio: Option<IgnoredAny>,
+    #[schema(ignore)]
     file: Option<IgnoredAny>,
+    #[schema(ignore)]
     refusal: Option<IgnoredAny>,
 }
+
+impl PartialSchema for Content {
+    fn schema() -> RefOr<Schema> {
+        let parts = ArrayBuilder::new().items(PartFields::schema()).into();
+        one_of(
+            "A text, or a list of parts.",
+            [String::schema(), RefOr::T(parts)],
+        )
+    }
+}
+
+impl ToSchema for Content {}
 
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -195,7 +227,7 @@ pub const CHAT_OBJECT: &str = "chat.completion";
 pub const CHAT_CHUNK_OBJECT: &str = "chat.completion.chunk";
 
 /// An answer, or a chunk of a stream.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Chat<'a> {
     /// Identifier of the answer.
     pub id: &'a str,
@@ -209,6 +241,7 @@ pub struct Chat<'a> {
     pub choices: Vec<ChatChoice>,
     /// Token counts. In a stream absent unless asked for; then null in every chunk but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
     /// What denoising took; in a stream, in the last chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,7 +249,7 @@ pub struct Chat<'a> {
 }
 
 /// An answer's message, or a piece of one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ChatChoice {
     /// Which sequence.
     pub index: usize,
@@ -225,15 +258,15 @@ pub struct ChatChoice {
     pub message: Option<AnswerMessage>,
     /// What is new of the message, in a chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub delta: Option<Delta>,
-    /// Always null.
-    pub logprobs: Option<Value>,
+    pub delta: Option<ChatDelta>,
+    /// Log-probabilities, if they were asked for; in a chunk, of the tokens that begin in it.
+    pub logprobs: Option<ChatLogprobs>,
     /// Why it ended: `stop` or `length`; null in chunks before the end.
     pub finish_reason: Option<&'static str>,
 }
 
 /// The message of an answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct AnswerMessage {
     /// `assistant`.
     pub role: &'static str,
@@ -244,12 +277,19 @@ pub struct AnswerMessage {
 }
 
 /// What a chunk adds to a message.
-#[derive(Debug, Default, Serialize)]
-pub struct Delta {
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct ChatDelta {
     /// `assistant`, in a sequence's first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
     /// Text; empty in the first chunk, absent in the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+}
+
+/// The text of a chat.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RenderedChat {
+    /// The text.
+    pub prompt: String,
 }
