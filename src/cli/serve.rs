@@ -31,6 +31,13 @@ pub struct ServeArgs {
     /// Most rows a denoise step: slots of all its canvases, with guidance twice as many
     #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_rows, value_parser = at_least_one)]
     max_rows: usize,
+    /// Rows after which no more canvases are added to a step, so that short ones do not wait for long
+    /// ones [default: 512 on a CPU, --max-rows elsewhere]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    step_rows: Option<usize>,
+    /// Memory for cached keys and values, in MiB; 0 caches nothing
+    #[arg(long, value_name = "MIB", default_value_t = EngineConfig::default().kv_memory >> 20)]
+    kv_memory: usize,
     /// Most sequences that wait; more are answered with status 429
     #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_queue, value_parser = at_least_one)]
     max_queue: usize,
@@ -91,7 +98,10 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
     let config = EngineConfig {
         max_sequences: args.max_sequences,
         max_rows: args.max_rows,
+        step_rows: args.step_rows,
+        kv_memory: args.kv_memory.saturating_mul(1 << 20),
         max_queue: args.max_queue,
+        ..EngineConfig::default()
     };
     let engine = args.model.engine(&checkpoint, config)?;
     let limits = Limits::default();

@@ -9,7 +9,9 @@ use std::ops::Range;
 use crate::canvas::{Canvas, Commit, TokenId};
 use crate::decode::blocks::blocks;
 use crate::decode::budget::scheduled;
-use crate::decode::{Budget, Candidate, DecodePlan, EarlyStop, PlanError, Revision, Rounding};
+use crate::decode::{
+    BlockEntry, Budget, Candidate, DecodePlan, EarlyStop, PlanError, Revision, Rounding,
+};
 use crate::sampling::philox::{Draws, Stream, gumbel};
 
 /// The state of one canvas's denoising: the current block and how many of its steps are taken.
@@ -232,6 +234,10 @@ impl Decoder {
             .filter(|candidate| canvas.is_masked(candidate.slot));
         let mut ranked: Vec<Candidate> = masked.copied().collect();
         if matches!(self.plan.budget, Budget::Ancestral { .. }) || ranked.is_empty() {
+            return ranked;
+        }
+        if self.plan.block_entry == BlockEntry::FirstSlot && self.step_in_block == 0 {
+            ranked.truncate(1);
             return ranked;
         }
         // A stable sort: of equal ranks the leftmost slot goes first.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::decode::{BlockOrigin, Budget, Revision, Score};
+use crate::decode::{BlockEntry, BlockOrigin, Budget, Cache, Revision, Score};
 use crate::sampling::{Basis, FilterOrder};
 
 /// The most steps of a plan: above any published sampler's.
@@ -112,7 +112,7 @@ impl Default for Sampling {
     }
 }
 
-/// How a canvas is denoised: five orthogonal choices.
+/// How a canvas is denoised: five orthogonal choices, and which keys and values are cached.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct DecodePlan {
     /// Denoise steps over the whole canvas; `None` is one a masked slot for [`Budget::Even`] and
@@ -123,6 +123,8 @@ pub struct DecodePlan {
     pub block_length: Option<usize>,
     /// Where the first block begins.
     pub block_origin: BlockOrigin,
+    /// What the first step of a block commits.
+    pub block_entry: BlockEntry,
     /// Denoise steps a block, in the place of `steps`: those of its noise schedule (dllm's
     /// BD3LMSampler), or for other budgets steps each of which commits at least its share of the block
     /// length, whatever part of the block is masked (SDAR, LLaDA2).
@@ -140,6 +142,11 @@ pub struct DecodePlan {
     pub revision: Revision,
     /// When a stop token ends the denoising.
     pub early_stop: EarlyStop,
+    /// How keys and values are cached.
+    pub cache: Cache,
+    /// Fills gaps by what precedes the end of their block alone, where the network sees no more.
+    /// Without it, a block-causal network is given no canvas with text after a gap.
+    pub left_context: bool,
     /// How tokens are drawn.
     pub sampling: Sampling,
 }
@@ -175,6 +182,7 @@ impl DecodePlan {
             let given = score_temperature.to_string();
             return out_of_range("score_temperature", given, "at least 0");
         }
+        self.cache.validate()?;
         self.budget.validate()?;
         self.revision.validate()?;
         self.validate_combination()?;
@@ -226,6 +234,14 @@ impl DecodePlan {
             return invalid(
                 "revision",
                 "editing does not go with the budget `ancestral`",
+            );
+        }
+        if self.block_entry == BlockEntry::FirstSlot
+            && matches!(self.budget, Budget::Ancestral { .. })
+        {
+            return invalid(
+                "block_entry",
+                "`first_slot` does not go with the budget `ancestral`, which chooses each slot by itself",
             );
         }
         if self.score_temperature > 0.0 && matches!(self.budget, Budget::Ancestral { .. }) {

@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Tensor};
 
-use super::sequence::Sequence;
+use super::cache::Window;
+use super::scheduler::Part;
+use super::sequence::{Running, Sequence};
 use super::{GenerationError, StepReport};
 use crate::canvas::TokenId;
 use crate::decode::Candidate;
 use crate::models::{
-    AttentionPattern, Denoiser, ModelError, ModelSpec, Parameterisation, RaggedBatch, Segment,
+    Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, Segment,
 };
 use crate::sampling::{self, RowParams, RowSample, SamplingError};
 
@@ -20,6 +22,7 @@ const HEAD_ROWS: usize = 256;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct StepCost {
     pub rows: usize,
+    pub scored: usize,
     pub committed: usize,
     pub model: Duration,
 }
@@ -31,24 +34,40 @@ struct ScoredRow {
     params: RowParams,
 }
 
-/// Takes one step with every sequence. Each outcome is the sequence's own; the outer error is the
-/// whole batch's.
+/// What a step did to one sequence: its outcome, or that it only prepared its cache.
+pub(super) type Outcome = Result<(), GenerationError>;
+
+/// Takes one step with the scheduled sequences. Each outcome is a sequence's own, in the order of `parts`; the
+/// outer error is the whole batch's.
 pub(super) fn step(
     model: &dyn Denoiser,
-    sequences: &mut [Sequence],
-) -> Result<(Vec<Result<(), GenerationError>>, StepCost), ModelError> {
+    pool: Option<&KvPool>,
+    running: &mut [Running],
+    parts: &[Part],
+) -> Result<(Vec<Outcome>, StepCost), ModelError> {
     let mut batch = RaggedBatch::new();
     let mut scored = Vec::new();
-    for sequence in sequences.iter() {
-        lay_out(sequence, model.spec(), &mut batch, &mut scored);
+    for part in parts {
+        lay_out(
+            &running[part.index],
+            &part.window,
+            model.spec(),
+            &mut batch,
+            &mut scored,
+        );
     }
-    let begun = Instant::now();
-    let hidden = model.hidden(&batch, None)?;
     let mut cost = StepCost {
         rows: batch.rows(),
-        committed: 0,
-        model: begun.elapsed(),
+        scored: scored.len(),
+        ..StepCost::default()
     };
+    // A product of one row is computed in another order than the same row among others.
+    if batch.rows() == 1 {
+        batch.push([batch.tokens()[0]]);
+    }
+    let begun = Instant::now();
+    let hidden = model.hidden(&batch, pool)?;
+    cost.model = begun.elapsed();
     let mut samples = Vec::with_capacity(scored.len());
     for rows in scored.chunks(HEAD_ROWS) {
         let begun = Instant::now();
@@ -58,9 +77,13 @@ pub(super) fn step(
         samples.extend(sampling::reduce(&logits, &params)?);
     }
     let mut samples = samples.into_iter();
-    let outcomes = sequences
-        .iter_mut()
-        .map(|sequence| {
+    let outcomes = parts
+        .iter()
+        .map(|part| {
+            if !part.window.denoises {
+                return Ok(());
+            }
+            let sequence = &mut running[part.index].sequence;
             let slots = sequence.decoder.scored_slots(&sequence.canvas);
             let samples: Vec<_> = samples.by_ref().take(slots.len()).collect();
             cost.committed += commit(sequence, &slots, samples)?;
@@ -72,37 +95,47 @@ pub(super) fn step(
 
 /// Appends a sequence's rows to the batch, and the rows that the head is to score.
 fn lay_out(
-    sequence: &Sequence,
+    running: &Running,
+    window: &Window,
     spec: &ModelSpec,
     batch: &mut RaggedBatch,
     scored: &mut Vec<ScoredRow>,
 ) {
+    let Running {
+        sequence, cached, ..
+    } = running;
     let canvas = &sequence.canvas;
     let sampling = sequence.sampling;
     let block = sequence.decoder.block();
-    let length = match spec.attention {
-        AttentionPattern::Bidirectional => canvas.len(),
-        // No slot sees the blocks after its own.
-        AttentionPattern::BlockCausal { .. } => block.end,
-    };
-    let positions: Vec<u32> = (0..length as u32).collect();
-    let mut push = |tokens: Vec<TokenId>| {
+    let positions: Vec<u32> = window.rows.clone().map(|slot| slot as u32).collect();
+    let mut push = |twin: bool, tokens: Vec<TokenId>| {
         let segment = Segment {
-            allowed: spec.attention.allowed_with_block_at(length, block.start),
+            allowed: spec
+                .attention
+                .allowed_among(window.rows.clone(), block.start),
+            context: cached.slots(twin, window.context.iter().flat_map(Clone::clone)),
+            store: cached.slots(twin, window.kept.clone()),
+            store_from: window.kept.start.saturating_sub(window.rows.start),
             ..Segment::default()
         };
         batch.push_segment(&tokens, &positions, segment)
     };
-    let rows = push(canvas.tokens().take(length).collect());
+    let rows = push(
+        false,
+        window.rows.clone().map(|slot| canvas.token(slot)).collect(),
+    );
     let unconditional = sequence.is_guided().then(|| {
-        let without_fixed = (0..length).map(|slot| match canvas.is_fixed(slot) {
+        let without_fixed = window.rows.clone().map(|slot| match canvas.is_fixed(slot) {
             true => canvas.mask(),
             false => canvas.token(slot),
         });
-        push(without_fixed.collect())
+        push(true, without_fixed.collect())
     });
+    if !window.denoises {
+        return;
+    }
     for slot in sequence.decoder.scored_slots(canvas) {
-        let row = slot.saturating_sub(spec.logit_shift);
+        let row = slot.saturating_sub(spec.logit_shift) - window.rows.start;
         scored.push(ScoredRow {
             conditional: (rows.start + row) as u32,
             unconditional: unconditional
@@ -126,10 +159,15 @@ fn lay_out(
 
 /// Logits `[rows, vocab]` of the scored rows, guided where asked for.
 fn logits(model: &dyn Denoiser, hidden: &Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelError> {
-    let select = |indices: Vec<u32>| -> Result<Tensor, ModelError> {
+    let select = |mut indices: Vec<u32>| -> Result<Tensor, ModelError> {
         let count = indices.len();
-        let indices = Tensor::from_vec(indices, count, hidden.device())?;
-        model.head(&hidden.index_select(&indices, 0)?)
+        // As in the batch: never a product of one row.
+        if count == 1 {
+            indices.push(indices[0]);
+        }
+        let indices = Tensor::from_vec(indices, count.max(2), hidden.device())?;
+        let logits = model.head(&hidden.index_select(&indices, 0)?)?;
+        Ok(logits.narrow(0, 0, count)?)
     };
     let conditional = select(rows.iter().map(|row| row.conditional).collect())?;
     if rows.iter().all(|row| row.unconditional.is_none()) {

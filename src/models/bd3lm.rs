@@ -5,7 +5,7 @@
 //! and values can be kept. **Scoring** takes x_t and x_0 at once, as one segment of 2n rows with
 //! [`scoring_pattern`], so that every block of x_t sees the clean blocks before it in one evaluation.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
 use serde_json::Value;
@@ -142,6 +142,10 @@ impl Denoiser for Bd3lm {
 
     fn device(&self) -> &Device {
         self.dit.device()
+    }
+
+    fn dtype(&self) -> DType {
+        self.dit.dtype()
     }
 
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {

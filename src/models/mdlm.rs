@@ -3,7 +3,7 @@
 //! `models/dit.py` of kuleshov-group/mdlm; the released kuleshov-group/mdlm-owt embeds σ = 0 at every
 //! noise level.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
 use serde_json::Value;
@@ -54,6 +54,10 @@ impl Denoiser for Mdlm {
 
     fn device(&self) -> &Device {
         self.dit.device()
+    }
+
+    fn dtype(&self) -> DType {
+        self.dit.dtype()
     }
 
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {

@@ -27,7 +27,7 @@ mod sdar;
 mod sedd;
 mod spec;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;
@@ -46,6 +46,11 @@ pub trait Denoiser: Send {
 
     /// Where the weights are.
     fn device(&self) -> &Device;
+
+    /// The number format of hidden states, keys and values.
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
 
     /// The final hidden states of every row, `[rows, hidden]`. Segments read and keep their cached
     /// keys and values in `pool`.

@@ -184,6 +184,10 @@ impl Denoiser for Sedd {
         self.dit.device()
     }
 
+    fn dtype(&self) -> DType {
+        self.dit.dtype()
+    }
+
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {
         self.dit.hidden(&self.spec, batch, pool)
     }

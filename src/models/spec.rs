@@ -1,5 +1,7 @@
 //! What the engine and the server have to know of a model.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 use crate::canvas::{Canvas, TokenId};
@@ -27,22 +29,26 @@ impl AttentionPattern {
     /// # Panics
     /// If the block length is 0.
     pub fn allowed(self, length: usize) -> Option<Vec<bool>> {
-        self.allowed_with_block_at(length, 0)
+        self.allowed_among(0..length, 0)
     }
 
-    /// As [`AttentionPattern::allowed`], where a block begins at slot `start` and the first block may
-    /// be shorter than the others.
+    /// Row-major `[rows, rows]`, true where a slot of `rows` may attend to another of them, if a block
+    /// begins at slot `start`; `None` if every one may attend to every other. The first block of the
+    /// canvas may be shorter than the others.
     ///
     /// # Panics
     /// If the block length is 0.
-    pub fn allowed_with_block_at(self, length: usize, start: usize) -> Option<Vec<bool>> {
+    pub fn allowed_among(self, rows: Range<usize>, start: usize) -> Option<Vec<bool>> {
         match self {
             Self::Bidirectional => None,
             Self::BlockCausal { block_length } => {
                 let missing = (block_length - start % block_length) % block_length;
                 let block = |slot: usize| (slot + missing) / block_length;
-                let row = |i| (0..length).map(move |j| block(j) <= block(i));
-                Some((0..length).flat_map(row).collect())
+                if rows.is_empty() || block(rows.start) == block(rows.end - 1) {
+                    return None;
+                }
+                let row = |i| rows.clone().map(move |j| block(j) <= block(i));
+                Some(rows.clone().flat_map(row).collect())
             }
         }
     }
@@ -189,8 +195,12 @@ mod tests {
         let rows = ["1000", "1110", "1110", "1111"].concat();
         let expected: Vec<bool> = rows.chars().map(|bit| bit == '1').collect();
         for start in [1, 3] {
-            assert_eq!(pattern.allowed_with_block_at(4, start).unwrap(), expected);
+            assert_eq!(pattern.allowed_among(0..4, start).unwrap(), expected);
         }
-        assert_eq!(pattern.allowed_with_block_at(4, 2), pattern.allowed(4));
+        assert_eq!(pattern.allowed_among(0..4, 2), pattern.allowed(4));
+        let rows = ["110", "110", "111"].concat();
+        let expected: Vec<bool> = rows.chars().map(|bit| bit == '1').collect();
+        assert_eq!(pattern.allowed_among(1..4, 1).unwrap(), expected);
+        assert_eq!(pattern.allowed_among(1..3, 1), None);
     }
 }

@@ -7,7 +7,7 @@ use futures::stream::{self, Stream, StreamExt};
 use super::error::ApiError;
 use super::wire::DiffusionReport;
 use crate::canvas::Canvas;
-use crate::engine::{Event, Generation, GenerationError, Statistics, StepReport};
+use crate::engine::{CacheScheme, Event, Generation, GenerationError, Statistics, StepReport};
 
 /// Reads one canvas while it is denoised.
 pub(super) trait Reader: Send + 'static {
@@ -62,6 +62,7 @@ pub(super) struct Update<F, A> {
 pub(super) struct Cost {
     steps: usize,
     nfe: usize,
+    cache: CacheScheme,
     committed: usize,
     queued: Duration,
     denoising: Duration,
@@ -77,6 +78,7 @@ impl Cost {
     fn set(&mut self, statistics: Statistics) {
         self.steps = statistics.steps;
         self.nfe = statistics.nfe;
+        self.cache = statistics.cache;
         self.queued = statistics.queued;
         self.denoising = statistics.denoising;
     }
@@ -94,6 +96,7 @@ impl Cost {
     pub fn add(&mut self, other: Cost) {
         self.steps += other.steps;
         self.nfe += other.nfe;
+        self.cache = other.cache;
         self.committed += other.committed;
         self.queued = self.queued.max(other.queued);
         self.denoising = self.denoising.max(other.denoising);
@@ -108,6 +111,7 @@ impl Cost {
             tokens_per_forward: self.committed as f64 / self.nfe.max(1) as f64,
             queued_ms: milliseconds(self.queued),
             denoise_ms: milliseconds(self.denoising),
+            cache: self.cache,
             seed,
         }
     }

@@ -67,6 +67,11 @@ impl Dit {
         })
     }
 
+    /// The number format of the weights.
+    pub fn dtype(&self) -> DType {
+        self.embedding.embeddings().dtype()
+    }
+
     /// Where the weights are.
     pub fn device(&self) -> &Device {
         &self.device

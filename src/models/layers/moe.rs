@@ -89,9 +89,14 @@ impl MixtureOfExperts {
             if rows.is_empty() {
                 continue;
             }
-            let gathered = x.index_select(&Tensor::from_slice(&rows, rows.len(), device)?, 0)?;
+            // A product of one row sums in another order than the same row among others: a row's result
+            // would depend on whether its expert has another one.
+            let mut gathered = rows.clone();
+            gathered.resize(rows.len().max(2), rows[0]);
+            let gathered = x.index_select(&Tensor::new(gathered, device)?, 0)?;
             let weights = Tensor::from_vec(weights, (rows.len(), 1), device)?;
-            let output = expert.forward(&gathered)?.to_dtype(DType::F32)?;
+            let output = expert.forward(&gathered)?.narrow(0, 0, rows.len())?;
+            let output = output.to_dtype(DType::F32)?;
             outputs.push(output.broadcast_mul(&weights)?);
             order.extend(rows);
         }

@@ -61,6 +61,10 @@ impl Denoiser for Transformer {
         &self.device
     }
 
+    fn dtype(&self) -> DType {
+        self.network.embedding.embeddings().dtype()
+    }
+
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {
         batch.check(&self.spec)?;
         let attention = Attention::new(batch, pool)?;
