@@ -4,13 +4,13 @@
 //! noise level.
 
 use candle_core::{Device, Tensor};
-use candle_nn::VarBuilder;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitConfig, DitShape};
 use crate::models::registry::Family;
+use crate::models::weights::Weights;
 use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 
 /// The registry's line.
@@ -40,7 +40,7 @@ struct Mdlm {
 }
 
 impl Mdlm {
-    fn new(config: &Value, spec: ModelSpec, weights: VarBuilder) -> Result<Self, ModelError> {
+    fn new(config: &Value, spec: ModelSpec, weights: Weights) -> Result<Self, ModelError> {
         let (shape, _) = read(config)?;
         let dit = Dit::new(&shape, weights.pp("backbone"))?;
         Ok(Self { spec, dit })

@@ -5,13 +5,13 @@
 //! configuration of the training run, which names no architecture.
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitShape, FieldNames, NoiseInput};
 use crate::models::registry::Family;
+use crate::models::weights::Weights;
 use crate::models::{
     Corruption, Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, RowInput,
 };
@@ -149,7 +149,7 @@ struct Sedd {
 }
 
 impl Sedd {
-    fn new(config: &SeddConfig, spec: ModelSpec, weights: VarBuilder) -> Result<Self, ModelError> {
+    fn new(config: &SeddConfig, spec: ModelSpec, weights: Weights) -> Result<Self, ModelError> {
         Ok(Self {
             spec,
             dit: Dit::new(&config.shape()?, weights)?,

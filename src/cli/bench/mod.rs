@@ -14,7 +14,6 @@ use clap::Args;
 use tokio::net::TcpListener;
 use unmask::engine::{Engine, EngineConfig};
 use unmask::server::{self, AppState, Limits};
-use unmask::text::Tokenizer;
 
 use crate::cli::model::{ModelArgs, tokenizer};
 
@@ -73,12 +72,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         requests: args.requests.get(),
         concurrency: args.concurrency.get(),
     };
-    let state = AppState::new(
-        engine,
-        Arc::new(tokenizer),
-        checkpoint.name(),
-        Limits::default(),
-    );
+    let state = AppState::new(engine, tokenizer, checkpoint.name(), Limits::default());
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let address = runtime.block_on(listen(state))?;
     let report = report::Report {
