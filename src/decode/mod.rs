@@ -15,6 +15,6 @@ mod score;
 pub use blocks::BlockOrigin;
 pub use budget::{Budget, Rounding};
 pub use decoder::{Change, Decoder};
-pub use plan::{DecodePlan, EarlyStop, MAX_STEPS, PlanError, Sampling};
+pub use plan::{DecodePlan, EarlyStop, Finish, MAX_STEPS, PlanError, Sampling};
 pub use revision::{Remasking, Revision};
 pub use score::{Candidate, Score};

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::canvas::{Canvas, Commit, TokenId};
-use crate::decode::{DecodePlan, Decoder, MAX_STEPS, PlanError};
+use crate::decode::{Budget, DecodePlan, Decoder, MAX_STEPS, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 
 pub use error::{GenerationError, StartError, SubmitError};
@@ -214,6 +214,7 @@ impl Engine {
                 family: self.spec.family,
             });
         }
+        check_noise(&self.spec, plan)?;
         let decoder = Decoder::new(plan, &canvas, &self.spec.stop_tokens)?;
         let most = MAX_STEPS.max(canvas.len());
         if decoder.step_limit() > most {
@@ -262,8 +263,49 @@ impl Drop for Engine {
     }
 }
 
-/// The mask token of a model that the engine can denoise with: one that fills masked slots from logits
-/// of the clean token, without being told the noise level.
+/// Checks that `plan` tells a network what it has to know of the noise, and reads its output as what it is.
+fn check_noise(spec: &ModelSpec, plan: &DecodePlan) -> Result<(), PlanError> {
+    let invalid = |field, reason: &str| {
+        Err(PlanError::Invalid {
+            field,
+            reason: reason.to_owned(),
+        })
+    };
+    let is_analytic = matches!(plan.budget, Budget::Analytic { .. });
+    match spec.parameterisation {
+        Parameterisation::LogScore if !is_analytic => {
+            return invalid(
+                "budget",
+                "this model gives log-scores, by which only `analytic` (preset sedd-analytic) can denoise",
+            );
+        }
+        Parameterisation::LogScore if plan.sampling.guidance_scale > 0.0 => {
+            return invalid("guidance_scale", "log-scores cannot be guided; allowed: 0");
+        }
+        Parameterisation::Logits | Parameterisation::Subs if is_analytic => {
+            return invalid(
+                "budget",
+                "`analytic` needs a model of log-scores, and this one gives logits; use `ancestral`",
+            );
+        }
+        _ => {}
+    }
+    if spec.noise_conditioned && plan.budget.last_time().is_none() {
+        return invalid(
+            "budget",
+            "this model is told the noise level, which only budgets of a noise schedule have",
+        );
+    }
+    if spec.noise_conditioned && plan.block_length.is_some() {
+        return invalid(
+            "block_length",
+            "this model is told the noise level, which is that of the whole canvas; leave it out",
+        );
+    }
+    Ok(())
+}
+
+/// The mask token of a model that the engine can denoise with: one that fills masked slots.
 fn served_mask(spec: &ModelSpec) -> Result<TokenId, StartError> {
     let unsupported = |reason| StartError::Unsupported {
         family: spec.family,
@@ -274,14 +316,10 @@ fn served_mask(spec: &ModelSpec) -> Result<TokenId, StartError> {
             "it was trained on the uniform process and has no mask token to fill",
         ));
     };
-    match spec.parameterisation {
-        Parameterisation::Logits | Parameterisation::Subs => {}
-        Parameterisation::LogScore => {
-            return Err(unsupported("its output is a log-score, not logits"));
-        }
-    }
-    if spec.noise_conditioned {
-        return Err(unsupported("it has to be told the noise level"));
+    if spec.noise_conditioned && spec.noise_schedule.is_none() {
+        return Err(unsupported(
+            "it has to be told the noise level, and its noise schedule is not known",
+        ));
     }
     Ok(mask_token)
 }

@@ -140,6 +140,7 @@ impl Backbone {
             },
             parameterisation: Parameterisation::Logits,
             noise_conditioned: false,
+            noise_schedule: None,
             stop_tokens: self.stop_tokens.clone(),
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,

@@ -185,6 +185,7 @@ impl Architecture for LladaConfig {
             },
             parameterisation: Parameterisation::Logits,
             noise_conditioned: false,
+            noise_schedule: None,
             stop_tokens: vec![self.eos_token_id],
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,

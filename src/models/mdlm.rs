@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::diffusion::Schedule;
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitConfig, DitShape};
 use crate::models::registry::Family;
@@ -30,6 +31,12 @@ fn read(config: &Value) -> Result<(DitShape, ModelSpec), ModelError> {
     let config = DitConfig::deserialize(config).map_err(|error| config_error(error.to_string()))?;
     let shape = config.shape(true)?;
     let spec = config.spec(FAMILY.name, &shape)?;
+    // `LogLinearNoise` of the official noise_schedule.py: α(t) = 1 − (1 − 10⁻³) t.
+    let noise = Schedule::table(&[1.0, 1e-3]).map_err(|error| config_error(error.to_string()))?;
+    let spec = ModelSpec {
+        noise_schedule: Some(noise),
+        ..spec
+    };
     Ok((shape, spec))
 }
 

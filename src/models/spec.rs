@@ -1,10 +1,11 @@
 //! What the engine and the server have to know of a model.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::canvas::{Canvas, TokenId};
 use crate::decode::preset::Preset;
 use crate::decode::{BlockOrigin, DecodePlan};
+use crate::diffusion::Schedule;
 
 /// Which slots a slot may attend to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -103,6 +104,9 @@ pub struct ModelSpec {
     pub parameterisation: Parameterisation,
     /// The network takes the noise level: every segment of a batch has to give its σ.
     pub noise_conditioned: bool,
+    /// The noise schedule that such a network was trained with, if the checkpoint's family has one.
+    #[serde(serialize_with = "as_text")]
+    pub noise_schedule: Option<Schedule>,
     /// Tokens that end a completion.
     pub stop_tokens: Vec<TokenId>,
     /// Which slots a slot may attend to.
@@ -121,6 +125,13 @@ impl ModelSpec {
             Corruption::Absorbing { mask_token } => Some(mask_token),
             Corruption::Uniform => None,
         }
+    }
+
+    /// The noise level σ(t) = −ln α(t) of time t, for a network that takes it; `None` without a noise
+    /// schedule.
+    pub fn sigma(&self, t: f32) -> Option<f32> {
+        let schedule = self.noise_schedule.as_ref()?;
+        Some(-(-schedule.one_minus_alpha(f64::from(t))).ln_1p() as f32)
     }
 
     /// The same model denoising block after block of `block_length` slots, each of which sees itself
@@ -168,6 +179,11 @@ impl ModelSpec {
         let length = self.canvas_length(plan, gaps_end, canvas.len());
         canvas.with_scratch(length)
     }
+}
+
+fn as_text<S: Serializer>(schedule: &Option<Schedule>, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = schedule.as_ref().map(ToString::to_string);
+    text.serialize(serializer)
 }
 
 #[cfg(test)]

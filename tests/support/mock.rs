@@ -61,6 +61,7 @@ impl MockModel {
                 corruption: Corruption::Absorbing { mask_token: MASK },
                 parameterisation: Parameterisation::Logits,
                 noise_conditioned: false,
+                noise_schedule: None,
                 stop_tokens: Vec::new(),
                 attention: AttentionPattern::Bidirectional,
                 logit_shift: 0,

@@ -62,6 +62,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         max_queue: args.concurrency.get(),
         ..EngineConfig::default()
     };
+    let format = args.model.dtype.resolve(&args.model.device.resolve()?);
+    let weight_bytes = checkpoint.weight_bytes(format)?;
     let engine = Arc::new(args.model.engine(&checkpoint, config)?);
     let setup = Setup {
         engine: engine.clone(),
@@ -82,7 +84,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         engine: measure::engine(&setup)?,
         http: runtime.block_on(measure::http(&setup, address))?,
         concurrent: runtime.block_on(measure::concurrent(&setup, address))?,
-        memory: measure::memory(),
+        memory: measure::memory(weight_bytes),
     };
     runtime.shutdown_background();
     report.print(args.json)

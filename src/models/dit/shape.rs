@@ -170,6 +170,7 @@ impl DitShape {
             corruption,
             parameterisation,
             noise_conditioned: matches!(self.noise, NoiseInput::Given { .. }),
+            noise_schedule: None,
             stop_tokens: Vec::new(),
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,
