@@ -1,13 +1,16 @@
 //! Which model a subcommand runs, where, and in which number format.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
-use unmask::models::{Checkpoint, Denoiser, embedded};
-use unmask::text::HfTokenizer;
+use unmask::models::{Checkpoint, Denoiser, WeightFormat, embedded};
+use unmask::text::{ByteTokenizer, HfTokenizer, Tokenizer};
 
 /// Options that choose a model.
 #[derive(Args)]
@@ -22,6 +25,20 @@ pub struct ModelArgs {
     /// Number format of the weights; `auto` is f32 on a CPU and bf16 on a GPU
     #[arg(long, value_enum, default_value_t)]
     pub dtype: DtypeChoice,
+    /// Where the weights come from; with `dummy`, --model may be a config.json alone
+    #[arg(long, value_enum, default_value_t)]
+    pub load_format: LoadFormat,
+}
+
+/// Values of `--load-format`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LoadFormat {
+    /// The checkpoint's safetensors files.
+    #[default]
+    Auto,
+    /// Random weights of the shapes that config.json asks for, the same every time; texts are bytes
+    /// where there is no tokenizer.json.
+    Dummy,
 }
 
 /// Values of `--device`.
@@ -48,25 +65,36 @@ pub enum DtypeChoice {
     Bf16,
     /// 16-bit floating point.
     F16,
+    /// 8-bit linear layers (GGUF's Q8_0), the rest f32.
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl ModelArgs {
     /// Opens the checkpoint without loading its weights.
     pub fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
-        match &self.model {
-            Some(directory) => Checkpoint::open(directory)
+        match (&self.model, self.load_format) {
+            (Some(path), LoadFormat::Dummy) => Checkpoint::open_dummy(path)
+                .with_context(|| format!("cannot use the config.json of {}", path.display())),
+            (Some(directory), LoadFormat::Auto) => Checkpoint::open(directory)
                 .with_context(|| format!("cannot open the model in {}", directory.display())),
-            None => Ok(embedded::checkpoint()?),
+            (None, LoadFormat::Auto) => Ok(embedded::checkpoint()?),
+            (None, LoadFormat::Dummy) => {
+                anyhow::bail!("--load-format dummy: --model has to name a config.json")
+            }
         }
     }
 
     /// Loads the network of `checkpoint`.
     pub fn load(&self, checkpoint: &Checkpoint) -> anyhow::Result<Box<dyn Denoiser>> {
         let device = self.device.resolve()?;
-        let model = checkpoint
-            .load(self.dtype.resolve(&device), &device)
-            .with_context(|| format!("cannot load the model {}", checkpoint.name()))?;
-        Ok(model)
+        let format = self.dtype.resolve(&device);
+        let context = || format!("cannot load the model {}", checkpoint.name());
+        let total = checkpoint.stored_bytes().with_context(context)?;
+        with_byte_progress("loading", total, |progress| {
+            checkpoint.load_with_progress(format, &device, progress)
+        })?
+        .with_context(context)
     }
 
     /// Loads the network of `checkpoint` and starts an engine on it.
@@ -75,9 +103,40 @@ impl ModelArgs {
     }
 }
 
-/// The tokenizer of `checkpoint`.
-pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<HfTokenizer> {
-    Ok(HfTokenizer::from_bytes(checkpoint.tokenizer_json()?)?)
+/// The tokenizer of `checkpoint`; one of bytes where weights are made up and there is none.
+pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Arc<dyn Tokenizer>> {
+    let json = match checkpoint.tokenizer_json() {
+        Err(_) if checkpoint.is_dummy() => return Ok(Arc::new(ByteTokenizer::default())),
+        json => json?,
+    };
+    let tokenizer = HfTokenizer::from_bytes(json)?;
+    let vocab_size = checkpoint.spec()?.vocab_size;
+    ensure!(
+        tokenizer.vocab_size() <= vocab_size,
+        "tokenizer.json has {} tokens, but the model's vocabulary is {vocab_size}",
+        tokenizer.vocab_size()
+    );
+    Ok(Arc::new(tokenizer))
+}
+
+/// Runs `work` with a progress bar of `total` bytes on standard error, if that is a terminal.
+pub fn with_byte_progress<T>(
+    message: &'static str,
+    total: u64,
+    work: impl FnOnce(&dyn Fn(u64)) -> T,
+) -> anyhow::Result<T> {
+    if total == 0 || !std::io::stderr().is_terminal() {
+        return Ok(work(&|_| {}));
+    }
+    let style = ProgressStyle::with_template(
+        "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta:>4}",
+    )?;
+    let bar = ProgressBar::new(total)
+        .with_style(style)
+        .with_message(message);
+    let result = work(&|bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    Ok(result)
 }
 
 impl DeviceChoice {
@@ -99,12 +158,13 @@ impl DeviceChoice {
 
 impl DtypeChoice {
     /// The number format on `device`.
-    pub fn resolve(self, device: &Device) -> DType {
+    pub fn resolve(self, device: &Device) -> WeightFormat {
         match self {
-            Self::Auto if device.is_cpu() => DType::F32,
-            Self::Auto | Self::Bf16 => DType::BF16,
-            Self::F32 => DType::F32,
-            Self::F16 => DType::F16,
+            Self::Auto if device.is_cpu() => DType::F32.into(),
+            Self::Auto | Self::Bf16 => DType::BF16.into(),
+            Self::F32 => DType::F32.into(),
+            Self::F16 => DType::F16.into(),
+            Self::Q8_0 => WeightFormat::Q8_0,
         }
     }
 }

@@ -82,13 +82,6 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
     let checkpoint = args.model.checkpoint()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let spec = checkpoint.spec()?;
-    if tokenizer.vocab_size() > spec.vocab_size {
-        anyhow::bail!(
-            "tokenizer.json has {} tokens, but the model's vocabulary is {}",
-            tokenizer.vocab_size(),
-            spec.vocab_size
-        );
-    }
     tracing::info!(
         model = checkpoint.name(),
         family = spec.family,
@@ -112,7 +105,7 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
     };
     Ok(AppState::new(
         Arc::new(engine),
-        Arc::new(tokenizer),
+        tokenizer,
         checkpoint.name(),
         limits,
     ))

@@ -78,6 +78,20 @@ pub enum EarlyStop {
     AtOnce,
 }
 
+/// What becomes of the slots that are still masked at the last time of a noise schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The step to the last time commits all of them (Dream).
+    #[default]
+    WithLastInterval,
+    /// The step to the last time is one like the others. Another one after it commits all of them to their
+    /// most probable tokens (MDLM's noise removal).
+    MostProbable,
+    /// As `MostProbable`, but their tokens are drawn (SEDD's denoiser).
+    Drawn,
+}
+
 /// How a token is drawn from a slot's distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Sampling {
@@ -147,6 +161,8 @@ pub struct DecodePlan {
     /// Fills gaps by what precedes the end of their block alone, where the network sees no more.
     /// Without it, a block-causal network is given no canvas with text after a gap.
     pub left_context: bool,
+    /// How a noise schedule ends; its last step is one of `steps`.
+    pub finish: Finish,
     /// How tokens are drawn.
     pub sampling: Sampling,
 }
@@ -228,26 +244,22 @@ impl DecodePlan {
                 "is given in the place of steps; give one of them",
             );
         }
-        if matches!(self.revision, Revision::Edit { .. })
-            && matches!(self.budget, Budget::Ancestral { .. })
-        {
+        if matches!(self.revision, Revision::Edit { .. }) && self.budget.is_by_chance() {
             return invalid(
                 "revision",
-                "editing does not go with the budget `ancestral`",
+                "editing does not go with a budget that unmasks slots by chance",
             );
         }
-        if self.block_entry == BlockEntry::FirstSlot
-            && matches!(self.budget, Budget::Ancestral { .. })
-        {
+        if self.block_entry == BlockEntry::FirstSlot && self.budget.is_by_chance() {
             return invalid(
                 "block_entry",
-                "`first_slot` does not go with the budget `ancestral`, which chooses each slot by itself",
+                "`first_slot` does not go with a budget that unmasks slots by chance",
             );
         }
-        if self.score_temperature > 0.0 && matches!(self.budget, Budget::Ancestral { .. }) {
+        if self.score_temperature > 0.0 && self.budget.is_by_chance() {
             return invalid(
                 "score_temperature",
-                "the budget `ancestral` chooses without a score",
+                "this budget unmasks slots by chance and chooses without a score",
             );
         }
         if self.at_least > 0 && self.budget.last_time().is_some() {

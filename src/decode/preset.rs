@@ -1,7 +1,7 @@
 //! Plans under the names of published samplers.
 
 use crate::decode::{
-    BlockEntry, BlockOrigin, Budget, Cache, CachePolicy, DecodePlan, EarlyStop, PlanError,
+    BlockEntry, BlockOrigin, Budget, Cache, CachePolicy, DecodePlan, EarlyStop, Finish, PlanError,
     Remasking, Revision, Rounding, Sampling, Score,
 };
 use crate::sampling::{Basis, FilterOrder};
@@ -97,6 +97,20 @@ pub(crate) fn dream_origin(eps: f32) -> DecodePlan {
     }
 }
 
+/// SEDD's `get_pc_sampler` with the analytic predictor (`sampling.py` of
+/// louaaron/Score-Entropy-Discrete-Diffusion).
+pub(crate) fn sedd_analytic() -> DecodePlan {
+    DecodePlan {
+        budget: Budget::Analytic { eps: 1e-5 },
+        finish: Finish::Drawn,
+        sampling: Sampling {
+            temperature: 1.0,
+            ..Sampling::default()
+        },
+        ..DecodePlan::default()
+    }
+}
+
 /// `generate` of LLaDA2.0 (`modeling_llada2_moe.py`): blocks of 32 in at most 32 steps.
 pub(crate) fn llada2() -> DecodePlan {
     DecodePlan {
@@ -156,6 +170,7 @@ pub fn all() -> Vec<Preset> {
     };
     let ancestral = |revision| DecodePlan {
         budget: Budget::Ancestral { eps: 1e-5 },
+        finish: Finish::MostProbable,
         revision,
         sampling: Sampling {
             temperature: 1.0,
@@ -239,6 +254,11 @@ pub fn all() -> Vec<Preset> {
             "mdlm-ancestral",
             "MDLM's ancestral sampling on the log-linear schedule",
             ancestral(Revision::None),
+        ),
+        preset(
+            "sedd-analytic",
+            "SEDD's analytic predictor: each slot by itself as the network's scores unmask it",
+            sedd_analytic(),
         ),
         preset(
             "remdm-cap",

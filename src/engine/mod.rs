@@ -277,6 +277,7 @@ impl Engine {
                 limit: self.kv_slots,
             });
         }
+        self.spec.check_plan(plan)?;
         let decoder = Decoder::new(plan, &canvas, &self.spec.stop_tokens)?;
         let most = MAX_STEPS.max(canvas.len());
         if decoder.step_limit() > most {
@@ -343,8 +344,7 @@ impl Drop for Engine {
     }
 }
 
-/// The mask token of a model that the engine can denoise with: one that fills masked slots from logits
-/// of the clean token, without being told the noise level.
+/// The mask token of a model that the engine can denoise with: one that fills masked slots.
 fn served_mask(spec: &ModelSpec) -> Result<TokenId, StartError> {
     let unsupported = |reason| StartError::Unsupported {
         family: spec.family,
@@ -355,14 +355,10 @@ fn served_mask(spec: &ModelSpec) -> Result<TokenId, StartError> {
             "it was trained on the uniform process and has no mask token to fill",
         ));
     };
-    match spec.parameterisation {
-        Parameterisation::Logits | Parameterisation::Subs => {}
-        Parameterisation::LogScore => {
-            return Err(unsupported("its output is a log-score, not logits"));
-        }
-    }
-    if spec.noise_conditioned {
-        return Err(unsupported("it has to be told the noise level"));
+    if spec.noise_conditioned && spec.noise_schedule.is_none() {
+        return Err(unsupported(
+            "it has to be told the noise level, and its noise schedule is not known",
+        ));
     }
     Ok(mask_token)
 }

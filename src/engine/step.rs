@@ -11,7 +11,7 @@ use super::{GenerationError, StepReport};
 use crate::canvas::TokenId;
 use crate::decode::Candidate;
 use crate::models::{
-    Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, Segment,
+    Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, RowInput, Segment,
 };
 use crate::sampling::{self, RowParams, RowSample, SamplingError};
 
@@ -31,6 +31,7 @@ pub(super) struct StepCost {
 struct ScoredRow {
     conditional: u32,
     unconditional: Option<(u32, f32)>,
+    input: RowInput,
     params: RowParams,
 }
 
@@ -61,22 +62,23 @@ pub(super) fn step(
         scored: scored.len(),
         ..StepCost::default()
     };
-    // A product of one row is computed in another order than the same row among others.
-    if batch.rows() == 1 {
-        batch.push([batch.tokens()[0]]);
-    }
     let begun = Instant::now();
     let hidden = model.hidden(&batch, pool)?;
     cost.model = begun.elapsed();
     let mut samples = Vec::with_capacity(scored.len());
+    let mut totals = Vec::new();
     for rows in scored.chunks(HEAD_ROWS) {
         let begun = Instant::now();
         let logits = logits(model, &hidden, rows)?;
         cost.model += begun.elapsed();
         let params: Vec<RowParams> = rows.iter().map(|row| row.params).collect();
         samples.extend(sampling::reduce(&logits, &params)?);
+        if model.spec().parameterisation == Parameterisation::LogScore {
+            totals.extend(score_totals(&logits)?);
+        }
     }
     let mut samples = samples.into_iter();
+    let mut totals = totals.into_iter();
     let outcomes = parts
         .iter()
         .map(|part| {
@@ -86,7 +88,9 @@ pub(super) fn step(
             let sequence = &mut running[part.index].sequence;
             let slots = sequence.decoder.scored_slots(&sequence.canvas);
             let samples: Vec<_> = samples.by_ref().take(slots.len()).collect();
-            cost.committed += commit(sequence, &slots, samples)?;
+            let totals: Vec<_> = totals.by_ref().take(slots.len()).collect();
+            let unmasking = unmasking(model.spec(), sequence, &totals);
+            cost.committed += commit(sequence, &slots, samples, &unmasking)?;
             Ok(())
         })
         .collect();
@@ -108,6 +112,8 @@ fn lay_out(
     let sampling = sequence.sampling;
     let block = sequence.decoder.block();
     let positions: Vec<u32> = window.rows.clone().map(|slot| slot as u32).collect();
+    let sigma = sequence.decoder.times().and_then(|(t, _)| spec.sigma(t));
+    let temperature = sequence.decoder.temperature();
     let mut push = |twin: bool, tokens: Vec<TokenId>| {
         let segment = Segment {
             allowed: spec
@@ -116,6 +122,7 @@ fn lay_out(
             context: cached.slots(twin, window.context.iter().flat_map(Clone::clone)),
             store: cached.slots(twin, window.kept.clone()),
             store_from: window.kept.start.saturating_sub(window.rows.start),
+            sigma,
             ..Segment::default()
         };
         batch.push_segment(&tokens, &positions, segment)
@@ -141,14 +148,18 @@ fn lay_out(
             unconditional: unconditional
                 .as_ref()
                 .map(|rows| ((rows.start + row) as u32, sampling.guidance_scale)),
+            input: RowInput {
+                token: canvas.token(slot),
+                sigma,
+            },
             params: RowParams {
-                temperature: sampling.temperature,
+                temperature,
                 top_k: sampling.top_k,
                 top_p: sampling.top_p,
                 filter_order: sampling.filter_order,
                 basis: sampling.basis,
                 excluded: canvas.mask(),
-                excluded_is_impossible: spec.parameterisation == Parameterisation::Subs,
+                excluded_is_impossible: spec.parameterisation != Parameterisation::Logits,
                 seed: sampling.seed,
                 step: sequence.decoder.steps(),
                 slot,
@@ -159,15 +170,11 @@ fn lay_out(
 
 /// Logits `[rows, vocab]` of the scored rows, guided where asked for.
 fn logits(model: &dyn Denoiser, hidden: &Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelError> {
-    let select = |mut indices: Vec<u32>| -> Result<Tensor, ModelError> {
+    let select = |indices: Vec<u32>| -> Result<Tensor, ModelError> {
         let count = indices.len();
-        // As in the batch: never a product of one row.
-        if count == 1 {
-            indices.push(indices[0]);
-        }
-        let indices = Tensor::from_vec(indices, count.max(2), hidden.device())?;
-        let logits = model.head(&hidden.index_select(&indices, 0)?)?;
-        Ok(logits.narrow(0, 0, count)?)
+        let indices = Tensor::from_vec(indices, count, hidden.device())?;
+        let inputs: Vec<RowInput> = rows.iter().map(|row| row.input).collect();
+        model.head_rows(&hidden.index_select(&indices, 0)?, &inputs)
     };
     let conditional = select(rows.iter().map(|row| row.conditional).collect())?;
     if rows.iter().all(|row| row.unconditional.is_none()) {
@@ -187,16 +194,41 @@ fn logits(model: &dyn Denoiser, hidden: &Tensor, rows: &[ScoredRow]) -> Result<T
     Ok((unconditional + direction.broadcast_mul(&weights)?)?)
 }
 
+/// For each row of log-scores `[rows, vocab]` the sum of the scores of all tokens but the row's own, whose
+/// score is 1.
+fn score_totals(log_scores: &Tensor) -> Result<Vec<f32>, ModelError> {
+    let totals = log_scores.exp()?.sum(1)?.affine(1.0, -1.0)?;
+    Ok(totals.to_vec1()?)
+}
+
+/// The probability that the reverse process unmasks each scored slot of a sequence in this step, by the
+/// slots' total scores; none of networks without scores.
+///
+/// From σ to σ − Δσ a masked slot becomes token y with probability (e^Δσ − 1) s(y), the product of the
+/// staggered score and the transition (SEDD, arXiv:2310.16834, theorem 4.1; `AnalyticPredictor`).
+fn unmasking(spec: &ModelSpec, sequence: &Sequence, totals: &[f32]) -> Vec<f32> {
+    let Some((t, s)) = sequence.decoder.times() else {
+        return Vec::new();
+    };
+    let (Some(sigma_t), Some(sigma_s)) = (spec.sigma(t), spec.sigma(s)) else {
+        return Vec::new();
+    };
+    let growth = (sigma_t - sigma_s).exp_m1();
+    totals.iter().map(|total| growth * total).collect()
+}
+
 /// Lets the sequence's policy choose among its samples, and reports what it committed.
 fn commit(
     sequence: &mut Sequence,
     slots: &[usize],
     samples: Vec<Result<RowSample, SamplingError>>,
+    unmasking: &[f32],
 ) -> Result<usize, GenerationError> {
     let candidates = slots
         .iter()
         .zip(samples)
-        .map(|(&slot, sample)| {
+        .enumerate()
+        .map(|(i, (&slot, sample))| {
             let sample = sample?;
             Ok(Candidate {
                 slot,
@@ -206,6 +238,7 @@ fn commit(
                 second: sample.second,
                 entropy: sample.entropy,
                 uniform: sample.uniform,
+                unmasking: unmasking.get(i).copied(),
             })
         })
         .collect::<Result<Vec<_>, SamplingError>>()

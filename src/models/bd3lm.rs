@@ -6,14 +6,14 @@
 //! [`scoring_pattern`], so that every block of x_t sees the clean blocks before it in one evaluation.
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::decode::{BlockOrigin, DecodePlan};
-use crate::models::checkpoint::{Shapes, config_error};
+use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitConfig, DitShape};
 use crate::models::registry::Family;
+use crate::models::weights::{Shapes, Weights};
 use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 
 /// The registry's line.
@@ -129,7 +129,7 @@ struct Bd3lm {
 }
 
 impl Bd3lm {
-    fn new(config: &Bd3lmConfig, spec: ModelSpec, weights: VarBuilder) -> Result<Self, ModelError> {
+    fn new(config: &Bd3lmConfig, spec: ModelSpec, weights: Weights) -> Result<Self, ModelError> {
         let dit = Dit::new(&config.shape()?, weights.pp("backbone"))?;
         Ok(Self { spec, dit })
     }

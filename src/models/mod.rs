@@ -20,12 +20,12 @@ mod layers;
 pub mod llada;
 mod llada2_moe;
 mod llada_moe;
-mod mask_token;
 mod mdlm;
 pub mod registry;
 mod sdar;
 mod sedd;
 mod spec;
+mod weights;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -34,6 +34,7 @@ pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
 pub use spec::{AttentionPattern, Corruption, ModelSpec, Parameterisation};
+pub use weights::{NotFinite, Shapes, WeightFormat};
 
 /// A network that predicts the clean token of every slot, in the terms that
 /// [`ModelSpec::parameterisation`] names.

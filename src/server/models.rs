@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::state::{AppState, Limits};
-use crate::decode::{Cache, CachePolicy, DecodePlan, preset};
+use crate::decode::{Cache, CachePolicy, DecodePlan};
 use crate::engine::CacheScheme;
 use crate::models::AttentionPattern;
 
@@ -86,7 +86,8 @@ fn model(state: &AppState) -> Model {
             .collect(),
         batch_invariant: state.engine.is_batch_invariant(),
         default_plan: spec.default_plan.clone(),
-        presets: preset::all()
+        presets: spec
+            .presets()
             .into_iter()
             .map(|preset| PresetEntry {
                 name: preset.name,

@@ -48,7 +48,7 @@ fn finished_blocks_from_the_cache_give_bit_for_bit_what_recomputing_them_gives()
             }
             let canvas = Canvas::builder(engine.mask_token())
                 .fixed(&prompt(1 + (seed as usize * 7) % 41, seed))
-                .gap(1 + (seed as usize * 5) % (2 * block_length + 3))
+                .gap(1 + (seed as usize * 5) % (block_length + 9))
                 .build()
                 .unwrap();
             let canvas = engine.spec().with_scratch(&plan, canvas);

@@ -49,6 +49,7 @@ impl DigestModel {
                 corruption: Corruption::Absorbing { mask_token: MASK },
                 parameterisation: Parameterisation::Logits,
                 noise_conditioned: false,
+                noise_schedule: None,
                 stop_tokens: Vec::new(),
                 attention: AttentionPattern::BlockCausal { block_length },
                 logit_shift: 0,

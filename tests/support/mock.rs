@@ -62,6 +62,7 @@ impl MockModel {
                 corruption: Corruption::Absorbing { mask_token: MASK },
                 parameterisation: Parameterisation::Logits,
                 noise_conditioned: false,
+                noise_schedule: None,
                 stop_tokens: Vec::new(),
                 attention: AttentionPattern::Bidirectional,
                 logit_shift: 0,
