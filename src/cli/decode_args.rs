@@ -3,7 +3,8 @@
 use clap::Args;
 use serde::de::DeserializeOwned;
 use unmask::decode::{
-    BlockEntry, BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Revision, Score, preset,
+    BlockEntry, BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Revision, Score,
+    StopTokens, preset,
 };
 use unmask::models::ModelSpec;
 use unmask::sampling::{Basis, FilterOrder};
@@ -75,6 +76,10 @@ pub struct DecodeArgs {
     /// Which distribution scores and probabilities are of: model, sampling
     #[arg(long, value_name = "NAME", value_parser = named::<Basis>)]
     basis: Option<Basis>,
+    /// Where a stop token may be drawn: anywhere, at_end [default: at_end for infill, where only a gap
+    /// without text after it may hold one]
+    #[arg(long, value_name = "WHERE", value_parser = named::<StopTokens>)]
+    stop_tokens: Option<StopTokens>,
     /// Classifier-free guidance; 0 is off
     #[arg(long, value_name = "W")]
     guidance_scale: Option<f32>,
@@ -97,10 +102,12 @@ impl DecodeArgs {
                 "early_stop: a stop token in one gap must not leave the others unfilled; allowed: never"
             );
         }
-        Ok(DecodePlan {
+        let mut plan = DecodePlan {
             early_stop: EarlyStop::Never,
             ..self.plan(spec)?
-        })
+        };
+        plan.sampling.stop_tokens = self.stop_tokens.unwrap_or(StopTokens::AtEnd);
+        Ok(plan)
     }
 
     /// The plan that the options ask for, for the model of `spec`.
@@ -132,6 +139,7 @@ impl DecodeArgs {
         sampling.top_p = self.top_p.or(sampling.top_p);
         sampling.filter_order = self.filter_order.unwrap_or(sampling.filter_order);
         sampling.basis = self.basis.unwrap_or(sampling.basis);
+        sampling.stop_tokens = self.stop_tokens.unwrap_or(sampling.stop_tokens);
         sampling.guidance_scale = self.guidance_scale.unwrap_or(sampling.guidance_scale);
         sampling.seed = match self.seed {
             Some(seed) => seed,

@@ -3,14 +3,17 @@
 use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::http::HeaderValue;
 use clap::ValueEnum;
+use futures::Stream;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 use unmask::engine::EngineConfig;
-use unmask::server::{self, AppState, Ending, Limits};
+use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
 use super::model::{ModelArgs, tokenizer};
 
@@ -41,8 +44,39 @@ pub struct ServeArgs {
     /// Most sequences that wait; more are answered with status 429
     #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_queue, value_parser = at_least_one)]
     max_queue: usize,
-    /// Seconds that running requests have to finish after SIGTERM or SIGINT
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    /// Most requests answered at a time, streams included; more are answered with status 429
+    #[arg(long, value_name = "N", default_value_t = Limits::default().requests, value_parser = at_least_one)]
+    max_requests: usize,
+    /// Most of them with one API key [default: --max-requests]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_requests_per_key: Option<usize>,
+    /// Most connections at a time; more wait
+    #[arg(long, value_name = "N", default_value_t = ListenConfig::default().connections, value_parser = at_least_one)]
+    max_connections: usize,
+    /// Largest body of a request, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().body_bytes, value_parser = at_least_one)]
+    max_body_bytes: usize,
+    /// Seconds that answering a request may take; then it fails with status 504 [default: no limit]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    request_timeout: Option<Duration>,
+    /// An API key, as KEY or NAME:KEY; may be given several times. With any, every request must carry one;
+    /// only /health and /ready stay open
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "UNMASK_API_KEYS",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    api_key: Vec<String>,
+    /// Leave /metrics open too where API keys are asked for
+    #[arg(long)]
+    open_metrics: bool,
+    /// An origin whose web pages may use the server (CORS), * for all; may be given several times
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<HeaderValue>,
+    /// Seconds that running requests have to finish after SIGTERM or SIGINT; a second one ends them at once
+    #[arg(long, value_name = "SECONDS", default_value_t = ListenConfig::default().drain.as_secs())]
     drain_seconds: u64,
     /// How log lines are written to standard error; RUST_LOG sets which are
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
@@ -62,20 +96,50 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| *seconds > 0.0);
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "allowed: a number of seconds above 0".into())
+}
+
 /// Runs `unmask serve`.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     start_logging(args.log_format)?;
-    let state = load(&args)?;
+    let access = access(&args)?;
+    let state = load(&args)?.with_access(access);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let ending = runtime.block_on(listen(&args, state))?;
-    if ending == Ending::DeadlinePassed {
-        tracing::warn!(
+    match ending {
+        Ending::Drained => {}
+        Ending::DeadlinePassed => tracing::warn!(
             seconds = args.drain_seconds,
             "requests still ran at the end of --drain-seconds; they are dropped"
-        );
+        ),
+        Ending::CutShort => tracing::warn!("a second signal; requests that still ran are dropped"),
     }
     runtime.shutdown_background();
     Ok(())
+}
+
+fn access(args: &ServeArgs) -> anyhow::Result<Access> {
+    let keys = ApiKeys::new(args.api_key.iter().map(String::as_str))
+        .context("--api-key or UNMASK_API_KEYS")?;
+    if keys.is_empty() && !args.host.is_loopback() {
+        tracing::warn!(
+            host = %args.host,
+            "whoever reaches this address can use the server: it asks for no --api-key"
+        );
+    }
+    if !keys.is_empty() {
+        let names: Vec<&str> = keys.names().map(AsRef::as_ref).collect();
+        tracing::info!(names = names.join(","), "asking for API keys");
+    }
+    Ok(Access {
+        keys,
+        open_metrics: args.open_metrics,
+        origins: args.cors_origin.clone(),
+    })
 }
 
 fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
@@ -101,6 +165,10 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
     let limits = Limits {
         // All sequences of a request are queued at once.
         sequences: limits.sequences.min(args.max_queue),
+        requests: args.max_requests,
+        requests_per_key: args.max_requests_per_key.unwrap_or(args.max_requests),
+        body_bytes: args.max_body_bytes,
+        request_timeout: args.request_timeout,
         ..limits
     };
     Ok(AppState::new(
@@ -117,33 +185,37 @@ async fn listen(args: &ServeArgs, state: AppState) -> anyhow::Result<Ending> {
         .await
         .with_context(|| format!("cannot listen on {} port {}", args.host, args.port))?;
     println!("listening on http://{}", listener.local_addr()?);
-    let drain = Duration::from_secs(args.drain_seconds);
-    Ok(server::serve(listener, server::router(state), shutdown, drain).await?)
+    let config = ListenConfig {
+        connections: args.max_connections,
+        drain: Duration::from_secs(args.drain_seconds),
+        ..ListenConfig::default()
+    };
+    Ok(server::serve(listener, server::router(state), shutdown, config).await?)
 }
 
-/// Resolves at the first SIGTERM or SIGINT.
+/// Yields at every SIGTERM and SIGINT.
 #[cfg(unix)]
-fn termination() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+fn termination() -> anyhow::Result<impl Stream<Item = ()> + Send + 'static> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    Ok(futures::stream::poll_fn(move |context| {
+        let came =
+            terminate.poll_recv(context).is_ready() || interrupt.poll_recv(context).is_ready();
+        match came {
+            true => Poll::Ready(Some(())),
+            false => Poll::Pending,
         }
-    })
+    }))
 }
 
-/// Resolves at the first Ctrl-C.
+/// Yields at every Ctrl-C.
 #[cfg(not(unix))]
-fn termination() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
-    Ok(async {
-        // Without a handler there is no orderly end, and the server runs until it is killed.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    })
+fn termination() -> anyhow::Result<impl Stream<Item = ()> + Send + 'static> {
+    // Without a handler there is no orderly end, and the server runs until it is killed.
+    Ok(futures::stream::unfold((), |()| async {
+        tokio::signal::ctrl_c().await.ok().map(|()| ((), ()))
+    }))
 }
 
 fn start_logging(format: LogFormat) -> anyhow::Result<()> {

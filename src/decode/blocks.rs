@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::canvas::Canvas;
 
 /// Where the first block begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockOrigin {
     /// At the first slot of the first gap (LLaDA's generate.py; dllm's BD3LMSampler, which fills prompts
@@ -20,7 +21,7 @@ pub enum BlockOrigin {
 }
 
 /// What the first step of a block commits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockEntry {
     /// What score and budget choose, as in every step.

@@ -1,11 +1,12 @@
 //! Which keys and values a denoise step may take from earlier steps.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::decode::PlanError;
 
 /// A scheme of caching keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CachePolicy {
     /// What costs least among the exact: of a block-causal network the finished blocks, whose keys and values

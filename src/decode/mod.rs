@@ -17,6 +17,6 @@ pub use blocks::{BlockEntry, BlockOrigin};
 pub use budget::{Budget, Rounding};
 pub use cache::{Cache, CachePolicy};
 pub use decoder::{Change, Decoder};
-pub use plan::{DecodePlan, EarlyStop, Finish, MAX_STEPS, PlanError, Sampling};
+pub use plan::{DecodePlan, EarlyStop, Finish, MAX_STEPS, PlanError, Sampling, StopTokens};
 pub use revision::{Remasking, Revision};
 pub use score::{Candidate, Score};

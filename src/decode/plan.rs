@@ -1,9 +1,10 @@
 //! The decode plan: how a canvas is to be denoised.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::decode::{BlockEntry, BlockOrigin, Budget, Cache, Revision, Score};
-use crate::sampling::{Basis, FilterOrder};
+use crate::sampling::{Basis, FilterOrder, LogitBias};
 
 /// The most steps of a plan: above any published sampler's.
 pub const MAX_STEPS: usize = 10_000;
@@ -66,7 +67,7 @@ impl PlanError {
 }
 
 /// When a canvas is left before every slot is committed, because a stop token was committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EarlyStop {
     /// Never.
@@ -92,8 +93,19 @@ pub enum Finish {
     Drawn,
 }
 
+/// Where a stop token may be drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StopTokens {
+    /// In every gap.
+    #[default]
+    Anywhere,
+    /// Only in a gap that no fixed text follows: one with text after it is to be filled to its end.
+    AtEnd,
+}
+
 /// How a token is drawn from a slot's distribution.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sampling {
     /// 0 takes the most probable token; otherwise logits are divided by it. At least 0.
     pub temperature: f32,
@@ -105,6 +117,11 @@ pub struct Sampling {
     pub filter_order: FilterOrder,
     /// Which distribution the candidates' numbers are of.
     pub basis: Basis,
+    /// Added to the logits before all else, in every slot.
+    #[serde(skip_serializing_if = "LogitBias::is_empty")]
+    pub logit_bias: LogitBias,
+    /// Where a stop token may be drawn.
+    pub stop_tokens: StopTokens,
     /// Classifier-free guidance w: logits become u + (w + 1)(c − u), with u those of the canvas
     /// whose fixed slots are masked. 0 is off.
     pub guidance_scale: f32,
@@ -120,6 +137,8 @@ impl Default for Sampling {
             top_p: None,
             filter_order: FilterOrder::TopKFirst,
             basis: Basis::Model,
+            logit_bias: LogitBias::default(),
+            stop_tokens: StopTokens::Anywhere,
             guidance_scale: 0.0,
             seed: 0,
         }
@@ -208,6 +227,8 @@ impl DecodePlan {
             top_p,
             filter_order: _,
             basis: _,
+            ref logit_bias,
+            stop_tokens: _,
             guidance_scale,
             seed: _,
         } = self.sampling;
@@ -221,6 +242,10 @@ impl DecodePlan {
             && !(top_p > 0.0 && top_p <= 1.0)
         {
             return out_of_range("top_p", top_p.to_string(), "more than 0 and at most 1");
+        }
+        if let Some((token, bias)) = logit_bias.entries().iter().find(|(_, b)| !b.is_finite()) {
+            let given = format!("{bias} for token {token}");
+            return out_of_range("logit_bias", given, "finite numbers");
         }
         if !(guidance_scale.is_finite() && guidance_scale >= 0.0) {
             return out_of_range("guidance_scale", guidance_scale.to_string(), "at least 0");

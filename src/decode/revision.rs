@@ -4,13 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::decode::PlanError;
 use crate::decode::plan::MAX_STEPS;
 use crate::diffusion::{Error, Interval, Schedule, flow, remasking};
 
 /// What may happen to a slot after it was committed.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Revision {
     /// Nothing: what is committed is final.
@@ -31,7 +32,7 @@ pub enum Revision {
 }
 
 /// How likely a committed slot is masked again in a step of the reverse process.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Remasking {
     /// min(η, σ_max), with σ_max the most that the process allows.

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::canvas::TokenId;
 use crate::decode::PlanError;
@@ -30,7 +31,7 @@ pub struct Candidate {
 }
 
 /// How candidates are ranked; the highest score is committed first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Score {
     /// The probability of the drawn token (LLaDA's low-confidence re-masking, arXiv:2502.09992).

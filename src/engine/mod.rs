@@ -6,6 +6,7 @@
 mod cache;
 mod error;
 mod queue;
+mod row_params;
 mod scheduler;
 mod sequence;
 mod step;
@@ -19,12 +20,15 @@ use tokio::sync::mpsc;
 
 use crate::canvas::{Canvas, Commit, TokenId};
 use crate::decode::{CachePolicy, DecodePlan, Decoder, MAX_STEPS, PlanError};
-use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
+use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec};
+use crate::sampling::Logprobs;
 
 pub use cache::CacheScheme;
 use cache::{CacheMemory, SequenceCache};
 pub use error::{GenerationError, StartError, SubmitError};
 use queue::Queue;
+pub use row_params::LogprobRequest;
+use row_params::SequenceRows;
 use sequence::{MAX_PENDING, Sequence};
 use worker::{Counters, Worker};
 
@@ -70,6 +74,9 @@ pub struct StepReport {
     pub step: usize,
     /// The slots that were committed or edited, in slot order.
     pub committed: Vec<(usize, Commit)>,
+    /// Log-probabilities of those slots, in slot order, as they were at this step; empty if none were
+    /// asked for.
+    pub logprobs: Vec<(usize, Logprobs)>,
     /// The slots that were masked again after that, in slot order.
     pub remasked: Vec<usize>,
     /// What the generation took so far, this step included.
@@ -115,6 +122,11 @@ impl Generation {
         self.events.recv().await
     }
 
+    /// The next event, if it is there already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.events.try_recv().ok()
+    }
+
     /// The next event, for callers outside an async runtime; `None` after the last.
     pub fn next_blocking(&mut self) -> Option<Event> {
         self.events.blocking_recv()
@@ -146,6 +158,17 @@ pub struct EngineStatus {
     pub busy: Duration,
     /// The part of `busy` spent in the model.
     pub model: Duration,
+}
+
+/// A denoise step of all running sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepSummary {
+    /// Rows computed.
+    pub rows: usize,
+    /// Slots committed or edited.
+    pub committed: usize,
+    /// Time spent.
+    pub duration: Duration,
 }
 
 /// A handle to the worker thread that owns a model. Dropping it lets running and queued generations
@@ -185,7 +208,7 @@ impl Engine {
                 .or(model.device().is_cpu().then_some(CPU_STEP_ROWS)),
             ..config
         };
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters::new());
         let queue = Arc::new(Queue::new(config.max_queue));
         let worker = Worker::new(model, memory, config, queue.clone(), counters.clone());
         let worker = std::thread::Builder::new()
@@ -219,6 +242,19 @@ impl Engine {
     /// At once, if the canvas or the plan does not fit the model, the queue is full, or the worker
     /// has stopped.
     pub fn submit(&self, canvas: Canvas, plan: &DecodePlan) -> Result<Generation, SubmitError> {
+        self.submit_reporting(canvas, plan, None)
+    }
+
+    /// As [`Engine::submit`]; the step reports hold the log-probabilities that `logprobs` asks for.
+    ///
+    /// # Errors
+    /// Those of [`Engine::submit`].
+    pub fn submit_reporting(
+        &self,
+        canvas: Canvas,
+        plan: &DecodePlan,
+        logprobs: Option<LogprobRequest>,
+    ) -> Result<Generation, SubmitError> {
         if canvas.len() > self.spec.max_canvas {
             return Err(SubmitError::CanvasTooLong {
                 length: canvas.len(),
@@ -296,16 +332,21 @@ impl Engine {
         };
         // One more place is for the end.
         let (events, receiver) = mpsc::channel(pending + 1);
+        let row_params = SequenceRows::new(plan.sampling.clone(), &canvas, &self.spec, logprobs);
         let sequence = Sequence {
             canvas,
             decoder,
-            sampling: plan.sampling,
+            row_params,
             cache: (scheme, plan.cache),
             events,
             submitted: Instant::now(),
             started: None,
             nfe: 0,
         };
+        if self.status().running == 0 {
+            // An idle worker is not a stalled one.
+            self.counters.progress();
+        }
         self.queue.push(sequence)?;
         Ok(Generation { events: receiver })
     }
@@ -325,6 +366,24 @@ impl Engine {
         // An engine without memory for keys and values recomputes them.
         let is_free = plan.cache.policy == CachePolicy::Auto && self.kv_slots == 0;
         Ok(if is_free { CacheScheme::None } else { scheme })
+    }
+
+    /// Calls `observer` on the worker thread after every denoise step.
+    pub fn on_step(&self, observer: impl Fn(StepSummary) + Send + Sync + 'static) {
+        self.counters.observe(Box::new(observer));
+    }
+
+    /// Whether the worker thread lives.
+    pub fn is_running(&self) -> bool {
+        let worker = self.worker.as_ref();
+        worker.is_some_and(|worker| !worker.is_finished())
+    }
+
+    /// How long the sequences that run or wait have waited for a step to end; `None` if there are none.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        let since_progress = self.counters.since_progress();
+        let status = self.status();
+        (status.running + status.queued > 0).then_some(since_progress)
     }
 
     /// What the engine is doing.

@@ -5,9 +5,10 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::cache::{CacheScheme, Place, SequenceCache};
+use super::row_params::SequenceRows;
 use super::{Event, GenerationError, Statistics, StepReport};
 use crate::canvas::Canvas;
-use crate::decode::{Cache, Decoder, Sampling};
+use crate::decode::{Cache, Decoder};
 
 /// The most reports that wait to be read where committed slots may change; where they may not, all
 /// reports together hold each slot once.
@@ -17,7 +18,7 @@ pub(super) const MAX_PENDING: usize = 256;
 pub(super) struct Sequence {
     pub canvas: Canvas,
     pub decoder: Decoder,
-    pub sampling: Sampling,
+    pub row_params: SequenceRows,
     pub cache: (CacheScheme, Cache),
     pub events: mpsc::Sender<Event>,
     pub submitted: Instant,
@@ -43,7 +44,7 @@ impl Sequence {
 
     /// Whether a second segment, with the fixed slots masked, goes into the batch.
     pub fn is_guided(&self) -> bool {
-        self.sampling.guidance_scale > 0.0
+        self.row_params.guidance_scale() > 0.0
     }
 
     /// Where the sequence is.

@@ -71,7 +71,7 @@ pub(super) fn step(
         let begun = Instant::now();
         let logits = logits(model, &hidden, rows)?;
         cost.model += begun.elapsed();
-        let params: Vec<RowParams> = rows.iter().map(|row| row.params).collect();
+        let params: Vec<RowParams> = rows.iter().map(|row| row.params.clone()).collect();
         samples.extend(sampling::reduce(&logits, &params)?);
         if model.spec().parameterisation == Parameterisation::LogScore {
             totals.extend(score_totals(&logits)?);
@@ -109,7 +109,6 @@ fn lay_out(
         sequence, cached, ..
     } = running;
     let canvas = &sequence.canvas;
-    let sampling = sequence.sampling;
     let block = sequence.decoder.block();
     let positions: Vec<u32> = window.rows.clone().map(|slot| slot as u32).collect();
     let sigma = sequence.decoder.times().and_then(|(t, _)| spec.sigma(t));
@@ -145,25 +144,19 @@ fn lay_out(
         let row = slot.saturating_sub(spec.logit_shift) - window.rows.start;
         scored.push(ScoredRow {
             conditional: (rows.start + row) as u32,
-            unconditional: unconditional
-                .as_ref()
-                .map(|rows| ((rows.start + row) as u32, sampling.guidance_scale)),
+            unconditional: unconditional.as_ref().map(|rows| {
+                (
+                    (rows.start + row) as u32,
+                    sequence.row_params.guidance_scale(),
+                )
+            }),
             input: RowInput {
                 token: canvas.token(slot),
                 sigma,
             },
-            params: RowParams {
-                temperature,
-                top_k: sampling.top_k,
-                top_p: sampling.top_p,
-                filter_order: sampling.filter_order,
-                basis: sampling.basis,
-                excluded: canvas.mask(),
-                excluded_is_impossible: spec.parameterisation != Parameterisation::Logits,
-                seed: sampling.seed,
-                step: sequence.decoder.steps(),
-                slot,
-            },
+            params: sequence
+                .row_params
+                .params(slot, sequence.decoder.steps(), temperature),
         });
     }
 }
@@ -224,12 +217,14 @@ fn commit(
     samples: Vec<Result<RowSample, SamplingError>>,
     unmasking: &[f32],
 ) -> Result<usize, GenerationError> {
+    let mut logprobs = Vec::new();
     let candidates = slots
         .iter()
         .zip(samples)
         .enumerate()
         .map(|(i, (&slot, sample))| {
             let sample = sample?;
+            logprobs.extend(sample.logprobs.map(|logprobs| (slot, logprobs)));
             Ok(Candidate {
                 slot,
                 token: sample.token,
@@ -245,6 +240,7 @@ fn commit(
         .map_err(|error| GenerationError::Step(error.to_string()))?;
     sequence.nfe += 1;
     let change = sequence.decoder.advance(&mut sequence.canvas, &candidates);
+    logprobs.retain(|(slot, _)| change.committed.binary_search(slot).is_ok());
     let committed: Vec<_> = change
         .committed
         .into_iter()
@@ -254,6 +250,7 @@ fn commit(
     sequence.report(StepReport {
         step: sequence.decoder.steps(),
         committed,
+        logprobs,
         remasked: change.remasked,
         statistics: sequence.statistics(),
     })?;

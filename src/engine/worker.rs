@@ -1,8 +1,8 @@
 //! The worker thread: admits sequences, steps them, retires them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::cache::{CacheMemory, SequenceCache};
@@ -10,12 +10,18 @@ use super::queue::Queue;
 use super::scheduler::{Part, RowBudget, Schedule, schedule};
 use super::sequence::Running;
 use super::step::{StepCost, step};
-use super::{EngineConfig, EngineStatus, Event, GenerationError};
+use super::{EngineConfig, EngineStatus, Event, GenerationError, StepSummary};
 use crate::models::{Denoiser, ModelError};
 
+/// Told of every denoise step.
+pub(super) type Observer = Box<dyn Fn(StepSummary) + Send + Sync>;
+
 /// What the worker counts for others to read.
-#[derive(Default)]
 pub(super) struct Counters {
+    started: Instant,
+    /// When the worker last went on, in nanoseconds since `started`.
+    progress_nanos: AtomicU64,
+    observers: RwLock<Vec<Observer>>,
     running: AtomicUsize,
     steps: AtomicU64,
     rows: AtomicU64,
@@ -28,6 +34,43 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            progress_nanos: AtomicU64::new(0),
+            observers: RwLock::default(),
+            running: AtomicUsize::new(0),
+            steps: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
+            scored: AtomicU64::new(0),
+            committed: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
+            kv_used: AtomicUsize::new(0),
+            busy_nanos: AtomicU64::new(0),
+            model_nanos: AtomicU64::new(0),
+        }
+    }
+
+    pub fn observe(&self, observer: Observer) {
+        let mut observers = self
+            .observers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        observers.push(observer);
+    }
+
+    /// Notes that the worker goes on.
+    pub fn progress(&self) {
+        let now = self.started.elapsed().as_nanos() as u64;
+        self.progress_nanos.store(now, Ordering::Relaxed);
+    }
+
+    /// Since when it has not.
+    pub fn since_progress(&self) -> Duration {
+        let last = Duration::from_nanos(self.progress_nanos.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(last)
+    }
+
     pub fn status(&self, queued: usize, kv_slots: usize) -> EngineStatus {
         EngineStatus {
             queued,
@@ -55,6 +98,17 @@ impl Counters {
         add(&self.reused, reused as u64);
         add(&self.busy_nanos, busy.as_nanos() as u64);
         add(&self.model_nanos, cost.model.as_nanos() as u64);
+        let observers = self
+            .observers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        for observer in observers.iter() {
+            observer(StepSummary {
+                rows: cost.rows,
+                committed: cost.committed,
+                duration: busy,
+            });
+        }
     }
 }
 
@@ -95,6 +149,7 @@ impl Worker {
             if self.running.is_empty() && !self.queue.wait() {
                 return;
             }
+            self.counters.progress();
             self.admit();
             self.publish();
             if !self.running.is_empty() {

@@ -1,10 +1,12 @@
 //! The reduction on the host, rows in parallel.
 
+use std::borrow::Cow;
+
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::philox::{Draws, Stream, gumbel};
-use super::{Basis, FilterOrder, RowParams, RowSample, SamplingError};
+use super::{Basis, FilterOrder, Logprobs, RowParams, RowSample, SamplingError};
 use crate::canvas::TokenId;
 
 pub(super) fn reduce(
@@ -28,13 +30,15 @@ pub(super) fn reduce(
 }
 
 fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingError> {
-    let without_excluded;
-    let logits = if params.excluded_is_impossible {
-        without_excluded = without(logits, params.excluded);
-        &without_excluded
-    } else {
-        logits
+    let own = match params.excluded_is_impossible {
+        true => Cow::Owned(without(logits, params.excluded)),
+        false => Cow::Borrowed(logits),
     };
+    let mut biased = Cow::Borrowed(&*own);
+    if !params.bias.is_empty() {
+        params.bias.add_to(biased.to_mut());
+    }
+    let logits = &*biased;
     let (best, second) = two_largest(logits, params)?;
     let drawable = if best.1 == params.excluded as usize {
         second
@@ -71,13 +75,16 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
             exponent(logit).exp() / sum
         }
     };
+    let token = token as TokenId;
+    let asked = params.logprobs.as_ref();
     Ok(RowSample {
-        token: token as TokenId,
-        probability: probability(logits[token]),
+        token,
+        probability: probability(logits[token as usize]),
         best: probability(best.0),
         second: probability(second.0),
         entropy: (sum.ln() - weighted / sum).max(0.0),
         uniform: Draws::new(params.seed, params.step, params.slot, Stream::Score).uniform(),
+        logprobs: asked.map(|asked| Logprobs::of_row(&own, token, asked)),
     })
 }
 
@@ -189,10 +196,13 @@ fn cutoff(logits: &[f32], max: f32, params: &RowParams) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{LogitBias, RowLogprobs};
     use super::*;
 
     fn params(temperature: f32, slot: usize) -> RowParams {
         RowParams {
+            bias: LogitBias::default(),
+            logprobs: None,
             temperature,
             top_k: None,
             top_p: None,
@@ -341,6 +351,46 @@ mod tests {
         // 0.4 + 0.3 is 78 % of the best three, and 70 % of all.
         assert_eq!(kept(FilterOrder::TopKFirst), 2);
         assert_eq!(kept(FilterOrder::TopPFirst), 3);
+    }
+
+    #[test]
+    fn a_bias_changes_what_is_drawn_and_scored_but_no_log_probability() {
+        let logits = [0.6f32, 0.3, 0.1].map(f32::ln);
+        let mut params = params(0.0, 0);
+        params.logprobs = Some(RowLogprobs {
+            top: 3,
+            of: [0].into(),
+        });
+        let plain = reduce_row(&logits, &params).unwrap();
+        params.bias = LogitBias::default().without(&[0]);
+        let suppressed = reduce_row(&logits, &params).unwrap();
+        assert_eq!((plain.token, suppressed.token), (0, 1));
+        assert!((suppressed.probability - 0.75).abs() < 1e-6);
+        let (plain, suppressed) = (plain.logprobs.unwrap(), suppressed.logprobs.unwrap());
+        assert_eq!((&plain.top, &plain.of), (&suppressed.top, &suppressed.of));
+        assert!((suppressed.token - 0.3f32.ln()).abs() < 1e-6);
+        params.bias = LogitBias::new([(2, 2.0)]);
+        let favoured = reduce_row(&logits, &params).unwrap();
+        let weights = [0.6, 0.3, 0.1 * 2.0f32.exp()];
+        assert_eq!(favoured.token, 2);
+        assert!((favoured.probability - weights[2] / weights.iter().sum::<f32>()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_suppressed_token_is_never_drawn_whatever_the_filters() {
+        let logits = [0.6f32, 0.3, 0.1].map(f32::ln);
+        for (top_k, top_p) in [(None, None), (Some(1), None), (None, Some(0.5))] {
+            let counts = draw_counts(&logits, 200, |params| {
+                params.bias = LogitBias::default().without(&[0]);
+                params.top_k = top_k;
+                params.top_p = top_p;
+            });
+            assert_eq!(counts[0], 0);
+            assert!(counts[1] > 0);
+        }
+        let mut all = params(1.0, 0);
+        all.bias = LogitBias::default().without(&[0, 1, 2]);
+        assert!(reduce_row(&logits, &all).is_err());
     }
 
     #[test]

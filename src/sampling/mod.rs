@@ -3,19 +3,25 @@
 //! Noise is counter-based ([`philox`]), keyed by (request seed, step, slot), so that a row's draw does
 //! not depend on what else is in the batch.
 
+mod bias;
 mod cpu;
+mod logprobs;
 pub mod philox;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::canvas::TokenId;
 
+pub use bias::LogitBias;
+pub use logprobs::{Logprobs, MAX_TOP_LOGPROBS, RowLogprobs};
+
 /// Which distribution a candidate's probability, margin and entropy are taken from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Basis {
-    /// The model's own, without temperature or filters (LLaDA).
+    /// The model's own, without temperature or filters (LLaDA); where logits are biased, with the bias.
     #[default]
     Model,
     /// The one that the token is drawn from, after temperature, top-k and top-p (Dream, SDAR). At
@@ -24,7 +30,7 @@ pub enum Basis {
 }
 
 /// Which of two filters applies to the whole distribution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FilterOrder {
     /// Top-k, then top-p of the k tokens' renormalised distribution (Hugging Face, LLaDA2, SDAR).
@@ -35,8 +41,10 @@ pub enum FilterOrder {
 }
 
 /// How to draw from one row of logits.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RowParams {
+    /// Added to the logits before all else. Log-probabilities are those without it.
+    pub bias: LogitBias,
     /// 0 takes the most probable token; otherwise logits are divided by it.
     pub temperature: f32,
     /// Keeps the k most probable tokens, at least 1.
@@ -58,10 +66,12 @@ pub struct RowParams {
     pub step: usize,
     /// Slot on the request's canvas.
     pub slot: usize,
+    /// Which log-probabilities are reported; `None` for none.
+    pub logprobs: Option<RowLogprobs>,
 }
 
 /// What the reduction finds for one row.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RowSample {
     /// The drawn token.
     pub token: TokenId,
@@ -75,6 +85,8 @@ pub struct RowSample {
     pub entropy: f32,
     /// A uniform draw in [0, 1) of this seed, step and slot, independent of `token`.
     pub uniform: f32,
+    /// The log-probabilities asked for.
+    pub logprobs: Option<Logprobs>,
 }
 
 /// Why a row could not be reduced.

@@ -26,6 +26,8 @@ pub enum Stream {
     MaskTime = 6,
     /// Masked spans in the evaluation of infilling.
     Spans = 7,
+    /// Gumbel noise on the log-probabilities of a gap's choices.
+    Choice = 8,
 }
 
 /// The four words of `counter` under `key`.

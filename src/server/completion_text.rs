@@ -39,6 +39,18 @@ impl Utf8Stream {
         let rest = std::mem::take(&mut self.incomplete);
         String::from_utf8_lossy(&rest).into_owned()
     }
+
+    /// Whether `bytes`, if they came next, would begin a character, and the beginning of one that waits for
+    /// its end would come to nothing.
+    fn is_broken_off_by(&self, bytes: &[u8]) -> bool {
+        let Some(next) = bytes.first() else {
+            return false;
+        };
+        let continued = [&self.incomplete[..], &[*next]].concat();
+        let begins_well = std::str::from_utf8(&continued)
+            .map_or_else(|error| error.error_len().is_none(), |_| true);
+        !self.incomplete.is_empty() && !begins_well
+    }
 }
 
 /// The text of a completion. It takes bytes in and gives out text as soon as it is certain: complete
@@ -50,7 +62,10 @@ pub(super) struct CompletionText {
     /// Text that may yet become part of a stop string.
     pending: String,
     stops: Arc<[String]>,
-    stopped: bool,
+    /// Which of them has come.
+    stopped_by: Option<usize>,
+    /// Complete characters that were taken in.
+    characters: usize,
 }
 
 impl CompletionText {
@@ -60,18 +75,29 @@ impl CompletionText {
             utf8: Utf8Stream::default(),
             pending: String::new(),
             stops,
-            stopped: false,
+            stopped_by: None,
+            characters: 0,
         }
+    }
+
+    /// At which character of the text `bytes` would begin if they were taken in next.
+    pub fn offset_of(&self, bytes: &[u8]) -> usize {
+        self.characters + usize::from(self.utf8.is_broken_off_by(bytes))
     }
 
     /// Whether a stop string has come; nothing is taken in or given out any more.
     pub fn is_stopped(&self) -> bool {
-        self.stopped
+        self.stopped_by.is_some()
+    }
+
+    /// The stop string that has come.
+    pub fn stop(&self) -> Option<&str> {
+        Some(&self.stops[self.stopped_by?])
     }
 
     /// Takes bytes in; gives out the text that is certain by now.
     pub fn push(&mut self, bytes: &[u8]) -> String {
-        if self.stopped {
+        if self.is_stopped() {
             return String::new();
         }
         let text = self.utf8.push(bytes);
@@ -80,7 +106,7 @@ impl CompletionText {
 
     /// Takes in that no more bytes come; gives out the rest.
     pub fn finish(&mut self) -> String {
-        if self.stopped {
+        if self.is_stopped() {
             return String::new();
         }
         let text = self.utf8.finish();
@@ -90,26 +116,28 @@ impl CompletionText {
     }
 
     fn take(&mut self, text: &str) -> String {
+        self.characters += text.chars().count();
         self.pending.push_str(text);
         // The stop string that is complete first wins; of several that are, the one that begins first.
         let found = self
             .stops
             .iter()
-            .filter_map(|stop| {
+            .enumerate()
+            .filter_map(|(index, stop)| {
                 let start = self.pending.find(stop.as_str())?;
-                Some((start + stop.len(), start))
+                Some((start + stop.len(), start, index))
             })
             .min();
         let certain = match found {
-            Some((_, start)) => {
-                self.stopped = true;
+            Some((_, start, index)) => {
+                self.stopped_by = Some(index);
                 start
             }
             None => self.pending.len() - self.held_back(),
         };
         let rest = self.pending.split_off(certain);
         let out = std::mem::replace(&mut self.pending, rest);
-        if self.stopped {
+        if self.is_stopped() {
             self.pending.clear();
         }
         out

@@ -1,26 +1,42 @@
 //! `POST /v1/completions`.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
-use super::completion_text::CompletionText;
-use super::error::ApiError;
+use super::completion_reader::{CompletionAnswer, CompletionReader, TextPiece};
+use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
+use super::frames::CanvasView;
+use super::infill_text::GapTokenizer;
+use super::logprobs::completion_logprobs;
+use super::metrics::Metrics;
 use super::random;
-use super::run::{Cost, Reader, Run, Update, answers, updates};
-use super::sse::{self, Frame};
+use super::run::{Cost, Run, Update, answers, updates};
+use super::sse::{self, End, Frame};
 use super::state::{AppState, unix_time};
 use super::validate::{self, CompletionJob, nth_plan};
 use super::wire::{COMPLETION_OBJECT, Completion, CompletionChoice, CompletionRequest, Usage};
-use crate::canvas::{Canvas, TokenId};
-use crate::engine::StepReport;
-use crate::text::Tokenizer;
+use crate::canvas::TokenId;
+use crate::engine::LogprobRequest;
+use crate::text::gaps::Piece;
+use crate::text::{Layout, Tokenizer};
 
 /// Completes prompts.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = "Denoising",
+    operation_id = "completions",
+    request_body(content = CompletionRequest, example = json!({"prompt": "Once upon a time", "max_tokens": 8, "temperature": 0.7, "seed": 1, "logprobs": 2, "stop": ["\n"], "diffusion": {"steps": 4}})),
+    responses(
+        (status = 200, description = "The answer; with `stream`, server-sent events", body = Completion),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn create(
     State(state): State<Arc<AppState>>,
     Body(request): Body<CompletionRequest>,
@@ -31,15 +47,13 @@ pub(super) async fn create(
         created: unix_time(),
         model: state.model_name.clone(),
         seed: job.plan.sampling.seed,
-        prompt_tokens: job
-            .prompts
-            .iter()
-            .map(|prompt| prompt.canvas.scratch().start - prompt.gap.len())
-            .sum(),
+        prompt_tokens: job.prompt_tokens(),
+        logprobs: job.top_logprobs.map(|_| state.tokenizer.clone()),
     };
     let runs = start(&job, &state)?;
     if job.stream {
         let mut chunks = Chunks {
+            metrics: state.metrics.clone(),
             head,
             include_usage: job.include_usage,
             running: runs.len(),
@@ -47,14 +61,20 @@ pub(super) async fn create(
             cost: Cost::default(),
         };
         let render = move |update| chunks.render(update);
-        return Ok(sse::respond(updates(runs), state.limits.keep_alive, render));
+        let updates = updates(runs, state.limits.request_timeout);
+        let keep_alive = state.limits.keep_alive;
+        return Ok(sse::respond(updates, keep_alive, End::Done, render));
     }
-    let (answers, cost) = answers(runs).await?;
+    let (answers, cost) = answers(runs, state.limits.request_timeout).await?;
     let completion_tokens = answers.iter().map(|answer| answer.tokens).sum();
+    let per_forward = cost.tokens_per_forward();
+    state
+        .metrics
+        .count_answer(head.prompt_tokens, completion_tokens, per_forward);
     let choices = answers
         .into_iter()
         .enumerate()
-        .map(|(index, answer)| choice(index, answer.text, Some(answer.finish_reason)))
+        .map(|(index, answer)| head.choice(index, answer.piece, Some(answer.finish_reason)))
         .collect();
     Ok(Json(Completion {
         usage: Some(Some(Usage::new(head.prompt_tokens, completion_tokens))),
@@ -65,122 +85,45 @@ pub(super) async fn create(
 }
 
 /// Queues every sequence; if one cannot be, none is.
-fn start(job: &CompletionJob, state: &AppState) -> Result<Vec<Run<CompletionReader>>, ApiError> {
+pub(super) fn start(
+    job: &CompletionJob,
+    state: &AppState,
+) -> Result<Vec<Run<CompletionReader>>, ApiError> {
     let stop_tokens: Arc<[TokenId]> = state.engine.spec().stop_tokens.as_slice().into();
+    let tokenizer = Arc::new(GapTokenizer::new(state));
     let mut runs = Vec::with_capacity(job.prompts.len() * job.n);
     for prompt in &job.prompts {
         for number in 0..job.n {
             let plan = nth_plan(&job.plan, number);
-            let generation = state.engine.submit(prompt.canvas.clone(), &plan)?;
-            let reader = CompletionReader {
-                tokenizer: state.tokenizer.clone(),
-                stop_tokens: stop_tokens.clone(),
-                gap: prompt.gap.clone(),
-                is_revising: plan.is_revising(),
-                slots: vec![None; prompt.gap.len()],
-                read: 0,
-                text: CompletionText::new(job.stops.clone()),
-                unsent: prompt.echo.clone().unwrap_or_default(),
-                sent: String::new(),
-            };
-            runs.push(Run::new(runs.len(), &prompt.canvas, generation, reader));
+            let logprobs = job.top_logprobs.map(|top| LogprobRequest {
+                top,
+                ..LogprobRequest::default()
+            });
+            let canvas = prompt.canvas.clone();
+            let generation = state.engine.submit_reporting(canvas, &plan, logprobs)?;
+            let mut reader = CompletionReader::new(
+                state.tokenizer.clone(),
+                stop_tokens.clone(),
+                job.stops.clone(),
+                prompt.gap.clone(),
+                plan.is_revising(),
+            );
+            if job.top_logprobs.is_some() {
+                reader = reader.with_logprobs();
+            }
+            if let Some(echo) = &prompt.echo {
+                reader = reader.after(echo);
+            }
+            let mut run = Run::new(runs.len(), &prompt.canvas, generation, reader);
+            if job.frames {
+                let layout = Layout::of(vec![Piece::Gap(prompt.gap.len())]);
+                let canvas = prompt.canvas.clone();
+                run = run.showing(CanvasView::new(canvas, layout, tokenizer.clone()));
+            }
+            runs.push(run);
         }
     }
     Ok(runs)
-}
-
-/// Reads the gap of a completion from left to right, as far as it is committed without a hole.
-struct CompletionReader {
-    tokenizer: Arc<dyn Tokenizer>,
-    stop_tokens: Arc<[TokenId]>,
-    gap: Range<usize>,
-    /// Whether committed slots may change, so that nothing is certain before the end.
-    is_revising: bool,
-    /// The gap's tokens where they are committed.
-    slots: Vec<Option<TokenId>>,
-    /// How many of them have been read.
-    read: usize,
-    text: CompletionText,
-    /// Text that no frame has brought yet; at first the echoed prompt.
-    unsent: String,
-    /// Text that frames have brought.
-    sent: String,
-}
-
-/// A finished completion.
-struct Answer {
-    text: String,
-    finish_reason: &'static str,
-    tokens: usize,
-}
-
-impl CompletionReader {
-    /// Reads on up to the first masked slot; whether a stop token or a stop string has come.
-    fn read(&mut self) -> bool {
-        while let Some(Some(token)) = self.slots.get(self.read) {
-            self.read += 1;
-            if self.stop_tokens.contains(token) {
-                // Nothing after it can complete a stop string.
-                let rest = self.text.finish();
-                self.unsent.push_str(&rest);
-                return true;
-            }
-            let text = self.text.push(self.tokenizer.bytes(*token));
-            self.unsent.push_str(&text);
-            if self.text.is_stopped() {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn frame(&mut self) -> Option<String> {
-        let text = std::mem::take(&mut self.unsent);
-        self.sent.push_str(&text);
-        (!text.is_empty()).then_some(text)
-    }
-
-    fn answer(&mut self, finish_reason: &'static str) -> Answer {
-        Answer {
-            text: std::mem::take(&mut self.sent),
-            finish_reason,
-            tokens: self.read,
-        }
-    }
-}
-
-impl Reader for CompletionReader {
-    type Frame = String;
-    type Answer = Answer;
-
-    fn step(&mut self, report: &StepReport) -> (Option<String>, Option<Answer>) {
-        if self.is_revising {
-            return (None, None);
-        }
-        for (slot, commit) in &report.committed {
-            if self.gap.contains(slot) {
-                self.slots[slot - self.gap.start] = Some(commit.token);
-            }
-        }
-        let stopped = self.read();
-        let frame = self.frame();
-        (frame, stopped.then(|| self.answer("stop")))
-    }
-
-    fn finish(&mut self, canvas: &Canvas) -> (Option<String>, Answer) {
-        for (at, slot) in self.gap.clone().enumerate() {
-            self.slots[at] = canvas.provenance(slot).map(|commit| commit.token);
-        }
-        let stopped = self.read();
-        let rest = self.text.finish();
-        self.unsent.push_str(&rest);
-        let reason = if stopped || self.text.is_stopped() {
-            "stop"
-        } else {
-            "length"
-        };
-        (self.frame(), self.answer(reason))
-    }
 }
 
 /// What all chunks of an answer have in common.
@@ -190,6 +133,8 @@ struct Head {
     model: String,
     seed: u64,
     prompt_tokens: usize,
+    /// Writes the tokens of log-probabilities, if they were asked for.
+    logprobs: Option<Arc<dyn Tokenizer>>,
 }
 
 impl Head {
@@ -204,19 +149,26 @@ impl Head {
             diffusion: None,
         }
     }
-}
 
-fn choice(index: usize, text: String, finish_reason: Option<&'static str>) -> CompletionChoice {
-    CompletionChoice {
-        index,
-        text,
-        logprobs: None,
-        finish_reason,
+    fn choice(
+        &self,
+        index: usize,
+        piece: TextPiece,
+        finish_reason: Option<&'static str>,
+    ) -> CompletionChoice {
+        let tokenizer = self.logprobs.as_deref();
+        CompletionChoice {
+            index,
+            logprobs: tokenizer.map(|tokenizer| completion_logprobs(&piece.tokens, tokenizer)),
+            text: piece.text,
+            finish_reason,
+        }
     }
 }
 
 /// Makes the chunks of a stream.
 struct Chunks {
+    metrics: Arc<Metrics>,
     head: Head,
     include_usage: bool,
     /// Sequences without an answer yet.
@@ -226,9 +178,14 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn render(&mut self, update: Update<String, Answer>) -> Vec<Frame> {
-        if update.frame.is_none() && update.answer.is_none() {
-            return Vec::new();
+    fn render(&mut self, update: Update<TextPiece, CompletionAnswer>) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        if let Some(canvas) = update.canvas {
+            frames.push(sse::frame(&canvas.frame(&self.head.id, update.index)));
+        }
+        let piece = TextPiece::joined(update.frames);
+        if piece.is_none() && update.answer.is_none() {
+            return frames;
         }
         let mut finish_reason = None;
         if let Some((answer, cost)) = update.answer {
@@ -237,17 +194,22 @@ impl Chunks {
             self.completion_tokens += answer.tokens;
             self.cost.add(cost);
         }
-        let text = update.frame.unwrap_or_default();
-        let mut chunk = self
-            .head
-            .chunk(vec![choice(update.index, text, finish_reason)]);
+        let piece = piece.unwrap_or_default();
+        let choice = self.head.choice(update.index, piece, finish_reason);
+        let mut chunk = self.head.chunk(vec![choice]);
         let is_last = self.running == 0;
+        if is_last {
+            let per_forward = self.cost.tokens_per_forward();
+            let prompt_tokens = self.head.prompt_tokens;
+            self.metrics
+                .count_answer(prompt_tokens, self.completion_tokens, per_forward);
+        }
         let diffusion = self.cost.report(self.head.seed);
         chunk.usage = self.include_usage.then_some(None);
         if is_last && !self.include_usage {
             chunk.diffusion = Some(diffusion);
         }
-        let mut frames = vec![sse::frame(&chunk)];
+        frames.push(sse::frame(&chunk));
         if is_last && self.include_usage {
             frames.push(sse::frame(&Completion {
                 usage: Some(Some(Usage::new(

@@ -1,10 +1,12 @@
 //! Errors as clients see them: OpenAI's error object with the matching status.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::decode::PlanError;
 use crate::engine::{GenerationError, SubmitError};
@@ -15,6 +17,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
+const RATE_LIMIT: &str = "rate_limit_error";
 
 /// An answer other than success.
 #[derive(Debug, Clone)]
@@ -24,12 +27,12 @@ pub(super) struct ApiError {
 }
 
 /// The body of an error: `{"error": {…}}`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct ErrorBody {
     error: ErrorObject,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 struct ErrorObject {
     message: String,
     #[serde(rename = "type")]
@@ -101,6 +104,17 @@ impl ApiError {
             format!(
                 "{what}: a canvas of {slots} slots; the model's limit is {limit} slots, fixed text and gaps \
                  together and the last block whole where the model knows whole blocks only"
+            ),
+        )
+    }
+
+    /// A text longer than any that fits the model's context.
+    pub fn text_too_long(param: &str, bytes: usize, limit: usize) -> Self {
+        Self::invalid(
+            "context_length_exceeded",
+            param,
+            format!(
+                "{param} has {bytes} bytes, more than tokens for the model's limit of {limit} slots can hold"
             ),
         )
     }
@@ -179,6 +193,59 @@ impl ApiError {
         )
     }
 
+    /// A request without a key, or with one that is not known.
+    pub fn unauthorized(reason: &str) -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            INVALID_REQUEST,
+            "invalid_api_key",
+            format!(
+                "{reason}; allowed: an authorization header \"Bearer KEY\" with a key of this server"
+            ),
+        )
+    }
+
+    /// As many requests run as may; `whose` says of whom.
+    pub fn too_many_requests(whose: &str, limit: usize) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            RATE_LIMIT,
+            "too_many_requests",
+            format!("{limit} requests run already, the most that may {whose}; try again later"),
+        )
+    }
+
+    /// A request that was not answered in time.
+    pub fn deadline_exceeded(limit: Duration) -> Self {
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            SERVER,
+            "deadline_exceeded",
+            format!(
+                "the request was not answered within this server's limit of {} s",
+                limit.as_secs_f64()
+            ),
+        )
+    }
+
+    /// A body that does not come.
+    pub fn body_timeout(limit: Duration) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            INVALID_REQUEST,
+            "request_timeout",
+            format!(
+                "the body did not come within this server's limit of {} s",
+                limit.as_secs_f64()
+            ),
+        )
+    }
+
+    /// A server that cannot answer requests now.
+    pub fn not_ready(reason: String) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "not_ready", reason)
+    }
+
     /// A fault of the server.
     pub fn internal(message: String) -> Self {
         Self::new(
@@ -222,7 +289,7 @@ impl From<SubmitError> for ApiError {
         match error {
             SubmitError::QueueFull => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
-                "rate_limit_error",
+                RATE_LIMIT,
                 "queue_full",
                 message,
             ),
@@ -276,6 +343,12 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            let bearer = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, bearer);
         }
         response
     }

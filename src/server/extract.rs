@@ -21,15 +21,16 @@ impl<T: DeserializeOwned> FromRequest<Arc<AppState>> for Body<T> {
     async fn from_request(request: Request, state: &Arc<AppState>) -> Result<Self, ApiError> {
         check_media_type(request.headers())?;
         let limit = state.limits.body_bytes;
-        let bytes =
-            Bytes::from_request(request, state)
-                .await
-                .map_err(|rejection| match rejection {
-                    BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-                        ApiError::body_too_large(limit)
-                    }
-                    other => ApiError::body(format!("the body cannot be read: {other}")),
-                })?;
+        let timeout = state.limits.body_timeout;
+        let bytes = tokio::time::timeout(timeout, Bytes::from_request(request, state))
+            .await
+            .map_err(|_| ApiError::body_timeout(timeout))?
+            .map_err(|rejection| match rejection {
+                BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
+                    ApiError::body_too_large(limit)
+                }
+                other => ApiError::body(format!("the body cannot be read: {other}")),
+            })?;
         parse(&bytes).map(Self)
     }
 }

@@ -1,29 +1,43 @@
 //! `POST /v1/infill`.
 
-use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
-use super::error::ApiError;
+use super::choices::{Decision, decide};
+use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
-use super::infill_text::{GapTokenizer, gap_answers};
+use super::infill_reader::{GapHead, InfillAnswer, InfillReader, InfillStep};
+use super::infill_text::GapTokenizer;
+use super::metrics::Metrics;
 use super::random;
-use super::run::{Cost, Reader, Run, Update, answers, updates};
-use super::sse::{self, Frame};
+use super::run::{Cost, Reader, Run, Update, answers, updates, within};
+use super::sse::{self, End, Frame};
 use super::state::{AppState, unix_time};
 use super::validate::{self, InfillJob, nth_plan};
 use super::wire::{
-    CommittedSlot, GapAnswer, GapPosition, INFILL_OBJECT, Infill, InfillChoice, InfillRequest,
-    InfillStep, STEP_OBJECT, Usage,
+    INFILL_OBJECT, Infill, InfillChoice, InfillRequest, InfillStep as StepFrame, STEP_OBJECT, Usage,
 };
-use crate::canvas::{Canvas, Commit};
-use crate::engine::StepReport;
-use crate::text::{Layout, Tokenizer};
+use crate::canvas::Canvas;
+use crate::decode::DecodePlan;
+use crate::engine::LogprobRequest;
 
 /// Fills the gaps of a text.
+#[utoipa::path(
+    post,
+    path = "/v1/infill",
+    tag = "Denoising",
+    operation_id = "infill",
+    request_body(content = InfillRequest, example = json!({"segments": ["The cat ", {"gap": {"tokens": 2, "name": "verb"}}, " on the mat. It was ", {"gap": {"choices": ["a", "b"]}}, "."], "seed": 1, "logprobs": true, "top_logprobs": 3})),
+    responses(
+        (status = 200, description = "The answer; with `stream`, server-sent events", body = Infill),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn create(
     State(state): State<Arc<AppState>>,
     Body(request): Body<InfillRequest>,
@@ -34,127 +48,133 @@ pub(super) async fn create(
         created: unix_time(),
         model: state.model_name.clone(),
         seed: job.plan.sampling.seed,
-        prompt_tokens: job.canvas.len() - job.canvas.masked(),
+        prompt_tokens: job.prompt_tokens(),
+        metrics: state.metrics.clone(),
     };
-    let stream = job.stream;
-    let runs = start(job, &state)?;
-    if stream {
+    let limit = state.limits.request_timeout;
+    let begun = Instant::now();
+    let (decisions, nfe) = within(limit, decide(&job, &state)).await?;
+    let mut cost = Cost::of_probes(nfe, begun.elapsed());
+    let sequences = sequences(&job, &decisions, &state)?;
+    let (mut finished, mut runs) = (Vec::new(), Vec::new());
+    for (index, (canvas, plan, mut reader)) in sequences.into_iter().enumerate() {
+        if canvas.masked() == 0 {
+            cost.add(Cost::of_finished(&canvas));
+            finished.push(reader.finish(&canvas).1);
+            continue;
+        }
+        let logprobs = logprobs(&job);
+        let generation = state
+            .engine
+            .submit_reporting(canvas.clone(), &plan, logprobs)?;
+        let view = job.frames.then(|| reader.view(&canvas));
+        let run = Run::new(index, &canvas, generation, reader);
+        runs.push(match view {
+            Some(view) => run.showing(view),
+            None => run,
+        });
+    }
+    if job.stream && !runs.is_empty() {
         let mut frames = Frames {
             head,
             running: runs.len(),
             choices: Vec::with_capacity(runs.len()),
-            cost: Cost::default(),
+            cost,
         };
         let render = move |update| frames.render(update);
-        return Ok(sse::respond(updates(runs), state.limits.keep_alive, render));
+        let updates = updates(runs, limit);
+        let keep_alive = state.limits.keep_alive;
+        return Ok(sse::respond(updates, keep_alive, End::Done, render));
     }
-    let (answers, cost) = answers(runs).await?;
-    let choices = answers
-        .into_iter()
-        .enumerate()
-        .map(|(index, answer)| answer.choice(index))
-        .collect();
+    let (denoised, of_runs) = answers(runs, limit).await?;
+    cost.add(of_runs);
+    finished.extend(denoised);
+    let choices = choices(&job, finished);
+    if job.stream {
+        let frame = sse::frame(&head.answer(choices, cost));
+        let update = futures::stream::iter([Ok(frame)]);
+        let keep_alive = state.limits.keep_alive;
+        return Ok(sse::respond(update, keep_alive, End::Done, |frame| {
+            vec![frame]
+        }));
+    }
     Ok(Json(head.answer(choices, cost)).into_response())
 }
 
-/// Queues every sequence; if one cannot be, none is.
-fn start(job: InfillJob, state: &AppState) -> Result<Vec<Run<InfillReader>>, ApiError> {
-    let tokenizer = Arc::new(GapTokenizer {
-        inner: state.tokenizer.clone(),
-        silent: state.engine.spec().stop_tokens.clone(),
+/// The log-probabilities that the engine is asked for: those that are reported, and those by which lengths
+/// are chosen.
+fn logprobs(job: &InfillJob) -> Option<LogprobRequest> {
+    let top = match job.lengths.len() {
+        1 => job.top_logprobs?,
+        _ => job.top_logprobs.unwrap_or(0),
+    };
+    Some(LogprobRequest {
+        top,
+        ..LogprobRequest::default()
+    })
+}
+
+/// A canvas to be denoised, how, and what reads it.
+type Sequence = (Canvas, DecodePlan, InfillReader);
+
+/// Every sequence: for each that is returned, one of all lengths of gaps that are tried.
+fn sequences(
+    job: &InfillJob,
+    decisions: &[Option<Decision>],
+    state: &AppState,
+) -> Result<Vec<Sequence>, ApiError> {
+    let spec = state.engine.spec();
+    let tokenizer = Arc::new(GapTokenizer::new(state));
+    let heads = job.gaps().zip(decisions).map(|(gap, decision)| GapHead {
+        name: gap.name.clone(),
+        stops: gap.stops.clone(),
+        choices: decision.as_ref().map(Decision::probabilities),
     });
-    let gaps: Arc<[Range<usize>]> = job.canvas.gaps().into();
-    let layout = Arc::new(job.layout);
-    let names: Arc<[Option<String>]> = job.names.into();
-    (0..job.n)
-        .map(|index| {
-            let generation = state
-                .engine
-                .submit(job.canvas.clone(), &nth_plan(&job.plan, index))?;
-            let reader = InfillReader {
-                tokenizer: tokenizer.clone(),
-                gaps: gaps.clone(),
-                layout: layout.clone(),
-                names: names.clone(),
-            };
-            Ok(Run::new(index, &job.canvas, generation, reader))
-        })
-        .collect()
-}
-
-/// Reads the gaps of a canvas.
-struct InfillReader {
-    tokenizer: Arc<GapTokenizer>,
-    gaps: Arc<[Range<usize>]>,
-    layout: Arc<Layout>,
-    names: Arc<[Option<String>]>,
-}
-
-/// The whole text and its gaps.
-struct Answer {
-    text: String,
-    gaps: Vec<GapAnswer>,
-}
-
-impl Answer {
-    fn choice(self, index: usize) -> InfillChoice {
-        InfillChoice {
-            index,
-            text: self.text,
-            gaps: self.gaps,
+    let heads: Arc<[GapHead]> = heads.collect();
+    let mut sequences = Vec::with_capacity(job.n * job.lengths.len());
+    for number in 0..job.n {
+        let plan = nth_plan(&job.plan, number);
+        let sampling = &plan.sampling;
+        let picks = decisions.iter().enumerate().map(|(gap, decision)| {
+            let decision = decision.as_ref()?;
+            let pick = decision.pick(gap, sampling.temperature, sampling.seed);
+            Some((gap, decision, pick))
+        });
+        let picks: Vec<_> = picks.flatten().collect();
+        for lengths in &job.lengths {
+            let mut lengths = lengths.clone();
+            for (gap, decision, pick) in &picks {
+                lengths[*gap] = decision.length(*pick);
+            }
+            let (layout, mut canvas) = job.lay_out(&lengths, state.engine.mask_token(), spec)?;
+            for (gap, decision, pick) in &picks {
+                decision.commit(&mut canvas, *gap, *pick);
+            }
+            let reader = InfillReader::new(
+                tokenizer.clone(),
+                &canvas,
+                layout,
+                heads.clone(),
+                job.top_logprobs.is_some(),
+            );
+            sequences.push((canvas, plan.clone(), reader));
         }
     }
+    Ok(sequences)
 }
 
-/// What a step changed.
-struct Step {
-    step: usize,
-    committed: Vec<CommittedSlot>,
-    remasked: Vec<GapPosition>,
-}
-
-impl InfillReader {
-    fn position(&self, slot: usize) -> Option<GapPosition> {
-        let gap = self.gaps.iter().position(|gap| gap.contains(&slot))?;
-        Some(GapPosition {
-            gap,
-            position: slot - self.gaps[gap].start,
-        })
+/// The returned fillings: of each group of lengths the best.
+fn choices(job: &InfillJob, answers: Vec<InfillAnswer>) -> Vec<InfillChoice> {
+    let tried = job.lengths.len();
+    let mut answers = answers.into_iter();
+    let mut choices = Vec::with_capacity(job.n);
+    for index in 0..job.n {
+        let group: Vec<InfillAnswer> = answers.by_ref().take(tried).collect();
+        if let Some((answer, candidates)) = InfillAnswer::best_of(group) {
+            choices.push(answer.choice(index, (tried > 1).then_some(candidates)));
+        }
     }
-
-    fn committed(&self, slot: usize, commit: &Commit) -> Option<CommittedSlot> {
-        Some(CommittedSlot {
-            position: self.position(slot)?,
-            token: commit.token,
-            text: self.tokenizer.decode(&[commit.token]),
-            probability: commit.probability,
-        })
-    }
-}
-
-impl Reader for InfillReader {
-    type Frame = Step;
-    type Answer = Answer;
-
-    fn step(&mut self, report: &StepReport) -> (Option<Step>, Option<Answer>) {
-        let committed = report.committed.iter();
-        let remasked = report.remasked.iter();
-        let step = Step {
-            step: report.step,
-            committed: committed
-                .filter_map(|(slot, commit)| self.committed(*slot, commit))
-                .collect(),
-            remasked: remasked.filter_map(|slot| self.position(*slot)).collect(),
-        };
-        (Some(step), None)
-    }
-
-    fn finish(&mut self, canvas: &Canvas) -> (Option<Step>, Answer) {
-        let mut reading = self.layout.read(canvas, &*self.tokenizer);
-        let text = std::mem::take(&mut reading.text);
-        let gaps = gap_answers(canvas, reading, &self.names, &*self.tokenizer);
-        (None, Answer { text, gaps })
-    }
+    choices
 }
 
 /// What an answer and its frames have in common.
@@ -164,15 +184,20 @@ struct Head {
     model: String,
     seed: u64,
     prompt_tokens: usize,
+    metrics: Arc<Metrics>,
 }
 
 impl Head {
+    /// The whole answer, which is counted.
     fn answer(&self, choices: Vec<InfillChoice>, cost: Cost) -> Infill<'_> {
         let filled = choices
             .iter()
             .flat_map(|choice| &choice.gaps)
             .map(|gap| gap.tokens.len())
             .sum();
+        let per_forward = cost.tokens_per_forward();
+        self.metrics
+            .count_answer(self.prompt_tokens, filled, per_forward);
         Infill {
             id: &self.id,
             object: INFILL_OBJECT,
@@ -195,10 +220,18 @@ struct Frames {
 }
 
 impl Frames {
-    fn render(&mut self, update: Update<Step, Answer>) -> Vec<Frame> {
+    fn render(&mut self, update: Update<InfillStep, InfillAnswer>) -> Vec<Frame> {
         let mut frames = Vec::new();
-        if let Some(step) = update.frame {
-            frames.push(sse::frame(&InfillStep {
+        // Frames of the canvas say all that those of single steps would.
+        let steps = match update.canvas {
+            Some(canvas) => {
+                frames.push(sse::frame(&canvas.frame(&self.head.id, update.index)));
+                Vec::new()
+            }
+            None => update.frames,
+        };
+        for step in steps {
+            frames.push(sse::frame(&StepFrame {
                 id: &self.head.id,
                 object: STEP_OBJECT,
                 index: update.index,
@@ -210,7 +243,7 @@ impl Frames {
         if let Some((answer, cost)) = update.answer {
             self.running -= 1;
             self.cost.add(cost);
-            self.choices.push(answer.choice(update.index));
+            self.choices.push(answer.choice(update.index, None));
             if self.running == 0 {
                 let mut choices = std::mem::take(&mut self.choices);
                 choices.sort_by_key(|choice| choice.index);

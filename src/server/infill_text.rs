@@ -1,18 +1,33 @@
 //! The gaps of an infilling, read back from its canvas.
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::wire::{GapAnswer, Provenance};
+use super::completion_text::CompletionText;
+use super::state::AppState;
+use super::wire::{Alternative, Provenance};
 use crate::canvas::{Canvas, TokenId};
-use crate::text::{Reading, TextError, Tokenizer};
+use crate::sampling::Logprobs;
+use crate::text::{TextError, Tokenizer};
 
 /// The model's tokenizer as gaps are read with it: stop tokens have no text there, whether or not the
 /// tokenizer calls them special.
 pub(super) struct GapTokenizer {
     /// The model's tokenizer.
-    pub inner: Arc<dyn Tokenizer>,
+    inner: Arc<dyn Tokenizer>,
     /// Tokens without text.
-    pub silent: Vec<TokenId>,
+    silent: Vec<TokenId>,
+}
+
+impl GapTokenizer {
+    /// The served model's.
+    pub fn new(state: &AppState) -> Self {
+        Self {
+            inner: state.tokenizer.clone(),
+            silent: state.engine.spec().stop_tokens.clone(),
+        }
+    }
 }
 
 impl Tokenizer for GapTokenizer {
@@ -27,45 +42,77 @@ impl Tokenizer for GapTokenizer {
             self.inner.bytes(token)
         }
     }
+
+    fn longest_token(&self) -> Option<usize> {
+        self.inner.longest_token()
+    }
 }
 
-/// What fills each gap of a finished canvas; `names` holds one entry a gap.
-pub(super) fn gap_answers(
-    canvas: &Canvas,
-    reading: Reading,
-    names: &[Option<String>],
-    tokenizer: &dyn Tokenizer,
-) -> Vec<GapAnswer> {
-    let gaps = canvas.gaps().iter().zip(reading.gaps).zip(names);
-    gaps.enumerate()
-        .map(|(index, ((slots, gap), name))| {
-            let provenance: Vec<Provenance> = slots
-                .clone()
-                .filter_map(|slot| {
-                    let slot = canvas.gap_slot(slot)?;
-                    let commit = slot.provenance()?;
-                    Some(Provenance {
-                        token: commit.token,
-                        text: tokenizer.decode(&[commit.token]),
-                        probability: commit.probability,
-                        score: commit.score,
-                        step: commit.step,
-                        remasked: slot.remasked(),
-                        edited: slot.edited(),
-                    })
-                })
-                .collect();
-            GapAnswer {
-                index,
-                name: name.clone(),
-                text: gap.text,
-                tokens: provenance.iter().map(|token| token.token).collect(),
-                start: gap.characters.start,
-                end: gap.characters.end,
-                start_byte: gap.bytes.start,
-                end_byte: gap.bytes.end,
-                provenance,
+/// The text of a gap, cut before the first of `stops`.
+pub(super) struct CutText {
+    /// The text.
+    pub text: String,
+    /// How many tokens it was read from.
+    pub tokens: usize,
+    /// The stop string that came.
+    pub stop: Option<String>,
+}
+
+impl CutText {
+    /// Reads `tokens`.
+    pub fn of(tokens: &[TokenId], stops: &Arc<[String]>, tokenizer: &dyn Tokenizer) -> Self {
+        let mut reading = CompletionText::new(stops.clone());
+        let mut text = String::new();
+        let mut read = 0;
+        for token in tokens {
+            text.push_str(&reading.push(tokenizer.bytes(*token)));
+            read += 1;
+            if reading.is_stopped() {
+                break;
             }
+        }
+        text.push_str(&reading.finish());
+        Self {
+            text,
+            tokens: read,
+            stop: reading.stop().map(str::to_owned),
+        }
+    }
+}
+
+/// How each token of `slots` came to be; `logprobs` holds those that are to be reported.
+pub(super) fn provenance(
+    canvas: &Canvas,
+    slots: Range<usize>,
+    logprobs: Option<&HashMap<usize, Logprobs>>,
+    tokenizer: &dyn Tokenizer,
+) -> Vec<Provenance> {
+    slots
+        .filter_map(|slot| {
+            let logprobs = logprobs.and_then(|logprobs| logprobs.get(&slot));
+            let slot = canvas.gap_slot(slot)?;
+            let commit = slot.provenance()?;
+            Some(Provenance {
+                token: commit.token,
+                text: tokenizer.decode(&[commit.token]),
+                probability: commit.probability,
+                score: commit.score,
+                step: commit.step,
+                remasked: slot.remasked(),
+                edited: slot.edited(),
+                logprob: logprobs.map(|logprobs| logprobs.token),
+                top_logprobs: logprobs.map(|logprobs| alternatives(logprobs, tokenizer)),
+            })
         })
         .collect()
+}
+
+fn alternatives(logprobs: &Logprobs, tokenizer: &dyn Tokenizer) -> Vec<Alternative> {
+    let top = logprobs.top.iter();
+    top.map(|&(token, logprob)| Alternative {
+        token,
+        text: tokenizer.decode(&[token]),
+        logprob,
+    })
+    .collect()
 }

@@ -4,8 +4,14 @@
 //! |---|---|
 //! | `POST /v1/completions` | completes prompts; with `suffix`, fills the gap before it |
 //! | `POST /v1/infill` | fills the gaps of a text and says how each token came to be |
+//! | `POST /v1/fim/completions` | fills the gap between prompt and suffix, as Mistral's API has it |
+//! | `POST /infill` | the same for editors that speak to llama.cpp's server |
+//! | `POST /v1/score` | the NELBO of texts, with its Monte-Carlo standard error |
 //! | `GET /v1/models`, `GET /v1/models/{id}` | the served model, its presets and limits |
 //! | `GET /health` | 200 while the process lives |
+//! | `GET /ready` | 200 while requests are answered: the model is loaded and the engine steps |
+//! | `GET /openapi.json`, `GET /docs` | the description of this API, and a page to read it |
+//! | `GET /metrics` | what the server counts, for Prometheus |
 //!
 //! Where OpenAI's API leaves a choice, or a diffusion model asks for another one:
 //!
@@ -31,62 +37,124 @@
 //! reads the canvases back as one answer or as server-sent events. Nothing behind `validate` meets a
 //! value that was not checked.
 
+mod admission;
+mod auth;
+mod choices;
+mod completion_reader;
 mod completion_text;
 mod completions;
 mod error;
 mod extract;
+mod fim;
+mod frames;
 mod infill;
+mod infill_reader;
 mod infill_text;
+mod listen;
+mod llama_infill;
+mod logprobs;
+mod metrics;
 mod models;
+mod observed_body;
+mod openapi;
+mod probe;
+mod probes;
 mod random;
 mod request_id;
 mod run;
+mod score;
 mod sse;
+mod stall;
 mod state;
 mod validate;
 mod wire;
 
 use std::any::Any;
-use std::future::{Future, IntoFuture};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{Method, Uri};
+use axum::http::{Method, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, Any as AnyOrigin, CorsLayer};
 use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::Level;
 
+pub use auth::{ApiKeyError, ApiKeys};
 use error::ApiError;
-pub use state::{AppState, Limits};
+pub use listen::{Ending, ListenConfig, serve};
+pub use state::{Access, AppState, Limits};
 
 /// All endpoints.
 pub fn router(state: AppState) -> Router {
-    let body_limit = DefaultBodyLimit::max(state.limits.body_bytes);
-    Router::new()
+    let state = Arc::new(state);
+    let denoising = Router::new()
         .route("/v1/completions", post(completions::create))
         .route("/v1/infill", post(infill::create))
+        .route("/v1/fim/completions", post(fim::create))
+        .route("/infill", post(llama_infill::create))
+        .route("/v1/score", post(score::create))
+        .route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            admission::admit,
+        ));
+    let mut keyed = denoising
         .route("/v1/models", get(models::list))
-        .route("/v1/models/{id}", get(models::retrieve))
-        .route("/health", get(models::health))
+        .route("/v1/models/{id}", get(models::retrieve));
+    let mut open = Router::new()
+        .route("/openapi.json", get(openapi::get))
+        .route("/docs", get(openapi::docs))
+        .route("/health", get(probes::health))
+        .route("/ready", get(probes::ready));
+    let metrics = get(metrics::get);
+    if state.access.open_metrics {
+        open = open.route("/metrics", metrics);
+    } else {
+        keyed = keyed.route("/metrics", metrics);
+    }
+    keyed
+        .route_layer(middleware::from_fn_with_state(state.clone(), auth::check))
+        .merge(open)
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_such_path)
-        .layer(body_limit)
+        .layer(DefaultBodyLimit::max(state.limits.body_bytes))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(cross_origin(&state.access))
         .layer(
             TraceLayer::new_for_http()
                 .make_span_with(request_id::span)
                 .on_response(DefaultOnResponse::new().level(Level::INFO)),
         )
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            metrics::count,
+        ))
         .layer(middleware::from_fn(request_id::assign))
-        .with_state(Arc::new(state))
+        .with_state(state)
+}
+
+/// What web pages of other origins may do: nothing, unless the server is told their origins.
+fn cross_origin(access: &Access) -> CorsLayer {
+    let origins = &access.origins;
+    if origins.is_empty() {
+        return CorsLayer::new();
+    }
+    let allowed: AllowOrigin = match origins.iter().any(|origin| origin == "*") {
+        true => AnyOrigin.into(),
+        false => origins.clone().into(),
+    };
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            request_id::HEADER,
+        ])
+        .expose_headers([request_id::HEADER])
 }
 
 /// A handler's panic is a defect; the message goes to the log, not to the client.
@@ -108,49 +176,21 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     ApiError::wrong_method(&method, uri.path())
 }
 
-/// How a server ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// Every request that had begun was answered.
-    Drained,
-    /// The time to drain was over while requests still ran.
-    DeadlinePassed,
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
 
-/// Serves `router` until `shutdown` resolves, then takes no new connections and gives the requests
-/// that run at most `drain` to finish. Requests that outlive it are dropped with the runtime.
-///
-/// # Errors
-/// If the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-    drain: Duration,
-) -> std::io::Result<Ending> {
-    // Frames of a stream are small: they must not wait for one another.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-    });
-    let (begin, begun) = oneshot::channel();
-    let server = axum::serve(listener, router)
-        .with_graceful_shutdown(async move {
-            shutdown.await;
-            tracing::info!(seconds = drain.as_secs(), "draining");
-            // The receiver is gone only if the server has ended already.
-            let _ = begin.send(());
-        })
-        .into_future();
-    let deadline = async move {
-        match begun.await {
-            Ok(()) => tokio::time::sleep(drain).await,
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        ended = server => ended.map(|()| Ending::Drained),
-        () = deadline => Ok(Ending::DeadlinePassed),
+    #[tokio::test]
+    async fn every_route_is_described() {
+        let source = include_str!("mod.rs");
+        let routes = source.split(".route(\"").skip(1);
+        let routes: BTreeSet<&str> = routes.filter_map(|rest| rest.split('"').next()).collect();
+        let document = serde_json::to_value(super::openapi::get().await.0).unwrap();
+        let described = document["paths"].as_object().unwrap();
+        let described: BTreeSet<&str> = described.keys().map(String::as_str).collect();
+        // What is left is how this test finds them.
+        let routes: BTreeSet<&str> = routes.into_iter().filter(|r| r.starts_with('/')).collect();
+        assert!(routes.len() > 8, "{routes:?}");
+        assert_eq!(routes, described);
     }
 }

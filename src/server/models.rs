@@ -1,4 +1,4 @@
-//! `GET /v1/models`, `GET /v1/models/{id}` and `GET /health`.
+//! `GET /v1/models` and `GET /v1/models/{id}`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,16 +7,16 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use super::error::ApiError;
+use super::error::{ApiError, ErrorBody};
 use super::state::{AppState, Limits};
 use crate::decode::{Cache, CachePolicy, DecodePlan};
 use crate::engine::CacheScheme;
 use crate::models::AttentionPattern;
 
 /// A model in OpenAI's shape, with what it can do beside it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Model {
     id: String,
     object: &'static str,
@@ -31,25 +31,30 @@ pub(super) struct Model {
     /// of its block, and only where a request asks for that.
     infill: &'static str,
     /// Which slots a slot sees.
+    #[schema(value_type = Object)]
     attention: AttentionPattern,
     /// The policies of `diffusion.cache` that the model allows, and what each comes to.
+    #[schema(value_type = Object)]
     cache: BTreeMap<&'static str, CacheScheme>,
     /// Whether a request with a seed gives the same tokens whatever else is served at the same time.
     batch_invariant: bool,
+    #[schema(value_type = Object)]
     default_plan: DecodePlan,
     presets: Vec<PresetEntry>,
+    #[schema(value_type = Object)]
     limits: Limits,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct PresetEntry {
     name: &'static str,
     description: &'static str,
+    #[schema(value_type = Object)]
     plan: DecodePlan,
 }
 
 /// A list in OpenAI's shape.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct ModelList {
     object: &'static str,
     data: Vec<Model>,
@@ -100,6 +105,17 @@ fn model(state: &AppState) -> Model {
 }
 
 /// The served models: one.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = "Server",
+    operation_id = "models",
+    responses(
+        (status = 200, description = "The answer", body = ModelList),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn list(State(state): State<Arc<AppState>>) -> Json<ModelList> {
     Json(ModelList {
         object: "list",
@@ -108,6 +124,18 @@ pub(super) async fn list(State(state): State<Arc<AppState>>) -> Json<ModelList> 
 }
 
 /// One model.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    tag = "Server",
+    operation_id = "model",
+    params(("id" = String, Path, description = "The model's name")),
+    responses(
+        (status = 200, description = "The answer", body = Model),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
 pub(super) async fn retrieve(
     State(state): State<Arc<AppState>>,
     id: Result<Path<String>, PathRejection>,
@@ -119,9 +147,4 @@ pub(super) async fn retrieve(
     } else {
         Err(ApiError::no_such_model(&id, &state.model_name))
     }
-}
-
-/// That the server is alive.
-pub(super) async fn health() -> Json<Value> {
-    Json(json!({"status": "ok"}))
 }

@@ -8,7 +8,8 @@ use tracing::Span;
 
 use super::random;
 
-const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+/// The header's name.
+pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest identifier that is taken from a client, in bytes.
 const MAX_LENGTH: usize = 128;
@@ -41,5 +42,6 @@ pub(super) fn span<B>(request: &axum::http::Request<B>) -> Span {
         id = id.and_then(|id| id.to_str().ok()).unwrap_or_default(),
         method = %request.method(),
         path = request.uri().path(),
+        key = tracing::field::Empty,
     )
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use futures::future::{self, Either};
 use futures::stream::{self, Stream, StreamExt};
 
 use super::error::ApiError;
+use super::frames::{CanvasSnapshot, CanvasView};
 use super::wire::DiffusionReport;
 use crate::canvas::Canvas;
 use crate::engine::{CacheScheme, Event, Generation, GenerationError, Statistics, StepReport};
@@ -32,6 +34,7 @@ pub(super) struct Run<R> {
     /// Slots from here on are scratch and do not count.
     scratch: usize,
     cost: Cost,
+    view: Option<CanvasView>,
 }
 
 impl<R: Reader> Run<R> {
@@ -43,6 +46,16 @@ impl<R: Reader> Run<R> {
             reader,
             scratch: canvas.scratch().start,
             cost: Cost::default(),
+            view: None,
+        }
+    }
+
+    /// The same, whose updates show the canvas. Steps that were taken while an update was awaited come
+    /// as one.
+    pub fn showing(self, view: CanvasView) -> Self {
+        Self {
+            view: Some(view),
+            ..self
         }
     }
 }
@@ -51,8 +64,10 @@ impl<R: Reader> Run<R> {
 pub(super) struct Update<F, A> {
     /// Which sequence.
     pub index: usize,
-    /// What a stream reports.
-    pub frame: Option<F>,
+    /// What a stream reports of each step.
+    pub frames: Vec<F>,
+    /// The canvas, if it is shown.
+    pub canvas: Option<CanvasSnapshot>,
     /// The answer, if this is the sequence's last update.
     pub answer: Option<(A, Cost)>,
 }
@@ -92,6 +107,23 @@ impl Cost {
             .count();
     }
 
+    /// That of single forwards beside the sequences.
+    pub fn of_probes(nfe: usize, denoising: Duration) -> Self {
+        Self {
+            steps: nfe,
+            nfe,
+            denoising,
+            ..Self::default()
+        }
+    }
+
+    /// That of a canvas on which nothing was left to denoise.
+    pub fn of_finished(canvas: &Canvas) -> Self {
+        let mut cost = Self::default();
+        cost.finish(canvas, Statistics::default());
+        cost
+    }
+
     /// Adds another sequence's.
     pub fn add(&mut self, other: Cost) {
         self.steps += other.steps;
@@ -102,13 +134,23 @@ impl Cost {
         self.denoising = self.denoising.max(other.denoising);
     }
 
+    /// Slots committed a network evaluation.
+    pub fn tokens_per_forward(&self) -> f64 {
+        self.committed as f64 / self.nfe.max(1) as f64
+    }
+
+    /// From the first step to the last.
+    pub fn denoising(&self) -> Duration {
+        self.denoising
+    }
+
     /// What the answer says of it.
     pub fn report(&self, seed: u64) -> DiffusionReport {
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         DiffusionReport {
             steps: self.steps,
             nfe: self.nfe,
-            tokens_per_forward: self.committed as f64 / self.nfe.max(1) as f64,
+            tokens_per_forward: self.tokens_per_forward(),
             queued_ms: milliseconds(self.queued),
             denoise_ms: milliseconds(self.denoising),
             cache: self.cache,
@@ -117,59 +159,108 @@ impl Cost {
     }
 }
 
+/// What `work` comes to.
+///
+/// # Errors
+/// Its own, or that it takes longer than `limit`.
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    match limit {
+        None => work.await,
+        Some(limit) => tokio::time::timeout(limit, work)
+            .await
+            .map_err(|_| ApiError::deadline_exceeded(limit))?,
+    }
+}
+
 type Item<R> = Result<Update<<R as Reader>::Frame, <R as Reader>::Answer>, ApiError>;
 
-/// The updates of all sequences as they come; after an error nothing follows of that sequence.
-/// Dropping the stream drops the generations that still run.
-pub(super) fn updates<R: Reader>(runs: Vec<Run<R>>) -> impl Stream<Item = Item<R>> + Send {
-    stream::select_all(
+/// The updates of all sequences as they come; after an error nothing follows of that sequence. If they take
+/// longer than `limit`, the last update is an error. Dropping the stream drops the generations that still
+/// run.
+pub(super) fn updates<R: Reader>(
+    runs: Vec<Run<R>>,
+    limit: Option<Duration>,
+) -> impl Stream<Item = Item<R>> + Send {
+    let updates = stream::select_all(
         runs.into_iter()
             .map(|run| Box::pin(stream::unfold(Some(run), next))),
-    )
+    );
+    let late = Box::pin(async move {
+        match limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => future::pending().await,
+        }
+        ApiError::deadline_exceeded(limit.unwrap_or_default())
+    });
+    stream::unfold(Some((updates, late)), |state| async {
+        let (mut updates, late) = state?;
+        match future::select(updates.next(), late).await {
+            Either::Left((update, late)) => Some((update?, Some((updates, late)))),
+            Either::Right((error, _)) => Some((Err(error), None)),
+        }
+    })
 }
 
 async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>)> {
     let mut run = run?;
-    let index = run.index;
-    match run.generation.next().await {
-        Some(Event::Step(report)) => {
-            run.cost.count(&report, run.scratch);
-            let (frame, answer) = run.reader.step(&report);
-            let cost = run.cost;
-            let rest = answer.is_none().then_some(run);
-            let answer = answer.map(|answer| (answer, cost));
-            let update = Update {
-                index,
-                frame,
-                answer,
-            };
-            Some((Ok(update), rest))
+    let mut update = Update {
+        index: run.index,
+        frames: Vec::new(),
+        canvas: None,
+        answer: None,
+    };
+    let mut has_stepped = false;
+    let mut event = run.generation.next().await;
+    loop {
+        match event {
+            Some(Event::Step(report)) => {
+                has_stepped = true;
+                run.cost.count(&report, run.scratch);
+                if let Some(view) = &mut run.view {
+                    view.step(&report);
+                }
+                let (frame, answer) = run.reader.step(&report);
+                update.frames.extend(frame);
+                update.answer = answer.map(|answer| (answer, run.cost));
+            }
+            Some(Event::Finished(canvas, statistics)) => {
+                run.cost.finish(&canvas, statistics);
+                let (frame, answer) = run.reader.finish(&canvas);
+                update.frames.extend(frame);
+                update.answer = Some((answer, run.cost));
+            }
+            Some(Event::Failed(error)) => return Some((Err(error.into()), None)),
+            None => return Some((Err(GenerationError::Stopped.into()), None)),
         }
-        Some(Event::Finished(canvas, statistics)) => {
-            run.cost.finish(&canvas, statistics);
-            let (frame, answer) = run.reader.finish(&canvas);
-            let update = Update {
-                index,
-                frame,
-                answer: Some((answer, run.cost)),
-            };
-            Some((Ok(update), None))
+        // Where the canvas is shown, its state after the steps that were taken meanwhile is enough.
+        event = match (&run.view, &update.answer) {
+            (Some(_), None) => run.generation.try_next(),
+            _ => None,
+        };
+        if event.is_none() {
+            break;
         }
-        Some(Event::Failed(error)) => Some((Err(error.into()), None)),
-        None => Some((Err(GenerationError::Stopped.into()), None)),
     }
+    let view = run.view.as_ref().filter(|_| has_stepped);
+    update.canvas = view.map(CanvasView::snapshot);
+    let rest = update.answer.is_none().then_some(run);
+    Some((Ok(update), rest))
 }
 
 /// All answers, in order, and what they took together.
 ///
 /// # Errors
-/// The first sequence's that fails; the others are dropped with it.
+/// The first sequence's that fails, or that `limit` is over; the others are dropped with it.
 pub(super) async fn answers<R: Reader>(
     runs: Vec<Run<R>>,
+    limit: Option<Duration>,
 ) -> Result<(Vec<R::Answer>, Cost), ApiError> {
     let mut total = Cost::default();
     let mut answers = Vec::with_capacity(runs.len());
-    let mut updates = std::pin::pin!(updates(runs));
+    let mut updates = std::pin::pin!(updates(runs, limit));
     while let Some(update) = updates.next().await {
         let update = update?;
         if let Some((answer, cost)) = update.answer {

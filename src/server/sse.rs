@@ -18,13 +18,24 @@ pub(super) fn frame(value: &impl Serialize) -> Frame {
     Event::default().json_data(value)
 }
 
+/// How a stream ends after its last frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With `[DONE]`, as OpenAI's do.
+    Done,
+    /// With nothing, as llama.cpp's own do.
+    Nothing,
+}
+
 /// Streams what `render` makes of each update. An error is sent as a frame of its own and ends the
 /// stream, as its status has gone out already.
 pub(super) fn respond<U: 'static>(
     updates: impl Stream<Item = Result<U, ApiError>> + Send + 'static,
     keep_alive: Duration,
+    end: End,
     render: impl FnMut(U) -> Vec<Frame> + Send + 'static,
 ) -> Response {
+    let last = (end == End::Done).then(|| Ok(Event::default().data("[DONE]")));
     let frames = updates
         .scan(Some(render), |render, update| {
             let frames = match (render.as_mut(), update) {
@@ -38,7 +49,7 @@ pub(super) fn respond<U: 'static>(
             ready(Some(stream::iter(frames)))
         })
         .flatten()
-        .chain(stream::once(ready(Ok(Event::default().data("[DONE]")))));
+        .chain(stream::iter(last));
     Sse::new(frames)
         .keep_alive(KeepAlive::new().interval(keep_alive).text("keep-alive"))
         .into_response()

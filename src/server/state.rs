@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use axum::http::HeaderValue;
 use serde::Serialize;
 
+use super::admission::Admission;
+use super::auth::ApiKeys;
+use super::metrics::Metrics;
 use crate::engine::Engine;
 use crate::text::Tokenizer;
 
@@ -17,10 +21,33 @@ pub struct Limits {
     pub stop_strings: usize,
     /// Longest stop string, in bytes of UTF-8.
     pub stop_string_bytes: usize,
+    /// Most entries of `logit_bias`.
+    pub logit_bias_entries: usize,
+    /// Most Monte-Carlo samples of a request to score, all texts together.
+    pub score_samples: usize,
+    /// Most choices of a gap.
+    pub choices: usize,
+    /// Most forwards that the choices of a request may take.
+    pub choice_forwards: usize,
     /// Longest name of a gap, in bytes of UTF-8.
     pub gap_name_bytes: usize,
     /// Largest request body, in bytes.
     pub body_bytes: usize,
+    /// Most requests that are denoised at a time, streams included; more are answered with status 429.
+    #[serde(skip)]
+    pub requests: usize,
+    /// Most of them with one API key.
+    #[serde(skip)]
+    pub requests_per_key: usize,
+    /// How long answering a request may take; `None` is without end.
+    #[serde(skip)]
+    pub request_timeout: Option<Duration>,
+    /// How long the body of a request may take to come.
+    #[serde(skip)]
+    pub body_timeout: Duration,
+    /// How long a denoise step may take before the server counts as not ready.
+    #[serde(skip)]
+    pub step_timeout: Duration,
     /// How long a stream may be silent before a comment keeps it alive.
     #[serde(skip)]
     pub keep_alive: Duration,
@@ -32,11 +59,32 @@ impl Default for Limits {
             sequences: 16,
             stop_strings: 16,
             stop_string_bytes: 256,
+            logit_bias_entries: 1024,
+            score_samples: 4096,
+            choices: 256,
+            choice_forwards: 256,
             gap_name_bytes: 256,
             body_bytes: 1 << 20,
+            requests: 1024,
+            requests_per_key: 1024,
+            request_timeout: None,
+            body_timeout: Duration::from_secs(60),
+            step_timeout: Duration::from_secs(120),
             keep_alive: Duration::from_secs(15),
         }
     }
+}
+
+/// Who may use the server, and from which web pages.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Keys, one of which every request must carry; without any the server is open. `/health` and `/ready`
+    /// always are.
+    pub keys: ApiKeys,
+    /// Whether `/metrics` is open too.
+    pub open_metrics: bool,
+    /// Origins whose web pages may use the server (CORS), `*` for all; without any, none may.
+    pub origins: Vec<HeaderValue>,
 }
 
 /// What the endpoints share: one served model.
@@ -51,6 +99,10 @@ pub struct AppState {
     pub limits: Limits,
     /// When the server started, in seconds since the Unix epoch.
     pub created: u64,
+    /// Who may use the server.
+    pub access: Access,
+    pub(super) admission: Admission,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl AppState {
@@ -61,12 +113,26 @@ impl AppState {
         model_name: impl Into<String>,
         limits: Limits,
     ) -> Self {
+        let model_name = model_name.into();
+        let access = Access::default();
         Self {
+            admission: Admission::new(&limits, &access.keys),
+            metrics: Metrics::new(&engine, &model_name),
             engine,
             tokenizer,
-            model_name: model_name.into(),
+            model_name,
             limits,
             created: unix_time(),
+            access,
+        }
+    }
+
+    /// The same, for those whom `access` lets in.
+    pub fn with_access(self, access: Access) -> Self {
+        Self {
+            admission: Admission::new(&self.limits, &access.keys),
+            access,
+            ..self
         }
     }
 }

@@ -68,6 +68,18 @@ impl Layout {
         stop_tokens: &[TokenId],
         tokenizer: &dyn Tokenizer,
     ) -> Reading {
+        self.read_with(canvas, |_, tokens| {
+            let end = tokens.iter().position(|token| stop_tokens.contains(token));
+            tokenizer.decode(&tokens[..end.unwrap_or(tokens.len())])
+        })
+    }
+
+    /// Reads `canvas`; `gap_text` gives the text of each gap, from its index and its tokens.
+    pub fn read_with(
+        &self,
+        canvas: &Canvas,
+        mut gap_text: impl FnMut(usize, &[TokenId]) -> String,
+    ) -> Reading {
         let mut reading = Reading {
             text: String::new(),
             gaps: Vec::new(),
@@ -86,9 +98,8 @@ impl Layout {
                         .into_iter()
                         .flat_map(|range| range.clone())
                         .map(|slot| canvas.token(slot))
-                        .take_while(|token| !stop_tokens.contains(token))
                         .collect();
-                    let text = tokenizer.decode(&tokens);
+                    let text = gap_text(reading.gaps.len(), &tokens);
                     let (start, length) = (reading.text.len(), text.chars().count());
                     reading.text.push_str(&text);
                     reading.gaps.push(GapText {

@@ -19,6 +19,10 @@ pub trait Tokenizer: Send + Sync {
     /// part of a character.
     fn bytes(&self, token: TokenId) -> &[u8];
 
+    /// The most bytes of text that become one token; `None` if there is no bound. A text of more than n
+    /// times as many has more than n tokens.
+    fn longest_token(&self) -> Option<usize>;
+
     /// The text of `tokens`; bytes that are not UTF-8 become U+FFFD.
     fn decode(&self, tokens: &[TokenId]) -> String {
         let bytes: Vec<u8> = tokens
@@ -34,6 +38,7 @@ pub trait Tokenizer: Send + Sync {
 pub struct HfTokenizer {
     inner: tokenizers::Tokenizer,
     bytes: Vec<Box<[u8]>>,
+    longest: Option<usize>,
 }
 
 impl HfTokenizer {
@@ -74,7 +79,17 @@ impl HfTokenizer {
                     })?,
             };
         }
-        Ok(Self { inner, bytes })
+        // A normaliser may shorten the text, and an added token may take in the spaces around it.
+        let is_exact = inner.get_normalizer().is_none()
+            && added.values().all(|token| !token.lstrip && !token.rstrip);
+        let added = added.values().map(|token| token.content.len());
+        let lengths = bytes.iter().map(|bytes| bytes.len()).chain(added);
+        let longest = lengths.max().filter(|_| is_exact);
+        Ok(Self {
+            inner,
+            bytes,
+            longest,
+        })
     }
 
     /// One more than the largest token id.
@@ -93,6 +108,10 @@ impl Tokenizer for HfTokenizer {
 
     fn bytes(&self, token: TokenId) -> &[u8] {
         self.bytes.get(token as usize).map_or(&[], |bytes| bytes)
+    }
+
+    fn longest_token(&self) -> Option<usize> {
+        self.longest
     }
 }
 
@@ -137,5 +156,9 @@ impl Tokenizer for ByteTokenizer {
     fn bytes(&self, token: TokenId) -> &[u8] {
         let index = token as usize;
         self.bytes.get(index..=index).unwrap_or(&[])
+    }
+
+    fn longest_token(&self) -> Option<usize> {
+        Some(1)
     }
 }

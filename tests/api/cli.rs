@@ -33,7 +33,15 @@ fn start(arguments: &[&str]) -> Process {
 #[test]
 fn serve_says_where_it_listens_answers_and_ends_at_sigterm() {
     let model = golden("llada");
-    let arguments = ["--port", "0", "--log-format", "json", "--model"];
+    let arguments = [
+        "--port",
+        "0",
+        "--log-format",
+        "json",
+        "--api-key",
+        "alice:sk-hidden",
+        "--model",
+    ];
     let mut process = start(&[&arguments[..], &[model.to_str().unwrap()]].concat());
     let mut line = String::new();
     BufReader::new(process.0.stdout.as_mut().unwrap())
@@ -44,6 +52,8 @@ fn serve_says_where_it_listens_answers_and_ends_at_sigterm() {
 
     let answer: Value = reqwest::blocking::Client::new()
         .post(format!("{url}/v1/completions"))
+        .bearer_auth("sk-hidden")
+        .header("x-request-id", "request-7")
         .json(&json!({"model": "llada", "prompt": "a secret prompt", "max_tokens": 3}))
         .send()
         .unwrap()
@@ -75,6 +85,13 @@ fn serve_says_where_it_listens_answers_and_ends_at_sigterm() {
     }
     assert!(logs.contains("/v1/completions"));
     assert!(!logs.contains("secret"), "{logs}");
+    assert!(!logs.contains("sk-hidden"), "{logs}");
+    for line in logs.lines().filter(|line| line.contains("/v1/completions")) {
+        assert!(
+            line.contains("request-7") && line.contains("alice"),
+            "{line}"
+        );
+    }
 }
 
 fn generate(arguments: &[&str]) -> Output {
@@ -140,6 +157,9 @@ fn serve_says_what_is_wrong_with_its_arguments() {
         (&["--max-rows", "many"], "at least 1"),
         (&["--log-format", "xml"], "json"),
         (&["--host", "nowhere"], "nowhere"),
+        (&["--request-timeout", "0"], "above 0"),
+        (&["--api-key", "a b"], "visible ASCII"),
+        (&["--cors-origin", "a\nb"], "--cors-origin"),
     ] {
         let mut process = start(arguments);
         assert!(!process.0.wait().unwrap().success(), "{arguments:?}");

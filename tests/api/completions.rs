@@ -36,6 +36,20 @@ fn joined(frames: &[Value]) -> Value {
             .iter()
             .map(|choice| choice["text"].as_str().unwrap())
             .collect();
+        let mut logprobs = Value::Null;
+        for choice in &of_index {
+            let Some(lists) = choice["logprobs"].as_object() else {
+                continue;
+            };
+            for (name, list) in lists {
+                let whole = &mut logprobs[name];
+                if whole.is_null() {
+                    *whole = json!([]);
+                }
+                let entries = list.as_array().unwrap();
+                whole.as_array_mut().unwrap().extend_from_slice(entries);
+            }
+        }
         let (last, before) = of_index.split_last().unwrap();
         assert!(
             before
@@ -45,7 +59,7 @@ fn joined(frames: &[Value]) -> Value {
         choices.push(json!({
             "index": index,
             "text": text,
-            "logprobs": null,
+            "logprobs": logprobs,
             "finish_reason": last["finish_reason"],
         }));
     }

@@ -108,9 +108,19 @@ fn refused_completions() -> Vec<Refused> {
             &["256 slots"],
         ),
         on(
+            json!({"prompt": "p".repeat(256)}),
+            "prompt",
+            &["256", "272", "256 slots"],
+        ),
+        on(
             json!({"prompt": "p".repeat(300)}),
             "prompt",
-            &["300", "316", "256 slots"],
+            &["300 bytes", "256 slots"],
+        ),
+        on(
+            json!({"prompt": "p", "suffix": "s".repeat(257)}),
+            "suffix",
+            &["257 bytes", "256 slots"],
         ),
         on(
             json!({"prompt": ["a", "p".repeat(256)]}),
@@ -233,9 +243,34 @@ fn refused_completions() -> Vec<Refused> {
             &["-1", "0"],
         ),
         on(
-            json!({"prompt": "p", "logit_bias": {"50": 1}}),
+            json!({"prompt": "p", "logit_bias": {"50": 101}}),
+            "logit_bias.50",
+            &["101", "-100 to 100"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": {"50": "1"}}),
+            "logit_bias.50",
+            &["\"1\"", "a number"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": {"the": 1}}),
+            "logit_bias.the",
+            &["no token id", "whole number"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": {"260": 1}}),
+            "logit_bias.260",
+            &["260", "0 to 259"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": {"257": 1}}),
+            "logit_bias.257",
+            &["mask token 257"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": [1]}),
             "logit_bias",
-            &["1 entries", "empty"],
+            &["sequence", "map"],
         ),
         on(
             json!({"prompt": "p", "best_of": 3}),
@@ -243,14 +278,14 @@ fn refused_completions() -> Vec<Refused> {
             &["3", "here 1"],
         ),
         on(
-            json!({"prompt": "p", "logprobs": 5}),
+            json!({"prompt": "p", "logprobs": 21}),
             "logprobs",
-            &["5", "null"],
+            &["21", "0 to 20"],
         ),
         on(
-            json!({"prompt": "p", "logprobs": false}),
+            json!({"prompt": "p", "logprobs": true}),
             "logprobs",
-            &["false", "null"],
+            &["true", "whole number"],
         ),
         on(
             json!({"prompt": "p", "min_p": 0.1}),
@@ -461,11 +496,96 @@ fn refused_infills() -> Vec<Refused> {
             "segments[0].gap.name",
             &["257 bytes", "256"],
         ),
+        on(
+            json!({"segments": [{"gap": {"tokens": 1, "max_tokens": 2}}]}),
+            "segments[0].gap.max_tokens",
+            &["twice", "one of tokens"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"tokens": 1, "choices": ["a"]}}]}),
+            "segments[0].gap.choices",
+            &["twice", "one of tokens"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"tokens": 1, "min_tokens": 1}}]}),
+            "segments[0].gap.min_tokens",
+            &["only with max_tokens"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"min_tokens": 3, "max_tokens": 2}}]}),
+            "segments[0].gap.min_tokens",
+            &["3", "1 to max_tokens, which is 2"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"max_tokens": 300}}]}),
+            "segments",
+            &["300", "256 slots"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"max_tokens": 3}}], "n": 9}),
+            "n",
+            &["9", "16 sequences"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"max_tokens": 3}}], "stream": true}),
+            "stream",
+            &["true", "false"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"choices": []}}]}),
+            "segments[0].gap.choices",
+            &["0 texts", "1 to 256"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"choices": ["a", ""]}}]}),
+            "segments[0].gap.choices[1]",
+            &["empty"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"choices": ["a", "b", "a"]}}]}),
+            "segments[0].gap.choices[2]",
+            &["same as choice 0"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"choices": ["a"], "stop": "b"}}]}),
+            "segments[0].gap.stop",
+            &["not allowed with choices"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"choices": ["a".repeat(90), "b".repeat(90), "c".repeat(90)]}}]}),
+            "segments",
+            &["268 forwards", "256"],
+        ),
+        on(
+            json!({"segments": [{"gap": {"tokens": 1, "stop": ""}}]}),
+            "segments[0].gap.stop",
+            &["0 bytes", "1 to 256"],
+        ),
         on(json!({"text": "{{1}}", "n": 40}), "n", &["40", "1 to 16"]),
         on(
             json!({"text": "{{1}}", "stop": "a"}),
             "stop",
             &["unknown field `stop`"],
+        ),
+        on(
+            json!({"text": "{{1}}", "logprobs": 3}),
+            "logprobs",
+            &["`3`", "boolean"],
+        ),
+        on(
+            json!({"text": "{{1}}", "top_logprobs": 3}),
+            "top_logprobs",
+            &["3", "logprobs = true"],
+        ),
+        on(
+            json!({"text": "{{1}}", "logprobs": true, "top_logprobs": 21}),
+            "top_logprobs",
+            &["21", "0 to 20"],
+        ),
+        on(
+            json!({"text": "{{1}}", "diffusion": {"stop_tokens": "never"}}),
+            "diffusion.stop_tokens",
+            &["never", "`anywhere` or `at_end`"],
         ),
         on(
             json!({"text": "{{1}}", "temperature": -2}),
@@ -480,10 +600,115 @@ fn refused_infills() -> Vec<Refused> {
     ]
 }
 
+fn refused_scores() -> Vec<Refused> {
+    let on = |body, param, says: &'static [&'static str]| ("/v1/score", body, Some(param), says);
+    vec![
+        on(json!({}), "input", &["missing", "a string or a list"]),
+        on(json!({"input": ["a", ""]}), "input[1]", &["empty"]),
+        on(json!({"input": ""}), "input", &["empty"]),
+        on(json!({"input": []}), "input", &["0 texts"]),
+        on(
+            json!({"input": "a", "samples": 0}),
+            "samples",
+            &["0", "1 to 4096"],
+        ),
+        on(
+            json!({"input": ["a", "b"], "samples": 3000}),
+            "input",
+            &["2 texts", "4096 samples"],
+        ),
+        on(
+            json!({"input": "a", "samples": 8, "strata": 3}),
+            "strata",
+            &["3", "divisor", "8"],
+        ),
+        on(
+            json!({"input": "a", "estimator": "guess"}),
+            "estimator",
+            &["guess", "exact_count"],
+        ),
+        on(
+            json!({"input": "b".repeat(200), "prompt": "a".repeat(100)}),
+            "input",
+            &["300", "256 slots"],
+        ),
+        on(
+            json!({"input": "a", "diffusion": {"guidance_scale": -1}}),
+            "diffusion.guidance_scale",
+            &["-1", "at least 0"],
+        ),
+        on(
+            json!({"input": "a", "diffusion": {"steps": 3}}),
+            "diffusion.steps",
+            &["unknown field `steps`"],
+        ),
+    ]
+}
+
+fn refused_fims() -> Vec<Refused> {
+    let fim = |body, param, says: &'static [&'static str]| {
+        ("/v1/fim/completions", body, Some(param), says)
+    };
+    let llama = |body, param, says: &'static [&'static str]| ("/infill", body, Some(param), says);
+    vec![
+        fim(
+            json!({"suffix": "s"}),
+            "prompt",
+            &["missing", "before the gap"],
+        ),
+        fim(json!({"prompt": ["p"]}), "prompt", &["sequence", "string"]),
+        fim(
+            json!({"prompt": "p", "min_tokens": 3}),
+            "min_tokens",
+            &["3", "/v1/infill"],
+        ),
+        fim(
+            json!({"prompt": "p", "seed": 1, "random_seed": 2}),
+            "seed",
+            &["both", "random_seed"],
+        ),
+        fim(
+            json!({"prompt": "p", "echo": true}),
+            "echo",
+            &["unknown field `echo`"],
+        ),
+        fim(
+            json!({"prompt": "p", "presence_penalty": 1}),
+            "presence_penalty",
+            &["1", "0"],
+        ),
+        llama(json!({"n_predict": -1}), "n_predict", &["-1", "at least 0"]),
+        llama(json!({"seed": -2}), "seed", &["-2", "-1 for a random one"]),
+        llama(
+            json!({"stream": true, "n_indent": 4}),
+            "n_indent",
+            &["4", "stream"],
+        ),
+        llama(
+            json!({"input_extra": ["a"]}),
+            "input_extra[0]",
+            &["\"a\"", "JSON object"],
+        ),
+        llama(
+            json!({"input_extra": [{"txt": "a"}]}),
+            "input_extra[0].txt",
+            &["unknown field `txt`", "`text`"],
+        ),
+        llama(json!({"min_p": 0.1}), "min_p", &["unknown field `min_p`"]),
+    ]
+}
+
 #[tokio::test]
 async fn every_refusal_names_the_field_the_given_and_the_allowed() {
     let server = Server::of(Mock::uniform()).await;
-    for (path, body, param, says) in [refused_completions(), refused_infills()].concat() {
+    for (path, body, param, says) in [
+        refused_completions(),
+        refused_infills(),
+        refused_fims(),
+        refused_scores(),
+    ]
+    .concat()
+    {
         let (status, answer) = server.ask(path, &body).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{body}: {answer}");
         let error = &answer["error"];

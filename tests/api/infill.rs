@@ -198,7 +198,8 @@ async fn an_infilling_says_where_each_token_came_from() {
 async fn special_tokens_in_a_gap_have_no_text() {
     let said = [TokenId::from(b'a'), STOP, SPECIAL, TokenId::from(b'b')];
     let server = Server::of(Mock::saying(1, said)).await;
-    let answer = server.answer(PATH, &json!({"text": "({{4}})"})).await;
+    let body = json!({"text": "({{4}})", "diffusion": {"stop_tokens": "anywhere"}});
+    let answer = server.answer(PATH, &body).await;
     assert_eq!(answer["choices"][0]["text"], "(ab)");
     let gap = &answer["choices"][0]["gaps"][0];
     assert_eq!(gap["tokens"], json!(said));
@@ -209,8 +210,8 @@ async fn special_tokens_in_a_gap_have_no_text() {
 async fn a_stop_token_has_no_text_in_a_gap_even_if_the_tokenizer_gives_it_one() {
     let model = Mock::saying_text(0, "a.b").ending_at(TokenId::from(b'.'));
     let server = Server::of(model).await;
-    let answer = server.answer(PATH, &json!({"text": "{{3}}."})).await;
-    assert_eq!(answer["choices"][0]["text"], "ab.");
+    let answer = server.answer(PATH, &json!({"text": ".{{3}}"})).await;
+    assert_eq!(answer["choices"][0]["text"], ".bx");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use unmask::engine::EngineConfig;
-use unmask::server::Ending;
+use unmask::server::{Ending, ListenConfig};
 
 use crate::mock::{Gate, Mock, POISON};
 use crate::server::{Server, Setup, eventually, frames};
@@ -154,7 +154,7 @@ async fn a_fault_in_a_stream_is_its_last_frame() {
 #[tokio::test]
 async fn shutting_down_finishes_the_requests_that_run() {
     let (model, gate) = Mock::saying_text(1, "").gated();
-    let mut server = Server::of(model).await;
+    let server = Server::of(model).await;
     let url = format!("{}{PATH}", server.url);
     let whole = server.client.post(&url).json(&json!({"prompt": "p"}));
     let whole = tokio::spawn(whole.send());
@@ -187,10 +187,13 @@ async fn shutting_down_finishes_the_requests_that_run() {
 async fn draining_ends_at_its_deadline() {
     let (model, gate) = Mock::uniform().gated();
     let setup = Setup {
-        drain: Duration::ZERO,
+        listen: ListenConfig {
+            drain: Duration::ZERO,
+            ..ListenConfig::default()
+        },
         ..Setup::default()
     };
-    let mut server = Server::with(model, setup).await;
+    let server = Server::with(model, setup).await;
     let request = server.client.post(format!("{}{PATH}", server.url));
     let request = tokio::spawn(request.json(&json!({"prompt": "p"})).send());
     eventually("it runs", || server.engine.status().running == 1).await;
@@ -200,4 +203,25 @@ async fn draining_ends_at_its_deadline() {
     drop(gate);
     // What becomes of the request is the runtime's affair: it is not asserted.
     request.abort();
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_the_drain_short() {
+    let (model, gate) = Mock::uniform().gated();
+    let server = Server::of(model).await;
+    let request = server.client.post(format!("{}{PATH}", server.url));
+    let request = tokio::spawn(request.json(&json!({"prompt": "p"})).send());
+    eventually("it runs", || server.engine.status().running == 1).await;
+    server.shut_down();
+    let address = server.url.trim_start_matches("http://").to_owned();
+    eventually("no new connections are taken", || {
+        std::net::TcpStream::connect(&address).is_err()
+    })
+    .await;
+    assert!(!server.ended.is_finished());
+    server.shut_down();
+    let ending = server.ended.await.unwrap().unwrap();
+    assert_eq!(ending, Ending::CutShort);
+    assert!(request.await.unwrap().is_err());
+    drop(gate);
 }

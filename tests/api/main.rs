@@ -1,13 +1,22 @@
 //! The HTTP API, against a real listening server.
 
+mod access;
 mod blocks;
 mod cli;
 mod completions;
+mod connections;
 mod errors;
+mod fim;
+mod frames;
+mod gaps;
 mod infill;
 mod lifecycle;
+mod logprobs;
+mod metrics;
 mod mock;
 mod models;
+mod openapi;
+mod score;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
+use futures::channel::mpsc;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use unmask::engine::{Engine, EngineConfig};
 use unmask::models::{Checkpoint, Denoiser};
-use unmask::server::{AppState, Ending, Limits, router, serve};
+use unmask::server::{Access, AppState, Ending, Limits, ListenConfig, router, serve};
 use unmask::text::{ByteTokenizer, HfTokenizer, Tokenizer};
 
 use crate::support::golden;
@@ -26,14 +26,15 @@ pub struct Server {
     pub client: Client,
     pub engine: Arc<Engine>,
     pub ended: JoinHandle<io::Result<Ending>>,
-    shutdown: Option<oneshot::Sender<()>>,
+    shutdown: mpsc::UnboundedSender<()>,
 }
 
 /// How a server is set up.
 pub struct Setup {
     pub engine: EngineConfig,
     pub limits: Limits,
-    pub drain: Duration,
+    pub access: Access,
+    pub listen: ListenConfig,
 }
 
 impl Default for Setup {
@@ -41,7 +42,11 @@ impl Default for Setup {
         Self {
             engine: EngineConfig::default(),
             limits: Limits::default(),
-            drain: Duration::from_secs(600),
+            access: Access::default(),
+            listen: ListenConfig {
+                drain: Duration::from_secs(600),
+                ..ListenConfig::default()
+            },
         }
     }
 }
@@ -67,32 +72,31 @@ impl Server {
 
     async fn start(model: Box<dyn Denoiser>, tokenizer: Arc<dyn Tokenizer>, setup: Setup) -> Self {
         let engine = Arc::new(Engine::start(model, setup.engine).unwrap());
-        let state = AppState::new(engine.clone(), tokenizer, MODEL, setup.limits);
+        let state =
+            AppState::new(engine.clone(), tokenizer, MODEL, setup.limits).with_access(setup.access);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (shutdown, begun) = oneshot::channel();
-        let ended = tokio::spawn(serve(
-            listener,
-            router(state),
-            async {
-                if begun.await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            },
-            setup.drain,
-        ));
+        let (shutdown, asked) = mpsc::unbounded();
+        let ended = tokio::spawn(serve(listener, router(state), asked, setup.listen));
         Self {
             url,
             client: Client::new(),
             engine,
             ended,
-            shutdown: Some(shutdown),
+            shutdown,
         }
     }
 
-    /// Asks the server to drain.
-    pub fn shut_down(&mut self) {
-        self.shutdown.take().unwrap().send(()).unwrap();
+    /// Asks the server to drain; asked again, to end at once.
+    pub fn shut_down(&self) {
+        self.shutdown.unbounded_send(()).unwrap();
+    }
+
+    /// Gets a page; its status and text.
+    pub async fn get(&self, path: &str) -> (StatusCode, String) {
+        let url = format!("{}{path}", self.url);
+        let response = self.client.get(url).send().await.unwrap();
+        (response.status(), response.text().await.unwrap())
     }
 
     /// Posts JSON.

@@ -7,13 +7,12 @@ mod report;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 use tokio::net::TcpListener;
 use unmask::engine::{Engine, EngineConfig};
-use unmask::server::{self, AppState, Limits};
+use unmask::server::{self, AppState, Limits, ListenConfig};
 
 use crate::cli::model::{ModelArgs, tokenizer};
 
@@ -94,12 +93,11 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
 async fn listen(state: AppState) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
-    let forever = std::future::pending();
     tokio::spawn(server::serve(
         listener,
         server::router(state),
-        forever,
-        Duration::ZERO,
+        futures::stream::pending(),
+        ListenConfig::default(),
     ));
     Ok(address)
 }

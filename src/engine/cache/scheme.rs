@@ -1,12 +1,13 @@
 //! Which scheme of caching a plan comes to on a model.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::decode::{Cache, CachePolicy, PlanError};
 use crate::models::AttentionPattern;
 
 /// What is cached of a canvas while it is denoised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheScheme {
     /// Nothing: every step recomputes the canvas. Exact.

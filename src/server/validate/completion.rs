@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde_json::Value;
-
+use super::super::completion_reader::Echo;
 use super::super::error::ApiError;
 use super::super::state::AppState;
-use super::super::wire::{CompletionRequest, Prompt, PromptItem, Stop, Whole};
-use super::decoding::{DecodeFields, plan, repetitions, size};
+use super::super::wire::{CompletionRequest, Prompt, PromptItem, Real, Stop, Whole};
+use super::decoding::{DecodeFields, frames, plan, repetitions, size};
+use super::logits::completion_logprobs;
 use super::{check_model, check_token, encode};
 use crate::canvas::{Canvas, TokenId};
 use crate::decode::DecodePlan;
@@ -17,7 +17,6 @@ use crate::decode::DecodePlan;
 const DEFAULT_MAX_TOKENS: usize = 16;
 
 /// A request for completions that can be queued.
-#[derive(Debug)]
 pub struct CompletionJob {
     /// One a prompt.
     pub prompts: Vec<PromptJob>,
@@ -27,28 +26,44 @@ pub struct CompletionJob {
     pub plan: DecodePlan,
     /// Strings that end a completion; none is empty.
     pub stops: Arc<[String]>,
+    /// How many of the most probable tokens are reported with each; `None` if no log-probabilities are.
+    pub top_logprobs: Option<usize>,
     /// Whether to answer with server-sent events.
     pub stream: bool,
     /// Whether the last of them carries the usage.
     pub include_usage: bool,
+    /// Whether they bring frames of the canvas.
+    pub frames: bool,
+}
+
+impl CompletionJob {
+    /// Tokens of the prompts and suffixes.
+    pub fn prompt_tokens(&self) -> usize {
+        let prompts = self.prompts.iter();
+        prompts
+            .map(|prompt| prompt.canvas.scratch().start - prompt.gap.len())
+            .sum()
+    }
 }
 
 /// A prompt that can be queued.
-#[derive(Debug)]
 pub struct PromptJob {
     /// Prompt, gap and suffix, and the scratch slots that the model needs after them.
     pub canvas: Canvas,
     /// The slots of the gap.
     pub gap: Range<usize>,
-    /// The prompt's text, if it is to come back.
-    pub echo: Option<String>,
+    /// The prompt, if it is to come back.
+    pub echo: Option<Echo>,
 }
 
 /// A prompt as it was given.
-struct Given {
-    path: String,
-    text: Option<String>,
-    tokens: Vec<TokenId>,
+pub(super) struct Given {
+    /// How an error names it.
+    pub path: String,
+    /// Its text, if it was given as text.
+    pub text: Option<String>,
+    /// Its tokens.
+    pub tokens: Vec<TokenId>,
 }
 
 /// Checks a request for completions.
@@ -64,11 +79,11 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
             "it is allowed only with stream = true",
         ));
     }
-    let include_usage = request
-        .stream_options
-        .and_then(|options| options.0.include_usage)
-        .unwrap_or(false);
-    let stops = stops(request.stop, state)?;
+    let stream_options = request.stream_options.unwrap_or_default().0;
+    let include_usage = stream_options.include_usage.unwrap_or(false);
+    let frames = frames(stream_options.diffusion, request.diffusing, stream)?;
+    let stops = stops(request.stop, "stop", state)?;
+    let top_logprobs = completion_logprobs(request.logprobs)?;
     let prompt = request.prompt.ok_or_else(|| {
         ApiError::missing(
             "prompt",
@@ -91,9 +106,10 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
         top_p: request.top_p,
         top_k: request.top_k,
         seed: request.seed,
+        logit_bias: request.logit_bias,
         diffusion: request.diffusion,
     };
-    let plan = plan(fields, state.engine.spec())?;
+    let plan = plan(fields, state)?;
     let suffix = match &request.suffix {
         Some(suffix) => encode(suffix, "suffix", state)?,
         None => Vec::new(),
@@ -101,20 +117,34 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     let echo = request.echo.unwrap_or(false);
     let prompts = prompts(prompt, state)?
         .into_iter()
-        .map(|prompt| lay_out(prompt, max_tokens, &suffix, echo, &plan, state))
+        .map(|prompt| {
+            lay_out(
+                prompt,
+                "max_tokens",
+                max_tokens,
+                &suffix,
+                echo,
+                &plan,
+                state,
+            )
+        })
         .collect::<Result<_, _>>()?;
     Ok(CompletionJob {
         prompts,
         n,
         plan,
         stops,
+        top_logprobs,
         stream,
         include_usage,
+        frames,
     })
 }
 
-fn lay_out(
+/// Prompt, gap and suffix on a canvas; `size_param` is the field that gives the gap's length.
+pub(super) fn lay_out(
     prompt: Given,
+    size_param: &str,
     max_tokens: usize,
     suffix: &[TokenId],
     echo: bool,
@@ -128,7 +158,7 @@ fn lay_out(
     let slots = spec.canvas_length(plan, gap_end, fixed.saturating_add(max_tokens));
     if slots > spec.max_canvas {
         let param = if fixed < spec.max_canvas {
-            "max_tokens"
+            size_param
         } else {
             &path
         };
@@ -137,7 +167,7 @@ fn lay_out(
             length => format!(", suffix has {length}"),
         };
         let what = format_args!(
-            "{path} has {} tokens{suffix} and max_tokens is {max_tokens}",
+            "{path} has {} tokens{suffix} and {size_param} is {max_tokens}",
             tokens.len()
         );
         return Err(ApiError::canvas_too_long(
@@ -154,12 +184,12 @@ fn lay_out(
         .build()
         .map_err(|error| ApiError::unusable(&path, error))?
         .with_scratch(slots);
-    let echo = echo.then(|| text.unwrap_or_else(|| state.tokenizer.decode(&tokens)));
-    Ok(PromptJob {
-        canvas,
-        gap: tokens.len()..gap_end,
-        echo,
-    })
+    let gap = tokens.len()..gap_end;
+    let echo = echo.then(|| Echo {
+        text: text.unwrap_or_else(|| state.tokenizer.decode(&tokens)),
+        tokens,
+    });
+    Ok(PromptJob { canvas, gap, echo })
 }
 
 /// How many prompts there are.
@@ -243,7 +273,12 @@ fn given_tokens(path: String, tokens: &[u64], state: &AppState) -> Result<Given,
     })
 }
 
-fn stops(stop: Option<Stop>, state: &AppState) -> Result<Arc<[String]>, ApiError> {
+/// The stop strings of the field `param`, each of which must be of an allowed length.
+pub(super) fn stops(
+    stop: Option<Stop>,
+    param: &str,
+    state: &AppState,
+) -> Result<Arc<[String]>, ApiError> {
     let limits = &state.limits;
     let (stops, is_list) = match stop {
         None => (Vec::new(), false),
@@ -252,7 +287,7 @@ fn stops(stop: Option<Stop>, state: &AppState) -> Result<Arc<[String]>, ApiError
     };
     if stops.len() > limits.stop_strings {
         return Err(ApiError::value(
-            "stop",
+            param,
             format_args!("a list of {} strings", stops.len()),
             format_args!("at most {}", limits.stop_strings),
         ));
@@ -261,9 +296,9 @@ fn stops(stop: Option<Stop>, state: &AppState) -> Result<Arc<[String]>, ApiError
         let longest = limits.stop_string_bytes;
         if !(1..=longest).contains(&stop.len()) {
             let path = if is_list {
-                format!("stop[{i}]")
+                format!("{param}[{i}]")
             } else {
-                "stop".to_owned()
+                param.to_owned()
             };
             return Err(ApiError::value(
                 &path,
@@ -275,31 +310,22 @@ fn stops(stop: Option<Stop>, state: &AppState) -> Result<Arc<[String]>, ApiError
     Ok(stops.into())
 }
 
+/// Takes a field that is not supported at the value that has no effect only.
+pub(super) fn neutral(field: &str, given: Option<Real>, allowed: f32) -> Result<(), ApiError> {
+    match given {
+        Some(Real(given)) if given != allowed => Err(ApiError::unsupported(
+            field,
+            given,
+            format_args!("it is not supported; allowed: {allowed}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Fields of OpenAI's API that have no effect here are taken at the value that has none there.
 fn refuse_unsupported(request: &CompletionRequest) -> Result<(), ApiError> {
-    for (field, penalty) in [
-        ("presence_penalty", request.presence_penalty),
-        ("frequency_penalty", request.frequency_penalty),
-    ] {
-        if let Some(penalty) = penalty
-            && penalty.0 != 0.0
-        {
-            return Err(ApiError::unsupported(
-                field,
-                penalty.0,
-                "it is not supported; allowed: 0",
-            ));
-        }
-    }
-    if let Some(bias) = &request.logit_bias
-        && !bias.is_empty()
-    {
-        return Err(ApiError::unsupported(
-            "logit_bias",
-            format_args!("an object of {} entries", bias.len()),
-            "it is not supported; allowed: an empty object",
-        ));
-    }
+    neutral("presence_penalty", request.presence_penalty, 0.0)?;
+    neutral("frequency_penalty", request.frequency_penalty, 0.0)?;
     let n = request.n.unwrap_or(Whole(1));
     if let Some(best_of) = request.best_of
         && best_of != n
@@ -313,13 +339,5 @@ fn refuse_unsupported(request: &CompletionRequest) -> Result<(), ApiError> {
             ),
         ));
     }
-    match &request.logprobs {
-        None | Some(Value::Null) => Ok(()),
-        Some(given) => Err(ApiError::unsupported(
-            "logprobs",
-            given,
-            "a token's probability is that of its denoise step, not of the text before it, so that OpenAI's logprobs \
-             are not supported; allowed: null (/v1/infill answers with each token's probability and step)",
-        )),
-    }
+    Ok(())
 }

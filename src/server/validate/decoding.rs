@@ -1,11 +1,13 @@
 //! The decode plan of a request, and how many sequences it asks for.
 
+use serde_json::{Map, Value};
+
 use super::super::error::ApiError;
 use super::super::random;
-use super::super::state::Limits;
-use super::super::wire::{DiffusionOptions, Integer, Object, Real, Whole};
+use super::super::state::{AppState, Limits};
+use super::super::wire::{DiffusionOptions, Integer, Object, Real, StreamedDiffusion, Whole};
+use super::logits::logit_bias;
 use crate::decode::{Cache, DecodePlan, preset};
-use crate::models::ModelSpec;
 
 /// The fields of a request that make its plan.
 pub(super) struct DecodeFields {
@@ -13,11 +15,13 @@ pub(super) struct DecodeFields {
     pub top_p: Option<Real>,
     pub top_k: Option<Integer>,
     pub seed: Option<Whole>,
+    pub logit_bias: Option<Map<String, Value>>,
     pub diffusion: Option<Object<DiffusionOptions>>,
 }
 
 /// The plan: the named preset's, or the model's default, with the given fields in place of its own.
-pub(super) fn plan(fields: DecodeFields, spec: &ModelSpec) -> Result<DecodePlan, ApiError> {
+pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan, ApiError> {
+    let spec = state.engine.spec();
     let Object(options) = fields.diffusion.unwrap_or_default();
     let mut plan = match &options.preset {
         Some(name) => spec.plan(&preset::by_name(name).map_err(|error| ApiError::plan(&error))?),
@@ -51,6 +55,8 @@ pub(super) fn plan(fields: DecodeFields, spec: &ModelSpec) -> Result<DecodePlan,
     let sampling = &mut plan.sampling;
     sampling.filter_order = options.filter_order.unwrap_or(sampling.filter_order);
     sampling.basis = options.basis.unwrap_or(sampling.basis);
+    sampling.stop_tokens = options.stop_tokens.unwrap_or(sampling.stop_tokens);
+    sampling.logit_bias = logit_bias(fields.logit_bias, state)?;
     if let Some(Real(scale)) = options.guidance_scale {
         sampling.guidance_scale = scale;
     }
@@ -122,4 +128,21 @@ pub(super) fn repetitions(
 /// A number of things in memory. What does not fit is above every limit all the same.
 pub(super) fn size(number: Whole) -> usize {
     usize::try_from(number.0).unwrap_or(usize::MAX)
+}
+
+/// Whether a stream brings frames of the canvas.
+pub(super) fn frames(
+    given: Option<StreamedDiffusion>,
+    diffusing: Option<bool>,
+    stream: bool,
+) -> Result<bool, ApiError> {
+    let diffusing = diffusing.unwrap_or(false);
+    if diffusing && !stream {
+        return Err(ApiError::unsupported(
+            "diffusing",
+            true,
+            "it is allowed only with stream = true",
+        ));
+    }
+    Ok(diffusing || given == Some(StreamedDiffusion::Frames))
 }

@@ -1,14 +1,17 @@
-//! An infilling: one canvas of fixed pieces and gaps.
+//! An infilling: fixed pieces and gaps.
 
 use std::collections::HashMap;
 
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{GapFields, InfillRequest, Segment, Whole};
-use super::decoding::{DecodeFields, plan, repetitions, size};
+use super::decoding::{DecodeFields, frames, plan, repetitions};
+use super::gaps::{Gap, Length, gap};
+use super::logits::chat_logprobs;
 use super::{check_model, encode};
-use crate::canvas::Canvas;
-use crate::decode::{DecodePlan, EarlyStop};
+use crate::canvas::{Canvas, TokenId};
+use crate::decode::{DecodePlan, EarlyStop, StopTokens};
+use crate::models::ModelSpec;
 use crate::text::Layout;
 use crate::text::gaps::{self, Piece};
 
@@ -16,17 +19,83 @@ use crate::text::gaps::{self, Piece};
 #[derive(Debug)]
 pub struct InfillJob {
     /// The text, piece by piece.
-    pub layout: Layout,
-    /// The gaps' names, where they have one.
-    pub names: Vec<Option<String>>,
-    /// All of the text, and the scratch slots that the model needs after it.
-    pub canvas: Canvas,
-    /// Sequences.
+    pub pieces: Vec<InfillPiece>,
+    /// What is tried: the slots of every gap, those of gaps with choices at their most. One entry unless there
+    /// are gaps whose length is to be found.
+    pub lengths: Vec<Vec<usize>>,
+    /// Sequences that are returned.
     pub n: usize,
     /// How they are denoised.
     pub plan: DecodePlan,
+    /// How many of the most probable tokens are reported with each; `None` if no log-probabilities are.
+    pub top_logprobs: Option<usize>,
     /// Whether to answer with server-sent events.
     pub stream: bool,
+    /// Whether they bring frames of the canvas.
+    pub frames: bool,
+}
+
+/// A piece of the text.
+#[derive(Debug)]
+pub enum InfillPiece {
+    /// Text that stays as it is.
+    Text {
+        /// The text.
+        text: String,
+        /// Its tokens.
+        tokens: Vec<TokenId>,
+    },
+    /// A gap.
+    Gap(Gap),
+}
+
+impl InfillJob {
+    /// The gaps in order.
+    pub fn gaps(&self) -> impl Iterator<Item = &Gap> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            InfillPiece::Gap(gap) => Some(gap),
+            InfillPiece::Text { .. } => None,
+        })
+    }
+
+    /// Tokens of the fixed text.
+    pub fn prompt_tokens(&self) -> usize {
+        let tokens = self.pieces.iter().map(|piece| match piece {
+            InfillPiece::Gap(_) => 0,
+            InfillPiece::Text { tokens, .. } => tokens.len(),
+        });
+        tokens.sum()
+    }
+
+    /// The text on a canvas, with so many slots for each gap and the scratch slots that the model needs after
+    /// it.
+    pub fn lay_out(
+        &self,
+        lengths: &[usize],
+        mask: TokenId,
+        spec: &ModelSpec,
+    ) -> Result<(Layout, Canvas), ApiError> {
+        let mut builder = Canvas::builder(mask);
+        let mut lengths = lengths.iter();
+        let mut pieces = Vec::with_capacity(self.pieces.len());
+        for piece in &self.pieces {
+            match piece {
+                InfillPiece::Text { text, tokens } => {
+                    builder = builder.fixed(tokens);
+                    pieces.push(Piece::Text(text.clone()));
+                }
+                InfillPiece::Gap(_) => {
+                    let length = lengths.next().copied().unwrap_or_default();
+                    builder = builder.gap(length);
+                    pieces.push(Piece::Gap(length));
+                }
+            }
+        }
+        let canvas = builder
+            .build()
+            .map_err(|error| ApiError::internal(format!("a text cannot be laid out: {error}")))?;
+        Ok((Layout::of(pieces), spec.with_scratch(&self.plan, canvas)))
+    }
 }
 
 /// Checks a request to fill gaps.
@@ -51,29 +120,52 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
             "a stop token in one gap must not leave the others unfilled; allowed: \"never\"",
         ));
     }
+    let top_logprobs = chat_logprobs(request.logprobs, request.top_logprobs)?;
+    let stop_tokens = request.diffusion.as_ref().and_then(|d| d.0.stop_tokens);
     let fields = DecodeFields {
         temperature: request.temperature,
         top_p: request.top_p,
         top_k: request.top_k,
         seed: request.seed,
+        logit_bias: request.logit_bias,
         diffusion: request.diffusion,
     };
-    let plan = DecodePlan {
+    let mut plan = DecodePlan {
         early_stop: EarlyStop::Never,
-        ..plan(fields, state.engine.spec())?
+        ..plan(fields, state)?
     };
-    let (layout, names, canvas) = lay_out(segments, param, &plan, state)?;
-    Ok(InfillJob {
-        layout,
-        names,
-        canvas,
+    plan.sampling.stop_tokens = stop_tokens.unwrap_or(StopTokens::AtEnd);
+    let stream = request.stream.unwrap_or(false);
+    if request.stream_options.is_some() && !stream {
+        return Err(ApiError::unsupported(
+            "stream_options",
+            "given",
+            "it is allowed only with stream = true",
+        ));
+    }
+    let stream_options = request.stream_options.unwrap_or_default().0;
+    let mut job = InfillJob {
+        pieces: pieces(segments, param, state)?,
+        lengths: Vec::new(),
         n,
         plan,
-        stream: request.stream.unwrap_or(false),
-    })
+        top_logprobs,
+        stream,
+        frames: frames(stream_options.diffusion, request.diffusing, stream)?,
+    };
+    check_length(&job, param, state)?;
+    job.lengths = lengths(&job, state)?;
+    if job.stream && job.lengths.len() > 1 {
+        return Err(ApiError::unsupported(
+            "stream",
+            true,
+            "with gaps whose length is to be found it is not supported; allowed: false",
+        ));
+    }
+    Ok(job)
 }
 
-/// The pieces, each with the path by which an error names it.
+/// The pieces as they were given, each with the path by which an error names it.
 fn segments(
     text: Option<String>,
     segments: Option<Vec<Segment>>,
@@ -94,7 +186,7 @@ fn segments(
                 Piece::Text(text) => Segment::Text(text),
                 Piece::Gap(tokens) => Segment::Gap(GapFields {
                     tokens: Some(Whole(tokens as u64)),
-                    name: None,
+                    ..GapFields::default()
                 }),
             };
             let pieces = pieces.into_iter().map(segment);
@@ -103,87 +195,125 @@ fn segments(
     }
 }
 
-fn lay_out(
+fn pieces(
     segments: Vec<(String, Segment)>,
     param: &str,
-    plan: &DecodePlan,
     state: &AppState,
-) -> Result<(Layout, Vec<Option<String>>, Canvas), ApiError> {
-    let spec = state.engine.spec();
-    let limit = spec.max_canvas;
-    let too_long = |slots: usize| {
-        ApiError::canvas_too_long(param, format_args!("{param} is too long"), slots, limit)
-    };
+) -> Result<Vec<InfillPiece>, ApiError> {
     // The gaps' lengths are known before any text is encoded: a canvas too long by them alone is
     // refused before anything of that size is built.
     let mut names = HashMap::new();
     let mut in_gaps = 0usize;
-    for (path, segment) in &segments {
-        if let Segment::Gap(gap) = segment {
-            in_gaps = in_gaps.saturating_add(check_gap(gap, path, &mut names, state)?);
-        }
-    }
-    if in_gaps > limit {
-        return Err(too_long(in_gaps));
-    }
-    let mut builder = Canvas::builder(state.engine.mask_token());
-    let mut pieces = Vec::with_capacity(segments.len());
-    let mut gap_names = Vec::new();
+    let mut checked = Vec::with_capacity(segments.len());
     for (path, segment) in segments {
-        match segment {
-            Segment::Text(text) => {
-                let tokens = encode(&text, &path, state)?;
-                builder = builder.fixed(&tokens);
-                pieces.push(Piece::Text(text));
+        checked.push(match segment {
+            Segment::Gap(fields) => {
+                let gap = gap(fields, &path, &mut names, state)?;
+                in_gaps = in_gaps.saturating_add(gap.length.most());
+                Ok(gap)
             }
-            Segment::Gap(gap) => {
-                let length = gap.tokens.map_or(0, size);
-                builder = builder.gap(length);
-                pieces.push(Piece::Gap(length));
-                gap_names.push(gap.name);
-            }
-        }
+            Segment::Text(text) => Err((path, text)),
+        });
     }
-    let canvas = builder
-        .build()
-        .map_err(|error| ApiError::unusable(param, error))?;
-    let canvas = spec.with_scratch(plan, canvas);
-    if canvas.len() > limit {
-        return Err(too_long(canvas.len()));
+    let limit = state.engine.spec().max_canvas;
+    if in_gaps > limit {
+        return Err(too_long(param, in_gaps, limit));
     }
-    Ok((Layout::of(pieces), gap_names, canvas))
+    let pieces = checked.into_iter().map(|piece| match piece {
+        Ok(gap) => Ok(InfillPiece::Gap(gap)),
+        Err((path, text)) => Ok(InfillPiece::Text {
+            tokens: encode(&text, &path, state)?,
+            text,
+        }),
+    });
+    pieces.collect()
 }
 
-/// Checks a gap; its length.
-fn check_gap<'a>(
-    gap: &'a GapFields,
-    path: &'a str,
-    names: &mut HashMap<&'a str, &'a str>,
-    state: &AppState,
-) -> Result<usize, ApiError> {
-    let limit = state.engine.spec().max_canvas;
-    if let Some(name) = &gap.name {
-        let param = format!("{path}.gap.name");
-        let longest = state.limits.gap_name_bytes;
-        if name.len() > longest {
-            return Err(ApiError::value(
-                &param,
-                format_args!("a string of {} bytes", name.len()),
-                format_args!("at most {longest} bytes"),
-            ));
-        }
-        if let Some(other) = names.insert(name, path) {
-            return Err(ApiError::value(
-                &param,
-                format_args!("{name:?}"),
-                format_args!("a name of its own, and {other} has this one"),
-            ));
-        }
+fn too_long(param: &str, slots: usize, limit: usize) -> ApiError {
+    ApiError::canvas_too_long(param, format_args!("{param} is too long"), slots, limit)
+}
+
+/// Checks that the text fits the model with every gap at its longest.
+fn check_length(job: &InfillJob, param: &str, state: &AppState) -> Result<(), ApiError> {
+    let spec = state.engine.spec();
+    let most: usize = job.gaps().map(|gap| gap.length.most()).sum();
+    let after_gaps = job.pieces.iter().rev().map_while(|piece| match piece {
+        InfillPiece::Text { tokens, .. } => Some(tokens.len()),
+        InfillPiece::Gap(_) => None,
+    });
+    let length = job.prompt_tokens() + most;
+    let gaps_end = length - after_gaps.sum::<usize>();
+    let slots = spec.canvas_length(&job.plan, gaps_end, length);
+    match slots > spec.max_canvas {
+        true => Err(too_long(param, slots, spec.max_canvas)),
+        false => Ok(()),
     }
-    let param = format!("{path}.gap.tokens");
-    match gap.tokens.map(size) {
-        None => Err(ApiError::missing(&param, format_args!("1 to {limit}"))),
-        Some(0) => Err(ApiError::value(&param, 0, format_args!("1 to {limit}"))),
-        Some(length) => Ok(length),
+}
+
+/// The lengths of gaps that are tried: all combinations of as many lengths of each gap as the limit on
+/// sequences allows, evenly spread over its range.
+fn lengths(job: &InfillJob, state: &AppState) -> Result<Vec<Vec<usize>>, ApiError> {
+    let open = job
+        .gaps()
+        .filter(|gap| matches!(gap.length, Length::Between(..)));
+    let open = open.count() as u32;
+    let limit = state.limits.sequences;
+    // The largest count of which the open gaps' combinations are few enough.
+    let fits = |count: &usize| {
+        let combinations = count
+            .checked_pow(open)
+            .and_then(|all| all.checked_mul(job.n));
+        combinations.is_some_and(|all| all <= limit)
+    };
+    let count = (1..=limit).take_while(fits).last().unwrap_or(1);
+    if open > 0 && count < 2 {
+        return Err(ApiError::value(
+            "n",
+            job.n,
+            format_args!(
+                "fewer, or fewer gaps with max_tokens: at least two lengths of each of {open} gaps and n \
+                 together have to be at most {limit} sequences a request"
+            ),
+        ));
+    }
+    let mut combinations = vec![Vec::new()];
+    for gap in job.gaps() {
+        let of_gap = match gap.length {
+            Length::Between(least, most) => spread(least, most, count),
+            _ => vec![gap.length.most()],
+        };
+        combinations = combinations
+            .into_iter()
+            .flat_map(|shorter| {
+                of_gap.iter().map(move |length| {
+                    let mut longer = shorter.clone();
+                    longer.push(*length);
+                    longer
+                })
+            })
+            .collect();
+    }
+    Ok(combinations)
+}
+
+/// At most `count`, of at least 2, lengths from `least` to `most`, both among them.
+fn spread(least: usize, most: usize, count: usize) -> Vec<usize> {
+    let range = most - least;
+    let steps = (count - 1).min(range);
+    (0..=steps)
+        .map(|step| least + (step * range + steps / 2) / steps)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn lengths_are_spread_evenly_from_end_to_end() {
+        assert_eq!(spread(1, 4, 16), [1, 2, 3, 4]);
+        assert_eq!(spread(1, 32, 2), [1, 32]);
+        assert_eq!(spread(2, 10, 5), [2, 4, 6, 8, 10]);
+        assert_eq!(spread(1, 20, 4), [1, 7, 14, 20]);
     }
 }

@@ -3,13 +3,22 @@
 
 mod completion;
 mod decoding;
+mod fim;
+mod gaps;
 mod infill;
+mod llama_infill;
+mod logits;
+mod score;
 
 use std::sync::Arc;
 
 pub(super) use completion::{CompletionJob, completion};
 pub(super) use decoding::nth_plan;
+pub(super) use fim::fim;
+pub(super) use gaps::{Choice, Length};
 pub(super) use infill::{InfillJob, infill};
+pub(super) use llama_infill::{LlamaInfillJob, llama_infill};
+pub(super) use score::{ScoreJob, score};
 
 use super::error::ApiError;
 use super::state::AppState;
@@ -45,8 +54,15 @@ fn check_model(given: Option<&str>, state: &AppState) -> Result<(), ApiError> {
     }
 }
 
-/// The tokens of a fixed text.
+/// The tokens of a fixed text. One that cannot fit the model's context, however few tokens it becomes, is
+/// refused before it is encoded, which takes long.
 fn encode(text: &str, path: &str, state: &AppState) -> Result<Vec<TokenId>, ApiError> {
+    let context = state.engine.spec().max_canvas;
+    if let Some(longest) = state.tokenizer.longest_token()
+        && text.len() > context.saturating_mul(longest)
+    {
+        return Err(ApiError::text_too_long(path, text.len(), context));
+    }
     let tokens = state
         .tokenizer
         .encode(text)

@@ -1,11 +1,12 @@
 //! What every answer carries.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::CacheScheme;
 
 /// Token counts, as OpenAI and vLLM count them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Usage {
     /// Fixed tokens, each prompt's once whatever `n` is.
     pub prompt_tokens: usize,
@@ -28,7 +29,7 @@ impl Usage {
 }
 
 /// What denoising took.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct DiffusionReport {
     /// Denoise steps of all sequences together.
     pub steps: usize,

@@ -2,20 +2,24 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::answer::{DiffusionReport, Usage};
 use super::diffusion::DiffusionOptions;
+use super::frame::StreamedDiffusion;
+use super::logprobs::CompletionLogprobs;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
 use super::prompt::{Prompt, Stop};
 
 /// A request for completions, in OpenAI's shape with `top_k` and `diffusion` beside it.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CompletionRequest {
     /// The served model's name, if given.
     pub model: Option<String>,
     /// What is to be completed.
+    #[schema(required = true)]
     pub prompt: Option<Prompt>,
     /// Text after the completion: makes it an infilling.
     pub suffix: Option<String>,
@@ -38,10 +42,15 @@ pub struct CompletionRequest {
     /// Whether to answer with server-sent events.
     pub stream: Option<bool>,
     /// Options of the stream.
+    #[schema(value_type = Option<StreamOptions>)]
     pub stream_options: Option<Object<StreamOptions>>,
+    /// Another name of `stream_options.diffusion` = `frames`.
+    pub diffusing: Option<bool>,
     /// Decode options.
+    #[schema(value_type = Option<DiffusionOptions>)]
     pub diffusion: Option<Object<DiffusionOptions>>,
     /// An end user's name, which is not used.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
     pub user: Option<String>,
     /// Not supported but at `n`.
     pub best_of: Option<Whole>,
@@ -49,25 +58,28 @@ pub struct CompletionRequest {
     pub presence_penalty: Option<Real>,
     /// Not supported but at 0.
     pub frequency_penalty: Option<Real>,
-    /// Not supported but when empty.
+    /// What is added to the logits of tokens, by id: −100 to 100.
+    #[schema(value_type = Option<HashMap<String, f32>>)]
     pub logit_bias: Option<Map<String, Value>>,
-    /// Not supported.
-    pub logprobs: Option<Value>,
+    /// Most probable tokens that are reported with each token: 0 to 20; no log-probabilities if absent.
+    pub logprobs: Option<Whole>,
 }
 
 /// `stream_options`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct StreamOptions {
     /// Whether a last chunk without choices carries the usage.
     pub include_usage: Option<bool>,
+    /// Frames of the canvas beside the text that is final.
+    pub diffusion: Option<StreamedDiffusion>,
 }
 
 /// The `object` of an answer and of each chunk.
 pub const COMPLETION_OBJECT: &str = "text_completion";
 
 /// An answer, or a chunk of a stream.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Completion<'a> {
     /// Identifier of the answer.
     pub id: &'a str,
@@ -81,6 +93,7 @@ pub struct Completion<'a> {
     pub choices: Vec<CompletionChoice>,
     /// Token counts. In a stream absent unless asked for; then null in every chunk but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
     /// What denoising took; in a stream, in the last chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,14 +101,14 @@ pub struct Completion<'a> {
 }
 
 /// A completion, or a piece of one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct CompletionChoice {
     /// Which sequence: prompt times `n` plus the completion's number.
     pub index: usize,
     /// Its text; in a chunk, what is new of it.
     pub text: String,
-    /// Always null.
-    pub logprobs: Option<Value>,
+    /// Log-probabilities, if they were asked for; in a chunk, of the tokens that begin in it.
+    pub logprobs: Option<CompletionLogprobs>,
     /// Why it ended: `stop` or `length`; null in chunks before the end.
     pub finish_reason: Option<&'static str>,
 }

@@ -1,15 +1,18 @@
 //! `diffusion`: how the canvas is to be denoised, in every request alike.
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::number::{Real, Whole};
 use super::object::Object;
-use crate::decode::{BlockEntry, BlockOrigin, Budget, CachePolicy, EarlyStop, Revision, Score};
+use crate::decode::{
+    BlockEntry, BlockOrigin, Budget, CachePolicy, EarlyStop, Revision, Score, StopTokens,
+};
 use crate::sampling::{Basis, FilterOrder};
 
 /// The `diffusion` object: a preset, and what differs from it.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DiffusionOptions {
     /// A preset's name; the model's default plan if absent.
     pub preset: Option<String>,
@@ -33,6 +36,8 @@ pub struct DiffusionOptions {
     pub at_least: Option<Whole>,
     /// When a stop token ends the denoising.
     pub early_stop: Option<EarlyStop>,
+    /// Where a stop token may be drawn.
+    pub stop_tokens: Option<StopTokens>,
     /// Which of `top_k` and `top_p` comes first.
     pub filter_order: Option<FilterOrder>,
     /// Which distribution scores and probabilities are of.

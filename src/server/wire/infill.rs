@@ -5,16 +5,21 @@ use std::fmt;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::answer::{DiffusionReport, Usage};
 use super::diffusion::DiffusionOptions;
+use super::frame::StreamedDiffusion;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
+use super::prompt::{Stop, one_of};
 use crate::canvas::TokenId;
 
 /// A request to fill the gaps of a text.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct InfillRequest {
     /// The served model's name, if given.
     pub model: Option<String>,
@@ -32,10 +37,31 @@ pub struct InfillRequest {
     pub n: Option<Whole>,
     /// Random if absent.
     pub seed: Option<Whole>,
+    /// What is added to the logits of tokens, by id: −100 to 100.
+    #[schema(value_type = Option<HashMap<String, f32>>)]
+    pub logit_bias: Option<Map<String, Value>>,
+    /// Whether log-probabilities are reported; false if absent.
+    pub logprobs: Option<bool>,
+    /// Most probable tokens that are reported with each: 0 to 20; 0 if absent.
+    pub top_logprobs: Option<Whole>,
     /// Whether to answer with server-sent events.
     pub stream: Option<bool>,
+    /// Options of the stream.
+    #[schema(value_type = Option<InfillStreamOptions>)]
+    pub stream_options: Option<Object<InfillStreamOptions>>,
+    /// Another name of `stream_options.diffusion` = `frames`.
+    pub diffusing: Option<bool>,
     /// Decode options.
+    #[schema(value_type = Option<DiffusionOptions>)]
     pub diffusion: Option<Object<DiffusionOptions>>,
+}
+
+/// `stream_options` of an infilling, whose last frame always carries the usage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InfillStreamOptions {
+    /// Frames of the canvas in the place of those of single steps.
+    pub diffusion: Option<StreamedDiffusion>,
 }
 
 /// A piece of the text.
@@ -48,19 +74,43 @@ pub enum Segment {
 }
 
 /// A gap of a segment.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct GapFields {
-    /// Slots of the gap.
+    /// Slots of the gap. Either this, or `max_tokens`, or `choices`.
     pub tokens: Option<Whole>,
+    /// The fewest slots of a gap whose length is to be found; 1 if absent.
+    pub min_tokens: Option<Whole>,
+    /// The most slots of a gap whose length is to be found.
+    pub max_tokens: Option<Whole>,
+    /// Texts of which one is to fill the gap.
+    pub choices: Option<Vec<String>>,
+    /// Strings before which the gap's text ends.
+    pub stop: Option<Stop>,
     /// A name that comes back with the answer.
     pub name: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct GapSegment {
+    #[schema(value_type = GapFields)]
     gap: Object<GapFields>,
+}
+
+impl PartialSchema for Segment {
+    fn schema() -> RefOr<Schema> {
+        one_of(
+            "A piece of the text: fixed text, or a gap.",
+            [String::schema(), GapSegment::schema()],
+        )
+    }
+}
+
+impl ToSchema for Segment {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        GapSegment::schemas(schemas);
+    }
 }
 
 impl<'de> Deserialize<'de> for Segment {
@@ -93,7 +143,7 @@ pub const INFILL_OBJECT: &str = "infill";
 pub const STEP_OBJECT: &str = "infill.step";
 
 /// An answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Infill<'a> {
     /// Identifier of the answer.
     pub id: &'a str,
@@ -112,7 +162,7 @@ pub struct Infill<'a> {
 }
 
 /// One filling.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct InfillChoice {
     /// Which filling.
     pub index: usize,
@@ -120,10 +170,24 @@ pub struct InfillChoice {
     pub text: String,
     /// The gaps in order.
     pub gaps: Vec<GapAnswer>,
+    /// If there are gaps whose length was to be found: what was tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<Vec<LengthCandidate>>,
+}
+
+/// A filling by other lengths of the gaps.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct LengthCandidate {
+    /// Slots of every gap in order.
+    pub tokens: Vec<usize>,
+    /// The mean log-probability of the tokens of all gaps, each at the step that committed it.
+    pub mean_logprob: f64,
+    /// Whether it is the filling that is returned: the one with the largest mean.
+    pub chosen: bool,
 }
 
 /// What fills a gap, and where it stands in the whole text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct GapAnswer {
     /// Which gap.
     pub index: usize,
@@ -131,8 +195,14 @@ pub struct GapAnswer {
     pub name: Option<String>,
     /// Its text.
     pub text: String,
-    /// Its tokens.
+    /// Its tokens, up to those of a stop string.
     pub tokens: Vec<TokenId>,
+    /// The stop string before which it ends, if one came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop: Option<String>,
+    /// The probability of each choice, in the order in which they were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choices: Option<Vec<ChoiceProbability>>,
     /// Where its text begins, in characters (Unicode scalar values).
     pub start: usize,
     /// Where its text ends, in characters.
@@ -145,8 +215,20 @@ pub struct GapAnswer {
     pub provenance: Vec<Provenance>,
 }
 
+/// How probable a choice is.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ChoiceProbability {
+    /// Its text.
+    pub text: String,
+    /// Its share of the probability of all choices.
+    pub probability: f64,
+    /// The model's own log-probability of it, in nats: of one token in its slot, of several each after
+    /// those before it.
+    pub logprob: f64,
+}
+
 /// How a token came to be.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Provenance {
     /// The token.
     pub token: TokenId,
@@ -156,16 +238,33 @@ pub struct Provenance {
     pub probability: f32,
     /// The score by which it was chosen.
     pub score: f32,
-    /// The denoise step, from 1.
+    /// The denoise step, from 1; 0 for a choice, which is made before the first.
     pub step: usize,
     /// How often its slot was masked again before.
     pub remasked: usize,
     /// How often a committed token of its slot was replaced.
     pub edited: usize,
+    /// The model's own log-probability of it at its step, in nats, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprob: Option<f32>,
+    /// The most probable tokens in its place, best first, if log-probabilities were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<Vec<Alternative>>,
+}
+
+/// A token that might have stood in a slot.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Alternative {
+    /// The token.
+    pub token: TokenId,
+    /// Its text by itself; U+FFFD stands for part of a character.
+    pub text: String,
+    /// The model's own log-probability of it, in nats.
+    pub logprob: f32,
 }
 
 /// A frame of a stream: what one step committed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct InfillStep<'a> {
     /// Identifier of the answer.
     pub id: &'a str,
@@ -182,7 +281,7 @@ pub struct InfillStep<'a> {
 }
 
 /// A slot of a gap.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct GapPosition {
     /// Which gap.
     pub gap: usize,
@@ -191,7 +290,7 @@ pub struct GapPosition {
 }
 
 /// A slot that a step committed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct CommittedSlot {
     /// Where it is.
     #[serde(flatten)]

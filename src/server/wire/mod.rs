@@ -3,18 +3,37 @@
 mod answer;
 mod completion;
 mod diffusion;
+mod fim;
+mod frame;
 mod infill;
+mod llama_infill;
+mod logprobs;
 mod number;
 mod object;
 mod prompt;
+mod score;
 
 pub(super) use answer::{DiffusionReport, Usage};
 pub(super) use completion::{COMPLETION_OBJECT, Completion, CompletionChoice, CompletionRequest};
 pub(super) use diffusion::DiffusionOptions;
+pub(super) use fim::{
+    CHUNK_OBJECT, Delta, FIM_OBJECT, FimAnswer, FimChoice, FimDelta, FimMessage, FimRequest,
+};
+pub(super) use frame::{CanvasFrame, FRAME_OBJECT, GapFrame, SlotFrame, StreamedDiffusion};
 pub(super) use infill::{
-    CommittedSlot, GapAnswer, GapFields, GapPosition, INFILL_OBJECT, Infill, InfillChoice,
-    InfillRequest, InfillStep, Provenance, STEP_OBJECT, Segment,
+    Alternative, ChoiceProbability, CommittedSlot, GapAnswer, GapFields, GapPosition,
+    INFILL_OBJECT, Infill, InfillChoice, InfillRequest, InfillStep, LengthCandidate, Provenance,
+    STEP_OBJECT, Segment,
+};
+pub(super) use llama_infill::{
+    ExtraInput, GenerationSettings, LlamaChunk, LlamaInfill, LlamaInfillRequest, Timings,
+};
+pub(super) use logprobs::{
+    ChatLogprobs, CompletionLogprobs, TokenLogprob, TokenLogprobs, TopLogprobs,
 };
 pub(super) use number::{Integer, Real, Whole};
 pub(super) use object::Object;
 pub(super) use prompt::{Prompt, PromptItem, Stop};
+pub(super) use score::{
+    EstimatorName, SCORE_OBJECT, ScoreAnswer, ScoreReport, ScoreRequest, TextScore,
+};

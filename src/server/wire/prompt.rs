@@ -5,6 +5,10 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
+use utoipa::openapi::schema::OneOfBuilder;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
 use super::number::Whole;
 
 /// `prompt`: a text, or a list.
@@ -35,6 +39,42 @@ pub enum Stop {
     /// Several.
     Many(Vec<String>),
 }
+
+/// The schema of a value that is one of several kinds.
+pub(super) fn one_of(
+    description: &str,
+    kinds: impl IntoIterator<Item = RefOr<Schema>>,
+) -> RefOr<Schema> {
+    let one_of = OneOfBuilder::new().description(Some(description));
+    kinds.into_iter().fold(one_of, OneOfBuilder::item).into()
+}
+
+impl PartialSchema for Prompt {
+    fn schema() -> RefOr<Schema> {
+        one_of(
+            "A text, or a list of texts, of token ids or of lists of token ids.",
+            [
+                String::schema(),
+                Vec::<String>::schema(),
+                Vec::<u32>::schema(),
+                Vec::<Vec<u32>>::schema(),
+            ],
+        )
+    }
+}
+
+impl ToSchema for Prompt {}
+
+impl PartialSchema for Stop {
+    fn schema() -> RefOr<Schema> {
+        one_of(
+            "A text, or a list of texts.",
+            [String::schema(), Vec::<String>::schema()],
+        )
+    }
+}
+
+impl ToSchema for Stop {}
 
 fn list<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut items: A) -> Result<Vec<T>, A::Error> {
     let mut list = Vec::new();

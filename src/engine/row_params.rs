@@ -1,0 +1,86 @@
+//! How the rows of a sequence are drawn from, slot by slot.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::canvas::{Canvas, TokenId};
+use crate::decode::{Sampling, StopTokens};
+use crate::models::{ModelSpec, Parameterisation};
+use crate::sampling::{LogitBias, RowLogprobs, RowParams};
+
+/// Which log-probabilities are reported of the slots that a step commits, beside the committed token's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogprobRequest {
+    /// How many of the most probable tokens, at most
+    /// [`MAX_TOP_LOGPROBS`](crate::sampling::MAX_TOP_LOGPROBS).
+    pub top: usize,
+    /// Further tokens of single slots.
+    pub of: HashMap<usize, Arc<[TokenId]>>,
+}
+
+/// What the rows of one sequence have in common, and what differs by slot.
+pub(super) struct SequenceRows {
+    sampling: Sampling,
+    /// The bias of slots that fixed text follows.
+    bias_before_text: LogitBias,
+    /// No slot from here on is fixed.
+    text_end: usize,
+    mask: TokenId,
+    mask_is_impossible: bool,
+    logprobs: Option<LogprobRequest>,
+}
+
+impl SequenceRows {
+    pub fn new(
+        sampling: Sampling,
+        canvas: &Canvas,
+        spec: &ModelSpec,
+        logprobs: Option<LogprobRequest>,
+    ) -> Self {
+        let last_fixed = (0..canvas.len()).rev().find(|slot| canvas.is_fixed(*slot));
+        let bias_before_text = match sampling.stop_tokens {
+            StopTokens::Anywhere => sampling.logit_bias.clone(),
+            StopTokens::AtEnd => sampling.logit_bias.without(&spec.stop_tokens),
+        };
+        Self {
+            sampling,
+            bias_before_text,
+            text_end: last_fixed.map_or(0, |slot| slot + 1),
+            mask: canvas.mask(),
+            mask_is_impossible: spec.parameterisation != Parameterisation::Logits,
+            logprobs,
+        }
+    }
+
+    /// Classifier-free guidance w; 0 is off.
+    pub fn guidance_scale(&self) -> f32 {
+        self.sampling.guidance_scale
+    }
+
+    /// The parameters of `slot` after `step` steps, at the `temperature` of the next.
+    pub fn params(&self, slot: usize, step: usize, temperature: f32) -> RowParams {
+        let sampling = &self.sampling;
+        let bias = match slot < self.text_end {
+            true => &self.bias_before_text,
+            false => &sampling.logit_bias,
+        };
+        let logprobs = self.logprobs.as_ref().map(|asked| RowLogprobs {
+            top: asked.top,
+            of: asked.of.get(&slot).cloned().unwrap_or_default(),
+        });
+        RowParams {
+            bias: bias.clone(),
+            temperature,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            filter_order: sampling.filter_order,
+            basis: sampling.basis,
+            excluded: self.mask,
+            excluded_is_impossible: self.mask_is_impossible,
+            seed: sampling.seed,
+            step,
+            slot,
+            logprobs,
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Gaps that are filled with one of several given texts.
+//!
+//! They are decided before anything is denoised, each by itself while all other gaps are masked. A choice of
+//! one token has the model's probability for it in the gap's slot; all choices of one token, in all gaps,
+//! take one forward. A choice of several tokens has the product of its tokens' probabilities, each given
+//! those before it: that takes a forward a token, which run side by side.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+
+use super::error::ApiError;
+use super::probe::{self, Probe, given};
+use super::state::AppState;
+use super::validate::{Choice, InfillJob, Length};
+use super::wire::ChoiceProbability;
+use crate::canvas::{Canvas, Commit, TokenId};
+use crate::sampling::philox::{Draws, Stream, gumbel};
+
+/// The choices of a gap with their probabilities.
+#[derive(Debug, Clone)]
+pub(super) struct Decision {
+    choices: Arc<[Choice]>,
+    /// Log-probabilities of each choice's tokens.
+    logprobs: Vec<Vec<f32>>,
+}
+
+impl Decision {
+    fn total(&self, choice: usize) -> f64 {
+        self.logprobs[choice].iter().map(|l| f64::from(*l)).sum()
+    }
+
+    /// What is reported of them.
+    pub fn probabilities(&self) -> Vec<ChoiceProbability> {
+        let totals: Vec<f64> = (0..self.choices.len()).map(|i| self.total(i)).collect();
+        let best = totals.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = totals.iter().map(|total| (total - best).exp()).sum();
+        let choices = self.choices.iter().zip(totals);
+        choices
+            .map(|(choice, total)| ChoiceProbability {
+                text: choice.text.clone(),
+                probability: (total - best).exp() / sum,
+                logprob: total,
+            })
+            .collect()
+    }
+
+    /// Which choice fills the `gap`th gap: the most probable one at temperature 0, the first of several;
+    /// otherwise one drawn from their probabilities to the power of 1 / temperature.
+    pub fn pick(&self, gap: usize, temperature: f32, seed: u64) -> usize {
+        let draws = Draws::new(seed, 0, gap, Stream::Choice);
+        let rank = |choice: usize| match temperature == 0.0 {
+            true => self.total(choice),
+            false => {
+                let word = draws.quad((choice / 4) as u32)[choice % 4];
+                self.total(choice) / f64::from(temperature) + f64::from(gumbel(word))
+            }
+        };
+        // `max_by` takes the last of equals.
+        (0..self.choices.len())
+            .rev()
+            .max_by(|a, b| rank(*a).total_cmp(&rank(*b)))
+            .unwrap_or(0)
+    }
+
+    /// How many slots a choice takes.
+    pub fn length(&self, choice: usize) -> usize {
+        self.choices[choice].tokens.len()
+    }
+
+    /// Writes a choice to the `gap`th gap of a canvas.
+    pub fn commit(&self, canvas: &mut Canvas, gap: usize, choice: usize) {
+        let slots = canvas.gaps()[gap].clone();
+        let tokens = &self.choices[choice].tokens;
+        for ((slot, token), logprob) in slots.zip(tokens).zip(&self.logprobs[choice]) {
+            if let Some(slot) = canvas.gap_slot_mut(slot) {
+                let probability = logprob.exp();
+                slot.commit(Commit {
+                    token: *token,
+                    probability,
+                    score: probability,
+                    step: 0,
+                });
+            }
+        }
+    }
+}
+
+/// The probabilities of all choices, one entry a gap that has any; and how many forwards they took.
+pub(super) async fn decide(
+    job: &InfillJob,
+    state: &AppState,
+) -> Result<(Vec<Option<Decision>>, usize), ApiError> {
+    let asked = Asked::of(job, state)?;
+    let nfe = asked.canvases.len();
+    let guidance_scale = job.plan.sampling.guidance_scale;
+    let answers: Vec<probe::Answer> =
+        probe::run(state.engine.clone(), asked.probes(), guidance_scale)
+            .try_collect()
+            .await?;
+    let decisions = job.gaps().enumerate().map(|(gap, fields)| {
+        let Length::Choices(choices) = &fields.length else {
+            return None;
+        };
+        let of_choice = |choice: usize| {
+            let places = asked.places[&(gap, choice)].iter();
+            places
+                .map(|place| answers[place.canvas][&place.slot][place.token])
+                .collect()
+        };
+        Some(Decision {
+            choices: choices.clone(),
+            logprobs: (0..choices.len()).map(of_choice).collect(),
+        })
+    });
+    Ok((decisions.collect(), nfe))
+}
+
+/// Where a log-probability is found.
+struct Place {
+    canvas: usize,
+    slot: usize,
+    token: usize,
+}
+
+/// The forwards that a request's choices take.
+#[derive(Default)]
+struct Asked {
+    canvases: Vec<(Canvas, HashMap<usize, Vec<TokenId>>)>,
+    /// Of each token of a (gap, choice).
+    places: HashMap<(usize, usize), Vec<Place>>,
+}
+
+impl Asked {
+    fn of(job: &InfillJob, state: &AppState) -> Result<Self, ApiError> {
+        let mut asked = Self::default();
+        // Canvases by their tokens: what is asked of equal ones takes one forward.
+        let mut known: HashMap<Vec<TokenId>, usize> = HashMap::new();
+        let longest = job.lengths.last().cloned().unwrap_or_default();
+        for (gap, fields) in job.gaps().enumerate() {
+            let Length::Choices(choices) = &fields.length else {
+                continue;
+            };
+            for (number, choice) in choices.iter().enumerate() {
+                let mut lengths = longest.clone();
+                lengths[gap] = choice.tokens.len();
+                let mut places = Vec::with_capacity(choice.tokens.len());
+                for (at, token) in choice.tokens.iter().enumerate() {
+                    let mask = state.engine.mask_token();
+                    let (_, mut canvas) = job.lay_out(&lengths, mask, state.engine.spec())?;
+                    let first = canvas.gaps()[gap].start;
+                    for (slot, token) in (first..first + at).zip(&choice.tokens) {
+                        if let Some(slot) = canvas.gap_slot_mut(slot) {
+                            slot.commit(given(*token));
+                        }
+                    }
+                    let index = *known.entry(canvas.tokens().collect()).or_insert_with(|| {
+                        asked.canvases.push((canvas, HashMap::new()));
+                        asked.canvases.len() - 1
+                    });
+                    let slot = first + at;
+                    let tokens = asked.canvases[index].1.entry(slot).or_default();
+                    places.push(Place {
+                        canvas: index,
+                        slot,
+                        token: tokens.len(),
+                    });
+                    tokens.push(*token);
+                }
+                asked.places.insert((gap, number), places);
+            }
+        }
+        let most = state.limits.choice_forwards;
+        if asked.canvases.len() > most {
+            return Err(ApiError::unusable(
+                "segments",
+                format_args!(
+                    "the choices take {} forwards, one for each token of those of several tokens; allowed: \
+                     at most {most}",
+                    asked.canvases.len()
+                ),
+            ));
+        }
+        Ok(asked)
+    }
+
+    fn probes(&self) -> Vec<Probe> {
+        let canvases = self.canvases.iter();
+        canvases
+            .map(|(canvas, of)| Probe {
+                canvas: canvas.clone(),
+                of: of
+                    .iter()
+                    .map(|(slot, tokens)| (*slot, tokens.as_slice().into()))
+                    .collect(),
+            })
+            .collect()
+    }
+}

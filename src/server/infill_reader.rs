@@ -1,0 +1,197 @@
+//! Reads the gaps of an infilling's canvas.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::frames::CanvasView;
+use super::infill_text::{CutText, GapTokenizer, provenance};
+use super::run::Reader;
+use super::wire::{
+    ChoiceProbability, CommittedSlot, GapAnswer, GapPosition, InfillChoice, LengthCandidate,
+};
+use crate::canvas::{Canvas, Commit};
+use crate::engine::StepReport;
+use crate::sampling::Logprobs;
+use crate::text::{Layout, Tokenizer};
+
+/// What is known of a gap beforehand, whatever fills it.
+pub(super) struct GapHead {
+    /// Its name.
+    pub name: Option<String>,
+    /// Strings before which its text ends.
+    pub stops: Arc<[String]>,
+    /// The probabilities of its choices, if it has any.
+    pub choices: Option<Vec<ChoiceProbability>>,
+}
+
+/// Reads one canvas.
+pub(super) struct InfillReader {
+    tokenizer: Arc<GapTokenizer>,
+    slots: Vec<Range<usize>>,
+    layout: Layout,
+    gaps: Arc<[GapHead]>,
+    /// Those of each slot's last commit, if they are reported or needed.
+    logprobs: HashMap<usize, Logprobs>,
+    reports_logprobs: bool,
+}
+
+/// The whole text and its gaps.
+pub(super) struct InfillAnswer {
+    text: String,
+    gaps: Vec<GapAnswer>,
+    /// Slots of every gap.
+    lengths: Vec<usize>,
+    /// The mean log-probability of what was denoised; −∞ if log-probabilities were not asked for.
+    mean_logprob: f64,
+}
+
+/// What a step changed.
+pub(super) struct InfillStep {
+    /// The step, from 1.
+    pub step: usize,
+    /// What it committed.
+    pub committed: Vec<CommittedSlot>,
+    /// What it masked again.
+    pub remasked: Vec<GapPosition>,
+}
+
+impl InfillAnswer {
+    /// The `index`th filling.
+    pub fn choice(self, index: usize, candidates: Option<Vec<LengthCandidate>>) -> InfillChoice {
+        InfillChoice {
+            index,
+            text: self.text,
+            gaps: self.gaps,
+            candidates,
+        }
+    }
+
+    /// The answer with the largest mean log-probability, the first of several, and what was tried.
+    pub fn best_of(answers: Vec<Self>) -> Option<(Self, Vec<LengthCandidate>)> {
+        let best = (0..answers.len()).rev().max_by(|a, b| {
+            let mean = |index: usize| answers[index].mean_logprob;
+            mean(*a).total_cmp(&mean(*b))
+        })?;
+        let candidates = answers.iter().enumerate();
+        let candidates = candidates
+            .map(|(index, answer)| LengthCandidate {
+                tokens: answer.lengths.clone(),
+                mean_logprob: answer.mean_logprob,
+                chosen: index == best,
+            })
+            .collect();
+        answers
+            .into_iter()
+            .nth(best)
+            .map(|answer| (answer, candidates))
+    }
+}
+
+impl InfillReader {
+    /// A reader of `canvas`, which was laid out as `layout` says.
+    pub fn new(
+        tokenizer: Arc<GapTokenizer>,
+        canvas: &Canvas,
+        layout: Layout,
+        gaps: Arc<[GapHead]>,
+        reports_logprobs: bool,
+    ) -> Self {
+        Self {
+            tokenizer,
+            slots: canvas.gaps().to_vec(),
+            layout,
+            gaps,
+            logprobs: HashMap::new(),
+            reports_logprobs,
+        }
+    }
+
+    /// Shows `canvas`, which this reads.
+    pub fn view(&self, canvas: &Canvas) -> CanvasView {
+        CanvasView::new(canvas.clone(), self.layout.clone(), self.tokenizer.clone())
+    }
+
+    fn position(&self, slot: usize) -> Option<GapPosition> {
+        let gap = self.slots.iter().position(|gap| gap.contains(&slot))?;
+        Some(GapPosition {
+            gap,
+            position: slot - self.slots[gap].start,
+        })
+    }
+
+    fn committed(&self, slot: usize, commit: &Commit) -> Option<CommittedSlot> {
+        Some(CommittedSlot {
+            position: self.position(slot)?,
+            token: commit.token,
+            text: self.tokenizer.decode(&[commit.token]),
+            probability: commit.probability,
+        })
+    }
+
+    fn mean_logprob(&self) -> f64 {
+        let slots = self.slots.iter().cloned().flatten();
+        let logprobs: Vec<f64> = slots
+            .filter_map(|slot| Some(f64::from(self.logprobs.get(&slot)?.token)))
+            .collect();
+        match logprobs.len() {
+            0 => f64::NEG_INFINITY,
+            count => logprobs.iter().sum::<f64>() / count as f64,
+        }
+    }
+}
+
+impl Reader for InfillReader {
+    type Frame = InfillStep;
+    type Answer = InfillAnswer;
+
+    fn step(&mut self, report: &StepReport) -> (Option<InfillStep>, Option<InfillAnswer>) {
+        self.logprobs.extend(report.logprobs.iter().cloned());
+        let committed = report.committed.iter();
+        let remasked = report.remasked.iter();
+        let step = InfillStep {
+            step: report.step,
+            committed: committed
+                .filter_map(|(slot, commit)| self.committed(*slot, commit))
+                .collect(),
+            remasked: remasked.filter_map(|slot| self.position(*slot)).collect(),
+        };
+        (Some(step), None)
+    }
+
+    fn finish(&mut self, canvas: &Canvas) -> (Option<InfillStep>, InfillAnswer) {
+        let mut cuts = Vec::with_capacity(self.slots.len());
+        let reading = self.layout.read_with(canvas, |index, tokens| {
+            let cut = CutText::of(tokens, &self.gaps[index].stops, &*self.tokenizer);
+            cuts.push((cut.tokens, cut.stop));
+            cut.text
+        });
+        let logprobs = self.reports_logprobs.then_some(&self.logprobs);
+        let parts = self.slots.iter().zip(self.gaps.iter());
+        let gaps = parts.zip(reading.gaps).zip(cuts).enumerate();
+        let gaps = gaps.map(|(index, (((slots, head), gap), (tokens, stop)))| {
+            let read = slots.start..slots.start + tokens;
+            let provenance = provenance(canvas, read, logprobs, &*self.tokenizer);
+            GapAnswer {
+                index,
+                name: head.name.clone(),
+                text: gap.text,
+                tokens: provenance.iter().map(|token| token.token).collect(),
+                stop,
+                choices: head.choices.clone(),
+                start: gap.characters.start,
+                end: gap.characters.end,
+                start_byte: gap.bytes.start,
+                end_byte: gap.bytes.end,
+                provenance,
+            }
+        });
+        let answer = InfillAnswer {
+            gaps: gaps.collect(),
+            text: reading.text,
+            lengths: self.slots.iter().map(Range::len).collect(),
+            mean_logprob: self.mean_logprob(),
+        };
+        (None, answer)
+    }
+}

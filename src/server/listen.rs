@@ -1,0 +1,184 @@
+//! Listening: connections, their limits, and how a server ends.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use futures::future::{Either, pending, select};
+use futures::stream::{Stream, StreamExt};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::stall::StallGuard;
+
+/// How long accepting pauses when the system has no sockets left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Bounds on connections, and on how long a server takes to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenConfig {
+    /// Most connections at a time; more wait until one closes.
+    pub connections: usize,
+    /// Largest head of a request, in bytes; a larger one is answered with status 431.
+    pub head_bytes: usize,
+    /// How long a client may take to send a head, and how long a connection may be idle.
+    pub head_timeout: Duration,
+    /// How long a client may leave an answer unread before its connection is closed.
+    pub stall_timeout: Duration,
+    /// How long requests that run have to finish once the server ends.
+    pub drain: Duration,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            head_bytes: 64 << 10,
+            head_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Every request that had begun was answered.
+    Drained,
+    /// The time to drain was over while requests still ran.
+    DeadlinePassed,
+    /// Draining was cut short.
+    CutShort,
+}
+
+/// Serves `router` until `shutdown` yields, then takes no new connections and gives the requests that run
+/// at most `config.drain` to finish, or until `shutdown` yields again. Requests that outlive it are
+/// dropped.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Stream<Item = ()> + Send,
+    config: ListenConfig,
+) -> io::Result<Ending> {
+    let mut shutdown = std::pin::pin!(shutdown.chain(futures::stream::pending()));
+    let (drain, draining) = watch::channel(false);
+    let places = Arc::new(Semaphore::new(
+        config.connections.min(Semaphore::MAX_PERMITS),
+    ));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = shutdown.next() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = accept(&listener, &places) => {
+                let (stream, place) = accepted?;
+                let connection = Connection {
+                    router: router.clone(),
+                    config,
+                    draining: draining.clone(),
+                    _place: place,
+                };
+                connections.spawn(connection.serve(stream));
+            }
+        }
+    }
+    drop(listener);
+    tracing::info!(
+        seconds = config.drain.as_secs(),
+        connections = connections.len(),
+        "draining"
+    );
+    // A receiver is held here, so that this cannot fail.
+    let _ = drain.send(true);
+    tokio::select! {
+        () = async { while connections.join_next().await.is_some() {} } => Ok(Ending::Drained),
+        () = tokio::time::sleep(config.drain) => Ok(Ending::DeadlinePassed),
+        _ = shutdown.next() => Ok(Ending::CutShort),
+    }
+}
+
+/// The next connection, once there is a place for one.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    // The semaphore is never closed.
+    let place = places
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return Ok((stream, place)),
+            Err(error) if is_of_connection(&error) => {}
+            Err(error) => {
+                // Too many open files, most likely: some will be closed.
+                tracing::error!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether the fault is that of the connection that would have been accepted.
+fn is_of_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+struct Connection {
+    router: Router,
+    config: ListenConfig,
+    draining: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    async fn serve(mut self, stream: TcpStream) {
+        // Frames of a stream are small: they must not wait for one another.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let io = TokioIo::new(StallGuard::new(stream, self.config.stall_timeout));
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.config.head_timeout)
+            .max_header_size(self.config.head_bytes)
+            .max_buf_size(self.config.head_bytes.max(MIN_BUFFER))
+            .serve_connection(io, TowerToHyperService::new(self.router.clone()));
+        let served = std::pin::pin!(served);
+        let begun = std::pin::pin!(async {
+            if self.draining.wait_for(|draining| *draining).await.is_err() {
+                pending::<Infallible>().await;
+            }
+        });
+        let ended = match select(served, begun).await {
+            Either::Left((ended, _)) => ended,
+            Either::Right((_, mut served)) => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+/// The smallest buffer that hyper takes.
+const MIN_BUFFER: usize = 8192;

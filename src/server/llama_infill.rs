@@ -1,0 +1,227 @@
+//! `POST /infill`: filling the gap at an editor's cursor, for plug-ins that speak to llama.cpp's server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+
+use super::completion_reader::{CompletionAnswer, TextPiece};
+use super::completions::start;
+use super::error::{ApiError, ErrorBody};
+use super::extract::Body;
+use super::metrics::Metrics;
+use super::run::{Cost, Update, answers, updates};
+use super::sse::{self, End, Frame};
+use super::state::AppState;
+use super::validate::{self, LlamaInfillJob};
+use super::wire::{GenerationSettings, LlamaChunk, LlamaInfill, LlamaInfillRequest, Timings};
+
+/// There are no slots in llama.cpp's sense.
+const NO_SLOT: i32 = -1;
+
+/// Fills the gap.
+#[utoipa::path(
+    post,
+    path = "/infill",
+    tag = "Denoising",
+    operation_id = "infill",
+    request_body(content = LlamaInfillRequest, example = json!({"input_prefix": "fn main() {\n", "input_suffix": "}\n", "prompt": "    ", "n_predict": 8, "input_extra": [{"filename": "a.rs", "text": "mod b;"}]})),
+    responses(
+        (status = 200, description = "The answer; with `stream`, server-sent events", body = LlamaInfill),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
+pub(super) async fn create(
+    State(state): State<Arc<AppState>>,
+    Body(request): Body<LlamaInfillRequest>,
+) -> Result<Response, ApiError> {
+    let job = validate::checked(&state, request, validate::llama_infill).await?;
+    let head = Head::new(&job, &state);
+    let runs = start(&job.completion, &state)?;
+    let limit = state.limits.request_timeout;
+    if job.completion.stream && !runs.is_empty() {
+        let mut has_new_line = false;
+        let render = move |update| head.render(update, &mut has_new_line);
+        let updates = updates(runs, limit);
+        let keep_alive = state.limits.keep_alive;
+        return Ok(sse::respond(updates, keep_alive, End::Nothing, render));
+    }
+    let (mut answers, cost) = answers(runs, limit).await?;
+    let answer = head.answer(answers.pop(), cost);
+    if job.completion.stream {
+        let frame = sse::frame(&answer);
+        let update = futures::stream::iter([Ok(frame)]);
+        let keep_alive = state.limits.keep_alive;
+        return Ok(sse::respond(update, keep_alive, End::Nothing, |frame| {
+            vec![frame]
+        }));
+    }
+    let answer = serde_json::to_value(&answer)
+        .map_err(|error| ApiError::internal(format!("the answer cannot be written: {error}")))?;
+    Ok(Json(selected(answer, &job.response_fields)).into_response())
+}
+
+/// The named fields of an answer under the names by which they were asked for; all if none is named. What is
+/// not there is left out.
+fn selected(answer: Value, fields: &[String]) -> Value {
+    if fields.is_empty() {
+        return answer;
+    }
+    let selected = fields.iter().filter_map(|path| {
+        let value = path
+            .split('/')
+            .try_fold(&answer, |value, name| value.get(name))?;
+        Some((path.clone(), value.clone()))
+    });
+    Value::Object(selected.collect::<Map<_, _>>())
+}
+
+/// What an answer holds that is known beforehand.
+struct Head {
+    model: String,
+    prompt_tokens: usize,
+    n_indent: usize,
+    truncated: bool,
+    return_tokens: bool,
+    settings: GenerationSettings,
+    metrics: Arc<Metrics>,
+}
+
+impl Head {
+    fn new(job: &LlamaInfillJob, state: &AppState) -> Self {
+        let sampling = &job.completion.plan.sampling;
+        Self {
+            model: state.model_name.clone(),
+            prompt_tokens: job.completion.prompt_tokens(),
+            n_indent: job.n_indent,
+            truncated: job.truncated,
+            return_tokens: job.return_tokens,
+            settings: GenerationSettings {
+                n_predict: job.n_predict,
+                seed: sampling.seed,
+                temperature: sampling.temperature,
+                top_k: sampling.top_k.unwrap_or(0),
+                top_p: sampling.top_p.unwrap_or(1.0),
+                stop: job.completion.stops.to_vec(),
+                stream: job.completion.stream,
+            },
+            metrics: state.metrics.clone(),
+        }
+    }
+
+    /// The whole answer, which is counted; empty if nothing was filled.
+    fn answer(&self, answer: Option<CompletionAnswer>, cost: Cost) -> LlamaInfill<'_> {
+        let predicted = answer.as_ref().map_or(0, |answer| answer.tokens);
+        let per_forward = cost.tokens_per_forward();
+        self.metrics
+            .count_answer(self.prompt_tokens, predicted, per_forward);
+        let (stop_type, stopping_word) = match &answer {
+            Some(CompletionAnswer {
+                stop: Some(stop), ..
+            }) => ("word", stop.clone()),
+            Some(answer) if answer.finish_reason == "stop" => ("eos", String::new()),
+            _ => ("limit", String::new()),
+        };
+        let piece = answer.map(|answer| answer.piece).unwrap_or_default();
+        let content = indented(piece.text, self.n_indent);
+        let tokens = match self.return_tokens {
+            true => piece.tokens.iter().map(|token| token.token).collect(),
+            false => Vec::new(),
+        };
+        LlamaInfill {
+            index: 0,
+            has_new_line: content.contains('\n'),
+            content,
+            tokens,
+            id_slot: NO_SLOT,
+            stop: true,
+            model: &self.model,
+            tokens_predicted: predicted,
+            tokens_evaluated: self.prompt_tokens,
+            tokens_cached: 0,
+            generation_settings: self.settings.clone(),
+            truncated: self.truncated,
+            stop_type,
+            stopping_word,
+            timings: timings(self.prompt_tokens, predicted, cost.denoising()),
+        }
+    }
+
+    /// The frames of an update; `has_new_line` is carried from one to the next.
+    fn render(
+        &self,
+        update: Update<TextPiece, CompletionAnswer>,
+        has_new_line: &mut bool,
+    ) -> Vec<Frame> {
+        let piece = TextPiece::joined(update.frames);
+        let text = piece.map(|piece| piece.text).unwrap_or_default();
+        *has_new_line |= text.contains('\n');
+        match update.answer {
+            Some((answer, cost)) => vec![sse::frame(&LlamaInfill {
+                content: text,
+                has_new_line: *has_new_line,
+                ..self.answer(Some(answer), cost)
+            })],
+            None if text.is_empty() => Vec::new(),
+            None => vec![sse::frame(&LlamaChunk {
+                index: 0,
+                content: text,
+                tokens: Vec::new(),
+                stop: false,
+                id_slot: NO_SLOT,
+            })],
+        }
+    }
+}
+
+fn timings(prompt: usize, predicted: usize, denoising: Duration) -> Timings {
+    let seconds = denoising.as_secs_f64();
+    let rate = match seconds > 0.0 {
+        true => predicted as f64 / seconds,
+        false => 0.0,
+    };
+    Timings {
+        prompt_n: prompt,
+        predicted_n: predicted,
+        predicted_ms: seconds * 1e3,
+        predicted_per_token_ms: seconds * 1e3 / predicted.max(1) as f64,
+        predicted_per_second: rate,
+        ..Timings::default()
+    }
+}
+
+/// `text` up to the first line after its first that is indented by fewer than `least` blanks and is not
+/// empty.
+fn indented(mut text: String, least: usize) -> String {
+    let ends_before = |line: &str| {
+        let indent = line.chars().take_while(|c| matches!(c, ' ' | '\t')).count();
+        !line.trim().is_empty() && indent < least
+    };
+    let breaks = text.match_indices('\n').map(|(at, _)| at);
+    let end = breaks.into_iter().find(|at| {
+        let line = text[at + 1..].split('\n').next().unwrap_or_default();
+        ends_before(line)
+    });
+    if let Some(end) = end {
+        text.truncate(end);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filling_ends_before_a_line_that_is_indented_less() {
+        let cut = |text: &str, least| indented(text.to_owned(), least);
+        assert_eq!(cut("a\n    b\n\n    c\nd", 4), "a\n    b\n\n    c");
+        assert_eq!(cut("a\n    b\n  c\n", 4), "a\n    b");
+        assert_eq!(cut("a\nb", 0), "a\nb");
+        assert_eq!(cut("a\n\t\tb\n", 2), "a\n\t\tb\n");
+    }
+}

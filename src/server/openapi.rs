@@ -1,0 +1,82 @@
+//! `GET /openapi.json`, generated from the wire types, and `GET /docs`, a page that shows it.
+
+use axum::Json;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use super::wire::{CanvasFrame, FimAnswer, FimDelta, InfillStep, LlamaChunk};
+use super::{completions, fim, infill, llama_infill, metrics, models, probes, score};
+
+/// The page. It asks for nothing but `/openapi.json`.
+const PAGE: &str = include_str!("docs.html");
+
+/// What a browser lets the page do.
+const POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "unmask",
+        description = "Completion, infilling and scoring by masked text diffusion language models."
+    ),
+    paths(
+        completions::create,
+        infill::create,
+        fim::create,
+        llama_infill::create,
+        score::create,
+        models::list,
+        models::retrieve,
+        probes::health,
+        probes::ready,
+        metrics::get,
+        get,
+        docs,
+    ),
+    components(schemas(CanvasFrame, FimAnswer<FimDelta>, InfillStep, LlamaChunk)),
+    modifiers(&Keys),
+)]
+struct Api;
+
+/// That requests carry an API key where the server asks for one.
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, document: &mut Document) {
+        let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("api_key", bearer);
+    }
+}
+
+/// The description of this API.
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "Server",
+    operation_id = "openapi",
+    responses((status = 200, description = "This document", body = Object)),
+)]
+pub(super) async fn get() -> Json<Document> {
+    Json(Api::openapi())
+}
+
+/// A page to read it.
+#[utoipa::path(
+    get,
+    path = "/docs",
+    tag = "Server",
+    operation_id = "docs",
+    responses((status = 200, description = "The page", body = String, content_type = "text/html")),
+)]
+pub(super) async fn docs() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+    ];
+    (headers, PAGE).into_response()
+}

@@ -1,0 +1,154 @@
+//! `POST /v1/score`: the NELBO of texts, by Monte Carlo.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use futures::TryStreamExt;
+
+use super::error::{ApiError, ErrorBody};
+use super::extract::Body;
+use super::probe::{self, Probe, given};
+use super::random;
+use super::run::within;
+use super::state::{AppState, unix_time};
+use super::validate::{self, ScoreJob};
+use super::wire::{SCORE_OBJECT, ScoreAnswer, ScoreReport, ScoreRequest, TextScore, Usage};
+use crate::canvas::{Canvas, TokenId};
+use crate::eval::Target;
+use crate::eval::likelihood::{Draw, Estimate};
+
+/// Bounds the likelihood of texts.
+#[utoipa::path(
+    post,
+    path = "/v1/score",
+    tag = "Evaluation",
+    operation_id = "score",
+    request_body(content = ScoreRequest, example = json!({"input": ["A text.", "Another."], "prompt": "Read: ", "samples": 8, "seed": 1})),
+    responses(
+        (status = 200, description = "The answer; with `stream`, server-sent events", body = ScoreAnswer),
+        (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "A fault of the server", body = ErrorBody),
+    ),
+)]
+pub(super) async fn create(
+    State(state): State<Arc<AppState>>,
+    Body(request): Body<ScoreRequest>,
+) -> Result<Response, ApiError> {
+    let job = validate::checked(&state, request, validate::score).await?;
+    let begun = Instant::now();
+    let limit = state.limits.request_timeout;
+    let (estimates, nfe) = within(limit, estimates(&job, &state)).await?;
+    let texts = job.targets.iter().zip(&job.bytes).zip(estimates);
+    let data: Vec<TextScore> = texts
+        .enumerate()
+        .map(|(index, ((target, bytes), estimate))| {
+            text_score(index, target.slots.len(), *bytes, estimate)
+        })
+        .collect();
+    // The prompt is the same for all.
+    let first = &job.targets[0];
+    let prompt = first.tokens.len() - first.slots.len();
+    let tokens = prompt + data.iter().map(|score| score.tokens).sum::<usize>();
+    state.metrics.count_scored(tokens);
+    Ok(Json(ScoreAnswer {
+        id: &format!("score-{}", random::identifier()?),
+        object: SCORE_OBJECT,
+        created: unix_time(),
+        model: &state.model_name,
+        data,
+        usage: Usage::new(tokens, 0),
+        diffusion: ScoreReport {
+            samples: job.settings.groups * job.settings.strata,
+            strata: job.settings.strata,
+            nfe,
+            time_ms: begun.elapsed().as_secs_f64() * 1e3,
+            seed: job.settings.seed,
+        },
+    })
+    .into_response())
+}
+
+fn text_score(index: usize, tokens: usize, bytes: usize, estimate: Estimate) -> TextScore {
+    let nats_per_token = estimate.nelbo / tokens as f64;
+    TextScore {
+        index,
+        tokens,
+        bytes,
+        nelbo: estimate.nelbo,
+        standard_error: estimate.standard_error,
+        nats_per_token,
+        bits_per_byte: (bytes > 0).then(|| estimate.nelbo / std::f64::consts::LN_2 / bytes as f64),
+        perplexity_bound: nats_per_token.exp(),
+    }
+}
+
+/// The estimate of every target, and how many forwards they took.
+async fn estimates(job: &ScoreJob, state: &AppState) -> Result<(Vec<Estimate>, usize), ApiError> {
+    let settings = job.settings;
+    let samples = settings.groups * settings.strata;
+    let mut losses = vec![0.0; job.targets.len() * samples];
+    // Draws by place; one that masks nothing has no loss.
+    let draws: Vec<(usize, Draw)> = job
+        .targets
+        .iter()
+        .enumerate()
+        .flat_map(|(index, target)| {
+            (0..settings.groups).flat_map(move |group| {
+                let estimator = settings.estimator;
+                estimator.draws(target, settings.strata, settings.seed, group, index)
+            })
+        })
+        .enumerate()
+        .filter(|(_, draw)| !draw.masked.is_empty())
+        .collect();
+    let mask = state.engine.mask_token();
+    let probes = draws
+        .iter()
+        .map(|(place, draw)| probe(&job.targets[place / samples], draw, mask))
+        .collect::<Result<Vec<_>, ApiError>>()?;
+    let nfe = probes.len();
+    let guidance_scale = settings.guidance_scale as f32;
+    let answers: Vec<probe::Answer> = probe::run(state.engine.clone(), probes, guidance_scale)
+        .try_collect()
+        .await?;
+    for ((place, draw), answer) in draws.iter().zip(answers) {
+        // In slot order, so that the sum does not depend on chance.
+        let of_slots = draw.masked.iter().filter_map(|slot| answer.get(slot));
+        let logprobs = of_slots.flatten();
+        let cross_entropy: f64 = logprobs.map(|logprob| -f64::from(*logprob)).sum();
+        if !cross_entropy.is_finite() {
+            return Err(ApiError::internal(format!(
+                "the model gives a token of text {} probability 0, so that its NELBO is infinite",
+                place / samples
+            )));
+        }
+        losses[*place] = draw.weight * cross_entropy;
+    }
+    let estimates = losses.chunks(samples);
+    let estimates = estimates.map(|losses| Estimate::of(losses, settings.strata));
+    Ok((estimates.collect(), nfe))
+}
+
+/// The forward of one draw: its masked slots are masked, and their true tokens asked for. The text is a gap
+/// whose other slots are committed, so that guidance takes the prompt away and nothing else.
+fn probe(target: &Target, draw: &Draw, mask: TokenId) -> Result<Probe, ApiError> {
+    let mut canvas = Canvas::builder(mask)
+        .fixed(&target.tokens[..target.slots[0]])
+        .gap(target.slots.len())
+        .build()
+        .map_err(|error| ApiError::internal(format!("a sample cannot be laid out: {error}")))?;
+    let mut of: HashMap<usize, Arc<[TokenId]>> = HashMap::with_capacity(draw.masked.len());
+    for &slot in &target.slots {
+        let truth = target.tokens[slot];
+        if draw.masked.binary_search(&slot).is_ok() {
+            of.insert(slot, [truth].into());
+        } else if let Some(gap_slot) = canvas.gap_slot_mut(slot) {
+            gap_slot.commit(given(truth));
+        }
+    }
+    Ok(Probe { canvas, of })
+}

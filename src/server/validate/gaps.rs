@@ -1,0 +1,198 @@
+//! The gaps of an infilling.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::super::error::ApiError;
+use super::super::state::AppState;
+use super::super::wire::GapFields;
+use super::completion::stops;
+use super::decoding::size;
+use super::encode;
+use crate::canvas::TokenId;
+use crate::models::AttentionPattern;
+
+/// A gap that can be laid out.
+#[derive(Debug, Clone)]
+pub struct Gap {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// How many slots it has.
+    pub length: Length,
+    /// Strings before which its text ends.
+    pub stops: Arc<[String]>,
+}
+
+/// How many slots a gap has.
+#[derive(Debug, Clone)]
+pub enum Length {
+    /// So many.
+    Exact(usize),
+    /// Between two bounds, which are not the same.
+    Between(usize, usize),
+    /// Those of one of its choices.
+    Choices(Arc<[Choice]>),
+}
+
+/// A text that may fill a gap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The text.
+    pub text: String,
+    /// Its tokens, at least one.
+    pub tokens: Vec<TokenId>,
+}
+
+impl Length {
+    /// The most slots that the gap may have.
+    pub fn most(&self) -> usize {
+        match self {
+            Self::Exact(length) | Self::Between(_, length) => *length,
+            Self::Choices(choices) => {
+                let lengths = choices.iter().map(|choice| choice.tokens.len());
+                lengths.max().unwrap_or(0)
+            }
+        }
+    }
+}
+
+/// Checks the gap that `path` names; `names` holds the names of those before it.
+pub(super) fn gap(
+    gap: GapFields,
+    path: &str,
+    names: &mut HashMap<String, String>,
+    state: &AppState,
+) -> Result<Gap, ApiError> {
+    if let Some(name) = &gap.name {
+        check_name(name, path, names, state)?;
+    }
+    let param = |field: &str| format!("{path}.gap.{field}");
+    let limit = state.engine.spec().max_canvas;
+    let length = match (gap.tokens.map(size), gap.max_tokens.map(size), gap.choices) {
+        (Some(0), None, None) => {
+            return Err(ApiError::value(
+                &param("tokens"),
+                0,
+                format_args!("1 to {limit}"),
+            ));
+        }
+        (Some(length), None, None) => Length::Exact(length),
+        (None, Some(most), None) => {
+            let least = gap.min_tokens.map_or(1, size);
+            if least == 0 || least > most {
+                return Err(ApiError::value(
+                    &param("min_tokens"),
+                    least,
+                    format_args!("1 to max_tokens, which is {most}"),
+                ));
+            }
+            match least == most {
+                true => Length::Exact(most),
+                false => Length::Between(least, most),
+            }
+        }
+        (None, None, Some(choices)) => {
+            Length::Choices(check_choices(choices, &param("choices"), state)?)
+        }
+        (None, None, None) => {
+            let allowed = format_args!("1 to {limit}, or max_tokens or choices in its place");
+            return Err(ApiError::missing(&param("tokens"), allowed));
+        }
+        (_, max_tokens, _) => {
+            let field = if max_tokens.is_some() {
+                "max_tokens"
+            } else {
+                "choices"
+            };
+            return Err(ApiError::unusable(
+                &param(field),
+                "the gap's length is given twice; allowed: one of tokens, max_tokens and choices",
+            ));
+        }
+    };
+    if gap.min_tokens.is_some() && gap.max_tokens.is_none() {
+        return Err(ApiError::unusable(
+            &param("min_tokens"),
+            "it is allowed only with max_tokens",
+        ));
+    }
+    let is_choice = matches!(length, Length::Choices(_));
+    if is_choice && gap.stop.is_some() {
+        return Err(ApiError::unusable(
+            &param("stop"),
+            "it is not allowed with choices, each of which is a whole text",
+        ));
+    }
+    Ok(Gap {
+        name: gap.name,
+        length,
+        stops: stops(gap.stop, &param("stop"), state)?,
+    })
+}
+
+fn check_name(
+    name: &str,
+    path: &str,
+    names: &mut HashMap<String, String>,
+    state: &AppState,
+) -> Result<(), ApiError> {
+    let param = format!("{path}.gap.name");
+    let longest = state.limits.gap_name_bytes;
+    if name.len() > longest {
+        return Err(ApiError::value(
+            &param,
+            format_args!("a string of {} bytes", name.len()),
+            format_args!("at most {longest} bytes"),
+        ));
+    }
+    match names.insert(name.to_owned(), path.to_owned()) {
+        Some(other) => Err(ApiError::value(
+            &param,
+            format_args!("{name:?}"),
+            format_args!("a name of its own, and {other} has this one"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_choices(
+    texts: Vec<String>,
+    param: &str,
+    state: &AppState,
+) -> Result<Arc<[Choice]>, ApiError> {
+    if state.engine.spec().attention != AttentionPattern::Bidirectional {
+        return Err(ApiError::unsupported(
+            param,
+            "given",
+            "a model of blocks does not see what follows a choice; allowed: tokens",
+        ));
+    }
+    let most = state.limits.choices;
+    if !(1..=most).contains(&texts.len()) {
+        return Err(ApiError::value(
+            param,
+            format_args!("a list of {} texts", texts.len()),
+            format_args!("1 to {most}"),
+        ));
+    }
+    let mut choices: Vec<Choice> = Vec::with_capacity(texts.len());
+    for (index, text) in texts.into_iter().enumerate() {
+        let param = format!("{param}[{index}]");
+        let tokens = encode(&text, &param, state)?;
+        if tokens.is_empty() {
+            return Err(ApiError::value(
+                &param,
+                "an empty text",
+                "a text of at least one token",
+            ));
+        }
+        if let Some(same) = choices.iter().position(|choice| choice.tokens == tokens) {
+            return Err(ApiError::unusable(
+                &param,
+                format_args!("it is the same as choice {same}; allowed: each once"),
+            ));
+        }
+        choices.push(Choice { text, tokens });
+    }
+    Ok(choices.into())
+}

@@ -1,0 +1,194 @@
+//! Filling the gap at an editor's cursor, as llama.cpp's server is asked for it.
+
+use super::super::error::ApiError;
+use super::super::state::AppState;
+use super::super::wire::{ExtraInput, Integer, LlamaInfillRequest, Object, Whole};
+use super::completion::{CompletionJob, Given, lay_out, stops};
+use super::decoding::{DecodeFields, plan, size};
+use super::{check_model, encode};
+use crate::canvas::TokenId;
+
+/// Slots of a gap whose length is not given.
+const DEFAULT_N_PREDICT: usize = 128;
+
+/// A request that can be queued.
+pub struct LlamaInfillJob {
+    /// The one canvas; none if nothing is to be filled.
+    pub completion: CompletionJob,
+    /// Slots of the gap.
+    pub n_predict: usize,
+    /// The filling ends before a line that is indented less.
+    pub n_indent: usize,
+    /// Whether some of the given text was left out.
+    pub truncated: bool,
+    /// Whether the answer holds the token ids.
+    pub return_tokens: bool,
+    /// The only fields that the answer is to hold; all if empty.
+    pub response_fields: Vec<String>,
+}
+
+/// Checks a request.
+pub fn llama_infill(
+    request: LlamaInfillRequest,
+    state: &AppState,
+) -> Result<LlamaInfillJob, ApiError> {
+    check_model(request.model.as_deref(), state)?;
+    let stream = request.stream.unwrap_or(false);
+    let n_indent = request.n_indent.map_or(0, size);
+    if stream && n_indent > 0 {
+        return Err(ApiError::unsupported(
+            "n_indent",
+            n_indent,
+            "in a stream it is not supported; allowed: 0",
+        ));
+    }
+    let seed = match request.seed {
+        None | Some(Integer(-1)) => None,
+        Some(Integer(seed)) => Some(Whole(u64::try_from(seed).map_err(|_| {
+            ApiError::value("seed", seed, "-1 for a random one, otherwise at least 0")
+        })?)),
+    };
+    let fields = DecodeFields {
+        temperature: request.temperature,
+        top_p: request.top_p,
+        top_k: request.top_k,
+        seed,
+        logit_bias: None,
+        diffusion: request.diffusion,
+    };
+    let plan = plan(fields, state)?;
+    let stops = stops(request.stop, "stop", state)?;
+    let return_tokens = request.return_tokens.unwrap_or(false);
+    let n_predict = request.n_predict.map_or(DEFAULT_N_PREDICT, size);
+    let mut truncated = false;
+    let mut prompts = Vec::new();
+    if n_predict > 0 {
+        let texts = Texts {
+            extra: request.input_extra.unwrap_or_default(),
+            prefix: request.input_prefix.unwrap_or_default(),
+            prompt: request.prompt.unwrap_or_default(),
+            suffix: request.input_suffix.unwrap_or_default(),
+        };
+        let fitted = texts.fit(n_predict, state)?;
+        truncated = fitted.truncated;
+        let given = Given {
+            path: "input_prefix".into(),
+            text: None,
+            tokens: fitted.before,
+        };
+        prompts.push(lay_out(
+            given,
+            "n_predict",
+            n_predict,
+            &fitted.after,
+            false,
+            &plan,
+            state,
+        )?);
+    }
+    Ok(LlamaInfillJob {
+        completion: CompletionJob {
+            prompts,
+            n: 1,
+            plan,
+            stops,
+            // Tokens are kept with their log-probabilities.
+            top_logprobs: return_tokens.then_some(0),
+            stream,
+            include_usage: false,
+            frames: false,
+        },
+        n_predict,
+        n_indent,
+        truncated,
+        return_tokens,
+        response_fields: request.response_fields.unwrap_or_default(),
+    })
+}
+
+struct Texts {
+    extra: Vec<Object<ExtraInput>>,
+    prefix: String,
+    prompt: String,
+    suffix: String,
+}
+
+struct Fitted {
+    before: Vec<TokenId>,
+    after: Vec<TokenId>,
+    truncated: bool,
+}
+
+impl Texts {
+    /// The tokens that fit the model's context beside a gap: of what comes before the gap the end, of what
+    /// comes after it the beginning. The suffix has a quarter of the room, and what the prefix leaves; the
+    /// extra texts have the rest.
+    fn fit(self, n_predict: usize, state: &AppState) -> Result<Fitted, ApiError> {
+        let context = state.engine.spec().max_canvas;
+        let prompt = encode(&self.prompt, "prompt", state)?;
+        let room = context
+            .saturating_sub(n_predict)
+            .saturating_sub(prompt.len());
+        let mut prefix = encode_end(&self.prefix, "input_prefix", room, state)?;
+        let mut suffix = encode_beginning(&self.suffix, "input_suffix", room, state)?;
+        let of_suffix = (room / 4).max(room.saturating_sub(prefix.len()));
+        let mut truncated = suffix.len() > of_suffix;
+        suffix.truncate(of_suffix);
+        let of_prefix = room - suffix.len();
+        truncated |= prefix.len() > of_prefix;
+        prefix.drain(..prefix.len().saturating_sub(of_prefix));
+        let of_extra = of_prefix - prefix.len();
+        let mut extra = Vec::new();
+        for (index, Object(input)) in self.extra.iter().enumerate().rev() {
+            if extra.len() >= of_extra {
+                truncated = true;
+                break;
+            }
+            let path = format!("input_extra[{index}].text");
+            let name = input.filename.as_deref().unwrap_or_default();
+            let text = input.text.as_deref().unwrap_or_default();
+            let separator = if name.is_empty() { "" } else { "\n" };
+            let text = format!("{name}{separator}{text}\n");
+            let tokens = encode_end(&text, &path, of_extra, state)?;
+            extra.splice(0..0, tokens);
+        }
+        truncated |= extra.len() > of_extra;
+        extra.drain(..extra.len().saturating_sub(of_extra));
+        Ok(Fitted {
+            before: [extra, prefix, prompt].concat(),
+            after: suffix,
+            truncated,
+        })
+    }
+}
+
+/// How many bytes of a text can matter to so many tokens, at most.
+fn most_bytes(tokens: usize, state: &AppState) -> usize {
+    let longest = state.tokenizer.longest_token();
+    longest.map_or(usize::MAX, |longest| {
+        tokens.saturating_add(1).saturating_mul(longest)
+    })
+}
+
+/// The tokens of a text, or of its end where it is far too long for `room`.
+fn encode_end(
+    text: &str,
+    path: &str,
+    room: usize,
+    state: &AppState,
+) -> Result<Vec<TokenId>, ApiError> {
+    let start = text.len().saturating_sub(most_bytes(room, state));
+    let start = (start..=text.len()).find(|at| text.is_char_boundary(*at));
+    encode(&text[start.unwrap_or(text.len())..], path, state)
+}
+
+/// The tokens of a text, or of its beginning where it is far too long for `room`.
+fn encode_beginning(
+    text: &str,
+    path: &str,
+    room: usize,
+    state: &AppState,
+) -> Result<Vec<TokenId>, ApiError> {
+    let end = text.floor_char_boundary(most_bytes(room, state));
+    encode(&text[..end], path, state)
+}

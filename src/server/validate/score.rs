@@ -1,0 +1,145 @@
+//! Scoring: texts, each a target of its own.
+
+use super::super::error::ApiError;
+use super::super::random;
+use super::super::state::AppState;
+use super::super::wire::{EstimatorName, Real, ScoreRequest, Stop, Whole};
+use super::decoding::size;
+use super::{check_model, encode};
+use crate::eval::Target;
+use crate::eval::likelihood::{Estimator, Settings};
+use crate::models::AttentionPattern;
+
+/// Samples a text if the request does not say.
+const DEFAULT_SAMPLES: usize = 64;
+
+/// Samples that are stratified together if the request does not say, at most (LLaDA's).
+const DEFAULT_STRATA: usize = 16;
+
+/// A request to score that can be run.
+#[derive(Debug)]
+pub struct ScoreJob {
+    /// One a text.
+    pub targets: Vec<Target>,
+    /// Bytes of each text.
+    pub bytes: Vec<usize>,
+    /// How many samples are taken, and how.
+    pub settings: Settings,
+}
+
+/// Checks a request to score.
+pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiError> {
+    check_model(request.model.as_deref(), state)?;
+    let spec = state.engine.spec();
+    if spec.attention != AttentionPattern::Bidirectional {
+        return Err(ApiError::unsupported(
+            "model",
+            format_args!("{:?}", state.model_name),
+            "its slots do not see the whole text, so that it cannot be scored; allowed: a bidirectional model",
+        ));
+    }
+    let (texts, is_list) = match request.input {
+        None => return Err(ApiError::missing("input", "a string or a list of strings")),
+        Some(Stop::One(text)) => (vec![text], false),
+        Some(Stop::Many(texts)) => (texts, true),
+    };
+    let samples = request.samples.map_or(DEFAULT_SAMPLES, size);
+    let most = state.limits.score_samples;
+    if !(1..=most).contains(&samples) {
+        return Err(ApiError::value(
+            "samples",
+            samples,
+            format_args!("1 to {most}"),
+        ));
+    }
+    if texts.is_empty() || texts.len().saturating_mul(samples) > most {
+        return Err(ApiError::value(
+            "input",
+            format_args!("a list of {} texts", texts.len()),
+            format_args!(
+                "1 to {} texts, at most {most} samples a request",
+                most / samples
+            ),
+        ));
+    }
+    let divisor = |strata: usize| strata > 0 && samples.is_multiple_of(strata);
+    let strata = match request.strata.map(size) {
+        Some(strata) if divisor(strata) => strata,
+        Some(strata) => {
+            return Err(ApiError::value(
+                "strata",
+                strata,
+                format_args!("a divisor of samples, which is {samples}"),
+            ));
+        }
+        // 1 divides all.
+        None => (1..=DEFAULT_STRATA)
+            .rev()
+            .find(|n| divisor(*n))
+            .unwrap_or(1),
+    };
+    let guidance = request
+        .diffusion
+        .and_then(|options| options.0.guidance_scale);
+    let guidance = guidance.map_or(0.0, |Real(scale)| scale);
+    if guidance < 0.0 {
+        return Err(ApiError::value(
+            "diffusion.guidance_scale",
+            guidance,
+            "at least 0",
+        ));
+    }
+    let settings = Settings {
+        estimator: match request.estimator {
+            None | Some(EstimatorName::ExactCount) => Estimator::ExactCount,
+            Some(EstimatorName::ContinuousTime) => Estimator::ContinuousTime,
+        },
+        groups: samples / strata,
+        strata,
+        guidance_scale: f64::from(guidance),
+        seed: match request.seed {
+            Some(Whole(seed)) => seed,
+            None => random::seed()?,
+        },
+    };
+    let prompt = encode(
+        request.prompt.as_deref().unwrap_or_default(),
+        "prompt",
+        state,
+    )?;
+    let mut targets = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        let path = match is_list {
+            true => format!("input[{index}]"),
+            false => "input".to_owned(),
+        };
+        let tokens = encode(text, &path, state)?;
+        if tokens.is_empty() {
+            return Err(ApiError::value(
+                &path,
+                "an empty text",
+                "a text of at least one token",
+            ));
+        }
+        let length = prompt.len() + tokens.len();
+        if length > spec.max_canvas {
+            let what = format_args!(
+                "{path} has {} tokens, prompt {}",
+                tokens.len(),
+                prompt.len()
+            );
+            return Err(ApiError::canvas_too_long(
+                &path,
+                what,
+                length,
+                spec.max_canvas,
+            ));
+        }
+        targets.push(Target::after_prompt(&prompt, &tokens));
+    }
+    Ok(ScoreJob {
+        targets,
+        bytes: texts.iter().map(String::len).collect(),
+        settings,
+    })
+}

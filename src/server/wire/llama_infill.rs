@@ -1,0 +1,169 @@
+//! `POST /infill`, as llama.cpp's server has it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::diffusion::DiffusionOptions;
+use super::number::{Integer, Real, Whole};
+use super::object::Object;
+use super::prompt::Stop;
+use crate::canvas::TokenId;
+
+/// A request to fill the gap at an editor's cursor.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LlamaInfillRequest {
+    /// The served model's name, if given.
+    pub model: Option<String>,
+    /// The text before the gap.
+    pub input_prefix: Option<String>,
+    /// The text after the gap.
+    pub input_suffix: Option<String>,
+    /// Other texts, which go before the prefix in their order.
+    #[schema(value_type = Option<Vec<ExtraInput>>)]
+    pub input_extra: Option<Vec<Object<ExtraInput>>>,
+    /// Text between prefix and gap: the line up to the cursor.
+    pub prompt: Option<String>,
+    /// Slots of the gap; 128 if absent. At 0 nothing is filled.
+    pub n_predict: Option<Whole>,
+    /// The filling ends before a line that is indented less; 0 if absent.
+    pub n_indent: Option<Whole>,
+    /// As the plan says if absent.
+    pub temperature: Option<Real>,
+    /// As the plan says if absent.
+    pub top_p: Option<Real>,
+    /// As the plan says if absent; 0 and −1 keep all tokens.
+    pub top_k: Option<Integer>,
+    /// Random if absent or −1.
+    pub seed: Option<Integer>,
+    /// Strings that end the filling.
+    pub stop: Option<Stop>,
+    /// Whether to answer with server-sent events.
+    pub stream: Option<bool>,
+    /// Whether the answer holds the token ids; false if absent.
+    pub return_tokens: Option<bool>,
+    /// The only fields that the answer is to hold, if any are named; a nested one is written `timings/prompt_n`.
+    pub response_fields: Option<Vec<String>>,
+    /// Decode options.
+    #[schema(value_type = Option<DiffusionOptions>)]
+    pub diffusion: Option<Object<DiffusionOptions>>,
+    /// Where and how fast llama.cpp is to compute, which changes no answer: not used.
+    #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
+    pub id_slot: Option<Integer>,
+    /// As `id_slot`.
+    #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
+    pub cache_prompt: Option<bool>,
+    /// As `id_slot`.
+    #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
+    pub t_max_prompt_ms: Option<Integer>,
+    /// As `id_slot`.
+    #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
+    pub t_max_predict_ms: Option<Integer>,
+    /// The order of llama.cpp's samplers. Here top_k comes before top_p as the plan says: not used.
+    #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
+    pub samplers: Option<Value>,
+}
+
+/// A text from elsewhere.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExtraInput {
+    /// The file that it is from.
+    pub filename: Option<String>,
+    /// The text.
+    pub text: Option<String>,
+    /// When the editor took it up, which is not used.
+    #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
+    pub time: Option<Value>,
+}
+
+/// An answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LlamaInfill<'a> {
+    /// Always 0.
+    pub index: usize,
+    /// The filling; in the last chunk of a stream, what is new of it.
+    pub content: String,
+    /// Its token ids, if they were asked for.
+    pub tokens: Vec<TokenId>,
+    /// Always −1.
+    pub id_slot: i32,
+    /// Always true.
+    pub stop: bool,
+    /// The served model's name.
+    pub model: &'a str,
+    /// Tokens that the filling was read from.
+    pub tokens_predicted: usize,
+    /// Fixed tokens.
+    pub tokens_evaluated: usize,
+    /// Always 0.
+    pub tokens_cached: usize,
+    /// How it was filled.
+    pub generation_settings: GenerationSettings,
+    /// Whether the filling has a line break.
+    pub has_new_line: bool,
+    /// Whether some of the given text did not fit the model's context and was left out.
+    pub truncated: bool,
+    /// `limit`, `eos` or `word`.
+    pub stop_type: &'static str,
+    /// The stop string that ended it, or nothing.
+    pub stopping_word: String,
+    /// Times.
+    pub timings: Timings,
+}
+
+/// How a gap was filled.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct GenerationSettings {
+    /// Slots of the gap.
+    pub n_predict: usize,
+    /// The seed.
+    pub seed: u64,
+    /// The temperature.
+    pub temperature: f32,
+    /// The k of top-k; 0 without.
+    pub top_k: usize,
+    /// The p of top-p; 1 without.
+    pub top_p: f32,
+    /// Strings that end the filling.
+    pub stop: Vec<String>,
+    /// Whether the answer is a stream.
+    pub stream: bool,
+}
+
+/// Times of a filling. A prompt is not processed apart from its gap: its time is 0.
+#[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
+pub struct Timings {
+    /// Fixed tokens.
+    pub prompt_n: usize,
+    /// 0.
+    pub prompt_ms: f64,
+    /// 0.
+    pub prompt_per_token_ms: f64,
+    /// 0.
+    pub prompt_per_second: f64,
+    /// Tokens that the filling was read from.
+    pub predicted_n: usize,
+    /// Time of denoising, in milliseconds.
+    pub predicted_ms: f64,
+    /// Of it for each token.
+    pub predicted_per_token_ms: f64,
+    /// Tokens a second.
+    pub predicted_per_second: f64,
+}
+
+/// A chunk of a stream but the last.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LlamaChunk {
+    /// Always 0.
+    pub index: usize,
+    /// What is new.
+    pub content: String,
+    /// Always empty.
+    pub tokens: Vec<TokenId>,
+    /// Always false.
+    pub stop: bool,
+    /// Always −1.
+    pub id_slot: i32,
+}

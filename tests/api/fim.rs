@@ -1,0 +1,231 @@
+//! `POST /v1/fim/completions` and llama.cpp's `POST /infill`, asked as editors ask.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::mock::{CONTEXT, Mock, STOP};
+use crate::server::{MODEL, Server};
+
+const FIM: &str = "/v1/fim/completions";
+const INFILL: &str = "/infill";
+
+#[tokio::test]
+async fn a_gap_between_prompt_and_suffix_is_answered_as_a_chat_message() {
+    let server = Server::of(Mock::saying_text(5, "abc|d")).await;
+    let body = json!({
+        "model": MODEL, "prompt": "(pre)", "suffix": "(post)", "max_tokens": 5, "min_tokens": 0,
+        "temperature": 0, "top_p": 1, "random_seed": 7, "stop": ["|"], "metadata": {"file": "a.py"},
+    });
+    let mut answer = server.answer(FIM, &body).await;
+    assert!(answer["id"].take().as_str().unwrap().starts_with("fim-"));
+    assert!(answer["created"].take().as_u64().unwrap() > 1_700_000_000);
+    assert_eq!(answer["diffusion"].take()["seed"], 7);
+    assert_eq!(
+        answer,
+        json!({
+            "id": null, "object": "chat.completion", "created": null, "model": MODEL,
+            "choices": [{
+                "index": 0,
+                "message": {"role": "assistant", "content": "abc"},
+                "logprobs": null,
+                "finish_reason": "stop",
+            }],
+            "usage": {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15},
+            "diffusion": null,
+        })
+    );
+    let frames = server.frames(FIM, &body).await;
+    let deltas = frames.iter().map(|frame| {
+        assert_eq!(frame["object"], "chat.completion.chunk");
+        let delta = &frame["choices"][0]["delta"];
+        assert_eq!(delta["role"], "assistant");
+        delta["content"].as_str().unwrap()
+    });
+    assert_eq!(deltas.collect::<String>(), "abc");
+    let last = frames.last().unwrap();
+    assert_eq!(last["choices"][0]["finish_reason"], "stop");
+    assert_eq!(last["usage"], answer["usage"]);
+    assert_eq!(last["diffusion"]["seed"], 7);
+}
+
+#[tokio::test]
+async fn a_filling_has_log_probabilities_in_the_shape_of_chats() {
+    let server = Server::of(Mock::saying_text(1, "é!")).await;
+    let body = json!({"prompt": "p", "max_tokens": 3, "logprobs": true, "top_logprobs": 2});
+    let answer = server.answer(FIM, &body).await;
+    let logprobs = &answer["choices"][0]["logprobs"];
+    assert_eq!(logprobs["refusal"], Value::Null);
+    let content = logprobs["content"].as_array().unwrap();
+    let bytes: Vec<&Value> = content.iter().map(|token| &token["bytes"]).collect();
+    assert_eq!(bytes, [&json!([0xC3]), &json!([0xA9]), &json!([b'!'])]);
+    assert_eq!(content[2]["token"], "!");
+    for token in content {
+        let top = token["top_logprobs"].as_array().unwrap();
+        assert_eq!(top.len(), 2);
+        for field in ["token", "logprob", "bytes"] {
+            assert_eq!(top[0][field], token[field]);
+        }
+        assert!(top[1]["logprob"].as_f64().unwrap() < top[0]["logprob"].as_f64().unwrap());
+    }
+    let mut streamed = Vec::new();
+    for frame in server.frames(FIM, &body).await {
+        let content = &frame["choices"][0]["logprobs"]["content"];
+        streamed.extend(content.as_array().unwrap().clone());
+    }
+    assert_eq!(&streamed, content);
+}
+
+/// A request as the Vim plug-in of llama.cpp sends it.
+fn vim() -> Value {
+    json!({
+        "input_prefix": "def add(a, b):\n", "input_suffix": "\n\nprint(add(1, 2))\n",
+        "input_extra": [
+            {"text": "import os\n", "time": [1, 2], "filename": "other.py"},
+            {"text": "x = 1\n", "time": [1, 3], "filename": "last.py"},
+        ],
+        "prompt": "    ", "n_predict": 16, "n_indent": 4, "top_k": 40, "top_p": 0.99, "stream": false,
+        "samplers": ["top_k", "top_p", "infill"], "cache_prompt": true,
+        "t_max_prompt_ms": 500, "t_max_predict_ms": 1000,
+        "response_fields": [
+            "content", "timings/prompt_n", "timings/prompt_ms", "timings/prompt_per_token_ms",
+            "timings/prompt_per_second", "timings/predicted_n", "timings/predicted_ms",
+            "timings/predicted_per_token_ms", "timings/predicted_per_second", "truncated",
+            "tokens_cached",
+        ],
+    })
+}
+
+/// A request as the VS Code extension of llama.cpp sends it.
+fn vscode() -> Value {
+    json!({
+        "input_prefix": "fn main() {\n", "input_suffix": "}\n", "input_extra": [],
+        "prompt": "    ", "n_predict": 8, "top_k": 40, "top_p": 0.99, "stream": false,
+        "samplers": ["top_k", "top_p", "infill"], "cache_prompt": true,
+        "t_max_prompt_ms": 500, "t_max_predict_ms": 2500,
+    })
+}
+
+#[tokio::test]
+async fn the_vim_plugins_request_is_answered_with_the_fields_that_it_names() {
+    // What comes before the gap: two extra texts under their files' names, the prefix, the line.
+    let before = "other.py\nimport os\n\nlast.py\nx = 1\n\ndef add(a, b):\n    ".len();
+    let said = "return a + b\n\nx=1";
+    let server = Server::of(Mock::saying_text(before, said)).await;
+    let answer = server.answer(INFILL, &vim()).await;
+    assert_eq!(answer["content"], "return a + b\n");
+    assert_eq!(
+        answer["timings/prompt_n"],
+        before + "\n\nprint(add(1, 2))\n".len()
+    );
+    assert_eq!(answer["timings/predicted_n"], 16);
+    assert!(answer["timings/predicted_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(answer["truncated"], false);
+    assert_eq!(answer["tokens_cached"], 0);
+    assert_eq!(answer.as_object().unwrap().len(), 11);
+}
+
+#[tokio::test]
+async fn the_extensions_request_is_answered_in_llama_cpps_shape() {
+    let server = Server::of(Mock::saying_text(16, "todo!();")).await;
+    let answer = server.answer(INFILL, &vscode()).await;
+    assert_eq!(answer["content"], "todo!();");
+    for (field, value) in [
+        ("index", json!(0)),
+        ("stop", json!(true)),
+        ("model", json!(MODEL)),
+        ("tokens", json!([])),
+        ("tokens_predicted", json!(8)),
+        ("tokens_evaluated", json!(18)),
+        ("stop_type", json!("limit")),
+        ("stopping_word", json!("")),
+        ("has_new_line", json!(false)),
+        ("truncated", json!(false)),
+    ] {
+        assert_eq!(answer[field], value, "{field}");
+    }
+    assert_eq!(answer["generation_settings"]["top_k"], 40);
+    let mut body = vscode();
+    body["stop"] = json!(["!"]);
+    body["return_tokens"] = true.into();
+    let answer = server.answer(INFILL, &body).await;
+    assert_eq!(answer["content"], "todo");
+    assert_eq!(answer["tokens"], json!(b"todo"));
+    assert_eq!(answer["stop_type"], "word");
+    assert_eq!(answer["stopping_word"], "!");
+    let server = Server::of(Mock::saying(16, [b'a'.into(), STOP])).await;
+    let answer = server.answer(INFILL, &vscode()).await;
+    assert_eq!(
+        (&answer["content"], &answer["stop_type"]),
+        (&json!("a"), &json!("eos"))
+    );
+}
+
+#[tokio::test]
+async fn a_stream_in_llama_cpps_shape_ends_with_the_answer() {
+    let server = Server::of(Mock::saying_text(16, "a\nb|cdef")).await;
+    let mut body = vscode();
+    body["stream"] = true.into();
+    body["stop"] = "|".into();
+    let text = server.post(INFILL, &body).await.text().await.unwrap();
+    let frames: Vec<Value> = text
+        .split("\n\n")
+        .filter_map(|event| event.strip_prefix("data: "))
+        .map(|json| serde_json::from_str(json).unwrap())
+        .collect();
+    let (last, before) = frames.split_last().unwrap();
+    assert!(before.iter().all(|frame| frame["stop"] == false));
+    assert_eq!(last["stop"], true);
+    assert_eq!(last["stopping_word"], "|");
+    assert_eq!(last["has_new_line"], true);
+    let content = frames
+        .iter()
+        .map(|frame| frame["content"].as_str().unwrap());
+    assert_eq!(content.collect::<String>(), "a\nb");
+}
+
+#[tokio::test]
+async fn a_request_that_warms_the_cache_up_is_answered_with_nothing() {
+    let server = Server::of(Mock::uniform()).await;
+    let body = json!({
+        "input_prefix": "", "input_suffix": "", "input_extra": [{"text": "a", "filename": "b"}],
+        "prompt": "", "n_predict": 0, "samplers": [], "cache_prompt": true,
+        "t_max_prompt_ms": 1, "t_max_predict_ms": 1, "response_fields": [""],
+    });
+    assert_eq!(server.answer(INFILL, &body).await, json!({}));
+    let body = json!({"n_predict": 0});
+    assert_eq!(server.answer(INFILL, &body).await["content"], "");
+    assert_eq!(server.engine.status().steps, 0);
+}
+
+#[tokio::test]
+async fn text_that_does_not_fit_the_context_is_left_out_from_afar() {
+    let server = Server::of(Mock::uniform()).await;
+    let (context, gap) = (CONTEXT, 16);
+    for (prefix, suffix, extra, truncated) in [
+        (300, 300, 0, true),
+        (300, 10, 0, true),
+        (10, 300, 0, true),
+        (10, 10, 300, true),
+        (10, 10, 10, false),
+        (5_000_000 / 16, 10, 10, true),
+    ] {
+        let body = json!({
+            "input_prefix": "p".repeat(prefix), "input_suffix": "s".repeat(suffix),
+            "input_extra": [{"filename": "e", "text": "x".repeat(extra)}],
+            "prompt": "line", "n_predict": gap,
+        });
+        let answer = server.answer(INFILL, &body).await;
+        assert_eq!(answer["truncated"], truncated, "{prefix} {suffix} {extra}");
+        let evaluated = answer["tokens_evaluated"].as_u64().unwrap() as usize;
+        let whole = "e\n".len() + extra + 1 + prefix + 4 + suffix;
+        assert_eq!(
+            evaluated,
+            whole.min(context - gap),
+            "{prefix} {suffix} {extra}"
+        );
+    }
+    let body = json!({"input_prefix": "p", "prompt": "line", "n_predict": context});
+    let (status, answer) = server.ask(INFILL, &body).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(answer["error"]["param"], "n_predict");
+}

@@ -1,0 +1,232 @@
+//! Gaps with choices, of several lengths, and with stop strings.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use unmask::canvas::TokenId;
+use unmask::models::{Denoiser, RaggedBatch};
+use unmask::text::{HfTokenizer, Tokenizer};
+
+use crate::mock::Mock;
+use crate::server::Server;
+use crate::support::{golden, load};
+
+const PATH: &str = "/v1/infill";
+const MASK: TokenId = 505;
+
+fn encode(text: &str) -> Vec<TokenId> {
+    let tokenizer = HfTokenizer::from_file(&golden("llada").join("tokenizer.json")).unwrap();
+    tokenizer.encode(text).unwrap()
+}
+
+/// ln p of `token` in `slot` of a canvas.
+fn logprob(model: &dyn Denoiser, canvas: &[TokenId], slot: usize, token: TokenId) -> f64 {
+    let mut batch = RaggedBatch::new();
+    batch.push(canvas.iter().copied());
+    let hidden = model.hidden(&batch, None).unwrap();
+    let logits: Vec<Vec<f32>> = model.head(&hidden).unwrap().to_vec2().unwrap();
+    let sum: f64 = logits[slot].iter().map(|l| f64::from(*l).exp()).sum();
+    f64::from(logits[slot][token as usize]) - sum.ln()
+}
+
+fn close(given: &Value, expected: f64) {
+    let given = given.as_f64().unwrap();
+    assert!((given - expected).abs() < 1e-4, "{given} {expected}");
+}
+
+#[tokio::test]
+async fn choices_of_one_token_take_one_forward_and_have_its_probabilities() {
+    let server = Server::golden().await;
+    let model = load("llada");
+    let (before, between) = (encode("Is it good? "), encode(". Or bad? "));
+    let choices = ["a", "b", "c"];
+    let gap = json!({"gap": {"choices": choices, "name": "letter"}});
+    let body =
+        json!({"segments": ["Is it good? ", gap, ". Or bad? ", {"gap": {"choices": ["x", "y"]}}]});
+    let answer = server.answer(PATH, &body).await;
+    assert_eq!(answer["diffusion"]["nfe"], 1);
+    assert_eq!(answer["diffusion"]["tokens_per_forward"], 2.0);
+    let canvas = [&before[..], &[MASK], &between, &[MASK]].concat();
+    let gaps = answer["choices"][0]["gaps"].as_array().unwrap();
+    let places = [before.len(), before.len() + 1 + between.len()];
+    for ((gap, slot), choices) in gaps.iter().zip(places).zip([&choices[..], &["x", "y"]]) {
+        let given = gap["choices"].as_array().unwrap();
+        let expected: Vec<f64> = choices
+            .iter()
+            .map(|choice| logprob(&*model, &canvas, slot, encode(choice)[0]))
+            .collect();
+        let sum: f64 = expected.iter().map(|logprob| logprob.exp()).sum();
+        let mut total = 0.0;
+        for ((given, text), logprob) in given.iter().zip(choices).zip(&expected) {
+            assert_eq!(given["text"], *text);
+            close(&given["logprob"], *logprob);
+            close(&given["probability"], logprob.exp() / sum);
+            total += given["probability"].as_f64().unwrap();
+        }
+        assert!((total - 1.0).abs() < 1e-9);
+        let best = (0..choices.len())
+            .max_by(|a, b| expected[*a].total_cmp(&expected[*b]))
+            .unwrap();
+        assert_eq!(gap["text"], choices[best]);
+        assert_eq!(gap["provenance"][0]["step"], 0);
+        close(&gap["provenance"][0]["probability"], expected[best].exp());
+    }
+    assert_eq!(gaps[0]["name"], "letter");
+}
+
+#[tokio::test]
+async fn choices_of_several_tokens_have_the_product_of_their_tokens_probabilities() {
+    let server = Server::golden().await;
+    let model = load("llada");
+    let (before, after) = (encode("It is "), encode(" now."));
+    let choices = ["beautiful", "ugly", "z"];
+    let body = json!({"segments": ["It is ", {"gap": {"choices": choices}}, " now."]});
+    let answer = server.answer(PATH, &body).await;
+    let given = answer["choices"][0]["gaps"][0]["choices"]
+        .as_array()
+        .unwrap();
+    let mut forwards = 0;
+    for (given, choice) in given.iter().zip(choices) {
+        let tokens = encode(choice);
+        forwards += tokens.len();
+        let total: f64 = (0..tokens.len())
+            .map(|at| {
+                let mut gap = tokens.clone();
+                gap[at..].fill(MASK);
+                let canvas = [&before[..], &gap, &after].concat();
+                logprob(&*model, &canvas, before.len() + at, tokens[at])
+            })
+            .sum();
+        close(&given["logprob"], total);
+    }
+    assert_eq!(answer["diffusion"]["nfe"], forwards);
+    let total: f64 = given
+        .iter()
+        .map(|c| c["probability"].as_f64().unwrap())
+        .sum();
+    assert!((total - 1.0).abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn other_gaps_are_denoised_after_a_choice_is_made() {
+    let server = Server::golden().await;
+    let segments =
+        json!(["The ", {"gap": {"choices": ["a", "b"]}}, " and ", {"gap": {"tokens": 3}}, "."]);
+    let body = json!({"segments": segments, "temperature": 1, "seed": 3, "n": 2});
+    let answer = server.answer(PATH, &body).await;
+    for choice in answer["choices"].as_array().unwrap() {
+        let picked = choice["gaps"][0]["text"].as_str().unwrap();
+        let seed = 3 + choice["index"].as_u64().unwrap();
+        let segments = json!(["The ", picked, " and ", {"gap": {"tokens": 3}}, "."]);
+        let body = json!({"segments": segments, "temperature": 1, "seed": seed});
+        let alone = server.answer(PATH, &body).await;
+        assert_eq!(choice["text"], alone["choices"][0]["text"]);
+    }
+    let mut frames = server.frames(PATH, &body).await;
+    let last = frames.pop().unwrap();
+    assert_eq!(last["choices"], answer["choices"]);
+    assert_eq!(frames.len(), 6);
+}
+
+#[tokio::test]
+async fn above_temperature_zero_choices_are_drawn_by_their_probability() {
+    let server = Server::of(Mock::uniform()).await;
+    let mut drawn: HashMap<String, usize> = HashMap::new();
+    for seed in 0..25 {
+        let body = json!({
+            "segments": [{"gap": {"choices": ["a", "b"]}}], "temperature": 1, "n": 16,
+            "seed": 1000 * seed,
+        });
+        let answer = server.answer(PATH, &body).await;
+        assert_eq!(answer["diffusion"]["nfe"], 1);
+        for choice in answer["choices"].as_array().unwrap() {
+            *drawn.entry(choice["text"].to_string()).or_default() += 1;
+        }
+    }
+    // Binomial(400, 1/2): mean 200, standard deviation 10.
+    assert!(
+        drawn.values().all(|count| (150..=250).contains(count)),
+        "{drawn:?}"
+    );
+}
+
+#[tokio::test]
+async fn of_several_lengths_the_filling_with_the_largest_mean_log_probability_is_returned() {
+    let server = Server::golden().await;
+    let gap = json!({"gap": {"min_tokens": 2, "max_tokens": 5}});
+    let body = json!({"segments": ["The ", gap, " of the ", gap, "."], "seed": 2});
+    let answer = server.answer(PATH, &body).await;
+    let choice = &answer["choices"][0];
+    let candidates = choice["candidates"].as_array().unwrap();
+    assert_eq!(candidates.len(), 16);
+    let mut chosen = candidates
+        .iter()
+        .filter(|candidate| candidate["chosen"] == true);
+    let chosen = chosen.next().unwrap();
+    let lengths: Vec<usize> = choice["gaps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|gap| gap["tokens"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(chosen["tokens"], json!(lengths));
+    let mean = |candidate: &Value| candidate["mean_logprob"].as_f64().unwrap();
+    assert!(candidates.iter().all(|other| mean(other) <= mean(chosen)));
+    // Each candidate is what a request for its lengths alone gives.
+    for candidate in candidates.iter().take(4) {
+        let length = |gap: usize| candidate["tokens"][gap].clone();
+        let segments = json!([
+            "The ", {"gap": {"tokens": length(0)}}, " of the ", {"gap": {"tokens": length(1)}}, ".",
+        ]);
+        let body = json!({"segments": segments, "seed": 2, "logprobs": true});
+        let alone = server.answer(PATH, &body).await;
+        let gaps = alone["choices"][0]["gaps"].as_array().unwrap();
+        let logprobs: Vec<f64> = gaps
+            .iter()
+            .flat_map(|gap| gap["provenance"].as_array().unwrap())
+            .map(|token| token["logprob"].as_f64().unwrap())
+            .collect();
+        close(
+            &candidate["mean_logprob"],
+            logprobs.iter().sum::<f64>() / logprobs.len() as f64,
+        );
+        if candidate == chosen {
+            assert_eq!(choice["text"], alone["choices"][0]["text"]);
+        }
+    }
+    assert!(choice["gaps"][0]["provenance"][0].get("logprob").is_none());
+}
+
+#[tokio::test]
+async fn a_long_range_of_lengths_is_tried_from_end_to_end() {
+    let server = Server::of(Mock::uniform()).await;
+    let body = json!({"segments": [{"gap": {"max_tokens": 100}}, "!"], "n": 3});
+    let answer = server.answer(PATH, &body).await;
+    for choice in answer["choices"].as_array().unwrap() {
+        let candidates = choice["candidates"].as_array().unwrap().iter();
+        let lengths: Vec<&Value> = candidates
+            .map(|candidate| &candidate["tokens"][0])
+            .collect();
+        assert_eq!(lengths.len(), 5);
+        assert_eq!((lengths[0], lengths[4]), (&json!(1), &json!(100)));
+    }
+    assert_eq!(answer["choices"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_gap_ends_before_its_stop_string() {
+    let server = Server::of(Mock::saying_text(0, "(ab;cd)")).await;
+    let body = json!({"segments": [
+        "(", {"gap": {"tokens": 5, "stop": [";c", ";"]}}, ")", {"gap": {"tokens": 1, "stop": "?"}},
+    ]});
+    let answer = server.answer(PATH, &body).await;
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["text"], "(ab)x");
+    let gap = &choice["gaps"][0];
+    assert_eq!((&gap["text"], &gap["stop"]), (&json!("ab"), &json!(";")));
+    assert_eq!((&gap["start"], &gap["end"]), (&json!(1), &json!(3)));
+    assert_eq!(gap["tokens"], json!(b"ab;"));
+    assert_eq!(gap["provenance"].as_array().unwrap().len(), 3);
+    assert!(choice["gaps"][1].get("stop").is_none());
+    assert_eq!(answer["usage"]["completion_tokens"], 4);
+}

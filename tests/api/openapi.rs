@@ -1,0 +1,158 @@
+//! `GET /openapi.json` and `GET /docs`.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::mock::Mock;
+use crate::server::Server;
+
+async fn document(server: &Server) -> Value {
+    let (status, text) = server.get("/openapi.json").await;
+    assert_eq!(status, StatusCode::OK);
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Why `value` does not satisfy `schema`; the part of JSON Schema that the document uses.
+fn wrong(document: &Value, schema: &Value, value: &Value, path: &str) -> Option<String> {
+    let at = |what: String| Some(format!("{path}: {what}"));
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target = document.pointer(reference.trim_start_matches('#'));
+        let target = target.unwrap_or_else(|| panic!("no {reference}"));
+        return wrong(document, target, value, path);
+    }
+    for parts in schema["allOf"].as_array().into_iter() {
+        for part in parts {
+            if let Some(reason) = wrong(document, part, value, path) {
+                return Some(reason);
+            }
+        }
+    }
+    for kinds in ["oneOf", "anyOf"] {
+        if let Some(kinds) = schema[kinds].as_array() {
+            let reasons = kinds.iter().map(|kind| wrong(document, kind, value, path));
+            let reasons: Vec<Option<String>> = reasons.collect();
+            if reasons.iter().all(Option::is_some) {
+                return at(format!("{value} is none of its kinds: {reasons:?}"));
+            }
+        }
+    }
+    if let Some(allowed) = schema["enum"].as_array()
+        && !allowed.contains(value)
+    {
+        return at(format!("{value} is none of {allowed:?}"));
+    }
+    let types: Vec<&str> = match &schema["type"] {
+        Value::String(one) => vec![one],
+        Value::Array(several) => several.iter().map(|t| t.as_str().unwrap()).collect(),
+        _ => Vec::new(),
+    };
+    let is = |name: &&str| match *name {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        other => panic!("the type {other}"),
+    };
+    if !types.is_empty() && !types.iter().any(is) {
+        return at(format!("{value} is none of {types:?}"));
+    }
+    if let Some(items) = value.as_array().filter(|_| schema.get("items").is_some()) {
+        for (index, item) in items.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            if let Some(reason) = wrong(document, &schema["items"], item, &path) {
+                return Some(reason);
+            }
+        }
+    }
+    let Some(fields) = value.as_object() else {
+        return None;
+    };
+    for required in schema["required"].as_array().into_iter().flatten() {
+        if !fields.contains_key(required.as_str().unwrap()) {
+            return at(format!("{required} is missing"));
+        }
+    }
+    for (name, field) in fields {
+        let path = format!("{path}.{name}");
+        let reason = match (&schema["properties"][name], &schema["additionalProperties"]) {
+            (Value::Null, Value::Bool(false)) => Some(format!("{path} is unknown")),
+            (Value::Null, Value::Null | Value::Bool(true)) => None,
+            (Value::Null, rest) => wrong(document, rest, field, &path),
+            (known, _) => wrong(document, known, field, &path),
+        };
+        if reason.is_some() {
+            return reason;
+        }
+    }
+    None
+}
+
+#[tokio::test]
+async fn every_example_fits_its_schema_and_is_answered_as_described() {
+    let server = Server::of(Mock::uniform()).await;
+    let document = document(&server).await;
+    let mut examples = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let Some(operation) = methods.get("post") else {
+            continue;
+        };
+        let body = &operation["requestBody"]["content"]["application/json"];
+        let example = &body["example"];
+        assert!(example.is_object(), "{path} has no example");
+        assert_eq!(wrong(&document, &body["schema"], example, path), None);
+        let answer = server.answer(path, example).await;
+        let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
+        assert_eq!(wrong(&document, schema, &answer, path), None);
+        let unknown = json!({"nonsense": 1});
+        assert!(wrong(&document, &body["schema"], &unknown, path).is_some());
+        let (_, refusal) = server.ask(path, &unknown).await;
+        let schema = &operation["responses"]["4XX"]["content"]["application/json"]["schema"];
+        assert_eq!(wrong(&document, schema, &refusal, path), None);
+        examples += 1;
+    }
+    assert!(examples >= 5);
+}
+
+#[tokio::test]
+async fn every_described_page_is_there() {
+    let server = Server::of(Mock::uniform()).await;
+    let document = document(&server).await;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        if methods.get("get").is_some() {
+            let page = path.replace("{id}", "mini");
+            assert_eq!(server.get(&page).await.0, StatusCode::OK, "{path}");
+        }
+        for operation in methods.as_object().unwrap().values() {
+            let about = operation["summary"].as_str().unwrap_or_default();
+            assert!(!about.is_empty(), "{path} has no summary");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_type_that_is_named_is_described() {
+    let server = Server::of(Mock::uniform()).await;
+    let document = document(&server).await;
+    let text = document.to_string();
+    for reference in text.split("\"$ref\":\"#").skip(1) {
+        let target = reference.split('"').next().unwrap();
+        assert!(document.pointer(target).is_some(), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_asks_for_nothing_from_elsewhere() {
+    let server = Server::of(Mock::uniform()).await;
+    let url = format!("{}/docs", server.url);
+    let response = server.client.get(url).send().await.unwrap();
+    let policy = response.headers()["content-security-policy"].clone();
+    assert!(policy.to_str().unwrap().starts_with("default-src 'none'"));
+    let page = response.text().await.unwrap();
+    assert!(page.contains("/openapi.json"));
+    for outside in ["http://", "https://", "src=", "@import"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+}

@@ -1,0 +1,113 @@
+"""The official OpenAI client for Python against a running server, named by UNMASK_URL and UNMASK_KEY."""
+
+import os
+import unittest
+
+import openai
+
+CLIENT = openai.OpenAI(
+    base_url=os.environ["UNMASK_URL"] + "/v1", api_key=os.environ["UNMASK_KEY"], max_retries=0
+)
+MODEL = CLIENT.models.list().data[0].id
+PROMPT = "The old gentleman took out a pair of"
+
+
+def complete(**options):
+    return CLIENT.completions.create(**{"model": MODEL, "prompt": PROMPT, "max_tokens": 12, "seed": 3} | options)
+
+
+class Models(unittest.TestCase):
+    def test_a_model_can_be_listed_and_retrieved(self):
+        self.assertEqual(CLIENT.models.retrieve(MODEL).id, MODEL)
+
+
+class Completions(unittest.TestCase):
+    def test_a_completion_has_text_and_usage(self):
+        answer = complete()
+        self.assertEqual(answer.object, "text_completion")
+        self.assertEqual(answer.choices[0].finish_reason, "length")
+        self.assertEqual(answer.usage.completion_tokens, 12)
+        self.assertEqual(
+            answer.usage.total_tokens, answer.usage.prompt_tokens + answer.usage.completion_tokens
+        )
+        self.assertEqual(answer.choices[0].text, complete().choices[0].text)
+
+    def test_n_prompts_and_echo_go_together(self):
+        answer = complete(prompt=["One", "Two"], n=2, temperature=1, echo=True)
+        self.assertEqual([choice.index for choice in answer.choices], [0, 1, 2, 3])
+        starts = [choice.text[:3] for choice in answer.choices]
+        self.assertEqual(starts, ["One", "One", "Two", "Two"])
+
+    def test_a_stream_says_what_an_answer_in_one_piece_says(self):
+        whole = complete(temperature=1)
+        chunks = list(complete(temperature=1, stream=True, stream_options={"include_usage": True}))
+        text = "".join(choice.text for chunk in chunks for choice in chunk.choices)
+        self.assertEqual(text, whole.choices[0].text)
+        self.assertEqual(chunks[-1].usage, whole.usage)
+
+    def test_a_stop_string_ends_a_completion_and_is_not_in_it(self):
+        text = complete().choices[0].text
+        stop = text[len(text) // 2 :][:2]
+        answer = complete(stop=[stop])
+        self.assertEqual(answer.choices[0].text, text[: text.index(stop)])
+        self.assertEqual(answer.choices[0].finish_reason, "stop")
+
+    def test_log_probabilities_have_one_entry_a_token(self):
+        logprobs = complete(logprobs=3).choices[0].logprobs
+        self.assertEqual(len(logprobs.tokens), 12)
+        for lists in (logprobs.token_logprobs, logprobs.top_logprobs, logprobs.text_offset):
+            self.assertEqual(len(lists), 12)
+        for token, logprob, top in zip(
+            logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs
+        ):
+            self.assertLessEqual(logprob, 0)
+            self.assertAlmostEqual(top[token], logprob, places=5)
+
+    def test_a_bias_keeps_a_token_out(self):
+        first = CLIENT.post("/infill", cast_to=object, body=infill({"tokens": 1}))
+        token = first["choices"][0]["gaps"][0]["tokens"][0]
+        body = infill({"tokens": 1}) | {"logit_bias": {str(token): -100}}
+        other = CLIENT.post("/infill", cast_to=object, body=body)
+        self.assertNotEqual(other["choices"][0]["gaps"][0]["tokens"][0], token)
+
+    def test_a_suffix_makes_it_an_infilling(self):
+        self.assertEqual(complete(suffix=" and put them on.").choices[0].index, 0)
+
+
+def infill(gap):
+    return {"segments": ["He took out a pair of", {"gap": gap}, " and put them on."], "seed": 1}
+
+
+class Extensions(unittest.TestCase):
+    def test_choices_have_probabilities(self):
+        answer = CLIENT.post("/infill", cast_to=object, body=infill({"choices": [" gloves", " the"]}))
+        choices = answer["choices"][0]["gaps"][0]["choices"]
+        self.assertAlmostEqual(sum(choice["probability"] for choice in choices), 1)
+
+    def test_options_of_diffusion_are_taken(self):
+        answer = complete(extra_body={"diffusion": {"steps": 3}})
+        self.assertEqual(answer.model_extra["diffusion"]["steps"], 3)
+
+
+class Errors(unittest.TestCase):
+    def test_a_bad_field_is_named(self):
+        with self.assertRaises(openai.BadRequestError) as raised:
+            complete(max_tokens=0)
+        self.assertEqual(raised.exception.param, "max_tokens")
+        self.assertEqual(raised.exception.code, "invalid_value")
+        self.assertTrue(raised.exception.request_id)
+
+    def test_another_model_is_not_found(self):
+        with self.assertRaises(openai.NotFoundError) as raised:
+            complete(model="gpt-4")
+        self.assertEqual(raised.exception.code, "model_not_found")
+
+    def test_a_wrong_key_is_refused(self):
+        stranger = CLIENT.with_options(api_key="wrong")
+        with self.assertRaises(openai.AuthenticationError) as raised:
+            stranger.models.list()
+        self.assertEqual(raised.exception.code, "invalid_api_key")
+
+
+if __name__ == "__main__":
+    unittest.main()
