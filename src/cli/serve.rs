@@ -190,7 +190,7 @@ async fn listen(args: &ServeArgs, state: AppState) -> anyhow::Result<Ending> {
         drain: Duration::from_secs(args.drain_seconds),
         ..ListenConfig::default()
     };
-    Ok(server::serve(listener, server::router(state), shutdown, config).await?)
+    Ok(server::serve(listener, server::router(state), shutdown, config).await)
 }
 
 /// Yields at every SIGTERM and SIGINT.

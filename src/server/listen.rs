@@ -60,16 +60,13 @@ pub enum Ending {
 
 /// Serves `router` until `shutdown` yields, then takes no new connections and gives the requests that run
 /// at most `config.drain` to finish, or until `shutdown` yields again. Requests that outlive it are
-/// dropped.
-///
-/// # Errors
-/// If the listener fails.
+/// dropped. A listener that fails to accept, as it does while the system has no sockets left, is tried again.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     shutdown: impl Stream<Item = ()> + Send,
     config: ListenConfig,
-) -> io::Result<Ending> {
+) -> Ending {
     let mut shutdown = std::pin::pin!(shutdown.chain(futures::stream::pending()));
     let (drain, draining) = watch::channel(false);
     let places = Arc::new(Semaphore::new(
@@ -81,7 +78,7 @@ pub async fn serve(
             _ = shutdown.next() => break,
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener, &places) => {
-                let (stream, place) = accepted?;
+                let (stream, place) = accepted;
                 let connection = Connection {
                     router: router.clone(),
                     config,
@@ -101,9 +98,9 @@ pub async fn serve(
     // A receiver is held here, so that this cannot fail.
     let _ = drain.send(true);
     tokio::select! {
-        () = async { while connections.join_next().await.is_some() {} } => Ok(Ending::Drained),
-        () = tokio::time::sleep(config.drain) => Ok(Ending::DeadlinePassed),
-        _ = shutdown.next() => Ok(Ending::CutShort),
+        () = async { while connections.join_next().await.is_some() {} } => Ending::Drained,
+        () = tokio::time::sleep(config.drain) => Ending::DeadlinePassed,
+        _ = shutdown.next() => Ending::CutShort,
     }
 }
 
@@ -111,16 +108,14 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    // The semaphore is never closed.
-    let place = places
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
+) -> (TcpStream, OwnedSemaphorePermit) {
+    let Ok(place) = places.clone().acquire_owned().await else {
+        // The semaphore is never closed.
+        return pending().await;
+    };
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return Ok((stream, place)),
+            Ok((stream, _)) => return (stream, place),
             Err(error) if is_of_connection(&error) => {}
             Err(error) => {
                 // Too many open files, most likely: some will be closed.

@@ -100,7 +100,7 @@ pub struct AppState {
     /// When the server started, in seconds since the Unix epoch.
     pub created: u64,
     /// Who may use the server.
-    pub access: Access,
+    pub(super) access: Access,
     pub(super) admission: Admission,
     pub(super) metrics: Arc<Metrics>,
 }

@@ -64,7 +64,7 @@ async fn a_completion_shows_its_gap_beside_the_text_that_is_final() {
         assert_eq!(last["text"], text(&whole));
         assert_eq!(last["masked"], 0);
         assert_eq!(last["id"], chunks[0]["id"]);
-        let said = chunks.iter().map(|chunk| text(chunk));
+        let said = chunks.iter().map(text);
         assert_eq!(said.collect::<String>(), text(&whole));
     }
 }

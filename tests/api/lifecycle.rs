@@ -179,7 +179,7 @@ async fn shutting_down_finishes_the_requests_that_run() {
     let streamed = frames(&stream.text().await.unwrap());
     let last = &streamed.last().unwrap()["choices"][0];
     assert_eq!(last["finish_reason"], "length");
-    let ending = server.ended.await.unwrap().unwrap();
+    let ending = server.ended.await.unwrap();
     assert_eq!(ending, Ending::Drained);
 }
 
@@ -198,7 +198,7 @@ async fn draining_ends_at_its_deadline() {
     let request = tokio::spawn(request.json(&json!({"prompt": "p"})).send());
     eventually("it runs", || server.engine.status().running == 1).await;
     server.shut_down();
-    let ending = server.ended.await.unwrap().unwrap();
+    let ending = server.ended.await.unwrap();
     assert_eq!(ending, Ending::DeadlinePassed);
     drop(gate);
     // What becomes of the request is the runtime's affair: it is not asserted.
@@ -220,7 +220,7 @@ async fn a_second_signal_cuts_the_drain_short() {
     .await;
     assert!(!server.ended.is_finished());
     server.shut_down();
-    let ending = server.ended.await.unwrap().unwrap();
+    let ending = server.ended.await.unwrap();
     assert_eq!(ending, Ending::CutShort);
     assert!(request.await.unwrap().is_err());
     drop(gate);

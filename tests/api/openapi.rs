@@ -67,9 +67,7 @@ fn wrong(document: &Value, schema: &Value, value: &Value, path: &str) -> Option<
             }
         }
     }
-    let Some(fields) = value.as_object() else {
-        return None;
-    };
+    let fields = value.as_object()?;
     for required in schema["required"].as_array().into_iter().flatten() {
         if !fields.contains_key(required.as_str().unwrap()) {
             return at(format!("{required} is missing"));

@@ -1,6 +1,5 @@
 //! A server on a free port, and requests to it.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +24,7 @@ pub struct Server {
     pub url: String,
     pub client: Client,
     pub engine: Arc<Engine>,
-    pub ended: JoinHandle<io::Result<Ending>>,
+    pub ended: JoinHandle<Ending>,
     shutdown: mpsc::UnboundedSender<()>,
 }
 

@@ -189,6 +189,7 @@ fn encode_beginning(
     room: usize,
     state: &AppState,
 ) -> Result<Vec<TokenId>, ApiError> {
-    let end = text.floor_char_boundary(most_bytes(room, state));
-    encode(&text[..end], path, state)
+    let end = most_bytes(room, state).min(text.len());
+    let end = (0..=end).rev().find(|at| text.is_char_boundary(*at));
+    encode(&text[..end.unwrap_or(0)], path, state)
 }
