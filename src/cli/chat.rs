@@ -1,6 +1,7 @@
 //! `unmask chat`.
 
 use std::io::{BufRead, IsTerminal, Read, StdinLock, Write};
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
@@ -9,7 +10,7 @@ use unmask::canvas::{Canvas, TokenId};
 use unmask::decode::DecodePlan;
 use unmask::engine::{Engine, EngineConfig, Event, StepReport};
 use unmask::models::ModelSpec;
-use unmask::text::{ChatEnding, ChatMessage, ChatTemplate, HfTokenizer, Tokenizer};
+use unmask::text::{ChatEnding, ChatMessage, ChatTemplate, Tokenizer};
 
 use crate::cli::animate::Animation;
 use crate::cli::decode_args::DecodeArgs;
@@ -120,7 +121,7 @@ fn read_line(input: &mut StdinLock, is_interactive: bool) -> anyhow::Result<Opti
 
 struct Chat {
     template: ChatTemplate,
-    tokenizer: HfTokenizer,
+    tokenizer: Arc<dyn Tokenizer>,
     engine: Engine,
     spec: ModelSpec,
     plan: DecodePlan,
@@ -166,7 +167,7 @@ impl Chat {
     fn denoise(&self, canvas: Canvas) -> anyhow::Result<String> {
         let mut animation = self
             .animate
-            .then(|| Animation::start(&canvas, &self.tokenizer))
+            .then(|| Animation::start(&canvas, &*self.tokenizer))
             .transpose()?;
         let gap = canvas.gaps().last().cloned().unwrap_or_default();
         let mut text = AnswerText {
@@ -187,7 +188,7 @@ impl Chat {
                     }
                     text.take(&report);
                     if animation.is_none() {
-                        text.print(&self.tokenizer, false)?;
+                        text.print(&*self.tokenizer, false)?;
                     }
                     if text.is_stopped() {
                         break;
@@ -204,9 +205,9 @@ impl Chat {
             }
         }
         animation.map_or(Ok(()), Animation::finish)?;
-        text.print(&self.tokenizer, true)?;
+        text.print(&*self.tokenizer, true)?;
         println!();
-        Ok(String::from_utf8_lossy(&text.bytes(&self.tokenizer)).into_owned())
+        Ok(String::from_utf8_lossy(&text.bytes(&*self.tokenizer)).into_owned())
     }
 }
 

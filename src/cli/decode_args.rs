@@ -3,7 +3,8 @@
 use clap::Args;
 use serde::de::DeserializeOwned;
 use unmask::decode::{
-    BlockOrigin, Budget, DecodePlan, EarlyStop, Revision, Score, StopTokens, preset,
+    BlockEntry, BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Revision, Score,
+    StopTokens, preset,
 };
 use unmask::models::ModelSpec;
 use unmask::sampling::{Basis, FilterOrder};
@@ -27,6 +28,9 @@ pub struct DecodeArgs {
     /// Where the first block begins: gap, canvas
     #[arg(long, value_name = "WHERE", value_parser = named::<BlockOrigin>)]
     block_origin: Option<BlockOrigin>,
+    /// What the first step of a block commits: budget, first_slot
+    #[arg(long, value_name = "WHAT", value_parser = named::<BlockEntry>)]
+    block_entry: Option<BlockEntry>,
     /// How candidates are ranked: confidence, margin, entropy, random, left_to_right
     #[arg(long, value_name = "NAME")]
     score: Option<Score>,
@@ -45,6 +49,15 @@ pub struct DecodeArgs {
     /// remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS
     #[arg(long, value_name = "REVISION")]
     revision: Option<Revision>,
+    /// Which keys and values are taken from earlier steps: auto, none, prefix, dual
+    #[arg(long, value_name = "POLICY", value_parser = named::<CachePolicy>)]
+    cache: Option<CachePolicy>,
+    /// Steps after which the caches prefix and dual recompute everything
+    #[arg(long, value_name = "N")]
+    cache_refresh: Option<usize>,
+    /// Fill gaps by what precedes the end of their block alone, where the model sees no more
+    #[arg(long)]
+    left_context: bool,
     /// When a stop token ends the denoising: never, after_block, at_once
     #[arg(long, value_name = "WHEN", value_parser = named::<EarlyStop>)]
     early_stop: Option<EarlyStop>,
@@ -110,12 +123,16 @@ impl DecodeArgs {
         }
         plan.block_length = self.block_length.or(plan.block_length);
         plan.block_origin = self.block_origin.unwrap_or(plan.block_origin);
+        plan.block_entry = self.block_entry.unwrap_or(plan.block_entry);
         plan.score = self.score.unwrap_or(plan.score);
         plan.score_temperature = self.score_temperature.unwrap_or(plan.score_temperature);
         plan.budget = self.budget.unwrap_or(plan.budget);
         plan.at_least = self.at_least.unwrap_or(plan.at_least);
         plan.revision = self.revision.unwrap_or(plan.revision);
         plan.early_stop = self.early_stop.unwrap_or(plan.early_stop);
+        plan.cache.policy = self.cache.unwrap_or(plan.cache.policy);
+        plan.cache.refresh = self.cache_refresh.or(plan.cache.refresh);
+        plan.left_context |= self.left_context;
         let sampling = &mut plan.sampling;
         sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
         sampling.top_k = self.top_k.or(sampling.top_k);

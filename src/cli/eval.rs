@@ -125,7 +125,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     infill.check()?;
     speed.check()?;
     let texts = read_documents(&args.data)?;
-    let corpus = Corpus::new(&texts, &tokenizer, &checkpoint.spec()?, &args.selection())
+    let corpus = Corpus::new(&texts, &*tokenizer, &checkpoint.spec()?, &args.selection())
         .with_context(|| format!("cannot evaluate on {}", args.data.display()))?;
     if let Some(folder) = &args.out {
         std::fs::create_dir_all(folder)

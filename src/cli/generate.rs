@@ -3,8 +3,8 @@
 use clap::Args;
 use unmask::canvas::{Canvas, TokenId};
 use unmask::engine::EngineConfig;
+use unmask::text::Layout;
 use unmask::text::gaps::Piece;
-use unmask::text::{Layout, Tokenizer};
 
 use crate::cli::decode_args::DecodeArgs;
 use crate::cli::denoise::denoise;
@@ -54,13 +54,13 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
         .fixed(&prompt_ids)
         .gap(args.gap)
         .build()?;
-    let (canvas, statistics) = denoise(&engine, canvas, &plan, &args.output, &tokenizer)?;
+    let (canvas, statistics) = denoise(&engine, canvas, &plan, &args.output, &*tokenizer)?;
     // A completion ends at the first stop token.
     let reading = Layout::of(vec![Piece::Text(prompt), Piece::Gap(args.gap)]).read_until(
         &canvas,
         &spec.stop_tokens,
-        &tokenizer,
+        &*tokenizer,
     );
     args.output
-        .print(&canvas, &reading, &plan, &statistics, &tokenizer)
+        .print(&canvas, &reading, &plan, &statistics, &*tokenizer)
 }

@@ -3,8 +3,8 @@
 use clap::Args;
 use unmask::canvas::{Canvas, TokenId};
 use unmask::engine::EngineConfig;
+use unmask::text::Layout;
 use unmask::text::gaps::{self, Piece};
-use unmask::text::{Layout, Tokenizer};
 
 use crate::cli::decode_args::DecodeArgs;
 use crate::cli::denoise::denoise;
@@ -56,11 +56,11 @@ pub fn run(args: InfillArgs) -> anyhow::Result<()> {
         }
         None => {
             let pieces = gaps::parse(&args.text.unwrap_or_default())?;
-            Layout::new(pieces, &tokenizer, mask)?
+            Layout::new(pieces, &*tokenizer, mask)?
         }
     };
-    let (canvas, statistics) = denoise(&engine, canvas, &plan, &args.output, &tokenizer)?;
-    let reading = layout.read(&canvas, &tokenizer);
+    let (canvas, statistics) = denoise(&engine, canvas, &plan, &args.output, &*tokenizer)?;
+    let reading = layout.read(&canvas, &*tokenizer);
     args.output
-        .print(&canvas, &reading, &plan, &statistics, &tokenizer)
+        .print(&canvas, &reading, &plan, &statistics, &*tokenizer)
 }

@@ -2,17 +2,21 @@
 
 use std::io::Write;
 
+use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
-use unmask::decode::preset;
+use unmask::models::Checkpoint;
 
-use crate::cli::model::ModelArgs;
+use crate::cli::model::{ModelArgs, with_byte_progress};
 
 /// Arguments of `unmask inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
     #[command(flatten)]
     model: ModelArgs,
+    /// Read every weight and fail if one is NaN or infinite
+    #[arg(long)]
+    check: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -20,14 +24,18 @@ pub struct InspectArgs {
 
 /// Runs `unmask inspect`.
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
     let checkpoint = args.model.checkpoint()?;
+    if args.check {
+        check(&checkpoint)?;
+    }
+    let mut out = std::io::stdout().lock();
     let spec = checkpoint.spec()?;
     let device = args.model.device.resolve()?;
-    let dtype = args.model.dtype.resolve(&device);
+    let format = args.model.dtype.resolve(&device);
     let shapes = checkpoint.shapes()?;
-    let weight_bytes = spec.parameters * dtype.size_in_bytes();
-    let presets: Vec<_> = preset::all()
+    let weight_bytes = checkpoint.weight_bytes(format)?;
+    let presets: Vec<_> = spec
+        .presets()
         .iter()
         .map(|preset| json!({"name": preset.name, "description": preset.description}))
         .collect();
@@ -35,7 +43,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
         let json = json!({
             "name": checkpoint.name(),
             "spec": spec,
-            "dtype": dtype.as_str(),
+            "dtype": format.name(),
             "weight_bytes": weight_bytes,
             "presets": presets,
             "tensors": shapes,
@@ -59,6 +67,10 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     writeln!(out, "vocabulary     {}", spec.vocab_size)?;
     writeln!(out, "canvas         at most {} slots", spec.max_canvas)?;
     match spec.mask_token() {
+        Some(mask) if checkpoint.mask_stands_in() => writeln!(
+            out,
+            "mask token     {mask}, which stands in for one that config.json does not name"
+        )?,
         Some(mask) => writeln!(out, "mask token     {mask}")?,
         None => writeln!(out, "mask token     none (uniform process)")?,
     }
@@ -71,16 +83,38 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     writeln!(
         out,
         "weights        {weight_bytes} bytes in {}",
-        dtype.as_str()
+        format.name()
     )?;
     writeln!(
         out,
         "presets        {}",
-        preset::all()
+        spec.presets()
             .iter()
             .map(|p| p.name)
             .collect::<Vec<_>>()
             .join(", ")
     )?;
     Ok(())
+}
+
+/// Reads every weight of `checkpoint`.
+fn check(checkpoint: &Checkpoint) -> anyhow::Result<()> {
+    if checkpoint.is_dummy() {
+        bail!("--check reads the weights of a checkpoint; --load-format dummy has none");
+    }
+    let context = || format!("cannot check the model {}", checkpoint.name());
+    let total = checkpoint.stored_bytes().with_context(context)?;
+    let found = with_byte_progress("checking", total, |progress| {
+        checkpoint.not_finite(progress)
+    })?
+    .with_context(context)?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+    bail!(
+        "{} weights are not finite numbers:\n{}",
+        found.iter().map(|f| f.nan + f.infinite).sum::<usize>(),
+        lines.join("\n")
+    )
 }

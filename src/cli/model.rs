@@ -1,15 +1,17 @@
 //! Which model a subcommand runs, where, and in which number format.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::models::hub::{self, Hub, Progress, RepositoryId};
-use unmask::models::{Checkpoint, Denoiser, embedded};
-use unmask::text::{ChatFiles, ChatTemplate, HfTokenizer};
+use unmask::models::{Checkpoint, Denoiser, WeightFormat, embedded};
+use unmask::text::{ByteTokenizer, ChatFiles, ChatTemplate, HfTokenizer, Tokenizer};
 
 /// Options that choose a model.
 #[derive(Args)]
@@ -27,6 +29,20 @@ pub struct ModelArgs {
     /// Number format of the weights; `auto` is f32 on a CPU and bf16 on a GPU
     #[arg(long, value_enum, default_value_t)]
     pub dtype: DtypeChoice,
+    /// Where the weights come from; with `dummy`, --model may be a config.json alone
+    #[arg(long, value_enum, default_value_t)]
+    pub load_format: LoadFormat,
+}
+
+/// Values of `--load-format`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LoadFormat {
+    /// The checkpoint's safetensors files.
+    #[default]
+    Auto,
+    /// Random weights of the shapes that config.json asks for, the same every time; texts are bytes
+    /// where there is no tokenizer.json.
+    Dummy,
 }
 
 /// Values of `--device`.
@@ -53,45 +69,63 @@ pub enum DtypeChoice {
     Bf16,
     /// 16-bit floating point.
     F16,
+    /// 8-bit linear layers (GGUF's Q8_0), the rest f32.
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl ModelArgs {
     /// Opens the checkpoint without loading its weights.
     pub fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
-        let Some(model) = &self.model else {
-            return Ok(embedded::checkpoint()?);
-        };
-        if let Some(repository) = on_hub(model) {
-            let revision = self
-                .model_revision
-                .as_deref()
-                .unwrap_or(hub::DEFAULT_REVISION);
-            let directory = Hub::from_env()?
-                .fetch(&repository, revision, &mut download_bars())
-                .with_context(|| {
-                    format!("there is no directory {repository}, and the model cannot be had from the hub")
-                })?;
-            let checkpoint = Checkpoint::open(&directory)
-                .with_context(|| format!("cannot open the model {repository}"))?;
-            return Ok(checkpoint.with_name(repository.to_string()));
+        if let Some(model) = &self.model
+            && self.load_format == LoadFormat::Auto
+            && let Some(repository) = on_hub(model)
+        {
+            return self.hub_checkpoint(&repository);
         }
         if let Some(revision) = &self.model_revision {
             anyhow::bail!(
-                "--model-revision {revision} is of a model on the hub, and --model {} names a directory",
-                model.display()
+                "--model-revision {revision} is of a model on the hub, and --model does not name one"
             );
         }
-        Checkpoint::open(model)
-            .with_context(|| format!("cannot open the model in {}", model.display()))
+        match (&self.model, self.load_format) {
+            (Some(path), LoadFormat::Dummy) => Checkpoint::open_dummy(path)
+                .with_context(|| format!("cannot use the config.json of {}", path.display())),
+            (Some(directory), LoadFormat::Auto) => Checkpoint::open(directory)
+                .with_context(|| format!("cannot open the model in {}", directory.display())),
+            (None, LoadFormat::Auto) => Ok(embedded::checkpoint()?),
+            (None, LoadFormat::Dummy) => {
+                anyhow::bail!("--load-format dummy: --model has to name a config.json")
+            }
+        }
+    }
+
+    /// Opens a model on the hub, downloading what is not in the cache yet.
+    fn hub_checkpoint(&self, repository: &RepositoryId) -> anyhow::Result<Checkpoint> {
+        let revision = self.model_revision.as_deref();
+        let revision = revision.unwrap_or(hub::DEFAULT_REVISION);
+        let directory = Hub::from_env()?
+            .fetch(repository, revision, &mut download_bars())
+            .with_context(|| {
+                format!(
+                    "there is no directory {repository}, and the model cannot be had from the hub"
+                )
+            })?;
+        let checkpoint = Checkpoint::open(&directory)
+            .with_context(|| format!("cannot open the model {repository}"))?;
+        Ok(checkpoint.with_name(repository.to_string()))
     }
 
     /// Loads the network of `checkpoint`.
     pub fn load(&self, checkpoint: &Checkpoint) -> anyhow::Result<Box<dyn Denoiser>> {
         let device = self.device.resolve()?;
-        let model = checkpoint
-            .load(self.dtype.resolve(&device), &device)
-            .with_context(|| format!("cannot load the model {}", checkpoint.name()))?;
-        Ok(model)
+        let format = self.dtype.resolve(&device);
+        let context = || format!("cannot load the model {}", checkpoint.name());
+        let total = checkpoint.stored_bytes().with_context(context)?;
+        with_byte_progress("loading", total, |progress| {
+            checkpoint.load_with_progress(format, &device, progress)
+        })?
+        .with_context(context)
     }
 
     /// Loads the network of `checkpoint` and starts an engine on it.
@@ -124,15 +158,46 @@ fn download_bars() -> impl FnMut(Progress) {
     }
 }
 
-/// The tokenizer of `checkpoint`.
-pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<HfTokenizer> {
-    Ok(HfTokenizer::from_bytes(checkpoint.tokenizer_json()?)?)
+/// The tokenizer of `checkpoint`; one of bytes where weights are made up and there is none.
+pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Arc<dyn Tokenizer>> {
+    let json = match checkpoint.tokenizer_json() {
+        Err(_) if checkpoint.is_dummy() => return Ok(Arc::new(ByteTokenizer::default())),
+        json => json?,
+    };
+    let tokenizer = HfTokenizer::from_bytes(json)?;
+    let vocab_size = checkpoint.spec()?.vocab_size;
+    ensure!(
+        tokenizer.vocab_size() <= vocab_size,
+        "tokenizer.json has {} tokens, but the model's vocabulary is {vocab_size}",
+        tokenizer.vocab_size()
+    );
+    Ok(Arc::new(tokenizer))
 }
 
 /// The chat template of `checkpoint`, if it has one.
 pub fn chat_template(checkpoint: &Checkpoint) -> anyhow::Result<Option<ChatTemplate>> {
     let files = ChatFiles::read(|name| checkpoint.file(name))?;
     Ok(ChatTemplate::from_files(&files)?)
+}
+
+/// Runs `work` with a progress bar of `total` bytes on standard error, if that is a terminal.
+pub fn with_byte_progress<T>(
+    message: &'static str,
+    total: u64,
+    work: impl FnOnce(&dyn Fn(u64)) -> T,
+) -> anyhow::Result<T> {
+    if total == 0 || !std::io::stderr().is_terminal() {
+        return Ok(work(&|_| {}));
+    }
+    let style = ProgressStyle::with_template(
+        "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta:>4}",
+    )?;
+    let bar = ProgressBar::new(total)
+        .with_style(style)
+        .with_message(message);
+    let result = work(&|bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    Ok(result)
 }
 
 impl DeviceChoice {
@@ -154,12 +219,13 @@ impl DeviceChoice {
 
 impl DtypeChoice {
     /// The number format on `device`.
-    pub fn resolve(self, device: &Device) -> DType {
+    pub fn resolve(self, device: &Device) -> WeightFormat {
         match self {
-            Self::Auto if device.is_cpu() => DType::F32,
-            Self::Auto | Self::Bf16 => DType::BF16,
-            Self::F32 => DType::F32,
-            Self::F16 => DType::F16,
+            Self::Auto if device.is_cpu() => DType::F32.into(),
+            Self::Auto | Self::Bf16 => DType::BF16.into(),
+            Self::F32 => DType::F32.into(),
+            Self::F16 => DType::F16.into(),
+            Self::Q8_0 => WeightFormat::Q8_0,
         }
     }
 }

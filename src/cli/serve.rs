@@ -34,6 +34,13 @@ pub struct ServeArgs {
     /// Most rows a denoise step: slots of all its canvases, with guidance twice as many
     #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_rows, value_parser = at_least_one)]
     max_rows: usize,
+    /// Rows after which no more canvases are added to a step, so that short ones do not wait for long
+    /// ones [default: 512 on a CPU, --max-rows elsewhere]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    step_rows: Option<usize>,
+    /// Memory for cached keys and values, in MiB; 0 caches nothing
+    #[arg(long, value_name = "MIB", default_value_t = EngineConfig::default().kv_memory >> 20)]
+    kv_memory: usize,
     /// Most sequences that wait; more are answered with status 429
     #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_queue, value_parser = at_least_one)]
     max_queue: usize,
@@ -140,13 +147,6 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
     let tokenizer = tokenizer(&checkpoint)?;
     let chat_template = chat_template(&checkpoint)?;
     let spec = checkpoint.spec()?;
-    if tokenizer.vocab_size() > spec.vocab_size {
-        anyhow::bail!(
-            "tokenizer.json has {} tokens, but the model's vocabulary is {}",
-            tokenizer.vocab_size(),
-            spec.vocab_size
-        );
-    }
     tracing::info!(
         model = checkpoint.name(),
         family = spec.family,
@@ -156,7 +156,10 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
     let config = EngineConfig {
         max_sequences: args.max_sequences,
         max_rows: args.max_rows,
+        step_rows: args.step_rows,
+        kv_memory: args.kv_memory.saturating_mul(1 << 20),
         max_queue: args.max_queue,
+        ..EngineConfig::default()
     };
     let engine = args.model.engine(&checkpoint, config)?;
     let limits = Limits::default();
@@ -169,13 +172,10 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
         request_timeout: args.request_timeout,
         ..limits
     };
-    Ok(AppState::new(
-        Arc::new(engine),
-        Arc::new(tokenizer),
-        checkpoint.name(),
-        limits,
+    Ok(
+        AppState::new(Arc::new(engine), tokenizer, checkpoint.name(), limits)
+            .with_chat_template(chat_template),
     )
-    .with_chat_template(chat_template))
 }
 
 async fn listen(args: &ServeArgs, state: AppState) -> anyhow::Result<Ending> {

@@ -20,6 +20,18 @@ pub enum BlockOrigin {
     Canvas,
 }
 
+/// What the first step of a block commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockEntry {
+    /// What score and budget choose, as in every step.
+    #[default]
+    Budget,
+    /// The block's first masked slot alone (Fast-dLLM's sampler for Dream, whose networks read the logits of
+    /// a block's first slot before the block: its cached steps need not).
+    FirstSlot,
+}
+
 /// The blocks of `canvas` that have a masked slot, in order. Without a block length the whole
 /// canvas is one block.
 pub(super) fn blocks(

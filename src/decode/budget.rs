@@ -41,6 +41,14 @@ pub enum Budget {
         #[serde(default)]
         eps: f32,
     },
+    /// Each masked slot by itself with the probability that the network's scores give it in the step
+    /// ([`Candidate::unmasking`]), and all of them at the last step (the analytic predictor, or Tweedie's
+    /// τ-leaping; SEDD, arXiv:2310.16834, section 4.2). For models of log-scores only; the score plays no part.
+    Analytic {
+        /// The last time of the grid, in [0, 1).
+        #[serde(default)]
+        eps: f32,
+    },
 }
 
 /// How an expected number is made whole.
@@ -58,7 +66,10 @@ impl Budget {
     /// the budgets that go by the step and not by the candidates.
     pub(super) fn by_candidates(self, ranked: &[Candidate]) -> usize {
         match self {
-            Budget::Even | Budget::Schedule { .. } | Budget::Ancestral { .. } => 0,
+            Budget::Even
+            | Budget::Schedule { .. }
+            | Budget::Ancestral { .. }
+            | Budget::Analytic { .. } => 0,
             Budget::Threshold(threshold) => ranked
                 .iter()
                 .filter(|candidate| candidate.probability >= threshold)
@@ -87,11 +98,18 @@ impl Budget {
     }
 
     /// The last time of the grid, for the budgets that follow a noise schedule.
-    pub(super) fn last_time(self) -> Option<f32> {
+    pub(crate) fn last_time(self) -> Option<f32> {
         match self {
-            Budget::Schedule { eps, .. } | Budget::Ancestral { eps } => Some(eps),
+            Budget::Schedule { eps, .. } | Budget::Ancestral { eps } | Budget::Analytic { eps } => {
+                Some(eps)
+            }
             _ => None,
         }
+    }
+
+    /// Whether each slot is unmasked by itself, by chance, and not the best of them.
+    pub(super) fn is_by_chance(self) -> bool {
+        matches!(self, Budget::Ancestral { .. } | Budget::Analytic { .. })
     }
 
     pub(super) fn validate(self) -> Result<(), PlanError> {
@@ -100,7 +118,7 @@ impl Budget {
             Budget::Threshold(p) => (p, "a probability in [0, 1]", (0.0..=1.0).contains(&p)),
             Budget::Factor(f) => (f, "a finite number of at least 0", f >= 0.0),
             Budget::EntropyBound(h) => (h, "a finite number of nats of at least 0", h >= 0.0),
-            Budget::Schedule { eps, .. } | Budget::Ancestral { eps } => {
+            Budget::Schedule { eps, .. } | Budget::Ancestral { eps } | Budget::Analytic { eps } => {
                 let ok = (0.0..1.0).contains(&eps);
                 (eps, "eps of at least 0 and less than 1", ok)
             }
@@ -148,6 +166,7 @@ impl fmt::Display for Budget {
                 eps,
             } => write!(f, "schedule_nearest:{eps}"),
             Budget::Ancestral { eps } => write!(f, "ancestral:{eps}"),
+            Budget::Analytic { eps } => write!(f, "analytic:{eps}"),
         }
     }
 }
@@ -161,7 +180,7 @@ impl FromStr for Budget {
             field: "budget",
             given: text.to_owned(),
             allowed: "even, threshold:P, factor:F, entropy_bound:NATS, schedule_floor:EPS, \
-                      schedule_nearest:EPS, ancestral:EPS"
+                      schedule_nearest:EPS, ancestral:EPS, analytic:EPS"
                 .to_owned(),
         };
         if text == "even" {
@@ -180,6 +199,7 @@ impl FromStr for Budget {
             "schedule_floor" => schedule(Rounding::Floor),
             "schedule_nearest" => schedule(Rounding::Nearest),
             "ancestral" => Budget::Ancestral { eps: value },
+            "analytic" => Budget::Analytic { eps: value },
             _ => return Err(unknown()),
         };
         budget.validate()?;
@@ -203,6 +223,7 @@ mod tests {
                 second: 0.0,
                 entropy: 1.0 - probability,
                 uniform: 0.0,
+                unmasking: None,
             })
             .collect()
     }
@@ -238,6 +259,7 @@ mod tests {
             "schedule_floor:0.001",
             "schedule_nearest:0",
             "ancestral:0.00001",
+            "analytic:0.00001",
         ] {
             assert_eq!(text.parse::<Budget>().unwrap().to_string(), text);
         }

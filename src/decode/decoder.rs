@@ -9,7 +9,9 @@ use std::ops::Range;
 use crate::canvas::{Canvas, Commit, TokenId};
 use crate::decode::blocks::blocks;
 use crate::decode::budget::scheduled;
-use crate::decode::{Budget, Candidate, DecodePlan, EarlyStop, PlanError, Revision, Rounding};
+use crate::decode::{
+    BlockEntry, Budget, Candidate, DecodePlan, EarlyStop, Finish, PlanError, Revision, Rounding,
+};
 use crate::sampling::philox::{Draws, Stream, gumbel};
 
 /// The state of one canvas's denoising: the current block and how many of its steps are taken.
@@ -23,6 +25,8 @@ pub struct Decoder {
     /// Steps taken in the current block since none of its slots was masked.
     post_steps: usize,
     steps: usize,
+    /// For each step and slot, the number that decides in the place of the seed's whether it is unmasked.
+    recorded: Option<Vec<Vec<f32>>>,
 }
 
 /// What a step changed.
@@ -41,6 +45,7 @@ struct BlockSchedule {
     shared: usize,
     /// The block's steps, if the plan names them.
     steps: Option<usize>,
+    finish: Finish,
 }
 
 impl BlockSchedule {
@@ -57,12 +62,18 @@ impl BlockSchedule {
     /// Times t and s of `step` on the even grid from 1 to `last`, in f32 as the official samplers have
     /// it; `None` at the last step and after it.
     fn times(&self, step: usize, last: f32) -> Option<(f32, f32)> {
-        let steps = self.steps.filter(|steps| step + 1 < *steps)?;
-        let time = |step: usize| {
-            let fraction = step as f32 / steps as f32;
-            1.0 - fraction * (1.0 - last)
+        self.steps.filter(|steps| step + 1 < *steps)?;
+        Some((self.time(step, last)?, self.time(step + 1, last)?))
+    }
+
+    /// The time at which `step` begins, `last` at the earliest; `None` if the block has no steps of its own.
+    fn time(&self, step: usize, last: f32) -> Option<f32> {
+        let intervals = match self.finish {
+            Finish::WithLastInterval => self.steps?,
+            Finish::MostProbable | Finish::Drawn => self.steps?.saturating_sub(1),
         };
-        Some((time(step), time(step + 1)))
+        let fraction = step.min(intervals) as f32 / intervals.max(1) as f32;
+        Some(1.0 - fraction * (1.0 - last))
     }
 }
 
@@ -72,6 +83,16 @@ impl Decoder {
     /// # Errors
     /// If the plan is invalid, or has fewer steps than the canvas has blocks.
     pub fn new(
+        plan: &DecodePlan,
+        canvas: &Canvas,
+        stop_tokens: &[TokenId],
+    ) -> Result<Self, PlanError> {
+        let mut decoder = Self::begin(plan, canvas, stop_tokens)?;
+        decoder.skip_idle_steps(canvas);
+        Ok(decoder)
+    }
+
+    fn begin(
         plan: &DecodePlan,
         canvas: &Canvas,
         stop_tokens: &[TokenId],
@@ -93,7 +114,7 @@ impl Decoder {
             .enumerate()
             .map(|(i, slots)| schedule(plan, canvas, slots, i, count))
             .collect();
-        let mut decoder = Self {
+        Ok(Self {
             plan: plan.clone(),
             stop_tokens: stop_tokens.to_vec(),
             blocks,
@@ -101,9 +122,50 @@ impl Decoder {
             step_in_block: 0,
             post_steps: 0,
             steps: 0,
-        };
+            recorded: None,
+        })
+    }
+
+    /// As [`Decoder::new`], for a run of another implementation whose random numbers were recorded: at the
+    /// n-th step from 0 slot i is unmasked by chance if `unmasking[n][i]` is below the probability for it.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`].
+    pub fn replay(
+        plan: &DecodePlan,
+        canvas: &Canvas,
+        stop_tokens: &[TokenId],
+        unmasking: Vec<Vec<f32>>,
+    ) -> Result<Self, PlanError> {
+        let mut decoder = Self::begin(plan, canvas, stop_tokens)?;
+        decoder.recorded = Some(unmasking);
         decoder.skip_idle_steps(canvas);
         Ok(decoder)
+    }
+
+    /// Times t and s between which the next step denoises, for the budgets that follow a noise schedule; s is
+    /// 0 at the last step. `None` for other budgets.
+    pub fn times(&self) -> Option<(f32, f32)> {
+        let last = self.plan.budget.last_time()?;
+        let block = self.blocks.get(self.block)?;
+        let t = block.time(self.step_in_block, last)?;
+        let s = block
+            .times(self.step_in_block, last)
+            .map_or(0.0, |(_, s)| s);
+        Some((t, s))
+    }
+
+    /// The temperature by which the next step's tokens are drawn.
+    pub fn temperature(&self) -> f32 {
+        let removes_noise = self.plan.finish == Finish::MostProbable
+            && self.plan.budget.last_time().is_some_and(|last| {
+                let block = self.blocks.get(self.block);
+                block.is_some_and(|block| block.times(self.step_in_block, last).is_none())
+            });
+        match removes_noise {
+            true => 0.0,
+            false => self.plan.sampling.temperature,
+        }
     }
 
     /// Denoise steps taken.
@@ -234,6 +296,16 @@ impl Decoder {
         if matches!(self.plan.budget, Budget::Ancestral { .. }) || ranked.is_empty() {
             return ranked;
         }
+        if let Budget::Analytic { eps } = self.plan.budget {
+            if block.times(self.step_in_block, eps).is_some() {
+                ranked.retain(|c| c.uniform < c.unmasking.unwrap_or(0.0));
+            }
+            return ranked;
+        }
+        if self.enters_by_first_slot() {
+            ranked.truncate(1);
+            return ranked;
+        }
         // A stable sort: of equal ranks the leftmost slot goes first.
         ranked.sort_by(|a, b| self.rank(b).total_cmp(&self.rank(a)));
         let count = match self.plan.budget {
@@ -248,6 +320,11 @@ impl Decoder {
         };
         ranked.truncate(count);
         ranked
+    }
+
+    /// Whether this step commits its block's first slot, whatever the budget.
+    fn enters_by_first_slot(&self) -> bool {
+        self.plan.block_entry == BlockEntry::FirstSlot && self.step_in_block == 0
     }
 
     /// How many of `masked` slots the schedule asks for in the current step.
@@ -325,6 +402,7 @@ fn schedule(
             slots,
             shared: length,
             steps: Some(steps),
+            finish: plan.finish,
         };
     }
     let follows_schedule = plan.budget.last_time().is_some();
@@ -345,5 +423,6 @@ fn schedule(
         slots,
         shared: masked,
         steps,
+        finish: plan.finish,
     }
 }

@@ -1,20 +1,22 @@
 //! The decode policy: what to commit at a denoise step, from a few numbers a slot.
 //!
 //! Pure functions without a model or a tensor. A [`DecodePlan`] is made of orthogonal choices (blocks,
-//! score, budget, revision, sampling); a [`preset`](preset::by_name) is a plan under the name of a published
+//! score, budget, revision, sampling) and of how keys and values are cached; a [`preset`](preset::by_name) is a plan under the name of a published
 //! sampler. A [`Decoder`] follows a plan over one canvas.
 
 mod blocks;
 mod budget;
+mod cache;
 mod decoder;
 mod plan;
 pub mod preset;
 mod revision;
 mod score;
 
-pub use blocks::BlockOrigin;
+pub use blocks::{BlockEntry, BlockOrigin};
 pub use budget::{Budget, Rounding};
+pub use cache::{Cache, CachePolicy};
 pub use decoder::{Change, Decoder};
-pub use plan::{DecodePlan, EarlyStop, MAX_STEPS, PlanError, Sampling, StopTokens};
+pub use plan::{DecodePlan, EarlyStop, Finish, MAX_STEPS, PlanError, Sampling, StopTokens};
 pub use revision::{Remasking, Revision};
 pub use score::{Candidate, Score};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::decode::{BlockOrigin, Budget, Revision, Score};
+use crate::decode::{BlockEntry, BlockOrigin, Budget, Cache, Revision, Score};
 use crate::sampling::{Basis, FilterOrder, LogitBias};
 
 /// The most steps of a plan: above any published sampler's.
@@ -79,6 +79,20 @@ pub enum EarlyStop {
     AtOnce,
 }
 
+/// What becomes of the slots that are still masked at the last time of a noise schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The step to the last time commits all of them (Dream).
+    #[default]
+    WithLastInterval,
+    /// The step to the last time is one like the others. Another one after it commits all of them to their
+    /// most probable tokens (MDLM's noise removal).
+    MostProbable,
+    /// As `MostProbable`, but their tokens are drawn (SEDD's denoiser).
+    Drawn,
+}
+
 /// Where a stop token may be drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -131,7 +145,7 @@ impl Default for Sampling {
     }
 }
 
-/// How a canvas is denoised: five orthogonal choices.
+/// How a canvas is denoised: five orthogonal choices, and which keys and values are cached.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct DecodePlan {
     /// Denoise steps over the whole canvas; `None` is one a masked slot for [`Budget::Even`] and
@@ -142,6 +156,8 @@ pub struct DecodePlan {
     pub block_length: Option<usize>,
     /// Where the first block begins.
     pub block_origin: BlockOrigin,
+    /// What the first step of a block commits.
+    pub block_entry: BlockEntry,
     /// Denoise steps a block, in the place of `steps`: those of its noise schedule (dllm's
     /// BD3LMSampler), or for other budgets steps each of which commits at least its share of the block
     /// length, whatever part of the block is masked (SDAR, LLaDA2).
@@ -159,6 +175,13 @@ pub struct DecodePlan {
     pub revision: Revision,
     /// When a stop token ends the denoising.
     pub early_stop: EarlyStop,
+    /// How keys and values are cached.
+    pub cache: Cache,
+    /// Fills gaps by what precedes the end of their block alone, where the network sees no more.
+    /// Without it, a block-causal network is given no canvas with text after a gap.
+    pub left_context: bool,
+    /// How a noise schedule ends; its last step is one of `steps`.
+    pub finish: Finish,
     /// How tokens are drawn.
     pub sampling: Sampling,
 }
@@ -194,6 +217,7 @@ impl DecodePlan {
             let given = score_temperature.to_string();
             return out_of_range("score_temperature", given, "at least 0");
         }
+        self.cache.validate()?;
         self.budget.validate()?;
         self.revision.validate()?;
         self.validate_combination()?;
@@ -245,18 +269,22 @@ impl DecodePlan {
                 "is given in the place of steps; give one of them",
             );
         }
-        if matches!(self.revision, Revision::Edit { .. })
-            && matches!(self.budget, Budget::Ancestral { .. })
-        {
+        if matches!(self.revision, Revision::Edit { .. }) && self.budget.is_by_chance() {
             return invalid(
                 "revision",
-                "editing does not go with the budget `ancestral`",
+                "editing does not go with a budget that unmasks slots by chance",
             );
         }
-        if self.score_temperature > 0.0 && matches!(self.budget, Budget::Ancestral { .. }) {
+        if self.block_entry == BlockEntry::FirstSlot && self.budget.is_by_chance() {
+            return invalid(
+                "block_entry",
+                "`first_slot` does not go with a budget that unmasks slots by chance",
+            );
+        }
+        if self.score_temperature > 0.0 && self.budget.is_by_chance() {
             return invalid(
                 "score_temperature",
-                "the budget `ancestral` chooses without a score",
+                "this budget unmasks slots by chance and chooses without a score",
             );
         }
         if self.at_least > 0 && self.budget.last_time().is_some() {

@@ -1,8 +1,8 @@
 //! Plans under the names of published samplers.
 
 use crate::decode::{
-    BlockOrigin, Budget, DecodePlan, EarlyStop, PlanError, Remasking, Revision, Rounding, Sampling,
-    Score,
+    BlockEntry, BlockOrigin, Budget, Cache, CachePolicy, DecodePlan, EarlyStop, Finish, PlanError,
+    Remasking, Revision, Rounding, Sampling, Score,
 };
 use crate::sampling::{Basis, FilterOrder};
 
@@ -20,6 +20,30 @@ impl Preset {
     /// The plan. What a model does with it, [`ModelSpec::plan`](crate::models::ModelSpec::plan) says.
     pub fn plan(&self) -> &DecodePlan {
         &self.plan
+    }
+}
+
+/// Fast-dLLM's `generate` for LLaDA (`llada/generate.py`) with a cache: blocks of 32.
+fn fast_dllm(policy: CachePolicy) -> DecodePlan {
+    DecodePlan {
+        block_length: Some(32),
+        budget: Budget::Threshold(0.9),
+        cache: Cache {
+            policy,
+            refresh: None,
+        },
+        ..DecodePlan::default()
+    }
+}
+
+/// Fast-dLLM's block-wise `_sample` for Dream (`dream/model/generation_utils_block.py`) with a cache: each
+/// block's first slot is committed by the step that recomputes everything.
+fn fast_dllm_dream(policy: CachePolicy) -> DecodePlan {
+    let DecodePlan { sampling, .. } = dream(Score::Confidence, DREAM_EPS);
+    DecodePlan {
+        block_entry: BlockEntry::FirstSlot,
+        sampling,
+        ..fast_dllm(policy)
     }
 }
 
@@ -70,6 +94,20 @@ pub(crate) fn dream_origin(eps: f32) -> DecodePlan {
     DecodePlan {
         budget: Budget::Ancestral { eps },
         ..dream(Score::Random, eps)
+    }
+}
+
+/// SEDD's `get_pc_sampler` with the analytic predictor (`sampling.py` of
+/// louaaron/Score-Entropy-Discrete-Diffusion).
+pub(crate) fn sedd_analytic() -> DecodePlan {
+    DecodePlan {
+        budget: Budget::Analytic { eps: 1e-5 },
+        finish: Finish::Drawn,
+        sampling: Sampling {
+            temperature: 1.0,
+            ..Sampling::default()
+        },
+        ..DecodePlan::default()
     }
 }
 
@@ -132,6 +170,7 @@ pub fn all() -> Vec<Preset> {
     };
     let ancestral = |revision| DecodePlan {
         budget: Budget::Ancestral { eps: 1e-5 },
+        finish: Finish::MostProbable,
         revision,
         sampling: Sampling {
             temperature: 1.0,
@@ -156,11 +195,27 @@ pub fn all() -> Vec<Preset> {
         preset(
             "fast-dllm",
             "Fast-dLLM without its cache: blocks of 32, all slots of probability 0.9 or more a step",
-            DecodePlan {
-                block_length: Some(32),
-                budget: Budget::Threshold(0.9),
-                ..DecodePlan::default()
-            },
+            fast_dllm(CachePolicy::Auto),
+        ),
+        preset(
+            "fast-dllm-prefix",
+            "Fast-dLLM with its prefix cache: what precedes a block is computed once a block",
+            fast_dllm(CachePolicy::Prefix),
+        ),
+        preset(
+            "fast-dllm-dual",
+            "Fast-dLLM with its dual cache: all but the block is computed once a block",
+            fast_dllm(CachePolicy::Dual),
+        ),
+        preset(
+            "fast-dllm-dream-prefix",
+            "Fast-dLLM for Dream with its prefix cache; a block's first step commits its first slot",
+            fast_dllm_dream(CachePolicy::Prefix),
+        ),
+        preset(
+            "fast-dllm-dream-dual",
+            "Fast-dLLM for Dream with its dual cache; a block's first step commits its first slot",
+            fast_dllm_dream(CachePolicy::Dual),
         ),
         preset(
             "left-to-right",
@@ -199,6 +254,11 @@ pub fn all() -> Vec<Preset> {
             "mdlm-ancestral",
             "MDLM's ancestral sampling on the log-linear schedule",
             ancestral(Revision::None),
+        ),
+        preset(
+            "sedd-analytic",
+            "SEDD's analytic predictor: each slot by itself as the network's scores unmask it",
+            sedd_analytic(),
         ),
         preset(
             "remdm-cap",

@@ -25,6 +25,9 @@ pub struct Candidate {
     pub entropy: f32,
     /// A uniform draw in [0, 1) of this request, step and slot.
     pub uniform: f32,
+    /// The probability that the reverse process unmasks the slot in this step, by a network of log-scores;
+    /// may be more than 1. `None` of other networks.
+    pub unmasking: Option<f32>,
 }
 
 /// How candidates are ranked; the highest score is committed first.

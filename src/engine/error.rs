@@ -14,6 +14,16 @@ pub enum StartError {
         /// What the network needs and the engine does not give.
         reason: &'static str,
     },
+    /// The device has no room for the keys and values to be cached.
+    #[error(
+        "no room for {bytes} bytes of cached keys and values ({reason}): give less --kv-memory"
+    )]
+    KvMemory {
+        /// What was asked for.
+        bytes: usize,
+        /// What the device said.
+        reason: String,
+    },
     /// The system gives no thread.
     #[error(transparent)]
     Thread(#[from] std::io::Error),
@@ -54,14 +64,25 @@ pub enum SubmitError {
     },
     /// A gap with text after it, for a model that would not see that text.
     #[error(
-        "gap {gap} has text after it, which a {family} model does not see: its attention is \
-         block-causal; it completes texts and cannot infill them"
+        "gap {gap} has text after it, which a {family} model does not see beyond the gap's block: its \
+         attention is block-causal; ask for left_context to fill gaps by what precedes them alone"
     )]
     CannotSeeAhead {
         /// Index of the gap, from 0.
         gap: usize,
         /// The model's family.
         family: &'static str,
+    },
+    /// The plan's cache needs more memory than there is.
+    #[error(
+        "caching the keys and values of this canvas takes {needed} slots, and there is memory for \
+         {limit}: allowed: a shorter canvas, the cache policy `none`, or a server with more --kv-memory"
+    )]
+    CacheTooLarge {
+        /// Slots of the key/value pool that the request needs.
+        needed: usize,
+        /// All slots of the pool.
+        limit: usize,
     },
     /// The plan cannot be followed on this canvas.
     #[error(transparent)]
@@ -77,6 +98,11 @@ pub enum GenerationError {
     /// The denoise step failed: the model, the device or the sampler said why.
     #[error("the denoise step failed: {0}")]
     Step(String),
+    /// The device had no memory for the step.
+    #[error(
+        "the device has no memory left for this request; try again later, or with a shorter canvas"
+    )]
+    OutOfMemory,
     /// Nobody read the reports for so long that no more could be kept.
     #[error("the reports of this generation were not read fast enough")]
     SlowReader,

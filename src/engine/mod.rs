@@ -3,9 +3,11 @@
 //! It knows token ids only. Requests join and leave between steps; every step takes one batch made of
 //! all running sequences.
 
+mod cache;
 mod error;
 mod queue;
 mod row_params;
+mod scheduler;
 mod sequence;
 mod step;
 mod worker;
@@ -17,10 +19,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::canvas::{Canvas, Commit, TokenId};
-use crate::decode::{DecodePlan, Decoder, MAX_STEPS, PlanError};
-use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
+use crate::decode::{CachePolicy, DecodePlan, Decoder, MAX_STEPS, PlanError};
+use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec};
 use crate::sampling::Logprobs;
 
+pub use cache::CacheScheme;
+use cache::{CacheMemory, SequenceCache};
 pub use error::{GenerationError, StartError, SubmitError};
 use queue::Queue;
 pub use row_params::LogprobRequest;
@@ -33,9 +37,16 @@ use worker::{Counters, Worker};
 pub struct EngineConfig {
     /// Most sequences denoised at a time.
     pub max_sequences: usize,
-    /// Most rows a denoise step, and so the most slots of a canvas. A sequence takes as many rows as its
-    /// canvas has slots, twice that with guidance; a guided one that needs more by itself runs alone.
+    /// Most rows a step, and so the most slots of a canvas. A sequence takes as many rows as it recomputes
+    /// slots, twice that with guidance; a guided one that needs more by itself runs alone.
     pub max_rows: usize,
+    /// Rows after which no more sequences are added to a step, so that short canvases do not wait for
+    /// long ones; `None` is 512 on a CPU, where a step's time grows with its rows, and `max_rows` elsewhere.
+    pub step_rows: Option<usize>,
+    /// Most rows of one sequence in a step that only prepares its cache: longer prompts are split.
+    pub prefill_rows: usize,
+    /// Bytes of memory for cached keys and values. Taken at the start, less if as much can never be used.
+    pub kv_memory: usize,
     /// Most requests that wait for their first step.
     pub max_queue: usize,
 }
@@ -45,10 +56,16 @@ impl Default for EngineConfig {
         Self {
             max_sequences: 64,
             max_rows: 4096,
+            step_rows: None,
+            prefill_rows: 256,
+            kv_memory: 1 << 30,
             max_queue: 256,
         }
     }
 }
+
+/// Rows of a step on a CPU after which more only take longer: the matrix rate is reached.
+const CPU_STEP_ROWS: usize = 512;
 
 /// What one denoise step changed on a canvas.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +91,8 @@ pub struct Statistics {
     /// Network evaluations (NFE); with guidance, the canvas and its unconditional twin count as one. Fewer
     /// than steps where the noise schedule changed nothing in a step.
     pub nfe: usize,
+    /// What was cached.
+    pub cache: CacheScheme,
     /// From submission to the first step.
     pub queued: Duration,
     /// From the beginning of the first step to the end of the last.
@@ -125,9 +144,17 @@ pub struct EngineStatus {
     pub steps: u64,
     /// Rows computed in them.
     pub rows: u64,
+    /// Rows whose logits were computed in them.
+    pub scored: u64,
     /// Slots committed or edited in them.
     pub committed: u64,
-    /// Time spent in them.
+    /// Slots whose keys and values were found computed by an earlier request.
+    pub reused: u64,
+    /// Slots of the key/value pool.
+    pub kv_slots: usize,
+    /// Those in blocks that running sequences use.
+    pub kv_used: usize,
+    /// Time spent in the steps.
     pub busy: Duration,
     /// The part of `busy` spent in the model.
     pub model: Duration,
@@ -151,6 +178,9 @@ pub struct Engine {
     mask_token: TokenId,
     queue: Arc<Queue>,
     counters: Arc<Counters>,
+    kv_slots: usize,
+    kv_block: usize,
+    batch_invariant: bool,
     worker: Option<JoinHandle<()>>,
 }
 
@@ -163,9 +193,24 @@ impl Engine {
         let mut spec = model.spec().clone();
         spec.max_canvas = spec.max_canvas.min(config.max_rows);
         let mask_token = served_mask(&spec)?;
+        // Every sequence with the longest canvas, its twin, and a first block that is not whole.
+        let longest = 2 * (spec.max_canvas + 2 * cache::block_slots(&spec));
+        let memory = CacheMemory::new(
+            &*model,
+            config.kv_memory,
+            config.max_sequences.max(1).saturating_mul(longest),
+        )?;
+        let batch_invariant = model.device().is_cpu();
+        let (kv_slots, kv_block) = (memory.slots(), memory.block_slots());
+        let config = EngineConfig {
+            step_rows: config
+                .step_rows
+                .or(model.device().is_cpu().then_some(CPU_STEP_ROWS)),
+            ..config
+        };
         let counters = Arc::new(Counters::new());
         let queue = Arc::new(Queue::new(config.max_queue));
-        let worker = Worker::new(model, config, queue.clone(), counters.clone());
+        let worker = Worker::new(model, memory, config, queue.clone(), counters.clone());
         let worker = std::thread::Builder::new()
             .name("unmask-engine".into())
             .spawn(move || worker.run())?;
@@ -174,6 +219,9 @@ impl Engine {
             mask_token,
             queue,
             counters,
+            kv_slots,
+            kv_block,
+            batch_invariant,
             worker: Some(worker),
         })
     }
@@ -240,6 +288,7 @@ impl Engine {
             }));
         }
         if matches!(self.spec.attention, AttentionPattern::BlockCausal { .. })
+            && !plan.left_context
             && let Some(gap) = canvas
                 .gaps()
                 .iter()
@@ -250,6 +299,21 @@ impl Engine {
                 family: self.spec.family,
             });
         }
+        let scheme = self.cache_scheme(plan)?;
+        let needed = self.kv_block
+            * SequenceCache::needs(
+                scheme,
+                &self.spec,
+                canvas.len(),
+                plan.sampling.guidance_scale > 0.0,
+            );
+        if needed > self.kv_slots {
+            return Err(SubmitError::CacheTooLarge {
+                needed,
+                limit: self.kv_slots,
+            });
+        }
+        self.spec.check_plan(plan)?;
         let decoder = Decoder::new(plan, &canvas, &self.spec.stop_tokens)?;
         let most = MAX_STEPS.max(canvas.len());
         if decoder.step_limit() > most {
@@ -273,6 +337,7 @@ impl Engine {
             canvas,
             decoder,
             row_params,
+            cache: (scheme, plan.cache),
             events,
             submitted: Instant::now(),
             started: None,
@@ -284,6 +349,23 @@ impl Engine {
         }
         self.queue.push(sequence)?;
         Ok(Generation { events: receiver })
+    }
+
+    /// Whether a row's result depends on the other rows of its batch: not on a CPU, whose products sum
+    /// in the same order whatever the number of rows.
+    pub fn is_batch_invariant(&self) -> bool {
+        self.batch_invariant
+    }
+
+    /// What is cached while a canvas is denoised by `plan`.
+    ///
+    /// # Errors
+    /// If the model does not allow the plan's policy.
+    pub fn cache_scheme(&self, plan: &DecodePlan) -> Result<CacheScheme, PlanError> {
+        let scheme = CacheScheme::of(plan.cache, self.spec.attention)?;
+        // An engine without memory for keys and values recomputes them.
+        let is_free = plan.cache.policy == CachePolicy::Auto && self.kv_slots == 0;
+        Ok(if is_free { CacheScheme::None } else { scheme })
     }
 
     /// Calls `observer` on the worker thread after every denoise step.
@@ -306,7 +388,7 @@ impl Engine {
 
     /// What the engine is doing.
     pub fn status(&self) -> EngineStatus {
-        self.counters.status(self.queue.len())
+        self.counters.status(self.queue.len(), self.kv_slots)
     }
 }
 
@@ -321,8 +403,7 @@ impl Drop for Engine {
     }
 }
 
-/// The mask token of a model that the engine can denoise with: one that fills masked slots from logits
-/// of the clean token, without being told the noise level.
+/// The mask token of a model that the engine can denoise with: one that fills masked slots.
 fn served_mask(spec: &ModelSpec) -> Result<TokenId, StartError> {
     let unsupported = |reason| StartError::Unsupported {
         family: spec.family,
@@ -333,14 +414,10 @@ fn served_mask(spec: &ModelSpec) -> Result<TokenId, StartError> {
             "it was trained on the uniform process and has no mask token to fill",
         ));
     };
-    match spec.parameterisation {
-        Parameterisation::Logits | Parameterisation::Subs => {}
-        Parameterisation::LogScore => {
-            return Err(unsupported("its output is a log-score, not logits"));
-        }
-    }
-    if spec.noise_conditioned {
-        return Err(unsupported("it has to be told the noise level"));
+    if spec.noise_conditioned && spec.noise_schedule.is_none() {
+        return Err(unsupported(
+            "it has to be told the noise level, and its noise schedule is not known",
+        ));
     }
     Ok(mask_token)
 }

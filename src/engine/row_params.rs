@@ -47,7 +47,7 @@ impl SequenceRows {
             bias_before_text,
             text_end: last_fixed.map_or(0, |slot| slot + 1),
             mask: canvas.mask(),
-            mask_is_impossible: spec.parameterisation == Parameterisation::Subs,
+            mask_is_impossible: spec.parameterisation != Parameterisation::Logits,
             logprobs,
         }
     }
@@ -57,8 +57,8 @@ impl SequenceRows {
         self.sampling.guidance_scale
     }
 
-    /// The parameters of `slot` after `step` steps.
-    pub fn params(&self, slot: usize, step: usize) -> RowParams {
+    /// The parameters of `slot` after `step` steps, at the `temperature` of the next.
+    pub fn params(&self, slot: usize, step: usize, temperature: f32) -> RowParams {
         let sampling = &self.sampling;
         let bias = match slot < self.text_end {
             true => &self.bias_before_text,
@@ -70,7 +70,7 @@ impl SequenceRows {
         });
         RowParams {
             bias: bias.clone(),
-            temperature: sampling.temperature,
+            temperature,
             top_k: sampling.top_k,
             top_p: sampling.top_p,
             filter_order: sampling.filter_order,

@@ -4,24 +4,36 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::cache::{CacheScheme, Place, SequenceCache};
 use super::row_params::SequenceRows;
 use super::{Event, GenerationError, Statistics, StepReport};
 use crate::canvas::Canvas;
-use crate::decode::Decoder;
+use crate::decode::{Cache, Decoder};
 
 /// The most reports that wait to be read where committed slots may change; where they may not, all
 /// reports together hold each slot once.
 pub(super) const MAX_PENDING: usize = 256;
 
-/// A canvas being denoised.
+/// A canvas to be denoised.
 pub(super) struct Sequence {
     pub canvas: Canvas,
     pub decoder: Decoder,
     pub row_params: SequenceRows,
+    pub cache: (CacheScheme, Cache),
     pub events: mpsc::Sender<Event>,
     pub submitted: Instant,
     pub started: Option<Instant>,
     pub nfe: usize,
+}
+
+/// A sequence that takes steps, and what the scheduler and the cache know of it.
+pub(super) struct Running {
+    pub sequence: Sequence,
+    pub cached: SequenceCache,
+    /// Rows that it was given, in the scheduler's account.
+    pub work: u64,
+    /// Its place in the order of arrival.
+    pub arrival: u64,
 }
 
 impl Sequence {
@@ -35,9 +47,18 @@ impl Sequence {
         self.row_params.guidance_scale() > 0.0
     }
 
-    /// Rows that the sequence takes in a step.
-    pub fn rows(&self) -> usize {
-        self.canvas.len() * if self.is_guided() { 2 } else { 1 }
+    /// Where the sequence is.
+    pub fn place(&self, logit_shift: usize, chunk: usize) -> Place {
+        let block = self.decoder.block();
+        let scored = self.decoder.scored_slots(&self.canvas);
+        Place {
+            length: self.canvas.len(),
+            first_row: scored
+                .first()
+                .map_or(block.start, |slot| slot.saturating_sub(logit_shift)),
+            block,
+            chunk,
+        }
     }
 
     /// Reports a step, and leaves room for the end.
@@ -64,6 +85,7 @@ impl Sequence {
         Statistics {
             steps: self.decoder.steps(),
             nfe: self.nfe,
+            cache: self.cache.0,
             queued: started - self.submitted,
             denoising: started.elapsed(),
         }

@@ -4,11 +4,15 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Tensor};
 
-use super::sequence::Sequence;
+use super::cache::Window;
+use super::scheduler::Part;
+use super::sequence::{Running, Sequence};
 use super::{GenerationError, StepReport};
 use crate::canvas::TokenId;
 use crate::decode::Candidate;
-use crate::models::{AttentionPattern, Denoiser, ModelError, ModelSpec, RaggedBatch, Segment};
+use crate::models::{
+    Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, RowInput, Segment,
+};
 use crate::sampling::{self, RowParams, RowSample, SamplingError};
 
 /// Rows that go through the head at once: bounds the memory that logits take.
@@ -18,6 +22,7 @@ const HEAD_ROWS: usize = 256;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct StepCost {
     pub rows: usize,
+    pub scored: usize,
     pub committed: usize,
     pub model: Duration,
 }
@@ -26,42 +31,66 @@ pub(super) struct StepCost {
 struct ScoredRow {
     conditional: u32,
     unconditional: Option<(u32, f32)>,
+    input: RowInput,
     params: RowParams,
 }
 
-/// Takes one step with every sequence. Each outcome is the sequence's own; the outer error is the
-/// whole batch's.
+/// What a step did to one sequence: its outcome, or that it only prepared its cache.
+pub(super) type Outcome = Result<(), GenerationError>;
+
+/// Takes one step with the scheduled sequences. Each outcome is a sequence's own, in the order of `parts`; the
+/// outer error is the whole batch's.
 pub(super) fn step(
     model: &dyn Denoiser,
-    sequences: &mut [Sequence],
-) -> Result<(Vec<Result<(), GenerationError>>, StepCost), ModelError> {
+    pool: Option<&KvPool>,
+    running: &mut [Running],
+    parts: &[Part],
+) -> Result<(Vec<Outcome>, StepCost), ModelError> {
     let mut batch = RaggedBatch::new();
     let mut scored = Vec::new();
-    for sequence in sequences.iter() {
-        lay_out(sequence, model.spec(), &mut batch, &mut scored);
+    for part in parts {
+        lay_out(
+            &running[part.index],
+            &part.window,
+            model.spec(),
+            &mut batch,
+            &mut scored,
+        );
     }
-    let begun = Instant::now();
-    let hidden = model.hidden(&batch, None)?;
     let mut cost = StepCost {
         rows: batch.rows(),
-        committed: 0,
-        model: begun.elapsed(),
+        scored: scored.len(),
+        ..StepCost::default()
     };
+    let begun = Instant::now();
+    let hidden = model.hidden(&batch, pool)?;
+    cost.model = begun.elapsed();
     let mut samples = Vec::with_capacity(scored.len());
+    let mut totals = Vec::new();
     for rows in scored.chunks(HEAD_ROWS) {
         let begun = Instant::now();
         let logits = logits(model, &hidden, rows)?;
         cost.model += begun.elapsed();
         let params: Vec<RowParams> = rows.iter().map(|row| row.params.clone()).collect();
         samples.extend(sampling::reduce(&logits, &params)?);
+        if model.spec().parameterisation == Parameterisation::LogScore {
+            totals.extend(score_totals(&logits)?);
+        }
     }
     let mut samples = samples.into_iter();
-    let outcomes = sequences
-        .iter_mut()
-        .map(|sequence| {
+    let mut totals = totals.into_iter();
+    let outcomes = parts
+        .iter()
+        .map(|part| {
+            if !part.window.denoises {
+                return Ok(());
+            }
+            let sequence = &mut running[part.index].sequence;
             let slots = sequence.decoder.scored_slots(&sequence.canvas);
             let samples: Vec<_> = samples.by_ref().take(slots.len()).collect();
-            cost.committed += commit(sequence, &slots, samples)?;
+            let totals: Vec<_> = totals.by_ref().take(slots.len()).collect();
+            let unmasking = unmasking(model.spec(), sequence, &totals);
+            cost.committed += commit(sequence, &slots, samples, &unmasking)?;
             Ok(())
         })
         .collect();
@@ -70,36 +99,49 @@ pub(super) fn step(
 
 /// Appends a sequence's rows to the batch, and the rows that the head is to score.
 fn lay_out(
-    sequence: &Sequence,
+    running: &Running,
+    window: &Window,
     spec: &ModelSpec,
     batch: &mut RaggedBatch,
     scored: &mut Vec<ScoredRow>,
 ) {
+    let Running {
+        sequence, cached, ..
+    } = running;
     let canvas = &sequence.canvas;
     let block = sequence.decoder.block();
-    let length = match spec.attention {
-        AttentionPattern::Bidirectional => canvas.len(),
-        // No slot sees the blocks after its own.
-        AttentionPattern::BlockCausal { .. } => block.end,
-    };
-    let positions: Vec<u32> = (0..length as u32).collect();
-    let mut push = |tokens: Vec<TokenId>| {
+    let positions: Vec<u32> = window.rows.clone().map(|slot| slot as u32).collect();
+    let sigma = sequence.decoder.times().and_then(|(t, _)| spec.sigma(t));
+    let temperature = sequence.decoder.temperature();
+    let mut push = |twin: bool, tokens: Vec<TokenId>| {
         let segment = Segment {
-            allowed: spec.attention.allowed_with_block_at(length, block.start),
+            allowed: spec
+                .attention
+                .allowed_among(window.rows.clone(), block.start),
+            context: cached.slots(twin, window.context.iter().flat_map(Clone::clone)),
+            store: cached.slots(twin, window.kept.clone()),
+            store_from: window.kept.start.saturating_sub(window.rows.start),
+            sigma,
             ..Segment::default()
         };
         batch.push_segment(&tokens, &positions, segment)
     };
-    let rows = push(canvas.tokens().take(length).collect());
+    let rows = push(
+        false,
+        window.rows.clone().map(|slot| canvas.token(slot)).collect(),
+    );
     let unconditional = sequence.is_guided().then(|| {
-        let without_fixed = (0..length).map(|slot| match canvas.is_fixed(slot) {
+        let without_fixed = window.rows.clone().map(|slot| match canvas.is_fixed(slot) {
             true => canvas.mask(),
             false => canvas.token(slot),
         });
-        push(without_fixed.collect())
+        push(true, without_fixed.collect())
     });
+    if !window.denoises {
+        return;
+    }
     for slot in sequence.decoder.scored_slots(canvas) {
-        let row = slot.saturating_sub(spec.logit_shift);
+        let row = slot.saturating_sub(spec.logit_shift) - window.rows.start;
         scored.push(ScoredRow {
             conditional: (rows.start + row) as u32,
             unconditional: unconditional.as_ref().map(|rows| {
@@ -108,7 +150,13 @@ fn lay_out(
                     sequence.row_params.guidance_scale(),
                 )
             }),
-            params: sequence.row_params.params(slot, sequence.decoder.steps()),
+            input: RowInput {
+                token: canvas.token(slot),
+                sigma,
+            },
+            params: sequence
+                .row_params
+                .params(slot, sequence.decoder.steps(), temperature),
         });
     }
 }
@@ -118,7 +166,8 @@ fn logits(model: &dyn Denoiser, hidden: &Tensor, rows: &[ScoredRow]) -> Result<T
     let select = |indices: Vec<u32>| -> Result<Tensor, ModelError> {
         let count = indices.len();
         let indices = Tensor::from_vec(indices, count, hidden.device())?;
-        model.head(&hidden.index_select(&indices, 0)?)
+        let inputs: Vec<RowInput> = rows.iter().map(|row| row.input).collect();
+        model.head_rows(&hidden.index_select(&indices, 0)?, &inputs)
     };
     let conditional = select(rows.iter().map(|row| row.conditional).collect())?;
     if rows.iter().all(|row| row.unconditional.is_none()) {
@@ -138,17 +187,42 @@ fn logits(model: &dyn Denoiser, hidden: &Tensor, rows: &[ScoredRow]) -> Result<T
     Ok((unconditional + direction.broadcast_mul(&weights)?)?)
 }
 
+/// For each row of log-scores `[rows, vocab]` the sum of the scores of all tokens but the row's own, whose
+/// score is 1.
+fn score_totals(log_scores: &Tensor) -> Result<Vec<f32>, ModelError> {
+    let totals = log_scores.exp()?.sum(1)?.affine(1.0, -1.0)?;
+    Ok(totals.to_vec1()?)
+}
+
+/// The probability that the reverse process unmasks each scored slot of a sequence in this step, by the
+/// slots' total scores; none of networks without scores.
+///
+/// From σ to σ − Δσ a masked slot becomes token y with probability (e^Δσ − 1) s(y), the product of the
+/// staggered score and the transition (SEDD, arXiv:2310.16834, theorem 4.1; `AnalyticPredictor`).
+fn unmasking(spec: &ModelSpec, sequence: &Sequence, totals: &[f32]) -> Vec<f32> {
+    let Some((t, s)) = sequence.decoder.times() else {
+        return Vec::new();
+    };
+    let (Some(sigma_t), Some(sigma_s)) = (spec.sigma(t), spec.sigma(s)) else {
+        return Vec::new();
+    };
+    let growth = (sigma_t - sigma_s).exp_m1();
+    totals.iter().map(|total| growth * total).collect()
+}
+
 /// Lets the sequence's policy choose among its samples, and reports what it committed.
 fn commit(
     sequence: &mut Sequence,
     slots: &[usize],
     samples: Vec<Result<RowSample, SamplingError>>,
+    unmasking: &[f32],
 ) -> Result<usize, GenerationError> {
     let mut logprobs = Vec::new();
     let candidates = slots
         .iter()
         .zip(samples)
-        .map(|(&slot, sample)| {
+        .enumerate()
+        .map(|(i, (&slot, sample))| {
             let sample = sample?;
             logprobs.extend(sample.logprobs.map(|logprobs| (slot, logprobs)));
             Ok(Candidate {
@@ -159,6 +233,7 @@ fn commit(
                 second: sample.second,
                 entropy: sample.entropy,
                 uniform: sample.uniform,
+                unmasking: unmasking.get(i).copied(),
             })
         })
         .collect::<Result<Vec<_>, SamplingError>>()

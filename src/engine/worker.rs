@@ -1,16 +1,17 @@
 //! The worker thread: admits sequences, steps them, retires them.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use super::cache::{CacheMemory, SequenceCache};
 use super::queue::Queue;
-use super::sequence::Sequence;
+use super::scheduler::{Part, RowBudget, Schedule, schedule};
+use super::sequence::Running;
 use super::step::{StepCost, step};
 use super::{EngineConfig, EngineStatus, Event, GenerationError, StepSummary};
-use crate::models::Denoiser;
+use crate::models::{Denoiser, ModelError};
 
 /// Told of every denoise step.
 pub(super) type Observer = Box<dyn Fn(StepSummary) + Send + Sync>;
@@ -24,7 +25,10 @@ pub(super) struct Counters {
     running: AtomicUsize,
     steps: AtomicU64,
     rows: AtomicU64,
+    scored: AtomicU64,
     committed: AtomicU64,
+    reused: AtomicU64,
+    kv_used: AtomicUsize,
     busy_nanos: AtomicU64,
     model_nanos: AtomicU64,
 }
@@ -38,7 +42,10 @@ impl Counters {
             running: AtomicUsize::new(0),
             steps: AtomicU64::new(0),
             rows: AtomicU64::new(0),
+            scored: AtomicU64::new(0),
             committed: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
+            kv_used: AtomicUsize::new(0),
             busy_nanos: AtomicU64::new(0),
             model_nanos: AtomicU64::new(0),
         }
@@ -64,27 +71,33 @@ impl Counters {
         self.started.elapsed().saturating_sub(last)
     }
 
-    pub fn status(&self, queued: usize) -> EngineStatus {
+    pub fn status(&self, queued: usize, kv_slots: usize) -> EngineStatus {
         EngineStatus {
             queued,
             running: self.running.load(Ordering::Relaxed),
             steps: self.steps.load(Ordering::Relaxed),
             rows: self.rows.load(Ordering::Relaxed),
+            scored: self.scored.load(Ordering::Relaxed),
             committed: self.committed.load(Ordering::Relaxed),
+            reused: self.reused.load(Ordering::Relaxed),
+            kv_slots,
+            kv_used: self.kv_used.load(Ordering::Relaxed),
             busy: Duration::from_nanos(self.busy_nanos.load(Ordering::Relaxed)),
             model: Duration::from_nanos(self.model_nanos.load(Ordering::Relaxed)),
         }
     }
 
-    fn count(&self, cost: StepCost, busy: Duration) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-        self.rows.fetch_add(cost.rows as u64, Ordering::Relaxed);
-        self.committed
-            .fetch_add(cost.committed as u64, Ordering::Relaxed);
-        self.busy_nanos
-            .fetch_add(busy.as_nanos() as u64, Ordering::Relaxed);
-        self.model_nanos
-            .fetch_add(cost.model.as_nanos() as u64, Ordering::Relaxed);
+    fn count(&self, cost: StepCost, reused: usize, busy: Duration) {
+        let add = |counter: &AtomicU64, count: u64| {
+            counter.fetch_add(count, Ordering::Relaxed);
+        };
+        add(&self.steps, 1);
+        add(&self.rows, cost.rows as u64);
+        add(&self.scored, cost.scored as u64);
+        add(&self.committed, cost.committed as u64);
+        add(&self.reused, reused as u64);
+        add(&self.busy_nanos, busy.as_nanos() as u64);
+        add(&self.model_nanos, cost.model.as_nanos() as u64);
         let observers = self
             .observers
             .read()
@@ -101,100 +114,207 @@ impl Counters {
 
 pub(super) struct Worker {
     model: Box<dyn Denoiser>,
+    memory: CacheMemory,
     config: EngineConfig,
     queue: Arc<Queue>,
     counters: Arc<Counters>,
-    running: Vec<Sequence>,
+    running: Vec<Running>,
+    arrivals: u64,
 }
 
 impl Worker {
     pub fn new(
         model: Box<dyn Denoiser>,
+        memory: CacheMemory,
         config: EngineConfig,
         queue: Arc<Queue>,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
             model,
+            memory,
             config,
             queue,
             counters,
             running: Vec::new(),
+            arrivals: 0,
         }
     }
 
     /// Serves until the queue is closed and all that was queued is finished.
     pub fn run(mut self) {
         loop {
-            self.running.retain(|sequence| !sequence.is_cancelled());
-            self.publish_running();
+            self.drop_cancelled();
+            self.publish();
             if self.running.is_empty() && !self.queue.wait() {
                 return;
             }
             self.counters.progress();
             self.admit();
-            self.publish_running();
+            self.publish();
             if !self.running.is_empty() {
                 self.step();
             }
         }
     }
 
-    /// Takes requests, first come first served, while they fit into the next step.
-    fn admit(&mut self) {
-        let mut rows: usize = self.running.iter().map(Sequence::rows).sum();
-        while self.running.len() < self.config.max_sequences.max(1) {
-            let is_first = self.running.is_empty();
-            let limit = self.config.max_rows;
-            let next = self
-                .queue
-                .pop_if(|sequence| is_first || rows + sequence.rows() <= limit);
-            let Some(mut sequence) = next else { return };
-            rows += sequence.rows();
-            sequence.started = Some(Instant::now());
-            self.running.push(sequence);
+    fn drop_cancelled(&mut self) {
+        let cancelled = |_: usize, running: &mut Running| running.sequence.is_cancelled();
+        for running in self.take_where(cancelled) {
+            running.cached.release(&mut self.memory);
         }
     }
 
-    /// Steps every running sequence and retires those that are done or failed. A panic or an error of
-    /// the whole step fails the sequences of that step only.
+    /// Takes requests, first come first served, while there is a place and memory for them.
+    fn admit(&mut self) {
+        while self.running.len() < self.config.max_sequences.max(1) {
+            let spec = self.model.spec();
+            let memory = &mut self.memory;
+            let mut cached = None;
+            let next = self.queue.pop_if(|sequence| {
+                cached = SequenceCache::admit(
+                    memory,
+                    sequence.cache,
+                    spec,
+                    &sequence.canvas,
+                    sequence.decoder.block().start,
+                    sequence.is_guided(),
+                );
+                cached.is_some()
+            });
+            let (Some(mut sequence), Some(cached)) = (next, cached) else {
+                return;
+            };
+            sequence.started = Some(Instant::now());
+            // A newcomer goes before the one that is furthest behind, once: it does not make up for the
+            // time before it came.
+            let work = self.running.iter().map(|other| other.work).min();
+            let work = work.map_or(0, |work| work.saturating_sub(1));
+            self.running.push(Running {
+                sequence,
+                cached,
+                work,
+                arrival: self.arrivals,
+            });
+            self.arrivals += 1;
+        }
+    }
+
+    /// Steps those whose turn it is and retires those that are done or failed. A panic or an error of the
+    /// whole step fails the sequences of that step only.
     fn step(&mut self) {
         let begun = Instant::now();
-        let (model, running) = (&*self.model, &mut self.running);
-        let result = catch_unwind(AssertUnwindSafe(|| step(model, running)));
+        let budget = RowBudget {
+            most: self.config.max_rows,
+            target: self
+                .config
+                .step_rows
+                .unwrap_or(usize::MAX)
+                .min(self.config.max_rows),
+            chunk: self.config.prefill_rows,
+        };
+        let shift = self.model.spec().logit_shift;
+        let Schedule { parts, reused } =
+            schedule(&mut self.running, &mut self.memory, shift, budget);
+        let blocks: Vec<_> = parts
+            .iter()
+            .map(|part| self.running[part.index].sequence.decoder.block())
+            .collect();
+        let (model, pool, running) = (&*self.model, self.memory.pool(), &mut self.running);
+        let result = catch_unwind(AssertUnwindSafe(|| step(model, pool, running, &parts)));
         let outcomes = match result {
             Ok(Ok((outcomes, cost))) => {
-                self.counters.count(cost, begun.elapsed());
+                self.counters.count(cost, reused, begun.elapsed());
                 outcomes
             }
-            Ok(Err(error)) => return self.fail_all(&error.to_string()),
-            Err(panic) => return self.fail_all(&panic_message(&*panic)),
+            Ok(Err(error)) if error.is_out_of_memory() && parts.len() > 1 => {
+                return self.shed_newest(&parts, &error);
+            }
+            Ok(Err(error)) => return self.fail(&parts, &failure(&error)),
+            Err(panic) => {
+                let reason = panic_message(&*panic);
+                return self.fail(&parts, &GenerationError::Step(reason));
+            }
         };
-        let stepped: VecDeque<Sequence> = std::mem::take(&mut self.running).into();
-        for (sequence, outcome) in stepped.into_iter().zip(outcomes) {
-            match outcome {
-                Err(error) => sequence.end(Event::Failed(error)),
-                Ok(()) if sequence.decoder.is_done() => sequence.finish(),
-                Ok(()) => self.running.push(sequence),
+        for (part, block) in parts.iter().zip(&blocks) {
+            let Running {
+                sequence, cached, ..
+            } = &mut self.running[part.index];
+            cached.stepped(&mut self.memory, &part.window, &sequence.canvas, block);
+        }
+        let mut outcomes: Vec<_> = parts.iter().map(|part| part.index).zip(outcomes).collect();
+        outcomes.sort_by_key(|(index, _)| *index);
+        let mut outcomes = outcomes.into_iter().peekable();
+        let mut errors = Vec::new();
+        let ended = self.take_where(|index, running| {
+            match outcomes.next_if(|(stepped, _)| *stepped == index) {
+                Some((_, Err(error))) => {
+                    errors.push(Some(error));
+                    true
+                }
+                _ if running.sequence.decoder.is_done() => {
+                    errors.push(None);
+                    true
+                }
+                _ => false,
+            }
+        });
+        for (running, error) in ended.into_iter().zip(errors) {
+            running.cached.release(&mut self.memory);
+            match error {
+                Some(error) => running.sequence.end(Event::Failed(error)),
+                None => running.sequence.finish(),
             }
         }
     }
 
-    fn fail_all(&mut self, reason: &str) {
-        tracing::error!(
-            reason,
-            sequences = self.running.len(),
-            "a denoise step failed"
-        );
-        for sequence in self.running.drain(..) {
-            sequence.end(Event::Failed(GenerationError::Step(reason.to_owned())));
+    /// Ends the sequences of a failed step.
+    fn fail(&mut self, parts: &[Part], error: &GenerationError) {
+        tracing::error!(%error, sequences = parts.len(), "a step failed");
+        let failed = |index, _: &mut Running| parts.iter().any(|part| part.index == index);
+        for running in self.take_where(failed) {
+            running.cached.release(&mut self.memory);
+            running.sequence.end(Event::Failed(error.clone()));
         }
     }
 
-    fn publish_running(&self) {
-        self.counters
-            .running
-            .store(self.running.len(), Ordering::Relaxed);
+    /// Ends the newer half of the sequences of a step that the device has no memory for; the others try again.
+    fn shed_newest(&mut self, parts: &[Part], error: &ModelError) {
+        let mut newest: Vec<_> = parts.iter().map(|part| part.index).collect();
+        newest.sort_by_key(|index| self.running[*index].arrival);
+        let shed = newest.split_off(newest.len().div_ceil(2));
+        tracing::warn!(%error, sequences = shed.len(), "out of memory: the newest sequences are ended");
+        for running in self.take_where(|index, _| shed.contains(&index)) {
+            running.cached.release(&mut self.memory);
+            let reason = GenerationError::OutOfMemory;
+            running.sequence.end(Event::Failed(reason));
+        }
+    }
+
+    /// Takes out the running sequences that a condition on index and sequence holds for, in order.
+    fn take_where(
+        &mut self,
+        mut condition: impl FnMut(usize, &mut Running) -> bool,
+    ) -> Vec<Running> {
+        let mut index = 0;
+        let taken = self.running.extract_if(.., |running| {
+            index += 1;
+            condition(index - 1, running)
+        });
+        taken.collect()
+    }
+
+    fn publish(&self) {
+        let (running, used) = (self.running.len(), self.memory.used_slots());
+        self.counters.running.store(running, Ordering::Relaxed);
+        self.counters.kv_used.store(used, Ordering::Relaxed);
+    }
+}
+
+fn failure(error: &ModelError) -> GenerationError {
+    match error.is_out_of_memory() {
+        true => GenerationError::OutOfMemory,
+        false => GenerationError::Step(error.to_string()),
     }
 }
 

@@ -11,7 +11,6 @@
 //! The default plan is that of dllm's `MDLMSampler`, or with blocks its `BD3LMSampler`.
 
 use candle_core::{DType, Device, Result};
-use candle_nn::VarBuilder;
 use serde_json::Value;
 
 use crate::decode::preset;
@@ -21,6 +20,7 @@ use crate::models::checkpoint::config_error;
 use crate::models::fields::Fields;
 use crate::models::layers::{GatedMlp, Mlp, Network, Rotary};
 use crate::models::registry::{Family, class_of};
+use crate::models::weights::Weights;
 use crate::models::{ModelError, ModelSpec};
 
 const QWEN2: [&str; 2] = ["A2DQwen2LMHeadModel", "a2d-qwen2"];
@@ -90,7 +90,7 @@ impl Architecture for A2d {
         self.backbone.rotary(dtype, device)
     }
 
-    fn network(&self, weights: VarBuilder) -> Result<Network> {
+    fn network(&self, weights: Weights) -> Result<Network> {
         let hidden = self.backbone.hidden_size;
         self.backbone
             .network(weights, self.projections, |_, layer| {

@@ -1,16 +1,12 @@
 //! From a family's configuration to its line in the registry.
 
-use std::sync::{Mutex, PoisonError};
-
-use candle_core::{DType, Device, Shape, Tensor};
-use candle_nn::var_builder::SimpleBackend;
-use candle_nn::{Init, VarBuilder};
+use candle_core::{DType, Device};
 use serde_json::Value;
 
 use crate::decode::DecodePlan;
-use crate::models::checkpoint::Shapes;
 use crate::models::layers::{Network, Rotary, Transformer};
 use crate::models::registry::Family;
+use crate::models::weights::{Recorder, Shapes, WeightFormat, Weights};
 use crate::models::{Denoiser, ModelError, ModelSpec};
 
 /// A family whose network is a [`Transformer`]: what its config.json says.
@@ -44,7 +40,7 @@ pub(super) trait Architecture: Sized {
     ///
     /// # Errors
     /// If a tensor is missing or of the wrong shape.
-    fn network(&self, weights: VarBuilder) -> candle_core::Result<Network>;
+    fn network(&self, weights: Weights) -> candle_core::Result<Network>;
 }
 
 /// The registry's line of a family.
@@ -74,7 +70,7 @@ fn spec(architecture: &impl Architecture) -> Result<ModelSpec, ModelError> {
 fn load<A: Architecture>(
     config: &Value,
     spec: ModelSpec,
-    weights: VarBuilder,
+    weights: Weights,
 ) -> Result<Box<dyn Denoiser>, ModelError> {
     let architecture = A::from_json(config)?;
     let rotary = architecture.rotary(weights.dtype(), weights.device())?;
@@ -86,36 +82,7 @@ fn load<A: Architecture>(
 /// Name and shape of every tensor that the network reads.
 fn tensors(architecture: &impl Architecture) -> Result<Shapes, ModelError> {
     let recorder = Recorder::default();
-    let weights = VarBuilder::from_backend(Box::new(&recorder), DType::F32, Device::Cpu);
-    architecture.network(weights)?;
-    let shapes = recorder.0.into_inner();
-    Ok(shapes.unwrap_or_else(PoisonError::into_inner))
-}
-
-/// A source of weights that notes what is asked of it. Its tensors are views of a single zero, so that
-/// the largest network takes no memory.
-#[derive(Default)]
-struct Recorder(Mutex<Shapes>);
-
-impl SimpleBackend for &Recorder {
-    fn get(
-        &self,
-        shape: Shape,
-        name: &str,
-        _: Init,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
-        let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        shapes.insert(name.to_owned(), shape.dims().to_vec());
-        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
-    }
-
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        candle_core::bail!("the shape of {name} is not given")
-    }
-
-    fn contains_tensor(&self, _: &str) -> bool {
-        true
-    }
+    let format = WeightFormat::Float(DType::F32);
+    architecture.network(Weights::new(&recorder, format, &Device::Cpu))?;
+    Ok(recorder.shapes())
 }

@@ -2,8 +2,6 @@
 //! config.json, and for most of them the tensor names.
 
 use candle_core::{DType, Device, Result};
-use candle_nn::VarBuilder;
-use candle_transformers::models::with_tracing::{Embedding, RmsNorm};
 use serde_json::Value;
 
 use crate::canvas::TokenId;
@@ -11,9 +9,10 @@ use crate::decode::DecodePlan;
 use crate::models::checkpoint::{config_error, token_ids};
 use crate::models::fields::Fields;
 use crate::models::layers::{
-    Block, ExpertShape, Llama3Scaling, Mlp, Network, Rotary, SelfAttention, frequencies, head,
-    linear,
+    Block, ExpertShape, Llama3Scaling, Mlp, Network, RmsNorm, Rotary, SelfAttention,
+    embedding_and_head, frequencies,
 };
+use crate::models::weights::Weights;
 use crate::models::{AttentionPattern, Corruption, ModelError, ModelSpec, Parameterisation};
 
 /// The fields that decide the shape of a Llama-like network.
@@ -141,6 +140,7 @@ impl Backbone {
             },
             parameterisation: Parameterisation::Logits,
             noise_conditioned: false,
+            noise_schedule: None,
             stop_tokens: self.stop_tokens.clone(),
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,
@@ -163,13 +163,17 @@ impl Backbone {
     /// that layer.
     pub fn network(
         &self,
-        weights: VarBuilder,
+        weights: Weights,
         projections: Projections,
-        mlp: impl Fn(usize, &VarBuilder) -> Result<Mlp>,
+        mlp: impl Fn(usize, &Weights) -> Result<Mlp>,
     ) -> Result<Network> {
         let model = weights.pp("model");
-        let embedding =
-            Embedding::new(self.vocab_size, self.hidden_size, model.pp("embed_tokens"))?;
+        let (embedding, head) = embedding_and_head(
+            [self.vocab_size, self.hidden_size],
+            &model,
+            "embed_tokens.weight",
+            (!self.tied).then(|| weights.pp("lm_head")),
+        )?;
         let blocks = (0..self.layers)
             .map(|layer| {
                 let weights = model.pp("layers").pp(layer);
@@ -184,17 +188,17 @@ impl Backbone {
         Ok(Network {
             blocks,
             norm: self.norm(model.pp("norm"))?,
-            head: head(&embedding, (!self.tied).then(|| weights.pp("lm_head")))?,
+            head,
             embedding,
         })
     }
 
     /// A norm over the residual stream.
-    pub fn norm(&self, weights: VarBuilder) -> Result<RmsNorm> {
-        RmsNorm::new(self.hidden_size, self.norm_eps, weights)
+    pub fn norm(&self, weights: Weights) -> Result<RmsNorm> {
+        RmsNorm::load(self.hidden_size, self.norm_eps, weights)
     }
 
-    fn attention(&self, projections: Projections, weights: &VarBuilder) -> Result<SelfAttention> {
+    fn attention(&self, projections: Projections, weights: &Weights) -> Result<SelfAttention> {
         let Projections {
             qkv_bias,
             out_bias,
@@ -202,12 +206,12 @@ impl Backbone {
         } = projections;
         let (hidden, head_dim) = (self.hidden_size, self.head_dim);
         let (q, kv) = (self.heads * head_dim, self.kv_heads * head_dim);
-        let norm = |name| RmsNorm::new(head_dim, self.norm_eps, weights.pp(name));
+        let norm = |name| RmsNorm::load(head_dim, self.norm_eps, weights.pp(name));
         Ok(SelfAttention {
-            query: linear(hidden, q, qkv_bias, weights.pp("q_proj"))?,
-            key: linear(hidden, kv, qkv_bias, weights.pp("k_proj"))?,
-            value: linear(hidden, kv, qkv_bias, weights.pp("v_proj"))?,
-            out: linear(q, hidden, out_bias, weights.pp("o_proj"))?,
+            query: weights.pp("q_proj").linear(hidden, q, qkv_bias)?,
+            key: weights.pp("k_proj").linear(hidden, kv, qkv_bias)?,
+            value: weights.pp("v_proj").linear(hidden, kv, qkv_bias)?,
+            out: weights.pp("o_proj").linear(q, hidden, out_bias)?,
             norms: qk_norm
                 .then(|| Ok::<_, candle_core::Error>((norm("q_norm")?, norm("k_norm")?)))
                 .transpose()?,

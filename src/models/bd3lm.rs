@@ -5,15 +5,15 @@
 //! and values can be kept. **Scoring** takes x_t and x_0 at once, as one segment of 2n rows with
 //! [`scoring_pattern`], so that every block of x_t sees the clean blocks before it in one evaluation.
 
-use candle_core::{Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::decode::{BlockOrigin, DecodePlan};
-use crate::models::checkpoint::{Shapes, config_error};
+use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitConfig, DitShape};
 use crate::models::registry::Family;
+use crate::models::weights::{Shapes, Weights};
 use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 
 /// The registry's line.
@@ -129,7 +129,7 @@ struct Bd3lm {
 }
 
 impl Bd3lm {
-    fn new(config: &Bd3lmConfig, spec: ModelSpec, weights: VarBuilder) -> Result<Self, ModelError> {
+    fn new(config: &Bd3lmConfig, spec: ModelSpec, weights: Weights) -> Result<Self, ModelError> {
         let dit = Dit::new(&config.shape()?, weights.pp("backbone"))?;
         Ok(Self { spec, dit })
     }
@@ -142,6 +142,10 @@ impl Denoiser for Bd3lm {
 
     fn device(&self) -> &Device {
         self.dit.device()
+    }
+
+    fn dtype(&self) -> DType {
+        self.dit.dtype()
     }
 
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {

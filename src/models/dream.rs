@@ -9,7 +9,6 @@
 //! generation_config.json gives.
 
 use candle_core::{DType, Device, Result};
-use candle_nn::VarBuilder;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,6 +20,7 @@ use crate::models::checkpoint::GENERATION_CONFIG;
 use crate::models::fields::Fields;
 use crate::models::layers::{GatedMlp, Mlp, Network, Rotary};
 use crate::models::registry::Family;
+use crate::models::weights::Weights;
 use crate::models::{ModelError, ModelSpec};
 
 /// The registry's line.
@@ -104,7 +104,7 @@ impl Architecture for Dream {
         self.backbone.rotary(dtype, device)
     }
 
-    fn network(&self, weights: VarBuilder) -> Result<Network> {
+    fn network(&self, weights: Weights) -> Result<Network> {
         let projections = Projections {
             qkv_bias: true,
             out_bias: false,

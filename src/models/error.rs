@@ -40,3 +40,15 @@ pub enum ModelError {
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
+
+impl ModelError {
+    /// Whether the device had not enough memory.
+    pub fn is_out_of_memory(&self) -> bool {
+        // candle passes on what the driver or the allocator says, as text.
+        let said = |text: String| {
+            let text = text.to_lowercase();
+            text.contains("out of memory") || text.contains("out_of_memory")
+        };
+        matches!(self, Self::Tensor(error) if said(error.to_string()))
+    }
+}

@@ -4,8 +4,6 @@
 //! (`modeling_llada.py` of GSAI-ML/LLaDA-8B-Base). Logits at a slot predict that slot's token.
 
 use candle_core::{DType, Device};
-use candle_nn::VarBuilder;
-use candle_transformers::models::with_tracing::{Embedding, RmsNorm};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,8 +12,11 @@ use crate::decode::DecodePlan;
 use crate::models::architecture::{Architecture, family};
 use crate::models::checkpoint::config_error;
 use crate::models::fields::Fields;
-use crate::models::layers::{Block, GatedMlp, Mlp, Network, Rotary, SelfAttention, head, linear};
+use crate::models::layers::{
+    Block, GatedMlp, Mlp, Network, RmsNorm, Rotary, SelfAttention, embedding_and_head,
+};
 use crate::models::registry::Family;
+use crate::models::weights::Weights;
 use crate::models::{AttentionPattern, Corruption, ModelError, ModelSpec, Parameterisation};
 
 /// The registry's line.
@@ -184,6 +185,7 @@ impl Architecture for LladaConfig {
             },
             parameterisation: Parameterisation::Logits,
             noise_conditioned: false,
+            noise_schedule: None,
             stop_tokens: vec![self.eos_token_id],
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,
@@ -196,28 +198,29 @@ impl Architecture for LladaConfig {
         Rotary::new(head_dim, self.rope_theta, positions, dtype, device)
     }
 
-    fn network(&self, weights: VarBuilder) -> candle_core::Result<Network> {
+    fn network(&self, weights: Weights) -> candle_core::Result<Network> {
         let transformer = weights.pp("model").pp("transformer");
-        let embedding = Embedding::new(self.rows(), self.d_model, transformer.pp("wte"))?;
+        let own_head = (!self.weight_tying).then(|| transformer.pp("ff_out"));
+        let shape = [self.rows(), self.d_model];
+        let (embedding, head) = embedding_and_head(shape, &transformer, "wte.weight", own_head)?;
         let blocks = (0..self.n_layers)
             .map(|block| self.block(transformer.pp("blocks").pp(block)))
             .collect::<candle_core::Result<_>>()?;
-        let own_head = (!self.weight_tying).then(|| transformer.pp("ff_out"));
         Ok(Network {
             blocks,
-            norm: RmsNorm::new(self.d_model, self.rms_norm_eps, transformer.pp("ln_f"))?,
-            head: head(&embedding, own_head)?,
+            norm: RmsNorm::load(self.d_model, self.rms_norm_eps, transformer.pp("ln_f"))?,
+            head,
             embedding,
         })
     }
 }
 
 impl LladaConfig {
-    fn block(&self, weights: VarBuilder) -> candle_core::Result<Block> {
+    fn block(&self, weights: Weights) -> candle_core::Result<Block> {
         let (hidden, mlp) = (self.d_model, self.mlp_hidden());
         let kv = self.kv_heads() * self.head_dim();
-        let norm = |name| RmsNorm::new(hidden, self.rms_norm_eps, weights.pp(name));
-        let projection = |from, to, name| linear(from, to, false, weights.pp(name));
+        let norm = |name| RmsNorm::load(hidden, self.rms_norm_eps, weights.pp(name));
+        let projection = |from, to, name| weights.pp(name).linear(from, to, false);
         Ok(Block {
             attention_norm: norm("attn_norm")?,
             attention: SelfAttention {

@@ -13,9 +13,7 @@
 //! block length, which is an argument of `generate` with the default 32; a `block_size` in config.json
 //! is taken instead where there is one.
 
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{Init, VarBuilder};
-use candle_transformers::models::with_tracing::{Embedding, Linear, RmsNorm};
+use candle_core::{DType, Device, Result};
 use serde_json::Value;
 
 use crate::decode::preset;
@@ -24,10 +22,11 @@ use crate::models::backbone::{Backbone, experts};
 use crate::models::checkpoint::config_error;
 use crate::models::fields::Fields;
 use crate::models::layers::{
-    Block, ExpertShape, GatedMlp, MixtureOfExperts, Mlp, Network, Rotary, Router, SelfAttention,
-    head, linear,
+    Block, ExpertShape, GatedMlp, MixtureOfExperts, Mlp, Network, RmsNorm, Rotary, Router,
+    SelfAttention, embedding_and_head,
 };
 use crate::models::registry::Family;
+use crate::models::weights::Weights;
 use crate::models::{ModelError, ModelSpec};
 
 /// The registry's line.
@@ -145,7 +144,7 @@ impl Architecture for Llada2Moe {
         self.backbone.rotary(dtype, device)
     }
 
-    fn network(&self, weights: VarBuilder) -> Result<Network> {
+    fn network(&self, weights: Weights) -> Result<Network> {
         let Backbone {
             vocab_size,
             hidden_size,
@@ -155,7 +154,12 @@ impl Architecture for Llada2Moe {
         } = self.backbone;
         let model = weights.pp("model");
         let norm = |weights| self.backbone.norm(weights);
-        let embedding = Embedding::new(vocab_size, hidden_size, model.pp("word_embeddings"))?;
+        let (embedding, head) = embedding_and_head(
+            [vocab_size, hidden_size],
+            &model,
+            "word_embeddings.weight",
+            (!tied).then(|| weights.pp("lm_head")),
+        )?;
         let blocks = (0..layers)
             .map(|layer| {
                 let weights = model.pp("layers").pp(layer);
@@ -170,14 +174,14 @@ impl Architecture for Llada2Moe {
         Ok(Network {
             blocks,
             norm: norm(model.pp("norm"))?,
-            head: head(&embedding, (!tied).then(|| weights.pp("lm_head")))?,
+            head,
             embedding,
         })
     }
 }
 
 impl Llada2Moe {
-    fn attention(&self, weights: &VarBuilder) -> Result<SelfAttention> {
+    fn attention(&self, weights: &Weights) -> Result<SelfAttention> {
         let Backbone {
             hidden_size: hidden,
             heads,
@@ -187,21 +191,16 @@ impl Llada2Moe {
             ..
         } = self.backbone;
         let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-        let fused = weights.pp("query_key_value");
-        let weight = fused.get((q + 2 * kv, hidden), "weight")?;
-        let bias = self.qkv_bias.then(|| fused.get(q + 2 * kv, "bias"));
-        let bias = bias.transpose()?;
-        let part = |start, length| {
-            let rows = |x: &Tensor| x.narrow(0, start, length);
-            let bias = bias.as_ref().map(rows).transpose()?;
-            Ok::<_, candle_core::Error>(Linear::from_weights(rows(&weight)?, bias))
-        };
-        let norm = |name| RmsNorm::new(head_dim, norm_eps, weights.pp(name));
+        let [query, key, value] =
+            weights
+                .pp("query_key_value")
+                .linear_parts(hidden, [q, kv, kv], self.qkv_bias)?;
+        let norm = |name| RmsNorm::load(head_dim, norm_eps, weights.pp(name));
         Ok(SelfAttention {
-            query: part(0, q)?,
-            key: part(q, kv)?,
-            value: part(q + kv, kv)?,
-            out: linear(q, hidden, self.out_bias, weights.pp("dense"))?,
+            query,
+            key,
+            value,
+            out: weights.pp("dense").linear(q, hidden, self.out_bias)?,
             norms: self
                 .qk_norm
                 .then(|| {
@@ -215,7 +214,7 @@ impl Llada2Moe {
         })
     }
 
-    fn mlp(&self, layer: usize, weights: VarBuilder) -> Result<Mlp> {
+    fn mlp(&self, layer: usize, weights: Weights) -> Result<Mlp> {
         let hidden = self.backbone.hidden_size;
         let Some(experts) = self
             .experts
@@ -225,12 +224,9 @@ impl Llada2Moe {
             let mlp = GatedMlp::load(hidden, self.dense_width, false, weights)?;
             return Ok(Mlp::Dense(mlp));
         };
-        let bias = weights.pp("gate").get_with_hints_dtype(
-            experts.shape.experts,
-            "expert_bias",
-            Init::Const(0.0),
-            DType::F32,
-        )?;
+        let bias = weights
+            .pp("gate")
+            .get_as(experts.shape.experts, "expert_bias", DType::F32)?;
         let router = Router::GroupedSigmoid {
             bias: bias.to_vec1()?,
             groups: experts.groups,

@@ -9,7 +9,6 @@
 //! are not read.
 
 use candle_core::{DType, Device, Result};
-use candle_nn::{Init, VarBuilder};
 use serde_json::Value;
 
 use crate::models::architecture::{Architecture, family};
@@ -20,6 +19,7 @@ use crate::models::layers::{
     ExpertShape, GatedMlp, MixtureOfExperts, Mlp, Network, Rotary, Router,
 };
 use crate::models::registry::Family;
+use crate::models::weights::Weights;
 use crate::models::{ModelError, ModelSpec};
 
 /// The registry's line.
@@ -82,7 +82,7 @@ impl Architecture for LladaMoe {
         self.backbone.rotary(dtype, device)
     }
 
-    fn network(&self, weights: VarBuilder) -> Result<Network> {
+    fn network(&self, weights: Weights) -> Result<Network> {
         self.backbone
             .network(weights, self.projections, |layer, weights| {
                 let mlp = weights.pp("mlp");
@@ -98,14 +98,13 @@ impl Architecture for LladaMoe {
 
 impl LladaMoe {
     /// The shared expert's weights lie beside the mixture's, not within.
-    fn mixture(&self, layer: &VarBuilder, mlp: &VarBuilder) -> Result<MixtureOfExperts> {
+    fn mixture(&self, layer: &Weights, mlp: &Weights) -> Result<MixtureOfExperts> {
         let hidden = self.backbone.hidden_size;
         let bias = self
             .expert_bias
             .then(|| {
                 let count = self.experts.experts;
-                mlp.get_with_hints_dtype(count, "expert_bias", Init::Const(0.0), DType::F32)?
-                    .to_vec1()
+                mlp.get_as(count, "expert_bias", DType::F32)?.to_vec1()
             })
             .transpose()?;
         let shared = self

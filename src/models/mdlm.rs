@@ -3,14 +3,15 @@
 //! `models/dit.py` of kuleshov-group/mdlm; the released kuleshov-group/mdlm-owt embeds σ = 0 at every
 //! noise level.
 
-use candle_core::{Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::diffusion::Schedule;
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitConfig, DitShape};
 use crate::models::registry::Family;
+use crate::models::weights::Weights;
 use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 
 /// The registry's line.
@@ -30,6 +31,12 @@ fn read(config: &Value) -> Result<(DitShape, ModelSpec), ModelError> {
     let config = DitConfig::deserialize(config).map_err(|error| config_error(error.to_string()))?;
     let shape = config.shape(true)?;
     let spec = config.spec(FAMILY.name, &shape)?;
+    // `LogLinearNoise` of the official noise_schedule.py: α(t) = 1 − (1 − 10⁻³) t.
+    let noise = Schedule::table(&[1.0, 1e-3]).map_err(|error| config_error(error.to_string()))?;
+    let spec = ModelSpec {
+        noise_schedule: Some(noise),
+        ..spec
+    };
     Ok((shape, spec))
 }
 
@@ -40,7 +47,7 @@ struct Mdlm {
 }
 
 impl Mdlm {
-    fn new(config: &Value, spec: ModelSpec, weights: VarBuilder) -> Result<Self, ModelError> {
+    fn new(config: &Value, spec: ModelSpec, weights: Weights) -> Result<Self, ModelError> {
         let (shape, _) = read(config)?;
         let dit = Dit::new(&shape, weights.pp("backbone"))?;
         Ok(Self { spec, dit })
@@ -54,6 +61,10 @@ impl Denoiser for Mdlm {
 
     fn device(&self) -> &Device {
         self.dit.device()
+    }
+
+    fn dtype(&self) -> DType {
+        self.dit.dtype()
     }
 
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {

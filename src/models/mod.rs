@@ -21,20 +21,21 @@ mod layers;
 pub mod llada;
 mod llada2_moe;
 mod llada_moe;
-mod mask_token;
 mod mdlm;
 pub mod registry;
 mod sdar;
 mod sedd;
 mod spec;
+mod weights;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
 pub use spec::{AttentionPattern, Corruption, ModelSpec, Parameterisation};
+pub use weights::{NotFinite, Shapes, WeightFormat};
 
 /// A network that predicts the clean token of every slot, in the terms that
 /// [`ModelSpec::parameterisation`] names.
@@ -47,6 +48,11 @@ pub trait Denoiser: Send {
 
     /// Where the weights are.
     fn device(&self) -> &Device;
+
+    /// The number format of hidden states, keys and values.
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
 
     /// The final hidden states of every row, `[rows, hidden]`. Segments read and keep their cached
     /// keys and values in `pool`.

@@ -1,17 +1,16 @@
 //! The families that can be served, and which of them a checkpoint is of.
 
-use candle_nn::VarBuilder;
 use serde_json::Value;
 
 use crate::decode::DecodePlan;
-use crate::models::checkpoint::Shapes;
+use crate::models::weights::{Shapes, Weights};
 use crate::models::{
     Denoiser, ModelError, ModelSpec, a2d, bd3lm, dream, llada, llada_moe, llada2_moe, mdlm, sdar,
     sedd,
 };
 
 /// Builds a network from its config.json, what the checkpoint's files say of it, and its weights.
-type Load = fn(&Value, ModelSpec, VarBuilder) -> Result<Box<dyn Denoiser>, ModelError>;
+type Load = fn(&Value, ModelSpec, Weights) -> Result<Box<dyn Denoiser>, ModelError>;
 
 /// A model family.
 pub struct Family {
@@ -32,7 +31,7 @@ pub struct Family {
     /// family's official sampler reads it from there.
     pub generation_config: fn(&Value, &mut DecodePlan) -> Result<(), ModelError>,
     /// Builds the network.
-    pub load: Load,
+    pub(super) load: Load,
 }
 
 /// Every family.

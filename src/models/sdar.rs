@@ -7,7 +7,6 @@
 //! the official `generate.py`, but greedy.
 
 use candle_core::{DType, Device, Result};
-use candle_nn::VarBuilder;
 use serde_json::Value;
 
 use crate::decode::preset;
@@ -18,6 +17,7 @@ use crate::models::layers::{
     ExpertShape, GatedMlp, MixtureOfExperts, Mlp, Network, Rotary, Router,
 };
 use crate::models::registry::{Family, class_of};
+use crate::models::weights::Weights;
 use crate::models::{ModelError, ModelSpec};
 
 const MOE: [&str; 2] = ["SDARMoeForCausalLM", "sdar_moe"];
@@ -88,7 +88,7 @@ impl Architecture for Sdar {
         self.backbone.rotary(dtype, device)
     }
 
-    fn network(&self, weights: VarBuilder) -> Result<Network> {
+    fn network(&self, weights: Weights) -> Result<Network> {
         let projections = Projections {
             qkv_bias: self.attention_bias,
             out_bias: self.attention_bias,

@@ -5,13 +5,15 @@
 //! configuration of the training run, which names no architecture.
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::decode::preset;
+use crate::diffusion::Schedule;
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitShape, FieldNames, NoiseInput};
 use crate::models::registry::Family;
+use crate::models::weights::Weights;
 use crate::models::{
     Corruption, Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, RowInput,
 };
@@ -34,6 +36,9 @@ pub(super) const FAMILY: Family = Family {
     },
 };
 
+/// α(1) of the log-linear schedule (`eps` of the official `LogLinearNoise`).
+const LOG_LINEAR_EPS: f64 = 1e-3;
+
 const FIELDS: FieldNames = FieldNames {
     vocab: "tokens",
     hidden: "model.hidden_size",
@@ -55,6 +60,7 @@ struct SeddConfig {
     /// Tokens of the tokenizer; the mask is one more.
     tokens: usize,
     graph: Graph,
+    noise: Noise,
     model: Model,
 }
 
@@ -62,6 +68,33 @@ struct SeddConfig {
 struct Graph {
     #[serde(rename = "type")]
     kind: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Noise {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    sigma_min: f64,
+    #[serde(default)]
+    sigma_max: f64,
+}
+
+impl Noise {
+    /// The schedules of the official `noise_lib.py`.
+    fn schedule(&self) -> Result<Schedule, ModelError> {
+        let schedule = match self.kind.as_str() {
+            // α(t) = 1 − (1 − 10⁻³) t
+            "loglinear" => Schedule::table(&[1.0, LOG_LINEAR_EPS]),
+            "geometric" => Schedule::geometric(self.sigma_min, self.sigma_max),
+            other => {
+                return Err(config_error(format!(
+                    "noise.type is {other:?}; only \"loglinear\" and \"geometric\" are supported"
+                )));
+            }
+        };
+        schedule.map_err(|error| config_error(format!("noise: {error}")))
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -137,7 +170,11 @@ impl SeddConfig {
         } else {
             Corruption::Uniform
         };
-        Ok(shape.spec(FAMILY.name, corruption, Parameterisation::LogScore))
+        Ok(ModelSpec {
+            noise_schedule: Some(self.noise.schedule()?),
+            default_plan: preset::sedd_analytic(),
+            ..shape.spec(FAMILY.name, corruption, Parameterisation::LogScore)
+        })
     }
 }
 
@@ -149,7 +186,7 @@ struct Sedd {
 }
 
 impl Sedd {
-    fn new(config: &SeddConfig, spec: ModelSpec, weights: VarBuilder) -> Result<Self, ModelError> {
+    fn new(config: &SeddConfig, spec: ModelSpec, weights: Weights) -> Result<Self, ModelError> {
         Ok(Self {
             spec,
             dit: Dit::new(&config.shape()?, weights)?,
@@ -182,6 +219,10 @@ impl Denoiser for Sedd {
 
     fn device(&self) -> &Device {
         self.dit.device()
+    }
+
+    fn dtype(&self) -> DType {
+        self.dit.dtype()
     }
 
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {

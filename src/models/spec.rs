@@ -1,10 +1,13 @@
 //! What the engine and the server have to know of a model.
 
-use serde::Serialize;
+use std::ops::Range;
+
+use serde::{Serialize, Serializer};
 
 use crate::canvas::{Canvas, TokenId};
-use crate::decode::preset::Preset;
-use crate::decode::{BlockOrigin, DecodePlan};
+use crate::decode::preset::{self, Preset};
+use crate::decode::{BlockOrigin, Budget, DecodePlan, PlanError};
+use crate::diffusion::Schedule;
 
 /// Which slots a slot may attend to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,22 +30,26 @@ impl AttentionPattern {
     /// # Panics
     /// If the block length is 0.
     pub fn allowed(self, length: usize) -> Option<Vec<bool>> {
-        self.allowed_with_block_at(length, 0)
+        self.allowed_among(0..length, 0)
     }
 
-    /// As [`AttentionPattern::allowed`], where a block begins at slot `start` and the first block may
-    /// be shorter than the others.
+    /// Row-major `[rows, rows]`, true where a slot of `rows` may attend to another of them, if a block
+    /// begins at slot `start`; `None` if every one may attend to every other. The first block of the
+    /// canvas may be shorter than the others.
     ///
     /// # Panics
     /// If the block length is 0.
-    pub fn allowed_with_block_at(self, length: usize, start: usize) -> Option<Vec<bool>> {
+    pub fn allowed_among(self, rows: Range<usize>, start: usize) -> Option<Vec<bool>> {
         match self {
             Self::Bidirectional => None,
             Self::BlockCausal { block_length } => {
                 let missing = (block_length - start % block_length) % block_length;
                 let block = |slot: usize| (slot + missing) / block_length;
-                let row = |i| (0..length).map(move |j| block(j) <= block(i));
-                Some((0..length).flat_map(row).collect())
+                if rows.is_empty() || block(rows.start) == block(rows.end - 1) {
+                    return None;
+                }
+                let row = |i| rows.clone().map(move |j| block(j) <= block(i));
+                Some(rows.clone().flat_map(row).collect())
             }
         }
     }
@@ -103,6 +110,9 @@ pub struct ModelSpec {
     pub parameterisation: Parameterisation,
     /// The network takes the noise level: every segment of a batch has to give its σ.
     pub noise_conditioned: bool,
+    /// The noise schedule that such a network was trained with, if the checkpoint's family has one.
+    #[serde(serialize_with = "as_text")]
+    pub noise_schedule: Option<Schedule>,
     /// Tokens that end a completion.
     pub stop_tokens: Vec<TokenId>,
     /// Which slots a slot may attend to.
@@ -123,6 +133,13 @@ impl ModelSpec {
         }
     }
 
+    /// The noise level σ(t) = −ln α(t) of time t, for a network that takes it; `None` without a noise
+    /// schedule.
+    pub fn sigma(&self, t: f32) -> Option<f32> {
+        let schedule = self.noise_schedule.as_ref()?;
+        Some(-(-schedule.one_minus_alpha(f64::from(t))).ln_1p() as f32)
+    }
+
     /// The same model denoising block after block of `block_length` slots, each of which sees itself
     /// and those before it, by `plan` with such blocks.
     pub(super) fn block_causal(mut self, block_length: usize, plan: DecodePlan) -> Self {
@@ -134,14 +151,70 @@ impl ModelSpec {
         self
     }
 
-    /// The plan of `preset` for this model. A block-causal network keeps its blocks; another one takes
-    /// the preset's, or those of the default plan where the preset names none.
+    /// Checks that `plan` tells the network what it has to know of the noise, and reads its output as what
+    /// it is.
+    ///
+    /// # Errors
+    /// Names the choice that the network does not go with.
+    pub fn check_plan(&self, plan: &DecodePlan) -> Result<(), PlanError> {
+        let invalid = |field, reason: &str| {
+            Err(PlanError::Invalid {
+                field,
+                reason: reason.to_owned(),
+            })
+        };
+        let is_analytic = matches!(plan.budget, Budget::Analytic { .. });
+        match self.parameterisation {
+            Parameterisation::LogScore if !is_analytic => {
+                return invalid(
+                    "budget",
+                    "this model gives log-scores, by which only `analytic` (preset sedd-analytic) can denoise",
+                );
+            }
+            Parameterisation::LogScore if plan.sampling.guidance_scale > 0.0 => {
+                return invalid("guidance_scale", "log-scores cannot be guided; allowed: 0");
+            }
+            Parameterisation::Logits | Parameterisation::Subs if is_analytic => {
+                return invalid(
+                    "budget",
+                    "`analytic` needs a model of log-scores, and this one gives logits; use `ancestral`",
+                );
+            }
+            _ => {}
+        }
+        if self.noise_conditioned && plan.budget.last_time().is_none() {
+            return invalid(
+                "budget",
+                "this model is told the noise level, which only budgets of a noise schedule have",
+            );
+        }
+        if self.noise_conditioned && plan.block_length.is_some() {
+            return invalid(
+                "block_length",
+                "this model is told the noise level, which is that of the whole canvas; leave it out",
+            );
+        }
+        Ok(())
+    }
+
+    /// The presets that the network goes with.
+    pub fn presets(&self) -> Vec<Preset> {
+        let mut presets = preset::all();
+        presets.retain(|preset| self.check_plan(&self.plan(preset)).is_ok());
+        presets
+    }
+
+    /// The plan of `preset` for this model. A block-causal network keeps its blocks, whose cache is exact;
+    /// another one takes the preset's, or those of the default plan where the preset names none.
     pub fn plan(&self, preset: &Preset) -> DecodePlan {
         let mut plan = preset.plan().clone();
         let default = &self.default_plan;
         if plan.block_length.is_none() || self.attention != AttentionPattern::Bidirectional {
             plan.block_length = default.block_length;
             plan.block_origin = default.block_origin;
+        }
+        if self.attention != AttentionPattern::Bidirectional {
+            plan.cache = default.cache;
         }
         plan
     }
@@ -180,6 +253,11 @@ impl ModelSpec {
     }
 }
 
+fn as_text<S: Serializer>(schedule: &Option<Schedule>, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = schedule.as_ref().map(ToString::to_string);
+    text.serialize(serializer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,8 +277,12 @@ mod tests {
         let rows = ["1000", "1110", "1110", "1111"].concat();
         let expected: Vec<bool> = rows.chars().map(|bit| bit == '1').collect();
         for start in [1, 3] {
-            assert_eq!(pattern.allowed_with_block_at(4, start).unwrap(), expected);
+            assert_eq!(pattern.allowed_among(0..4, start).unwrap(), expected);
         }
-        assert_eq!(pattern.allowed_with_block_at(4, 2), pattern.allowed(4));
+        assert_eq!(pattern.allowed_among(0..4, 2), pattern.allowed(4));
+        let rows = ["110", "110", "111"].concat();
+        let expected: Vec<bool> = rows.chars().map(|bit| bit == '1').collect();
+        assert_eq!(pattern.allowed_among(1..4, 1).unwrap(), expected);
+        assert_eq!(pattern.allowed_among(1..3, 1), None);
     }
 }

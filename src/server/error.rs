@@ -305,6 +305,7 @@ impl From<SubmitError> for ApiError {
                 message,
             ),
             SubmitError::CanvasTooLong { .. } => bad_request("context_length_exceeded"),
+            SubmitError::CacheTooLarge { .. } => bad_request("cache_too_large"),
             SubmitError::UnknownToken { .. } => bad_request("invalid_value"),
             SubmitError::CannotSeeAhead { .. } => bad_request("unsupported_value"),
             SubmitError::Plan(error) => Self::plan(&error),
@@ -324,6 +325,12 @@ impl From<GenerationError> for ApiError {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 SERVER,
                 "engine_failure",
+                message,
+            ),
+            GenerationError::OutOfMemory => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                SERVER,
+                "out_of_memory",
                 message,
             ),
             GenerationError::SlowReader => Self::new(

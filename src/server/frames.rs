@@ -98,6 +98,7 @@ impl CanvasView {
             Some(commit) => SlotFrame::Committed {
                 token: commit.token,
                 text: self.tokenizer.decode(&[commit.token]),
+                probability: commit.probability,
                 step: commit.step,
             },
         }

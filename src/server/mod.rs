@@ -13,6 +13,7 @@
 //! | `GET /v1/models`, `GET /v1/models/{id}` | the served model, its presets and limits |
 //! | `GET /health` | 200 while the process lives |
 //! | `GET /ready` | 200 while requests are answered: the model is loaded and the engine steps |
+//! | `GET /` | a page to try the model with |
 //! | `GET /openapi.json`, `GET /docs` | the description of this API, and a page to read it |
 //! | `GET /metrics` | what the server counts, for Prometheus |
 //!
@@ -66,6 +67,7 @@ mod metrics;
 mod models;
 mod observed_body;
 mod openapi;
+mod playground;
 mod probe;
 mod probes;
 mod random;
@@ -121,6 +123,9 @@ pub fn router(state: AppState) -> Router {
     let mut open = Router::new()
         .route("/openapi.json", get(openapi::get))
         .route("/docs", get(openapi::docs))
+        .route("/", get(playground::page))
+        .route("/playground.css", get(playground::style))
+        .route("/playground.js", get(playground::script))
         .route("/health", get(probes::health))
         .route("/ready", get(probes::ready));
     let metrics = get(metrics::get);

@@ -1,5 +1,6 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -10,7 +11,8 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorBody};
 use super::state::{AppState, Limits};
-use crate::decode::{DecodePlan, preset};
+use crate::decode::{Cache, CachePolicy, DecodePlan};
+use crate::engine::CacheScheme;
 use crate::models::AttentionPattern;
 
 /// A model in OpenAI's shape, with what it can do beside it.
@@ -25,9 +27,17 @@ pub(super) struct Model {
     vocab_size: usize,
     /// Longest canvas, in slots.
     context_length: usize,
-    /// Which slots a gap's slots see.
+    /// What a gap is filled by: `bidirectional`, all of the canvas; `left-context`, what precedes the end
+    /// of its block, and only where a request asks for that.
+    infill: &'static str,
+    /// Which slots a slot sees.
     #[schema(value_type = Object)]
-    infill: AttentionPattern,
+    attention: AttentionPattern,
+    /// The policies of `diffusion.cache` that the model allows, and what each comes to.
+    #[schema(value_type = Object)]
+    cache: BTreeMap<&'static str, CacheScheme>,
+    /// Whether a request with a seed gives the same tokens whatever else is served at the same time.
+    batch_invariant: bool,
     #[schema(value_type = Object)]
     default_plan: DecodePlan,
     presets: Vec<PresetEntry>,
@@ -61,9 +71,28 @@ fn model(state: &AppState) -> Model {
         parameters: spec.parameters,
         vocab_size: spec.vocab_size,
         context_length: spec.max_canvas,
-        infill: spec.attention,
+        infill: match spec.attention {
+            AttentionPattern::Bidirectional => "bidirectional",
+            AttentionPattern::BlockCausal { .. } => "left-context",
+        },
+        attention: spec.attention,
+        cache: CachePolicy::ALL
+            .into_iter()
+            .filter_map(|policy| {
+                let plan = DecodePlan {
+                    cache: Cache {
+                        policy,
+                        refresh: None,
+                    },
+                    ..DecodePlan::default()
+                };
+                Some((policy.name(), state.engine.cache_scheme(&plan).ok()?))
+            })
+            .collect(),
+        batch_invariant: state.engine.is_batch_invariant(),
         default_plan: spec.default_plan.clone(),
-        presets: preset::all()
+        presets: spec
+            .presets()
             .into_iter()
             .map(|preset| PresetEntry {
                 name: preset.name,

@@ -8,7 +8,10 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::wire::{CanvasFrame, FimAnswer, FimDelta, InfillStep, LlamaChunk};
-use super::{chat, completions, fim, infill, llama_infill, metrics, models, probes, score, tokens};
+use super::{
+    chat, completions, fim, infill, llama_infill, metrics, models, playground, probes, score,
+    tokens,
+};
 
 /// The page. It asks for nothing but `/openapi.json`.
 const PAGE: &str = include_str!("docs.html");
@@ -40,6 +43,9 @@ const POLICY: &str =
         metrics::get,
         get,
         docs,
+        playground::page,
+        playground::style,
+        playground::script,
     ),
     components(schemas(CanvasFrame, FimAnswer<FimDelta>, InfillStep, LlamaChunk)),
     modifiers(&Keys),

@@ -9,7 +9,7 @@ use super::error::ApiError;
 use super::frames::{CanvasSnapshot, CanvasView};
 use super::wire::DiffusionReport;
 use crate::canvas::Canvas;
-use crate::engine::{Event, Generation, GenerationError, Statistics, StepReport};
+use crate::engine::{CacheScheme, Event, Generation, GenerationError, Statistics, StepReport};
 
 /// Reads one canvas while it is denoised.
 pub(super) trait Reader: Send + 'static {
@@ -77,6 +77,7 @@ pub(super) struct Update<F, A> {
 pub(super) struct Cost {
     steps: usize,
     nfe: usize,
+    cache: CacheScheme,
     committed: usize,
     queued: Duration,
     denoising: Duration,
@@ -92,6 +93,7 @@ impl Cost {
     fn set(&mut self, statistics: Statistics) {
         self.steps = statistics.steps;
         self.nfe = statistics.nfe;
+        self.cache = statistics.cache;
         self.queued = statistics.queued;
         self.denoising = statistics.denoising;
     }
@@ -126,6 +128,7 @@ impl Cost {
     pub fn add(&mut self, other: Cost) {
         self.steps += other.steps;
         self.nfe += other.nfe;
+        self.cache = other.cache;
         self.committed += other.committed;
         self.queued = self.queued.max(other.queued);
         self.denoising = self.denoising.max(other.denoising);
@@ -150,6 +153,7 @@ impl Cost {
             tokens_per_forward: self.tokens_per_forward(),
             queued_ms: milliseconds(self.queued),
             denoise_ms: milliseconds(self.denoising),
+            cache: self.cache,
             seed,
         }
     }

@@ -117,7 +117,7 @@ async fn an_answer_has_openais_shape() {
             },
             "diffusion": {
                 "steps": 6, "nfe": 6, "tokens_per_forward": 1.0,
-                "queued_ms": null, "denoise_ms": null, "seed": 7,
+                "queued_ms": null, "denoise_ms": null, "cache": "none", "seed": 7,
             },
         })
     );

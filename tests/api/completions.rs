@@ -109,7 +109,7 @@ async fn a_completion_has_openais_shape() {
             "usage": {"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6},
             "diffusion": {
                 "steps": 4, "nfe": 4, "tokens_per_forward": 1.0,
-                "queued_ms": null, "denoise_ms": null, "seed": 7,
+                "queued_ms": null, "denoise_ms": null, "cache": "none", "seed": 7,
             },
         })
     );

@@ -345,7 +345,7 @@ fn refused_completions() -> Vec<Refused> {
         on(
             json!({"prompt": "p", "diffusion": {"budget": {"ancestral": {}}, "revision": {"edit": {"threshold": 0.5, "max_post_steps": 3}}}}),
             "diffusion.revision",
-            &["ancestral"],
+            &["by chance"],
         ),
         on(
             json!({"prompt": "p", "diffusion": {"block_length": 1, "revision": {"edit": {"threshold": 0.5, "max_post_steps": 10000}}}}),

@@ -188,7 +188,7 @@ async fn an_infilling_says_where_each_token_came_from() {
             "usage": {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7},
             "diffusion": {
                 "steps": 3, "nfe": 3, "tokens_per_forward": 1.0,
-                "queued_ms": null, "denoise_ms": null, "seed": 7,
+                "queued_ms": null, "denoise_ms": null, "cache": "none", "seed": 7,
             },
         })
     );

@@ -47,6 +47,7 @@ impl Mock {
                 corruption: Corruption::Absorbing { mask_token: MASK },
                 parameterisation: Parameterisation::Logits,
                 noise_conditioned: false,
+                noise_schedule: None,
                 stop_tokens: vec![STOP],
                 ..spec
             },

@@ -30,6 +30,9 @@ async fn the_served_model_is_listed_with_what_it_can_do() {
     assert_eq!(model["context_length"], 256);
     assert_eq!(model["vocab_size"], 512);
     assert_eq!(model["infill"], "bidirectional");
+    assert_eq!(model["batch_invariant"], true);
+    let cache = json!({"auto": "none", "none": "none", "prefix": "prefix", "dual": "dual"});
+    assert_eq!(model["cache"], cache);
     assert_eq!(model["default_plan"]["sampling"]["temperature"], 0.0);
     assert_eq!(model["limits"]["sequences"], 16);
     assert!(model["parameters"].as_u64().unwrap() > 0);

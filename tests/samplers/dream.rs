@@ -80,3 +80,36 @@ fn completions_by_a_threshold_equal_fast_dllms() {
     case.row()
         .assert_equal(&engine, &plan, "fastdllm_nocache_thr");
 }
+
+#[test]
+fn completions_with_a_cache_equal_fast_dllms() {
+    let engine = engine("dream");
+    for (preset, cache) in [
+        ("fast-dllm-dream-prefix", "prefix"),
+        ("fast-dllm-dream-dual", "dual"),
+    ] {
+        let name = format!("fastdllm_{cache}_thr");
+        let of_threshold = case("dream", &name);
+        let threshold = DecodePlan {
+            block_length: of_threshold.block_length(),
+            budget: Budget::Threshold(of_threshold.fraction("threshold").unwrap()),
+            ..preset_plan(&engine, preset)
+        };
+        of_threshold
+            .row()
+            .assert_same_changes(&engine, &threshold, &name);
+        let name = format!("fastdllm_{cache}_entropy");
+        let by_entropy = case("dream", &name);
+        let of_algorithm = plan(&engine, &by_entropy);
+        let entropy = DecodePlan {
+            steps: of_algorithm.steps,
+            score: of_algorithm.score,
+            budget: of_algorithm.budget,
+            block_length: by_entropy.block_length(),
+            ..preset_plan(&engine, preset)
+        };
+        by_entropy
+            .row()
+            .assert_same_changes(&engine, &entropy, &name);
+    }
+}

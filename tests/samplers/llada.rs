@@ -61,6 +61,28 @@ fn completions_by_a_threshold_equal_fast_dllms() {
 }
 
 #[test]
+fn completions_with_a_cache_equal_fast_dllms() {
+    let engine = engine("llada");
+    for (preset, cache) in [("fast-dllm-prefix", "prefix"), ("fast-dllm-dual", "dual")] {
+        let name = format!("fastdllm_{cache}_nothr");
+        let of_shares = case("llada", &name);
+        let even = DecodePlan {
+            budget: Budget::Even,
+            ..plan(&engine, preset, &of_shares)
+        };
+        of_shares.row().assert_equal(&engine, &even, &name);
+        let name = format!("fastdllm_{cache}_thr");
+        let of_threshold = case("llada", &name);
+        let threshold = DecodePlan {
+            steps: None,
+            budget: Budget::Threshold(of_threshold.fraction("threshold").unwrap()),
+            ..plan(&engine, preset, &of_threshold)
+        };
+        of_threshold.row().assert_equal(&engine, &threshold, &name);
+    }
+}
+
+#[test]
 fn completions_by_the_linear_schedule_equal_dllms() {
     let engine = engine("llada");
     for name in ["dllm_sample_batch2", "dllm_sample_cfg"] {

@@ -8,6 +8,7 @@ mod defaults;
 mod dream;
 mod llada;
 mod llada2;
+mod recorded;
 mod run;
 mod sdar;
 #[path = "../support/mod.rs"]

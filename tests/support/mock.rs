@@ -18,6 +18,7 @@ pub struct MockModel {
     spec: ModelSpec,
     gate: Option<Gate>,
     fail_on: Option<TokenId>,
+    room: usize,
 }
 
 struct Gate {
@@ -61,6 +62,7 @@ impl MockModel {
                 corruption: Corruption::Absorbing { mask_token: MASK },
                 parameterisation: Parameterisation::Logits,
                 noise_conditioned: false,
+                noise_schedule: None,
                 stop_tokens: Vec::new(),
                 attention: AttentionPattern::Bidirectional,
                 logit_shift: 0,
@@ -68,6 +70,7 @@ impl MockModel {
             },
             gate: None,
             fail_on: None,
+            room: usize::MAX,
         }
     }
 
@@ -84,6 +87,12 @@ impl MockModel {
             open: open_by_test,
         };
         (model, forwards)
+    }
+
+    /// Is out of memory in a forward of more than `rows` rows.
+    pub fn with_room_for(mut self, rows: usize) -> Self {
+        self.room = rows;
+        self
     }
 
     /// Panics in a forward that holds `token`.
@@ -111,6 +120,9 @@ impl Denoiser for MockModel {
         }
         if let Some(token) = self.fail_on {
             assert!(!batch.tokens().contains(&token), "token {token} was met");
+        }
+        if batch.rows() > self.room {
+            return Err(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into()).into());
         }
         Ok(Tensor::from_slice(
             batch.tokens(),

@@ -165,7 +165,7 @@ fn number_at(answer: &Value, pointer: &str) -> anyhow::Result<f64> {
 }
 
 /// Resident memory of this process, now and at its highest; `None` where the system does not say.
-pub fn memory() -> Option<Memory> {
+pub fn memory(weight_bytes: usize) -> Option<Memory> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let megabytes = |field: &str| {
         let line = status.lines().find(|line| line.starts_with(field))?;
@@ -173,6 +173,7 @@ pub fn memory() -> Option<Memory> {
         Some(kibibytes * 1024.0 / 1e6)
     };
     Some(Memory {
+        weights_mb: weight_bytes as f64 / 1e6,
         resident_mb: megabytes("VmRSS:")?,
         highest_mb: megabytes("VmHWM:")?,
     })

@@ -13,7 +13,6 @@ use clap::Args;
 use tokio::net::TcpListener;
 use unmask::engine::{Engine, EngineConfig};
 use unmask::server::{self, AppState, Limits, ListenConfig};
-use unmask::text::Tokenizer;
 
 use crate::cli::model::{ModelArgs, tokenizer};
 
@@ -62,6 +61,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         max_queue: args.concurrency.get(),
         ..EngineConfig::default()
     };
+    let format = args.model.dtype.resolve(&args.model.device.resolve()?);
+    let weight_bytes = checkpoint.weight_bytes(format)?;
     let engine = Arc::new(args.model.engine(&checkpoint, config)?);
     let setup = Setup {
         engine: engine.clone(),
@@ -72,12 +73,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         requests: args.requests.get(),
         concurrency: args.concurrency.get(),
     };
-    let state = AppState::new(
-        engine,
-        Arc::new(tokenizer),
-        checkpoint.name(),
-        Limits::default(),
-    );
+    let state = AppState::new(engine, tokenizer, checkpoint.name(), Limits::default());
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let address = runtime.block_on(listen(state))?;
     let report = report::Report {
@@ -87,7 +83,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         engine: measure::engine(&setup)?,
         http: runtime.block_on(measure::http(&setup, address))?,
         concurrent: runtime.block_on(measure::concurrent(&setup, address))?,
-        memory: measure::memory(),
+        memory: measure::memory(weight_bytes),
     };
     runtime.shutdown_background();
     report.print(args.json)

@@ -8,6 +8,7 @@ use serde::Serialize;
 /// The middle of several measurements, and how far they lie apart.
 #[derive(Serialize)]
 pub struct Spread {
+    least: f64,
     median: f64,
     /// The tenth percentile.
     p10: f64,
@@ -24,6 +25,7 @@ impl Spread {
             values.get(index.round() as usize).copied().unwrap_or(0.0)
         };
         Self {
+            least: at(0.0),
             median: at(0.5),
             p10: at(0.1),
             p90: at(0.9),
@@ -88,6 +90,8 @@ pub struct Concurrent {
 /// Resident memory of the process, the clients' part included.
 #[derive(Serialize)]
 pub struct Memory {
+    /// The weights, as they are held.
+    pub weights_mb: f64,
     /// Now.
     pub resident_mb: f64,
     /// At its highest.
@@ -163,8 +167,8 @@ impl Report {
         if let Some(memory) = memory {
             writeln!(
                 out,
-                "resident memory, MB       {:9.3}   (highest {:.3})",
-                memory.resident_mb, memory.highest_mb
+                "resident memory, MB       {:9.3}   (highest {:.3}, weights {:.3})",
+                memory.resident_mb, memory.highest_mb, memory.weights_mb
             )?;
         }
         Ok(())

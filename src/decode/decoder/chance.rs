@@ -30,8 +30,20 @@ impl Decoder {
             _ => 1.0 - s / t,
         };
         masked
-            .filter(|slot| self.draws(*slot, Stream::Unmask).uniform() < probability)
+            .filter(|slot| self.unmasking_draw(*slot) < probability)
             .collect()
+    }
+
+    /// The number in [0, 1) that decides whether `slot` is unmasked in the current step.
+    fn unmasking_draw(&self, slot: usize) -> f32 {
+        match &self.recorded {
+            Some(steps) => {
+                let draw = steps.get(self.steps).and_then(|slots| slots.get(slot));
+                // A slot without a recorded number stays masked.
+                draw.copied().unwrap_or(f32::INFINITY)
+            }
+            None => self.draws(slot, Stream::Unmask).uniform(),
+        }
     }
 
     /// The committed slots of `block` that the reverse process masks again in the current step.
@@ -94,6 +106,9 @@ impl Decoder {
         let Some(block) = self.blocks.get(self.block) else {
             return false;
         };
+        if self.enters_by_first_slot() {
+            return false;
+        }
         match (self.plan.budget, self.plan.revision) {
             (Budget::Ancestral { .. }, _) => self.scored_slots(canvas).is_empty(),
             (Budget::Schedule { rounding, eps }, Revision::None) => {

@@ -18,6 +18,7 @@ fn candidates(decoder: &Decoder, canvas: &Canvas) -> Vec<Candidate> {
             second: 0.0,
             entropy: 1.0 - probability,
             uniform: ((slot * 104_729 + salt) % 997) as f32 / 997.0,
+            unmasking: None,
         }
     };
     let slots = decoder.scored_slots(canvas);

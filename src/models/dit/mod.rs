@@ -4,14 +4,14 @@ mod config;
 mod shape;
 
 use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::with_tracing::{Embedding, Linear, linear};
+use candle_nn::Embedding;
 
 pub(super) use config::DitConfig;
 pub(super) use shape::{DitShape, FieldNames, NoiseInput};
 
 use crate::models::attention::Attention;
-use crate::models::layers::{Conditioning, DitBlock, FinalNorm, NoiseEmbedding, Rotary};
+use crate::models::layers::{Conditioning, DitBlock, FinalNorm, Linear, NoiseEmbedding, Rotary};
+use crate::models::weights::Weights;
 use crate::models::{KvPool, ModelError, ModelSpec, RaggedBatch};
 
 /// A diffusion transformer.
@@ -31,7 +31,7 @@ impl Dit {
     ///
     /// # Errors
     /// If a tensor is missing or of the wrong shape, or the device fails.
-    pub fn new(shape: &DitShape, weights: VarBuilder) -> Result<Self, ModelError> {
+    pub fn new(shape: &DitShape, weights: Weights) -> Result<Self, ModelError> {
         let (hidden, cond_dim) = (shape.hidden, shape.noise.cond_dim());
         let embedding = weights.get((shape.vocab, hidden), "vocab_embed.embedding")?;
         let noise_embedding = cond_dim
@@ -42,18 +42,13 @@ impl Dit {
             .collect::<candle_core::Result<_>>()?;
         // The official code rotates by the stored frequencies, whatever they are.
         let frequencies: Vec<f64> = weights
-            .get_with_hints_dtype(
-                shape.head_dim() / 2,
-                "rotary_emb.inv_freq",
-                Default::default(),
-                DType::F64,
-            )?
+            .get_as(shape.head_dim() / 2, "rotary_emb.inv_freq", DType::F64)?
             .to_vec1()?;
         let output = weights.pp("output_layer");
         Ok(Self {
             device: weights.device().clone(),
             noise: shape.noise,
-            embedding: Embedding::from_weights(embedding)?,
+            embedding: Embedding::new(embedding, hidden),
             noise_embedding,
             rotary: Rotary::from_frequencies(
                 frequencies,
@@ -63,8 +58,13 @@ impl Dit {
             )?,
             blocks,
             norm: FinalNorm::new(hidden, cond_dim, output.clone())?,
-            head: linear(hidden, shape.vocab, output.pp("linear"))?,
+            head: output.pp("linear").linear(hidden, shape.vocab, true)?,
         })
+    }
+
+    /// The number format of the weights.
+    pub fn dtype(&self) -> DType {
+        self.embedding.embeddings().dtype()
     }
 
     /// Where the weights are.

@@ -2,8 +2,9 @@
 
 use crate::canvas::TokenId;
 use crate::decode::DecodePlan;
-use crate::models::checkpoint::{Shapes, config_error};
+use crate::models::checkpoint::config_error;
 use crate::models::layers::{MLP_RATIO, SINUSOIDS};
+use crate::models::weights::Shapes;
 use crate::models::{AttentionPattern, Corruption, ModelError, ModelSpec, Parameterisation};
 
 /// The sizes that decide a network's tensors.
@@ -169,6 +170,7 @@ impl DitShape {
             corruption,
             parameterisation,
             noise_conditioned: matches!(self.noise, NoiseInput::Given { .. }),
+            noise_schedule: None,
             stop_tokens: Vec::new(),
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,

@@ -1,10 +1,9 @@
 //! The pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
 
 use candle_core::{Module, Result, Tensor};
-use candle_transformers::models::with_tracing::{Linear, RmsNorm};
 
 use crate::models::attention::Attention;
-use crate::models::layers::{Mlp, RotaryRows};
+use crate::models::layers::{Linear, Mlp, RmsNorm, RotaryRows};
 
 /// A block.
 pub(in crate::models) struct Block {

@@ -6,11 +6,11 @@
 //! A network without adaLN has plain norms and no gates.
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{LayerNorm, Module, VarBuilder};
-use candle_transformers::models::with_tracing::{Linear, linear, linear_no_bias};
+use candle_nn::{LayerNorm, Module};
 
 use crate::models::attention::Attention;
-use crate::models::layers::RotaryRows;
+use crate::models::layers::{Linear, RotaryRows};
+use crate::models::weights::Weights;
 
 /// Width of the sinusoids that σ is embedded by.
 pub(in crate::models) const SINUSOIDS: usize = 256;
@@ -30,11 +30,11 @@ pub(in crate::models) struct NoiseEmbedding {
 
 impl NoiseEmbedding {
     /// From the weights of `sigma_map`.
-    pub fn new(cond_dim: usize, weights: VarBuilder) -> Result<Self> {
+    pub fn new(cond_dim: usize, weights: Weights) -> Result<Self> {
         let mlp = weights.pp("mlp");
         Ok(Self {
-            up: linear(SINUSOIDS, cond_dim, mlp.pp("0"))?,
-            down: linear(cond_dim, cond_dim, mlp.pp("2"))?,
+            up: mlp.pp("0").linear(SINUSOIDS, cond_dim, true)?,
+            down: mlp.pp("2").linear(cond_dim, cond_dim, true)?,
             weights_dtype: weights.dtype(),
         })
     }
@@ -90,8 +90,10 @@ struct AdaLn {
 }
 
 impl AdaLn {
-    fn new(cond_dim: usize, hidden: usize, parts: usize, weights: VarBuilder) -> Result<Self> {
-        let linear = linear(cond_dim, parts * hidden, weights.pp("adaLN_modulation"))?;
+    fn new(cond_dim: usize, hidden: usize, parts: usize, weights: Weights) -> Result<Self> {
+        let linear = weights
+            .pp("adaLN_modulation")
+            .linear(cond_dim, parts * hidden, true)?;
         Ok(Self { linear, parts })
     }
 
@@ -112,7 +114,7 @@ fn modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
 }
 
 /// A layer norm with a weight and no bias.
-fn norm(hidden: usize, weights: VarBuilder) -> Result<LayerNorm> {
+fn norm(hidden: usize, weights: Weights) -> Result<LayerNorm> {
     let weight = weights.get(hidden, "weight")?;
     // candle's fused norm is the one that takes a bias.
     let bias = weight.zeros_like()?;
@@ -139,17 +141,17 @@ impl DitBlock {
         hidden: usize,
         heads: usize,
         cond_dim: Option<usize>,
-        weights: VarBuilder,
+        weights: Weights,
     ) -> Result<Self> {
         let modulation = cond_dim.map(|cond_dim| AdaLn::new(cond_dim, hidden, 6, weights.clone()));
         let mlp = weights.pp("mlp");
         Ok(Self {
             attention_norm: norm(hidden, weights.pp("norm1"))?,
-            qkv: linear_no_bias(hidden, 3 * hidden, weights.pp("attn_qkv"))?,
-            attention_out: linear_no_bias(hidden, hidden, weights.pp("attn_out"))?,
+            qkv: weights.pp("attn_qkv").linear(hidden, 3 * hidden, false)?,
+            attention_out: weights.pp("attn_out").linear(hidden, hidden, false)?,
             mlp_norm: norm(hidden, weights.pp("norm2"))?,
-            mlp_up: linear(hidden, MLP_RATIO * hidden, mlp.pp("0"))?,
-            mlp_down: linear(MLP_RATIO * hidden, hidden, mlp.pp("2"))?,
+            mlp_up: mlp.pp("0").linear(hidden, MLP_RATIO * hidden, true)?,
+            mlp_down: mlp.pp("2").linear(MLP_RATIO * hidden, hidden, true)?,
             modulation: modulation.transpose()?,
             heads,
         })
@@ -211,7 +213,7 @@ pub(in crate::models) struct FinalNorm {
 
 impl FinalNorm {
     /// From the weights of `output_layer`; with adaLN if `cond_dim` is given.
-    pub fn new(hidden: usize, cond_dim: Option<usize>, weights: VarBuilder) -> Result<Self> {
+    pub fn new(hidden: usize, cond_dim: Option<usize>, weights: Weights) -> Result<Self> {
         let modulation = cond_dim.map(|cond_dim| AdaLn::new(cond_dim, hidden, 2, weights.clone()));
         Ok(Self {
             norm: norm(hidden, weights.pp("norm_final"))?,

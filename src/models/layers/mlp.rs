@@ -1,10 +1,9 @@
 //! The gated MLP: down(silu(gate(x)) ⊙ up(x)) (SwiGLU, Shazeer, arXiv:2002.05202).
 
-use candle_core::{Result, Tensor};
-use candle_nn::{Module, VarBuilder};
-use candle_transformers::models::with_tracing::Linear;
+use candle_core::{Module, Result, Tensor};
 
-use crate::models::layers::{MixtureOfExperts, linear};
+use crate::models::layers::{Linear, MixtureOfExperts};
+use crate::models::weights::Weights;
 
 /// A gated MLP.
 #[derive(Debug, Clone)]
@@ -21,16 +20,11 @@ impl GatedMlp {
     }
 
     /// From `gate_proj`, `up_proj` and `down_proj`, all with or all without bias.
-    pub fn load(
-        hidden: usize,
-        intermediate: usize,
-        bias: bool,
-        weights: VarBuilder,
-    ) -> Result<Self> {
+    pub fn load(hidden: usize, intermediate: usize, bias: bool, weights: Weights) -> Result<Self> {
         Ok(Self {
-            gate: linear(hidden, intermediate, bias, weights.pp("gate_proj"))?,
-            up: linear(hidden, intermediate, bias, weights.pp("up_proj"))?,
-            down: linear(intermediate, hidden, bias, weights.pp("down_proj"))?,
+            gate: weights.pp("gate_proj").linear(hidden, intermediate, bias)?,
+            up: weights.pp("up_proj").linear(hidden, intermediate, bias)?,
+            down: weights.pp("down_proj").linear(intermediate, hidden, bias)?,
         })
     }
 

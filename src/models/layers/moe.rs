@@ -1,9 +1,9 @@
 //! The mixture of experts: each row goes through a few of many MLPs.
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::{Init, VarBuilder};
 
-use crate::models::layers::{GatedMlp, Router};
+use crate::models::layers::{GatedMlp, Router, product};
+use crate::models::weights::Weights;
 
 /// A mixture of experts, with an MLP beside it that every row goes through where the family has one.
 pub(in crate::models) struct MixtureOfExperts {
@@ -34,7 +34,7 @@ impl MixtureOfExperts {
         shape: ExpertShape,
         router: Router,
         shared: Option<GatedMlp>,
-        weights: &VarBuilder,
+        weights: &Weights,
     ) -> Result<Self> {
         let ExpertShape {
             hidden,
@@ -43,12 +43,7 @@ impl MixtureOfExperts {
             per_row,
         } = shape;
         // The choice of experts jumps: it is made in f32 whatever the weights' type.
-        let gate = weights.get_with_hints_dtype(
-            (experts, hidden),
-            "gate.weight",
-            Init::Const(0.0),
-            DType::F32,
-        )?;
+        let gate = weights.get_as((experts, hidden), "gate.weight", DType::F32)?;
         let experts = (0..experts)
             .map(|expert| {
                 GatedMlp::load(
@@ -76,7 +71,7 @@ impl MixtureOfExperts {
             return Ok(x.clone());
         }
         let device = x.device();
-        let logits = x.to_dtype(DType::F32)?.matmul(&self.gate.t()?)?;
+        let logits = product(&x.to_dtype(DType::F32)?, &self.gate)?;
         let mut routed = vec![(Vec::new(), Vec::new()); self.experts.len()];
         for (row, logits) in logits.to_vec2::<f32>()?.iter().enumerate() {
             for (expert, weight) in self.router.route(logits, self.experts_per_row) {
@@ -130,7 +125,7 @@ mod tests {
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     }
 
-    fn weights() -> VarBuilder<'static> {
+    fn tensors() -> HashMap<String, Tensor> {
         let mut tensors =
             HashMap::from([("gate.weight".to_owned(), values(1, &[SHAPE.experts, 12]))]);
         for expert in 0..SHAPE.experts {
@@ -148,12 +143,13 @@ mod tests {
                 );
             }
         }
-        VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)
+        tensors
     }
 
     #[test]
     fn experts_by_groups_of_rows_equal_experts_row_by_row() {
-        let weights = weights();
+        let tensors = tensors();
+        let weights = Weights::new(&tensors, DType::F32.into(), &Device::Cpu);
         let routers = [
             Router::Softmax {
                 bias: None,
@@ -210,7 +206,9 @@ mod tests {
             bias: None,
             normalized: true,
         };
-        let experts = MixtureOfExperts::load(SHAPE, router, None, &weights()).unwrap();
+        let tensors = tensors();
+        let weights = Weights::new(&tensors, DType::F32.into(), &Device::Cpu);
+        let experts = MixtureOfExperts::load(SHAPE, router, None, &weights).unwrap();
         let x = Tensor::zeros((0, 12), DType::F32, &Device::Cpu).unwrap();
         assert_eq!(experts.forward(&x).unwrap().dims(), [0, 12]);
     }

@@ -1,11 +1,11 @@
 //! The pre-norm transformer: embedding, blocks, norm, head.
 
 use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::with_tracing::{Embedding, Linear, RmsNorm};
+use candle_nn::Embedding;
 
 use crate::models::attention::Attention;
-use crate::models::layers::{Block, Rotary, linear};
+use crate::models::layers::{Block, Linear, RmsNorm, Rotary};
+use crate::models::weights::Weights;
 use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 
 /// The weights of a transformer.
@@ -28,16 +28,20 @@ pub(in crate::models) struct Transformer {
     network: Network,
 }
 
-/// The head's layer, hidden → vocab: `weights` if it has its own, else the transposed embedding.
-pub(in crate::models) fn head(
-    embedding: &Embedding,
-    weights: Option<VarBuilder>,
-) -> candle_core::Result<Linear> {
-    let (vocab, hidden) = embedding.embeddings().dims2()?;
-    match weights {
-        Some(weights) => linear(hidden, vocab, false, weights),
-        None => Ok(Linear::from_weights(embedding.embeddings().clone(), None)),
-    }
+/// The embedding `[vocab, hidden]` called `name`, and the head's layer, hidden → vocab: `head` if the model
+/// has its own, else the transposed embedding.
+pub(in crate::models) fn embedding_and_head(
+    [vocab, hidden]: [usize; 2],
+    weights: &Weights,
+    name: &str,
+    head: Option<Weights>,
+) -> candle_core::Result<(Embedding, Linear)> {
+    let embedding = weights.get((vocab, hidden), name)?;
+    let head = match head {
+        Some(head) => head.linear(hidden, vocab, false)?,
+        None => weights.tied_linear(&embedding)?,
+    };
+    Ok((Embedding::new(embedding, hidden), head))
 }
 
 impl Transformer {
@@ -59,6 +63,10 @@ impl Denoiser for Transformer {
 
     fn device(&self) -> &Device {
         &self.device
+    }
+
+    fn dtype(&self) -> DType {
+        self.network.embedding.embeddings().dtype()
     }
 
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {

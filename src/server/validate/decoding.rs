@@ -7,7 +7,7 @@ use super::super::random;
 use super::super::state::{AppState, Limits};
 use super::super::wire::{DiffusionOptions, Integer, Object, Real, StreamedDiffusion, Whole};
 use super::logits::logit_bias;
-use crate::decode::{DecodePlan, preset};
+use crate::decode::{Cache, DecodePlan, preset};
 
 /// The fields of a request that make its plan.
 pub(super) struct DecodeFields {
@@ -36,6 +36,7 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
         plan.block_length = Some(size(length));
     }
     plan.block_origin = options.block_origin.unwrap_or(plan.block_origin);
+    plan.block_entry = options.block_entry.unwrap_or(plan.block_entry);
     plan.score = options.score.unwrap_or(plan.score);
     if let Some(Real(temperature)) = options.score_temperature {
         plan.score_temperature = temperature;
@@ -44,6 +45,13 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
     plan.at_least = options.at_least.map_or(plan.at_least, size);
     plan.revision = options.revision.unwrap_or(plan.revision);
     plan.early_stop = options.early_stop.unwrap_or(plan.early_stop);
+    if let Some(Object(cache)) = options.cache {
+        plan.cache = Cache {
+            policy: cache.policy.unwrap_or(plan.cache.policy),
+            refresh: cache.refresh.map(size).or(plan.cache.refresh),
+        };
+    }
+    plan.left_context = options.left_context.unwrap_or(plan.left_context);
     let sampling = &mut plan.sampling;
     sampling.filter_order = options.filter_order.unwrap_or(sampling.filter_order);
     sampling.basis = options.basis.unwrap_or(sampling.basis);

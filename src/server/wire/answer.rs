@@ -3,6 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::engine::CacheScheme;
+
 /// Token counts, as OpenAI and vLLM count them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Usage {
@@ -40,6 +42,8 @@ pub struct DiffusionReport {
     /// From the beginning of the first step to the end of the last, in milliseconds; the longest of
     /// all sequences.
     pub denoise_ms: f64,
+    /// What was cached: `none` and `block` are exact, `prefix` and `dual` approximate.
+    pub cache: CacheScheme,
     /// The seed: given with the same request again, it gives the same answer.
     pub seed: u64,
 }

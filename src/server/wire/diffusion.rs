@@ -4,7 +4,10 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::number::{Real, Whole};
-use crate::decode::{BlockOrigin, Budget, EarlyStop, Revision, Score, StopTokens};
+use super::object::Object;
+use crate::decode::{
+    BlockEntry, BlockOrigin, Budget, CachePolicy, EarlyStop, Revision, Score, StopTokens,
+};
 use crate::sampling::{Basis, FilterOrder};
 
 /// The `diffusion` object: a preset, and what differs from it.
@@ -19,6 +22,8 @@ pub struct DiffusionOptions {
     pub block_length: Option<Whole>,
     /// Where the first block begins.
     pub block_origin: Option<BlockOrigin>,
+    /// What the first step of a block commits.
+    pub block_entry: Option<BlockEntry>,
     /// Denoise steps a block, in the place of `steps`.
     pub steps_per_block: Option<Whole>,
     /// How candidates are ranked.
@@ -41,4 +46,18 @@ pub struct DiffusionOptions {
     pub revision: Option<Revision>,
     /// Classifier-free guidance; 0 is off.
     pub guidance_scale: Option<Real>,
+    /// How keys and values are cached.
+    pub cache: Option<Object<CacheOptions>>,
+    /// Fills gaps by what precedes the end of their block alone, where the model sees no more.
+    pub left_context: Option<bool>,
+}
+
+/// The `cache` object of `diffusion`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheOptions {
+    /// The scheme.
+    pub policy: Option<CachePolicy>,
+    /// Steps after which an approximate scheme recomputes everything.
+    pub refresh: Option<Whole>,
 }

@@ -58,6 +58,8 @@ pub enum SlotFrame {
         token: TokenId,
         /// Its text by itself; U+FFFD stands for part of a character.
         text: String,
+        /// Its probability then, in [0, 1], by the plan's basis.
+        probability: f32,
         /// The denoise step that committed it, from 1; 0 for a choice.
         step: usize,
     },

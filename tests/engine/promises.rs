@@ -1,14 +1,13 @@
-//! Promises of the engine.
-
-mod support;
+//! Queueing, batches, lifecycle, refusals.
 
 use std::time::Duration;
 
-use support::mock::{MASK, MockModel};
-use support::{denoise, engine, golden};
-use unmask::canvas::{Canvas, TokenId};
+use crate::finish;
+use crate::support::mock::{MASK, MockModel};
+use crate::support::{denoise, engine, golden};
+use unmask::canvas::Canvas;
 use unmask::decode::{Budget, DecodePlan, Revision, Score};
-use unmask::engine::{Engine, EngineConfig, Event, Generation, GenerationError, SubmitError};
+use unmask::engine::{Engine, EngineConfig, Event, GenerationError, SubmitError};
 use unmask::models::Checkpoint;
 
 fn canvas(gap: usize) -> Canvas {
@@ -17,17 +16,6 @@ fn canvas(gap: usize) -> Canvas {
 
 fn start(model: MockModel, config: EngineConfig) -> Engine {
     Engine::start(Box::new(model), config).unwrap()
-}
-
-fn finish(mut generation: Generation) -> Result<Canvas, String> {
-    loop {
-        match generation.next_blocking() {
-            Some(Event::Step(_)) => {}
-            Some(Event::Finished(canvas, _)) => return Ok(canvas),
-            Some(Event::Failed(error)) => return Err(error.to_string()),
-            None => return Err("no last event".into()),
-        }
-    }
 }
 
 fn wait_until(condition: impl Fn() -> bool) {
@@ -163,6 +151,56 @@ fn a_step_never_takes_more_rows_than_the_limit_and_no_canvas_is_longer() {
 }
 
 #[test]
+fn a_short_canvas_takes_many_steps_while_a_long_one_takes_one() {
+    let (model, forwards) = MockModel::gated();
+    let config = EngineConfig {
+        step_rows: Some(16),
+        ..EngineConfig::default()
+    };
+    let engine = start(model, config);
+    let plan = DecodePlan::default();
+    let long = engine.submit(canvas(59), &plan).unwrap();
+    assert_eq!(forwards.entered(), [60]);
+    let short = engine.submit(canvas(5), &plan).unwrap();
+    forwards.release();
+    let batches: Vec<_> = (0..5)
+        .map(|_| {
+            let batch = forwards.entered();
+            forwards.release();
+            batch
+        })
+        .collect();
+    let long_steps = batches.iter().filter(|batch| batch.contains(&60)).count();
+    let short_steps = batches.iter().filter(|batch| batch.contains(&6)).count();
+    assert!(short_steps == 5 && long_steps <= 2, "{batches:?}");
+    assert!(finish(short).is_ok());
+    drop(long);
+    drop(forwards);
+}
+
+#[test]
+fn a_step_without_memory_sheds_the_newest_and_the_others_go_on() {
+    let (model, forwards) = MockModel::gated();
+    let engine = start(model.with_room_for(5), EngineConfig::default());
+    let plan = DecodePlan::default();
+    let first = engine.submit(canvas(2), &plan).unwrap();
+    assert_eq!(forwards.entered(), [3]);
+    let second = engine.submit(canvas(2), &plan).unwrap();
+    forwards.release();
+    assert_eq!(forwards.entered(), [3, 3]);
+    forwards.release();
+    assert_eq!(forwards.entered(), [3]);
+    forwards.release();
+    assert!(finish(first).is_ok());
+    let error = finish(second).unwrap_err();
+    assert!(error.contains("no memory left"), "{error}");
+    let too_large = engine.submit(canvas(9), &plan).unwrap();
+    forwards.entered();
+    forwards.release();
+    assert!(finish(too_large).unwrap_err().contains("no memory left"));
+}
+
+#[test]
 fn a_reader_that_falls_behind_a_revising_plan_loses_its_generation_and_no_memory() {
     let engine = start(MockModel::new(), EngineConfig::default());
     let mut plan = DecodePlan {
@@ -248,6 +286,13 @@ fn a_model_that_does_not_see_the_text_after_a_gap_is_not_asked_to_infill() {
         engine.submit(infill, &plan).unwrap_err(),
         SubmitError::CannotSeeAhead { gap: 0, .. }
     ));
+    let infill = Canvas::from_ids(&[3, mask, mask, 4], mask).unwrap();
+    let left_context = DecodePlan {
+        left_context: true,
+        ..plan.clone()
+    };
+    let filled = finish(engine.submit(infill, &left_context).unwrap()).unwrap();
+    assert!(filled.masked() == 0 && filled.token(3) == 4);
     let completion = Canvas::from_ids(&[3, 4, mask, mask], mask).unwrap();
     assert!(finish(engine.submit(completion, &plan).unwrap()).is_ok());
 }
@@ -261,60 +306,6 @@ fn dropping_the_engine_finishes_what_was_queued() {
     drop(engine);
     for generation in generations {
         assert!(finish(generation).is_ok());
-    }
-}
-
-/// Requests of many lengths, plans and seeds on a golden checkpoint.
-fn requests(mask: TokenId) -> Vec<(Canvas, DecodePlan)> {
-    (0..24u32)
-        .map(|i| {
-            let prompt: Vec<TokenId> = (0..3 + i % 11).map(|k| (i * 37 + k * 13) % 400).collect();
-            let canvas = Canvas::builder(mask)
-                .fixed(&prompt)
-                .gap(4 + (i as usize * 5) % 17)
-                .fixed(&prompt[..2])
-                .build()
-                .unwrap();
-            let mut plan = DecodePlan {
-                score: Score::ALL[i as usize % Score::ALL.len()],
-                budget: [Budget::Even, Budget::Threshold(0.2)][i as usize % 2],
-                block_length: [None, Some(4), Some(8)][i as usize % 3],
-                ..DecodePlan::default()
-            };
-            plan.sampling.temperature = [0.0, 1.0][i as usize / 2 % 2];
-            plan.sampling.top_p = [None, Some(0.8)][i as usize / 4 % 2];
-            plan.sampling.guidance_scale = [0.0, 0.0, 1.5][i as usize % 3];
-            plan.sampling.seed = u64::from(i);
-            (canvas, plan)
-        })
-        .collect()
-}
-
-#[test]
-fn a_seeded_answer_does_not_depend_on_what_else_is_in_the_batch() {
-    let alone = engine("llada");
-    let requests = requests(alone.mask_token());
-    let expected: Vec<Vec<TokenId>> = requests
-        .iter()
-        .map(|(canvas, plan)| denoise(&alone, canvas.clone(), plan).1.tokens().collect())
-        .collect();
-    let together = engine("llada");
-    for rotation in [0, 7, 15] {
-        let order = (0..requests.len()).map(|i| (i + rotation) % requests.len());
-        let generations: Vec<_> = order
-            .map(|i| {
-                (
-                    i,
-                    together
-                        .submit(requests[i].0.clone(), &requests[i].1)
-                        .unwrap(),
-                )
-            })
-            .collect();
-        for (i, generation) in generations {
-            let tokens: Vec<TokenId> = finish(generation).unwrap().tokens().collect();
-            assert_eq!(tokens, expected[i], "request {i}");
-        }
     }
 }
 

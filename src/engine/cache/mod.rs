@@ -1,0 +1,13 @@
+//! Cached keys and values: the memory, who uses which part of it, and what a step recomputes.
+
+mod blocks;
+mod memory;
+mod scheme;
+mod sequence;
+mod window;
+
+pub(super) use blocks::Contents;
+pub(super) use memory::{CacheMemory, block_slots};
+pub use scheme::CacheScheme;
+pub(super) use sequence::{Place, SequenceCache};
+pub(super) use window::Window;

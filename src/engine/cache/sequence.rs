@@ -1,0 +1,279 @@
+//! What one sequence has cached.
+
+use std::ops::Range;
+
+use super::blocks::{Before, Contents};
+use super::memory::{CacheMemory, Table};
+use super::{CacheScheme, Window};
+use crate::canvas::Canvas;
+use crate::decode::Cache;
+use crate::models::{AttentionPattern, ModelSpec};
+
+/// A sequence's part of the key/value memory, and what is in it.
+#[derive(Debug)]
+pub(in crate::engine) struct SequenceCache {
+    scheme: CacheScheme,
+    refresh: Option<usize>,
+    /// Slots of a block of a block-causal model, and of the canvas's first block that it lacks.
+    model_block: Option<(usize, usize)>,
+    /// Of the canvas, and with guidance of its unconditional twin.
+    tables: Vec<Table>,
+    /// For [`CacheScheme::Block`]: as many slots from the canvas's first on are cached.
+    cached: usize,
+    /// The table's blocks that are published or were found, and the last of them.
+    shared: usize,
+    before: Before,
+    /// For the approximate schemes: the block of the last refresh, and the steps since.
+    refreshed: Option<(Range<usize>, usize)>,
+}
+
+/// Slots that the canvas's first block lacks where blocks of `length` slots are counted so that one begins at
+/// slot `start`.
+fn missing(length: usize, start: usize) -> usize {
+    (length - start % length) % length
+}
+
+/// Where a sequence is when its window is chosen.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct Place {
+    /// The block that it denoises.
+    pub block: Range<usize>,
+    /// Slots of the canvas.
+    pub length: usize,
+    /// The first row that is scored.
+    pub first_row: usize,
+    /// The most rows that only prepare the cache in one step.
+    pub chunk: usize,
+}
+
+impl SequenceCache {
+    /// Blocks of the pool that a canvas needs; 0 without a cache.
+    pub fn needs(scheme: CacheScheme, spec: &ModelSpec, length: usize, guided: bool) -> usize {
+        let block_slots = super::memory::block_slots(spec);
+        match scheme {
+            CacheScheme::None => 0,
+            // One more where the first block is not whole.
+            CacheScheme::Block => (length.div_ceil(block_slots) + 1) * (1 + usize::from(guided)),
+            _ => length.div_ceil(block_slots) * (1 + usize::from(guided)),
+        }
+    }
+
+    /// Takes the memory for a canvas, in whose blocks one begins at `block_start`; none if there is not
+    /// enough of it now.
+    pub fn admit(
+        memory: &mut CacheMemory,
+        (scheme, cache): (CacheScheme, Cache),
+        spec: &ModelSpec,
+        canvas: &Canvas,
+        block_start: usize,
+        guided: bool,
+    ) -> Option<Self> {
+        let model_block = match spec.attention {
+            AttentionPattern::BlockCausal { block_length } => {
+                Some((block_length, missing(block_length, block_start)))
+            }
+            AttentionPattern::Bidirectional => None,
+        };
+        let shift = model_block.map_or(0, |(_, missing)| missing);
+        let block_slots = memory.block_slots();
+        let each = match scheme {
+            CacheScheme::None => 0,
+            _ => (canvas.len() + shift).div_ceil(block_slots),
+        };
+        let tables = match scheme {
+            CacheScheme::None => 0,
+            _ => 1 + usize::from(guided),
+        };
+        let mut blocks = memory.blocks.take(each * tables)?;
+        let tables = (0..tables)
+            .map(|_| Table {
+                blocks: blocks.split_off(blocks.len() - each),
+                shift,
+                block_slots,
+            })
+            .collect();
+        Some(Self {
+            scheme,
+            refresh: cache.refresh,
+            model_block,
+            tables,
+            cached: 0,
+            shared: 0,
+            before: Before::Nothing(shift),
+            refreshed: None,
+        })
+    }
+
+    /// Gives the memory back.
+    pub fn release(self, memory: &mut CacheMemory) {
+        for table in self.tables {
+            table
+                .blocks
+                .into_iter()
+                .for_each(|block| memory.blocks.give_back(block));
+        }
+    }
+
+    /// Takes what other sequences have computed of this canvas's beginning in the place of its own; the
+    /// number of slots that need not be computed.
+    pub fn reuse(
+        &mut self,
+        memory: &mut CacheMemory,
+        canvas: &Canvas,
+        block: &Range<usize>,
+    ) -> usize {
+        let before = self.cached;
+        while let Some(contents) = self.next_contents(canvas, block.start) {
+            let Some((id, number)) = memory.blocks.find(&contents) else {
+                break;
+            };
+            let table = &mut self.tables[0];
+            let own = std::mem::replace(&mut table.blocks[self.shared], id);
+            memory.blocks.give_back(own);
+            self.cached = table.canvas_slots(self.shared).end;
+            self.before = Before::Published(number);
+            self.shared += 1;
+        }
+        self.cached - before
+    }
+
+    /// What the next block of the pool will hold, if it is one that can be shared: whole, before slot
+    /// `end`, and nothing of it is computed yet.
+    pub fn next_contents(&self, canvas: &Canvas, end: usize) -> Option<Contents> {
+        let table = self.tables.first()?;
+        let slots = table.canvas_slots(self.shared);
+        let is_next = self.scheme == CacheScheme::Block
+            && self.tables.len() == 1
+            && slots.start == self.cached
+            && slots.end <= end;
+        is_next.then(|| self.contents(canvas, slots))
+    }
+
+    fn contents(&self, canvas: &Canvas, slots: Range<usize>) -> Contents {
+        Contents {
+            before: self.before,
+            tokens: slots.map(|slot| canvas.token(slot)).collect(),
+        }
+    }
+
+    /// The window of the next step.
+    pub fn window(&self, place: &Place) -> Window {
+        let Place {
+            ref block,
+            length,
+            first_row,
+            chunk,
+        } = *place;
+        match self.scheme {
+            // No slot sees the blocks after its own.
+            CacheScheme::None if self.model_block.is_some() => Window::uncached(0..block.end),
+            CacheScheme::None => Window::uncached(0..length),
+            CacheScheme::Block => self.block_window(place, chunk),
+            _ if self.is_due(block) => Window {
+                kept: 0..length,
+                ..Window::uncached(0..length)
+            },
+            scheme => {
+                let start = first_row.min(block.start);
+                let end = match scheme {
+                    CacheScheme::Dual => block.end,
+                    _ => length,
+                };
+                Window {
+                    rows: start..end,
+                    context: [0..start, end..length],
+                    kept: 0..0,
+                    denoises: true,
+                }
+            }
+        }
+    }
+
+    fn block_window(&self, place: &Place, chunk: usize) -> Window {
+        let block = &place.block;
+        if block.start - self.cached.min(block.start) > chunk {
+            let (length, missing) = self.model_block.unwrap_or((1, 0));
+            // As many whole blocks of the model as fit the chunk, and at least one.
+            let after = |slot: usize| (slot + missing) / length * length;
+            let end = after(self.cached + chunk).max(after(self.cached) + length) - missing;
+            let rows = self.cached..end.min(block.start);
+            return Window {
+                context: [0..rows.start, 0..0],
+                kept: rows.clone(),
+                rows,
+                denoises: false,
+            };
+        }
+        let rows = self.cached.min(place.first_row)..block.end;
+        Window {
+            context: [0..rows.start, 0..0],
+            kept: self.cached..block.start,
+            rows,
+            denoises: true,
+        }
+    }
+
+    /// Whether an approximate scheme has to recompute everything.
+    fn is_due(&self, block: &Range<usize>) -> bool {
+        match &self.refreshed {
+            Some((refreshed, steps)) => {
+                refreshed != block || self.refresh.is_some_and(|refresh| steps + 1 >= refresh)
+            }
+            None => true,
+        }
+    }
+
+    /// Notes that a step with `window` was taken on `canvas`, as it was before the step, in `block`.
+    pub fn stepped(
+        &mut self,
+        memory: &mut CacheMemory,
+        window: &Window,
+        canvas: &Canvas,
+        block: &Range<usize>,
+    ) {
+        match self.scheme {
+            CacheScheme::None => {}
+            CacheScheme::Block => {
+                self.cached = self.cached.max(window.kept.end);
+                self.publish(memory, canvas);
+            }
+            _ if window.kept.is_empty() => {
+                if let Some((_, steps)) = &mut self.refreshed {
+                    *steps += 1;
+                }
+            }
+            _ => self.refreshed = Some((block.clone(), 0)),
+        }
+    }
+
+    /// Lets others find the blocks that are full.
+    fn publish(&mut self, memory: &mut CacheMemory, canvas: &Canvas) {
+        let [table] = self.tables.as_slice() else {
+            return;
+        };
+        let mut shared = self.shared;
+        let mut before = self.before;
+        while shared < table.blocks.len() {
+            let slots = table.canvas_slots(shared);
+            if slots.end > self.cached {
+                break;
+            }
+            let contents = Contents {
+                before,
+                tokens: slots.map(|slot| canvas.token(slot)).collect(),
+            };
+            before = Before::Published(memory.blocks.publish(table.blocks[shared], contents));
+            shared += 1;
+        }
+        self.shared = shared;
+        self.before = before;
+    }
+
+    /// The pool's slots of `slots` of the canvas, or of its `twin`.
+    pub fn slots(&self, twin: bool, slots: impl IntoIterator<Item = usize>) -> Vec<u32> {
+        match self.tables.get(usize::from(twin)) {
+            Some(table) => slots.into_iter().map(|slot| table.slot(slot)).collect(),
+            None => Vec::new(),
+        }
+    }
+}

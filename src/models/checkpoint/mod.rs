@@ -1,0 +1,401 @@
+//! Checkpoints in Hugging Face's layout: a directory of `config.json`, `model.safetensors` (or shards
+//! with an index), `tokenizer.json` and optional files beside them.
+
+mod folder;
+mod mask_token;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use serde_json::Value;
+
+use crate::models::registry::{Family, family_of};
+use crate::models::weights::{
+    Dummy, NotFinite, Recorder, SafetensorsFiles, Shapes, WeightFormat, Weights,
+};
+use crate::models::{Denoiser, ModelError, ModelSpec};
+use folder::Folder;
+pub(super) use folder::shards;
+
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
+const TOKENIZER: &str = "tokenizer.json";
+pub(super) const WEIGHTS: &str = "model.safetensors";
+const HEAD: &str = "lm_head.weight";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// An opened checkpoint: its small files read, its weights not yet.
+pub struct Checkpoint {
+    name: String,
+    directory: Option<PathBuf>,
+    config: Value,
+    generation_config: Value,
+    tokenizer: Option<Vec<u8>>,
+    stored: Stored,
+    family: &'static Family,
+}
+
+/// Where the weights are.
+enum Stored {
+    Files(Vec<PathBuf>),
+    Bytes(&'static [u8]),
+    /// Nowhere: they are made up.
+    Dummy {
+        mask_stands_in: bool,
+    },
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint directory.
+    ///
+    /// # Errors
+    /// Names the file that is missing or does not hold what it should.
+    pub fn open(directory: &Path) -> Result<Self, ModelError> {
+        let folder = Folder(directory);
+        let stored = Stored::Files(folder.weights()?);
+        let checkpoint = Self::new(
+            folder.name(),
+            folder.config(CONFIG)?,
+            folder.json(GENERATION_CONFIG)?,
+            folder.read_if_there(TOKENIZER)?,
+            stored,
+        )?;
+        Ok(Self {
+            directory: Some(directory.to_owned()),
+            ..checkpoint
+        })
+    }
+
+    /// Opens a checkpoint that needs no weights, since they are made up: a directory with a config.json, or
+    /// a file that holds what such a one would. Where neither it nor a tokenizer's file beside it names the
+    /// mask token, the last token of the vocabulary stands in.
+    ///
+    /// # Errors
+    /// Names the file that is missing or does not hold what it should.
+    pub fn open_dummy(path: &Path) -> Result<Self, ModelError> {
+        let (name, mut config, folder) = if path.is_dir() {
+            let folder = Folder(path);
+            (folder.name(), folder.config(CONFIG)?, Some(folder))
+        } else {
+            let folder = Folder(path.parent().unwrap_or(Path::new("")));
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            (name.into_owned(), parse(&file, &folder.read(&file)?)?, None)
+        };
+        let family = family_of(&config)?;
+        let mut mask_stands_in = false;
+        if config["mask_token_id"].is_null()
+            && (family.spec)(&config).is_err()
+            && let Some(last) = config["vocab_size"].as_u64().and_then(|v| v.checked_sub(1))
+        {
+            config["mask_token_id"] = last.into();
+            mask_stands_in = true;
+        }
+        let read = |name| folder.as_ref().map(|folder| folder.read_if_there(name));
+        let generation_config = folder.as_ref().map(|folder| folder.json(GENERATION_CONFIG));
+        let checkpoint = Self::new(
+            name,
+            config,
+            generation_config.transpose()?.flatten(),
+            read(TOKENIZER).transpose()?.flatten(),
+            Stored::Dummy { mask_stands_in },
+        )?;
+        Ok(Self {
+            directory: path.is_dir().then(|| path.to_owned()),
+            ..checkpoint
+        })
+    }
+
+    /// A checkpoint that is already in memory.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(
+        name: &str,
+        config: &[u8],
+        tokenizer: &[u8],
+        weights: &'static [u8],
+    ) -> Result<Self, ModelError> {
+        let config = parse(CONFIG, config)?;
+        let tokenizer = Some(tokenizer.to_vec());
+        Self::new(
+            name.to_owned(),
+            config,
+            None,
+            tokenizer,
+            Stored::Bytes(weights),
+        )
+    }
+
+    fn new(
+        name: String,
+        config: Value,
+        generation_config: Option<Value>,
+        tokenizer: Option<Vec<u8>>,
+        stored: Stored,
+    ) -> Result<Self, ModelError> {
+        let family = family_of(&config)?;
+        Ok(Self {
+            name,
+            directory: None,
+            config,
+            generation_config: generation_config.unwrap_or_default(),
+            tokenizer,
+            stored,
+            family,
+        })
+    }
+
+    /// The directory's name, or the name it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same checkpoint under another name.
+    pub fn with_name(self, name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ..self
+        }
+    }
+
+    /// The contents of a small file beside the weights, such as `tokenizer_config.json`, if it is there.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn file(&self, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
+        match &self.directory {
+            Some(directory) => Folder(directory).read_if_there(name),
+            None => Ok(None),
+        }
+    }
+
+    /// Tensors that the family's official forward takes besides `input_ids`.
+    pub fn inputs(&self) -> &'static [&'static str] {
+        self.family.inputs
+    }
+
+    /// The parsed config.json. Where it names no mask token, `mask_token_id` is the one that the
+    /// tokenizer's files name.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The contents of tokenizer.json.
+    ///
+    /// # Errors
+    /// If the checkpoint has none.
+    pub fn tokenizer_json(&self) -> Result<&[u8], ModelError> {
+        self.tokenizer
+            .as_deref()
+            .ok_or_else(|| ModelError::Invalid {
+                file: TOKENIZER.into(),
+                reason: format!(
+                    "{} has none; texts cannot be read or written without it",
+                    self.name
+                ),
+            })
+    }
+
+    /// What config.json and generation_config.json say of the model.
+    ///
+    /// # Errors
+    /// Names the field that is missing or out of range.
+    pub fn spec(&self) -> Result<ModelSpec, ModelError> {
+        self.spec_of(&self.config)
+    }
+
+    fn spec_of(&self, config: &Value) -> Result<ModelSpec, ModelError> {
+        let mut spec = (self.family.spec)(config)?;
+        for token in token_ids(&self.generation_config["eos_token_id"]) {
+            if !spec.stop_tokens.contains(&token) {
+                spec.stop_tokens.push(token);
+            }
+        }
+        (self.family.generation_config)(&self.generation_config, &mut spec.default_plan)?;
+        Ok(spec)
+    }
+
+    /// Whether the weights are made up.
+    pub fn is_dummy(&self) -> bool {
+        matches!(self.stored, Stored::Dummy { .. })
+    }
+
+    /// Whether the mask token is one that stands in for one that no file names.
+    pub fn mask_stands_in(&self) -> bool {
+        matches!(
+            self.stored,
+            Stored::Dummy {
+                mask_stands_in: true
+            }
+        )
+    }
+
+    /// Name and shape of every tensor in the weight files, or of those that config.json asks for where
+    /// weights are made up.
+    ///
+    /// # Errors
+    /// If a file cannot be read or is no safetensors file.
+    pub fn shapes(&self) -> Result<Shapes, ModelError> {
+        match self.files()? {
+            Some(files) => Ok(files.shapes()),
+            None => (self.family.tensors)(&self.config),
+        }
+    }
+
+    /// Bytes of all tensors in the weight files; 0 where weights are made up.
+    ///
+    /// # Errors
+    /// If a file cannot be read or is no safetensors file.
+    pub fn stored_bytes(&self) -> Result<u64, ModelError> {
+        Ok(self.files()?.map_or(0, |files| files.bytes()))
+    }
+
+    /// Bytes that the weights take when they are held as `format`.
+    ///
+    /// # Errors
+    /// If config.json asks for a network that is not built here, or a weight file cannot be read.
+    pub fn weight_bytes(&self, format: WeightFormat) -> Result<usize, ModelError> {
+        let config = self.config_for(&self.shapes()?);
+        let recorder = Recorder::default();
+        let weights = Weights::new(&recorder, format, &Device::Cpu);
+        (self.family.load)(&config, self.spec_of(&config)?, weights)?;
+        Ok(recorder.bytes(format))
+    }
+
+    /// Reads every tensor and returns those that hold numbers which are not finite. `progress` is called with
+    /// the number of bytes of each tensor that was read.
+    ///
+    /// # Errors
+    /// If the weight files do not hold exactly the tensors that config.json asks for, or one cannot be
+    /// read.
+    pub fn not_finite(&self, progress: &dyn Fn(u64)) -> Result<Vec<NotFinite>, ModelError> {
+        let Some(files) = self.files()? else {
+            return Ok(Vec::new());
+        };
+        self.check_tensors(&files)?;
+        files.with_progress(progress).not_finite()
+    }
+
+    /// Loads the network onto `device` with weights held as `format`.
+    ///
+    /// # Errors
+    /// If the weight files do not hold exactly the tensors that config.json asks for, or the device
+    /// fails.
+    pub fn load(
+        &self,
+        format: impl Into<WeightFormat>,
+        device: &Device,
+    ) -> Result<Box<dyn Denoiser>, ModelError> {
+        self.load_with_progress(format, device, &|_| {})
+    }
+
+    /// As [`Checkpoint::load`]; `progress` is called with the number of bytes of each tensor that was read,
+    /// which are [`Checkpoint::stored_bytes`] in all.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`].
+    pub fn load_with_progress(
+        &self,
+        format: impl Into<WeightFormat>,
+        device: &Device,
+        progress: &dyn Fn(u64),
+    ) -> Result<Box<dyn Denoiser>, ModelError> {
+        let format = format.into();
+        let Some(files) = self.files()? else {
+            let weights = Weights::new(&Dummy, format, device);
+            return (self.family.load)(&self.config, self.spec()?, weights);
+        };
+        let config = self.check_tensors(&files)?;
+        let files = files.with_progress(progress);
+        let weights = Weights::new(&files, format, device);
+        (self.family.load)(&config, self.spec_of(&config)?, weights)
+    }
+
+    fn files(&self) -> Result<Option<SafetensorsFiles<'static>>, ModelError> {
+        match &self.stored {
+            Stored::Files(paths) => SafetensorsFiles::open(paths).map(Some),
+            Stored::Bytes(bytes) => SafetensorsFiles::of_bytes(bytes).map(Some),
+            Stored::Dummy { .. } => Ok(None),
+        }
+    }
+
+    /// The config.json by which a network of the tensors `found` is built.
+    fn config_for(&self, found: &Shapes) -> Value {
+        let mut config = self.config.clone();
+        // transformers 5 does not tie a head that the files hold; before, a tied head was not saved.
+        if !self.is_dummy() && config["tie_word_embeddings"] == true && found.contains_key(HEAD) {
+            config["tie_word_embeddings"] = false.into();
+        }
+        config
+    }
+
+    /// Checks that `files` hold exactly the tensors that config.json asks for, and returns the config.json
+    /// to build the network by.
+    fn check_tensors(&self, files: &SafetensorsFiles) -> Result<Value, ModelError> {
+        let found = files.shapes();
+        let config = self.config_for(&found);
+        let invalid = |name: &str, reason: String| ModelError::Invalid {
+            file: files.file_of(name).display().to_string(),
+            reason,
+        };
+        let expected = (self.family.tensors)(&config)?;
+        for (name, shape) in &expected {
+            match found.get(name) {
+                None => {
+                    return Err(ModelError::Invalid {
+                        file: self.weight_files(),
+                        reason: format!("tensor {name} {shape:?} is missing"),
+                    });
+                }
+                Some(given) if given != shape => {
+                    let reason = format!(
+                        "tensor {name} has shape {given:?}; config.json asks for {shape:?}"
+                    );
+                    return Err(invalid(name, reason));
+                }
+                Some(_) => {}
+            }
+        }
+        match found.keys().find(|name| !expected.contains_key(*name)) {
+            Some(name) => {
+                let reason =
+                    format!("tensor {name} is not part of the network that config.json describes");
+                Err(invalid(name, reason))
+            }
+            None => Ok(config),
+        }
+    }
+
+    /// The file that holds the weights, or the index of those that do.
+    fn weight_files(&self) -> String {
+        match &self.stored {
+            Stored::Files(files) if files.len() > 1 => INDEX.into(),
+            Stored::Files(files) if !files.is_empty() => files[0].display().to_string(),
+            _ => WEIGHTS.into(),
+        }
+    }
+}
+
+/// An error about a field of config.json.
+pub(super) fn config_error(reason: String) -> ModelError {
+    ModelError::Invalid {
+        file: CONFIG.into(),
+        reason,
+    }
+}
+
+pub(super) fn parse(file: &str, json: &[u8]) -> Result<Value, ModelError> {
+    serde_json::from_slice(json).map_err(|error| ModelError::Invalid {
+        file: file.to_owned(),
+        reason: format!("not valid JSON: {error}"),
+    })
+}
+
+/// `eos_token_id` is one id or a list of them.
+pub(super) fn token_ids(value: &Value) -> impl Iterator<Item = u32> + '_ {
+    let one = std::iter::once(value);
+    let many = value.as_array().into_iter().flatten();
+    one.chain(many)
+        .filter_map(|id| u32::try_from(id.as_u64()?).ok())
+}

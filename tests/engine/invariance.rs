@@ -1,0 +1,91 @@
+//! A seeded answer does not depend on what else is in the batch.
+
+use unmask::canvas::{Canvas, TokenId};
+use unmask::decode::{Budget, Cache, CachePolicy, DecodePlan, Score};
+use unmask::engine::Engine;
+use unmask::models::AttentionPattern;
+
+use crate::finish;
+use crate::support::{denoise, engine};
+
+const REQUESTS: u32 = 50;
+const FAMILIES: [&str; 8] = [
+    "llada",
+    "dream",
+    "mdlm",
+    "llada_moe",
+    "a2d_qwen3",
+    "llada2_moe",
+    "llada21",
+    "sdar",
+];
+
+/// Requests of many lengths, plans, caches and seeds, half of them at temperature 1.
+fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
+    let mask = engine.mask_token();
+    let bidirectional = engine.spec().attention == AttentionPattern::Bidirectional;
+    (0..REQUESTS)
+        .map(|i| {
+            let index = i as usize;
+            let room = engine.spec().max_canvas.min(40);
+            let prompt = 2 + i % (room as u32 / 4);
+            let prompt: Vec<TokenId> = (0..prompt).map(|k| (i * 37 + k * 13) % 400).collect();
+            let gap = 1 + (index * 5) % (room / 2);
+            let builder = Canvas::builder(mask).fixed(&prompt).gap(gap);
+            let mut plan = engine.spec().default_plan.clone();
+            let canvas = if bidirectional {
+                plan = DecodePlan {
+                    score: Score::ALL[index % Score::ALL.len()],
+                    budget: [Budget::Even, Budget::Threshold(0.2)][index % 2],
+                    block_length: [None, Some(4), Some(8)][index % 3],
+                    cache: Cache {
+                        policy: CachePolicy::ALL[index % 4],
+                        refresh: None,
+                    },
+                    steps: (index % 2 == 0).then_some(6),
+                    ..DecodePlan::default()
+                };
+                builder.fixed(&prompt[..2]).build().unwrap()
+            } else {
+                engine.spec().with_scratch(&plan, builder.build().unwrap())
+            };
+            plan.sampling.temperature = [0.0, 1.0][index / 2 % 2];
+            plan.sampling.top_p = [None, Some(0.8)][index / 4 % 2];
+            plan.sampling.guidance_scale = [0.0, 0.0, 1.5][index % 3];
+            plan.sampling.seed = u64::from(i);
+            (canvas, plan)
+        })
+        .collect()
+}
+
+#[test]
+fn a_seeded_answer_is_the_same_alone_and_in_any_mix() {
+    for family in FAMILIES {
+        let alone = engine(family);
+        let requests = requests(&alone);
+        let expected: Vec<Canvas> = requests
+            .iter()
+            .map(|(canvas, plan)| denoise(&alone, canvas.clone(), plan).1)
+            .collect();
+        let together = engine(family);
+        for mix in 0..5 {
+            // Without a common divisor with the number of requests.
+            let stride = [7, 11, 13, 17, 19][mix];
+            let order = (0..requests.len()).map(|i| (i * stride + mix) % requests.len());
+            let generations: Vec<_> = order
+                .map(|i| {
+                    let (canvas, plan) = &requests[i];
+                    (i, together.submit(canvas.clone(), plan).unwrap())
+                })
+                .collect();
+            for (i, generation) in generations {
+                // Tokens, probabilities and scores.
+                assert_eq!(
+                    finish(generation).unwrap(),
+                    expected[i],
+                    "{family} {mix} {i}"
+                );
+            }
+        }
+    }
+}
