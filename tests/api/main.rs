@@ -16,6 +16,7 @@ mod metrics;
 mod mock;
 mod models;
 mod openapi;
+mod playground;
 mod score;
 mod server;
 #[path = "../support/mod.rs"]
