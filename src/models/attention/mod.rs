@@ -93,7 +93,7 @@ impl<'a> Attention<'a> {
 }
 
 /// The entries of f32 tensors on the CPU, row-major.
-fn with_floats<const N: usize, T>(
+pub(super) fn with_floats<const N: usize, T>(
     tensors: [&Tensor; N],
     read: impl FnOnce([&[f32]; N]) -> T,
 ) -> Result<T> {
@@ -103,7 +103,7 @@ fn with_floats<const N: usize, T>(
     let mut slices = [[].as_slice(); N];
     for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
         let Storage::Cpu(storage) = &**storage else {
-            candle_core::bail!("attention on the CPU was given a tensor of another device");
+            candle_core::bail!("an operation of the CPU was given a tensor of another device");
         };
         let start = layout.start_offset();
         *slice = &storage.as_slice::<f32>()?[start..start + layout.shape().elem_count()];
