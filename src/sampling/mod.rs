@@ -5,6 +5,8 @@
 
 mod bias;
 mod cpu;
+pub mod exact;
+pub mod layout;
 mod logprobs;
 pub mod philox;
 
@@ -51,6 +53,8 @@ pub struct RowParams {
     pub top_k: Option<usize>,
     /// Keeps the smallest set of most probable tokens with at least this probability, in (0, 1].
     pub top_p: Option<f32>,
+    /// Keeps the tokens whose probability is at least this share of the most probable one's, in [0, 1].
+    pub min_p: Option<f32>,
     /// Whether top-p is taken of the whole distribution, and top-k of what it keeps, or the other way
     /// round.
     pub filter_order: FilterOrder,
