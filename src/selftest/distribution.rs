@@ -52,7 +52,7 @@ pub(super) fn chi_squared(machine: &mut dyn Machine, extent: Extent) -> Result<S
     let weights = [0.4f64, 0.2, 0.15, 0.1, 0.08, 0.05, 0.015, 0.005];
     let logits = weights.map(|p| p.ln() as f32);
     let draws = match extent {
-        Extent::Small => 2560,
+        Extent::Small => 1024,
         Extent::Full => 256_000,
     };
     let plain = RowParams {

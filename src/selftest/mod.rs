@@ -64,11 +64,11 @@ pub const CHECKS: &[Check] = &[
         run: categorical::invariance,
     },
     Check {
-        name: "categorical: draws follow the distribution (χ²)",
+        name: "categorical draws: as the distribution says (χ²)",
         run: distribution::chi_squared,
     },
     Check {
-        name: "categorical: a long tail keeps its share",
+        name: "categorical draws: a long tail keeps its share",
         run: distribution::tail,
     },
 ];

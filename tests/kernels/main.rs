@@ -5,35 +5,40 @@ mod host;
 use host::Host;
 use unmask::selftest::{CHECKS, Extent};
 
-/// Runs the checks of a kernel with blocks of several sizes, threads taking turns in both directions.
-fn holds(kernel: &str) {
-    let checks = || CHECKS.iter().filter(|check| check.name.starts_with(kernel));
-    assert!(checks().next().is_some(), "no check of {kernel}");
-    for (threads, reversed) in [(64, false), (256, true)] {
-        let mut host = Host::new(threads, reversed);
-        for check in checks() {
-            let seen = (check.run)(&mut host, Extent::Small);
-            let seen = seen.unwrap_or_else(|failure| {
-                panic!("{}, {threads} threads a block: {failure}", check.name)
-            });
-            println!("{}: {seen}", check.name);
-        }
+/// Runs the checks whose names begin so, with blocks of `threads` that take turns in ascending or in
+/// descending order.
+fn holds(prefix: &str, threads: u32, reversed: bool) {
+    let mut host = Host::new(threads, reversed);
+    let mut checks = CHECKS
+        .iter()
+        .filter(|check| check.name.starts_with(prefix))
+        .peekable();
+    assert!(checks.peek().is_some(), "no check of {prefix}");
+    for check in checks {
+        let seen = (check.run)(&mut host, Extent::Small);
+        let seen = seen.unwrap_or_else(|failure| {
+            panic!("{}, {threads} threads a block: {failure}", check.name)
+        });
+        println!("{}: {seen}", check.name);
     }
 }
 
 #[test]
 fn the_vocabulary_reduction_equals_its_twin() {
-    holds("categorical");
+    holds("categorical:", 32, false);
+    holds("categorical:", 256, true);
+}
+
+#[test]
+fn draws_are_distributed_as_they_should_be() {
+    holds("categorical draws:", 32, true);
 }
 
 #[test]
 fn every_check_is_of_a_kernel_that_is_tested_here() {
-    let tested = ["categorical"];
+    let tested = ["categorical:", "categorical draws:"];
     for check in CHECKS {
-        assert!(
-            tested.iter().any(|kernel| check.name.starts_with(kernel)),
-            "{}",
-            check.name
-        );
+        let is_tested = |prefix: &&str| check.name.starts_with(*prefix);
+        assert!(tested.iter().any(|prefix| is_tested(&prefix)), "{}", check.name);
     }
 }
