@@ -3,7 +3,13 @@
 #include "launch.cpp"
 
 #include "../categorical.cu"
+#include "../corrupt.cu"
+#include "../posterior.cu"
 
 EXPORT(categorical_f32)
 EXPORT(categorical_bf16)
 EXPORT(categorical_f16)
+EXPORT(corrupt)
+EXPORT(posterior_f32)
+EXPORT(posterior_bf16)
+EXPORT(posterior_f16)

@@ -166,7 +166,7 @@ fn draw(logits: &[f32], best: Scored, floor: f32, params: &RowParams) -> usize {
 
 /// e^((logit − reference) / temperature) in units of 2⁻⁴⁰. Sums of integers are the same in any order, so
 /// every device agrees on the last token that top-p keeps.
-fn mass(logit: f32, reference: f32, temperature: f32) -> u64 {
+pub(super) fn mass(logit: f32, reference: f32, temperature: f32) -> u64 {
     const UNITS: f32 = (1u64 << 40) as f32;
     (exact::exp(((logit - reference) / temperature).min(0.0)) * UNITS) as u64
 }

@@ -4,17 +4,20 @@
 //! not depend on what else is in the batch.
 
 mod bias;
+pub mod corrupt;
 mod cpu;
 pub mod exact;
 pub mod layout;
 mod logprobs;
 pub mod philox;
+pub mod posterior;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::canvas::TokenId;
+use cpu::mass;
 
 pub use bias::LogitBias;
 pub use logprobs::{Logprobs, MAX_TOP_LOGPROBS, RowLogprobs};

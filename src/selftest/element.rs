@@ -18,14 +18,6 @@ impl Element {
         names[self as usize]
     }
 
-    /// Bytes of one number.
-    pub fn size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 | Self::F16 => 2,
-        }
-    }
-
     /// `values` rounded to this type, as bytes.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         let bytes = |value: &f32| match self {

@@ -6,6 +6,7 @@
 mod categorical;
 mod distribution;
 mod element;
+mod process;
 mod random;
 
 use crate::kernels::{LaunchError, Machine};
@@ -70,5 +71,13 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "categorical draws: a long tail keeps its share",
         run: distribution::tail,
+    },
+    Check {
+        name: "corrupt: the same tokens as the twin",
+        run: process::corrupted,
+    },
+    Check {
+        name: "posterior: the same states as the twin",
+        run: process::reversed,
     },
 ];

@@ -35,10 +35,29 @@ fn draws_are_distributed_as_they_should_be() {
 }
 
 #[test]
+fn the_forward_process_equals_its_twin() {
+    holds("corrupt:", 64, false);
+}
+
+#[test]
+fn the_reverse_step_equals_its_twin() {
+    holds("posterior:", 64, true);
+}
+
+#[test]
 fn every_check_is_of_a_kernel_that_is_tested_here() {
-    let tested = ["categorical:", "categorical draws:"];
+    let tested = [
+        "categorical:",
+        "categorical draws:",
+        "corrupt:",
+        "posterior:",
+    ];
     for check in CHECKS {
         let is_tested = |prefix: &&str| check.name.starts_with(*prefix);
-        assert!(tested.iter().any(|prefix| is_tested(&prefix)), "{}", check.name);
+        assert!(
+            tested.iter().any(|prefix| is_tested(&prefix)),
+            "{}",
+            check.name
+        );
     }
 }
