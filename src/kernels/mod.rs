@@ -1,6 +1,9 @@
 //! Launches of the kernels under `kernels/`, on whatever runs them: a CUDA device, or the shim that a host
 //! compiler builds them with.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
+
 use bytemuck::{NoUninit, Pod};
 
 /// Threads of a block that handles a row.

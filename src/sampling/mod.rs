@@ -6,6 +6,8 @@
 mod bias;
 pub mod corrupt;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod exact;
 pub mod layout;
 mod logprobs;
@@ -122,5 +124,9 @@ pub fn reduce(
     logits: &Tensor,
     params: &[RowParams],
 ) -> Result<Vec<Result<RowSample, SamplingError>>, candle_core::Error> {
+    #[cfg(feature = "cuda")]
+    if logits.device().is_cuda() {
+        return cuda::reduce(logits, params);
+    }
     cpu::reduce(logits, params)
 }

@@ -3,9 +3,12 @@
 //! The same cases prove the kernels on a machine without a GPU, where a host compiler builds them
 //! (`tests/kernels`), and on a CUDA device (`unmask selftest --device cuda`).
 
+mod attention;
 mod categorical;
 mod distribution;
 mod element;
+mod layers;
+pub mod model;
 mod process;
 mod random;
 
@@ -79,5 +82,25 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "posterior: the same states as the twin",
         run: process::reversed,
+    },
+    Check {
+        name: "ragged attention: equal to its definition",
+        run: attention::random,
+    },
+    Check {
+        name: "ragged attention: a row's result is the same in any batch",
+        run: attention::invariance,
+    },
+    Check {
+        name: "layers: norms equal to the twin",
+        run: layers::norms,
+    },
+    Check {
+        name: "layers: rotations equal to the twin",
+        run: layers::rotations,
+    },
+    Check {
+        name: "layers: gated activations equal to the twin",
+        run: layers::gates,
     },
 ];

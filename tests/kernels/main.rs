@@ -45,12 +45,25 @@ fn the_reverse_step_equals_its_twin() {
 }
 
 #[test]
+fn ragged_attention_equals_its_definition() {
+    holds("ragged attention:", 128, true);
+}
+
+#[test]
+fn fused_layers_equal_their_twins() {
+    holds("layers:", 64, false);
+    holds("layers:", 128, true);
+}
+
+#[test]
 fn every_check_is_of_a_kernel_that_is_tested_here() {
     let tested = [
         "categorical:",
         "categorical draws:",
         "corrupt:",
         "posterior:",
+        "ragged attention:",
+        "layers:",
     ];
     for check in CHECKS {
         let is_tested = |prefix: &&str| check.name.starts_with(*prefix);

@@ -2,10 +2,12 @@
 
 mod cpu;
 mod eager;
+mod ragged;
 
 use candle_core::{DType, Result, Storage, Tensor};
 
 use cpu::Heads;
+pub(crate) use ragged::RaggedPlan;
 
 use crate::models::batch::Segment;
 use crate::models::{KvPool, ModelError, RaggedBatch};
