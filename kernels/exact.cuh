@@ -23,7 +23,7 @@ __device__ __forceinline__ float exp(float x) {
   p = multiply_add(p, r, 1.6666665459e-1f);
   p = multiply_add(p, r, 5.0000001201e-1f);
   p = __fadd_rn(multiply_add(__fmul_rn(p, r), r, r), 1.0f);
-  return __int_as_float(__float_as_int(p) + (int(n) << 23));
+  return __uint_as_float(__float_as_uint(p) + (uint32_t(int(n)) << 23));
 }
 
 /// ln x for a positive normal x, within 2 units in the last place.
@@ -31,7 +31,7 @@ __device__ __forceinline__ float ln(float x) {
   int bits = __float_as_int(x);
   // x = m · 2^n with m in [√½, √2).
   int n = (bits - 0x3f3504f3) >> 23;
-  float m = __fsub_rn(__int_as_float(bits - (n << 23)), 1.0f);
+  float m = __fsub_rn(__uint_as_float(uint32_t(bits) - (uint32_t(n) << 23)), 1.0f);
   float square = __fmul_rn(m, m);
   float p = 7.0376836292e-2f;
   p = multiply_add(p, m, -1.1514610310e-1f);
