@@ -30,7 +30,7 @@ pub(super) fn corrupted(machine: &mut dyn Machine, extent: Extent) -> Result<Str
                 let length = random.below(longest);
                 // A token that belongs to no row stays as it is.
                 clean.push(0);
-                let level = NoiseLevel::from_alpha(f64::from(random.pick(&[0.0, 0.3, 0.99, 1.0])));
+                let level = NoiseLevel::from_alpha(random.pick(&[0.0, 0.3, 0.99, 1.0]));
                 let level = level.map_err(|error| Failure::Differs(error.to_string()))?;
                 let (first, slot) = (clean.len() as u32, random.below(50) as u32);
                 let seed = u64::from(random.word()) << 20;
@@ -97,7 +97,7 @@ fn reverse_batch(
             false => Process::uniform(vocab),
         }
         .map_err(explained)?;
-        let alpha_t = f64::from(random.pick(&[0.01, 0.1, 0.6]));
+        let alpha_t = random.pick(&[0.01, 0.1, 0.6]);
         let alpha_s = alpha_t + f64::from(random.uniform()) * (1.0 - alpha_t);
         let at = |alpha| NoiseLevel::from_alpha(alpha).map_err(explained);
         let interval = Interval::between(at(alpha_s)?, at(alpha_t)?).map_err(explained)?;
