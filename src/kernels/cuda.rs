@@ -1,7 +1,9 @@
 //! Kernels on a CUDA device, on the stream that candle computes on.
 
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, LaunchConfig, PushKernelArg};
-use candle_core::cuda_backend::{CudaDevice, CudaFunc};
+use candle_core::cuda_backend::CudaDevice;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaSlice, LaunchConfig, PushKernelArg,
+};
 
 use super::{Argument, Launch, LaunchError, Machine};
 
@@ -34,13 +36,14 @@ const MODULES: [(&str, &str); 5] = [
 ///
 /// # Errors
 /// If there is no such kernel, or the driver cannot compile it for this card.
-pub fn function(device: &CudaDevice, kernel: &str) -> candle_core::Result<CudaFunc> {
+pub fn function(device: &CudaDevice, kernel: &str) -> candle_core::Result<CudaFunction> {
     let [.., layers] = MODULES;
     let (module, ptx) = MODULES
         .into_iter()
         .find(|(module, _)| kernel.starts_with(module))
         .unwrap_or(layers);
-    device.get_or_load_custom_func(kernel, &format!("unmask_{module}"), ptx)
+    let function = device.get_or_load_custom_func(kernel, &format!("unmask_{module}"), ptx)?;
+    Ok(function.into_cuda_function())
 }
 
 /// As the driver takes it.
@@ -89,7 +92,8 @@ impl CudaMachine {
             })
         });
         let placed = placed.collect::<candle_core::Result<Vec<_>>>()?;
-        let mut builder = function.builder();
+        let stream = self.device.cuda_stream();
+        let mut builder = stream.launch_builder(&function);
         for argument in &placed {
             match argument {
                 Placed::Memory(memory) => builder.arg(memory),
@@ -105,13 +109,11 @@ impl CudaMachine {
             if let (Argument::Out(bytes), Placed::Memory(memory)) = (argument, placed)
                 && !bytes.is_empty()
             {
-                self.device.memcpy_dtoh(memory, *bytes)?;
+                let copied = stream.memcpy_dtoh(memory, *bytes);
+                copied.map_err(candle_core::Error::wrap)?;
             }
         }
-        self.device
-            .cuda_stream()
-            .synchronize()
-            .map_err(candle_core::Error::wrap)
+        stream.synchronize().map_err(candle_core::Error::wrap)
     }
 }
 

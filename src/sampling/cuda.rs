@@ -1,5 +1,6 @@
 //! The reduction on a CUDA device, by `kernels/categorical.cu`: one launch, and one small copy back.
 
+use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
 use candle_core::{DType, Storage, Tensor};
@@ -80,7 +81,8 @@ impl Batch<'_> {
         // SAFETY: the kernel writes every entry before it is read.
         let mut found = unsafe { device.alloc::<Found>(params.len())? };
         let function = function(device, kernel)?;
-        let mut builder = function.builder();
+        let stream = device.cuda_stream();
+        let mut builder = stream.launch_builder(&function);
         builder.arg(&logits).arg(&self.stride);
         builder.arg(&logits).arg(&self.stride).arg(&self.vocab);
         builder.arg(&rows).arg(&adjustments);
