@@ -4,7 +4,7 @@
 #include "common.cuh"
 
 /// What a draw is for; as `Stream` of the twin.
-enum Stream : uint32_t { STREAM_GUMBEL = 0, STREAM_SCORE = 1, STREAM_CORRUPT = 8 };
+enum Stream : uint32_t { STREAM_GUMBEL = 0, STREAM_SCORE = 1, STREAM_CORRUPT = 9 };
 
 struct Words {
   uint32_t word[4];

@@ -57,18 +57,21 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
     };
     // With x = (logit − max) / temperature: ln p = x − ln Σ e^x, and H = ln Σ e^x − Σ x e^x / Σ e^x.
     let exponent = |logit: f32| (logit - best.0) / temperature;
-    let (mut sum, mut weighted) = (0.0f32, 0.0f32);
+    // In f64: one large term and a hundred thousand small ones lose four digits in f32.
+    let (mut sum, mut weighted) = (0.0f64, 0.0f64);
     for &logit in logits {
         if logit < floor {
             continue;
         }
         let x = exponent(logit);
         let e = x.exp();
-        sum += e;
+        sum += f64::from(e);
         if e > 0.0 {
-            weighted += x * e;
+            weighted += f64::from(x * e);
         }
     }
+    let entropy = (sum.ln() - weighted / sum).max(0.0) as f32;
+    let sum = sum as f32;
     let probability = |logit: f32| {
         if logit < floor {
             0.0
@@ -83,7 +86,7 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
         probability: probability(logits[token as usize]),
         best: probability(best.0),
         second: probability(second.0),
-        entropy: (sum.ln() - weighted / sum).max(0.0),
+        entropy,
         uniform: Draws::new(params.seed, params.step, params.slot, Stream::Score).uniform(),
         logprobs: asked.map(|asked| Logprobs::of_row(&own, token, asked)),
     })

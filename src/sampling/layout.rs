@@ -1,15 +1,17 @@
 //! What the kernel `kernels/categorical.cu` is given and what it finds, laid out as its structs.
 
+use std::collections::HashMap;
+
 use bytemuck::{Pod, Zeroable};
 
-use super::{Basis, FilterOrder, RowParams, RowSample, SamplingError};
+use super::{Basis, FilterOrder, Logprobs, MAX_TOP_LOGPROBS, RowParams, RowSample, SamplingError};
 use crate::canvas::TokenId;
 
 /// No token, no row, no range.
 pub const NONE: u32 = u32::MAX;
 
 /// Room for the most probable tokens of a row.
-pub const MOST_TOP: usize = 20;
+pub const MOST_TOP: usize = MAX_TOP_LOGPROBS;
 
 /// The excluded token has no probability at all.
 pub const EXCLUDED_IS_IMPOSSIBLE: u32 = 1;
@@ -111,7 +113,7 @@ pub struct Top {
 
 impl Row {
     /// The parameters of a row without guidance, adjustments and reports.
-    pub fn new(params: &RowParams) -> Self {
+    fn new(params: &RowParams) -> Self {
         let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
         Self {
             seed: params.seed,
@@ -137,12 +139,93 @@ impl Row {
     }
 }
 
-impl Found {
-    /// The sample, as the twin gives it.
+/// The rows of a batch, with the lists that they name parts of.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// A row each.
+    pub rows: Vec<Row>,
+    /// Changes to logits, of all rows.
+    pub adjustments: Vec<Adjustment>,
+    /// Tokens whose log-probabilities are asked for, of all rows.
+    pub of: Vec<TokenId>,
+}
+
+impl Batch {
+    /// For logits of `vocab` tokens.
+    pub fn new(params: &[RowParams], vocab: usize) -> Self {
+        let mut batch = Self::default();
+        // The rows of a request share one bias.
+        let mut biases: HashMap<*const (TokenId, f32), (u32, u32)> = HashMap::new();
+        for params in params {
+            let mut row = Row::new(params);
+            let entries = params.bias.entries();
+            if !entries.is_empty() {
+                let range = biases.entry(entries.as_ptr()).or_insert_with(|| {
+                    let first = batch.adjustments.len();
+                    let inside = entries
+                        .iter()
+                        .filter(|(token, _)| (*token as usize) < vocab);
+                    batch
+                        .adjustments
+                        .extend(inside.map(|&(token, bias)| Adjustment {
+                            token,
+                            penalty: 1.0,
+                            bias,
+                        }));
+                    (first as u32, (batch.adjustments.len() - first) as u32)
+                });
+                (row.first_adjustment, row.adjustments) = *range;
+            }
+            if let Some(asked) = &params.logprobs {
+                row.flags |= LOG_PROBABILITIES;
+                row.top = asked.top.min(MOST_TOP).min(vocab) as u32;
+                row.first_of = batch.of.len() as u32;
+                row.of = asked.of.len() as u32;
+                batch.of.extend(asked.of.iter());
+            }
+            batch.rows.push(row);
+        }
+        batch
+    }
+
+    /// The samples of `params`, as the twin gives them, from what the kernel found: `[rows]`, `[rows,
+    /// MOST_TOP]`, and a log-probability for each of [`Self::of`].
     ///
     /// # Errors
-    /// If the row was no distribution.
-    pub fn sample(&self, params: &RowParams) -> Result<RowSample, SamplingError> {
+    /// For each row that was no distribution.
+    pub fn samples(
+        &self,
+        params: &[RowParams],
+        found: &[Found],
+        top: &[Top],
+        of: &[f32],
+    ) -> Vec<Result<RowSample, SamplingError>> {
+        let rows = self
+            .rows
+            .iter()
+            .zip(params)
+            .zip(found)
+            .zip(top.chunks(MOST_TOP));
+        rows.map(|(((row, params), found), top)| {
+            let mut sample = found.sample(params)?;
+            sample.logprobs = (row.flags & LOG_PROBABILITIES != 0).then(|| Logprobs {
+                token: found.log_probability,
+                top: top[..row.top as usize]
+                    .iter()
+                    .map(|top| (top.token, top.log_probability))
+                    .filter(|(_, p)| *p > f32::NEG_INFINITY)
+                    .collect(),
+                of: of[row.first_of as usize..][..row.of as usize].to_vec(),
+            });
+            Ok(sample)
+        })
+        .collect()
+    }
+}
+
+impl Found {
+    /// The sample without log-probabilities.
+    fn sample(&self, params: &RowParams) -> Result<RowSample, SamplingError> {
         let what = match self.status {
             0 => {
                 return Ok(RowSample {
@@ -152,6 +235,7 @@ impl Found {
                     second: self.second,
                     entropy: self.entropy,
                     uniform: self.uniform,
+                    logprobs: None,
                 });
             }
             1 => "NaN",

@@ -8,12 +8,13 @@ use super::{Extent, Failure};
 use crate::canvas::TokenId;
 use crate::kernels::Machine;
 use crate::sampling::layout::Adjustment;
-use crate::sampling::{Basis, FilterOrder, RowParams};
+use crate::sampling::{Basis, FilterOrder, LogitBias, RowLogprobs, RowParams};
 pub(super) use case::{Batch, Request};
 
 /// Parameters that take the most probable token, without filters.
 pub(super) fn greedy(slot: usize) -> RowParams {
     RowParams {
+        bias: LogitBias::default(),
         temperature: 0.0,
         top_k: None,
         top_p: None,
@@ -25,6 +26,7 @@ pub(super) fn greedy(slot: usize) -> RowParams {
         seed: 0x1234_5678_9abc_def0,
         step: 3,
         slot,
+        logprobs: None,
     }
 }
 
@@ -45,10 +47,32 @@ fn row(random: &mut Random, vocab: usize) -> Vec<f32> {
         .collect()
 }
 
+fn bias(random: &mut Random, vocab: usize) -> LogitBias {
+    let count = match random.chance(0.3) {
+        true => random.below(6),
+        false => 0,
+    };
+    // Two tokens outside the vocabulary too.
+    LogitBias::new((0..count).map(|_| {
+        let token = random.below(vocab + 2) as TokenId;
+        (token, random.pick(&[1.5, -4.0, f32::NEG_INFINITY]))
+    }))
+}
+
+fn logprobs(random: &mut Random, vocab: usize) -> Option<RowLogprobs> {
+    random.chance(0.3).then(|| RowLogprobs {
+        top: random.pick(&[0, 1, 5, 20]),
+        of: (0..random.below(4))
+            .map(|_| random.below(vocab + 2) as TokenId)
+            .collect(),
+    })
+}
+
 /// Parameters with any of the options.
 fn params(random: &mut Random, vocab: usize, slot: usize) -> RowParams {
     let some = |random: &mut Random| random.chance(0.4);
     RowParams {
+        bias: bias(random, vocab),
         temperature: random.pick(&[0.0, 0.3, 1.0, 1.0, 1.7]),
         top_k: some(random).then(|| 1 + random.below(vocab.min(60))),
         top_p: some(random).then(|| random.pick(&[0.1, 0.5, 0.9, 0.95, 1.0])),
@@ -65,6 +89,7 @@ fn params(random: &mut Random, vocab: usize, slot: usize) -> RowParams {
         seed: u64::from(random.word()) << 32 | u64::from(random.word()),
         step: random.below(1000),
         slot,
+        logprobs: logprobs(random, vocab),
     }
 }
 
@@ -188,6 +213,7 @@ fn shape(random: &mut Random, vocab: usize, request: &mut Request) {
     if random.chance(0.5) {
         request.guidance = Some((random.below(6), random.pick(&[0.0, 0.5, 2.0])));
     }
+    request.params.bias = LogitBias::default();
     if random.chance(0.6) {
         let tokens = (0..vocab as TokenId).filter(|_| random.chance(0.15));
         let tokens: Vec<_> = tokens.collect();
@@ -204,12 +230,7 @@ fn shape(random: &mut Random, vocab: usize, request: &mut Request) {
         let share = random.pick(&[0.02, 0.5, 0.98]);
         request.allowed = Some((0..vocab).map(|_| random.chance(share)).collect());
     }
-    if random.chance(0.7) {
-        let of = (0..random.below(4))
-            .map(|_| random.below(vocab + 2) as TokenId)
-            .collect();
-        request.log_probabilities = Some((random.pick(&[0, 1, 5, 20]), of));
-    }
+    request.params.logprobs = logprobs(random, vocab);
 }
 
 pub(super) fn large(machine: &mut dyn Machine, extent: Extent) -> Result<String, Failure> {

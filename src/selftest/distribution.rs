@@ -18,7 +18,12 @@ fn counts(
     let rows = 256.min(draws);
     for first in (0..draws).step_by(rows) {
         let requests = (first..first + rows)
-            .map(|slot| Request::plain(RowParams { slot, ..*params }))
+            .map(|slot| {
+                Request::plain(RowParams {
+                    slot,
+                    ..params.clone()
+                })
+            })
             .collect();
         let logits = vec![logits.to_vec(); rows];
         let vocab = logits[0].len();
@@ -62,12 +67,12 @@ pub(super) fn chi_squared(machine: &mut dyn Machine, extent: Extent) -> Result<S
     let mut seen = Vec::new();
     // Which tokens are kept, and to which power their probabilities are taken.
     for (name, params, kept, power) in [
-        ("plain", plain, 8, 1.0),
+        ("plain", plain.clone(), 8, 1.0),
         (
             "temperature 0.5",
             RowParams {
                 temperature: 0.5,
-                ..plain
+                ..plain.clone()
             },
             8,
             2.0,
@@ -76,7 +81,7 @@ pub(super) fn chi_squared(machine: &mut dyn Machine, extent: Extent) -> Result<S
             "top-k 3",
             RowParams {
                 top_k: Some(3),
-                ..plain
+                ..plain.clone()
             },
             3,
             1.0,
@@ -85,7 +90,7 @@ pub(super) fn chi_squared(machine: &mut dyn Machine, extent: Extent) -> Result<S
             "top-p 0.7",
             RowParams {
                 top_p: Some(0.7),
-                ..plain
+                ..plain.clone()
             },
             3,
             1.0,
@@ -94,7 +99,7 @@ pub(super) fn chi_squared(machine: &mut dyn Machine, extent: Extent) -> Result<S
             "min-p 0.3",
             RowParams {
                 min_p: Some(0.3),
-                ..plain
+                ..plain.clone()
             },
             3,
             1.0,

@@ -5,8 +5,8 @@ use candle_core::{Device, Tensor};
 
 use crate::canvas::TokenId;
 use crate::kernels::{Argument, Launch, Machine};
-use crate::sampling::layout::{Adjustment, Found, LOG_PROBABILITIES, MOST_TOP, NONE, Row, Top};
-use crate::sampling::{self, RowParams};
+use crate::sampling::layout::{self, Adjustment, Found, MOST_TOP, Top};
+use crate::sampling::{self, Logprobs, RowParams, RowSample, SamplingError};
 use crate::selftest::Failure;
 use crate::selftest::element::Element;
 
@@ -18,8 +18,6 @@ pub(in crate::selftest) struct Request {
     pub guidance: Option<(usize, f32)>,
     pub adjustments: Vec<Adjustment>,
     pub allowed: Option<Vec<bool>>,
-    /// How many of the most probable tokens, and further ones.
-    pub log_probabilities: Option<(usize, Vec<TokenId>)>,
 }
 
 /// Rows of logits and what is asked of them.
@@ -47,7 +45,6 @@ impl Request {
             guidance: None,
             adjustments: Vec::new(),
             allowed: None,
-            log_probabilities: None,
         }
     }
 }
@@ -86,19 +83,18 @@ impl Batch {
     }
 
     pub fn run(&self, machine: &mut dyn Machine) -> Result<Output, Failure> {
-        let mut rows: Vec<Row> = Vec::new();
-        let mut adjustments: Vec<Adjustment> = Vec::new();
+        let mut batch = layout::Batch::new(&self.params(), self.vocab);
         let mut allowed: Vec<u32> = Vec::new();
-        let mut of: Vec<TokenId> = Vec::new();
-        for request in &self.requests {
-            let mut row = Row::new(&request.params);
+        for (row, request) in batch.rows.iter_mut().zip(&self.requests) {
             if let Some((unconditional, scale)) = request.guidance {
                 row.unconditional = unconditional as u32;
                 row.guidance = scale + 1.0;
             }
-            row.first_adjustment = adjustments.len() as u32;
-            row.adjustments = request.adjustments.len() as u32;
-            adjustments.extend(&request.adjustments);
+            if !request.adjustments.is_empty() {
+                row.first_adjustment = batch.adjustments.len() as u32;
+                row.adjustments = request.adjustments.len() as u32;
+                batch.adjustments.extend(&request.adjustments);
+            }
             if let Some(bits) = &request.allowed {
                 row.allowed = allowed.len() as u32;
                 let word = |bits: &[bool]| {
@@ -107,15 +103,12 @@ impl Batch {
                 };
                 allowed.extend(bits.chunks(32).map(word));
             }
-            if let Some((top, tokens)) = &request.log_probabilities {
-                row.flags |= LOG_PROBABILITIES;
-                row.top = *top as u32;
-                row.first_of = of.len() as u32;
-                row.of = tokens.len() as u32;
-                of.extend(tokens);
-            }
-            rows.push(row);
         }
+        let layout::Batch {
+            rows,
+            adjustments,
+            of,
+        } = &batch;
         let mut output = Output {
             found: vec![Found::zeroed(); rows.len()],
             top: vec![Top::zeroed(); rows.len() * MOST_TOP],
@@ -133,10 +126,10 @@ impl Batch {
                 Argument::In(&self.packed(&self.unconditional)),
                 stride,
                 Argument::U32(self.vocab as u32),
-                Argument::input(&rows),
-                Argument::input(&adjustments),
+                Argument::input(rows),
+                Argument::input(adjustments),
                 Argument::input(&allowed),
-                Argument::input(&of),
+                Argument::input(of),
                 Argument::output(&mut output.found),
                 Argument::output(&mut output.top),
                 Argument::output(&mut output.of),
@@ -148,16 +141,11 @@ impl Batch {
     /// Compares a machine's results with the twin's; the number of rows.
     pub fn check(&self, machine: &mut dyn Machine) -> Result<usize, Failure> {
         let output = self.run(machine)?;
-        let mut of = output.of.as_slice();
-        for (row, (request, found)) in self.requests.iter().zip(&output.found).enumerate() {
-            let count = request
-                .log_probabilities
-                .as_ref()
-                .map_or(0, |(_, of)| of.len());
-            let (own_of, rest) = of.split_at(count);
-            of = rest;
-            let top = &output.top[row * MOST_TOP..][..MOST_TOP];
-            self.check_row(row, request, found, top, own_of)
+        let params = self.params();
+        let batch = layout::Batch::new(&params, self.vocab);
+        let samples = batch.samples(&params, &output.found, &output.top, &output.of);
+        for (row, (request, sample)) in self.requests.iter().zip(samples).enumerate() {
+            self.check_row(row, request, sample)
                 .map_err(|failure| match failure {
                     Failure::Differs(what) => Failure::Differs(format!(
                         "vocabulary of {} {:?}, stride {}, row {row}, {request:?}: {what}",
@@ -167,6 +155,11 @@ impl Batch {
                 })?;
         }
         Ok(self.requests.len())
+    }
+
+    fn params(&self) -> Vec<RowParams> {
+        let requests = self.requests.iter();
+        requests.map(|request| request.params.clone()).collect()
     }
 
     /// A row as guided, and as it is drawn from.
@@ -203,73 +196,68 @@ impl Batch {
         &self,
         row: usize,
         request: &Request,
-        found: &Found,
-        top: &[Top],
-        of: &[f32],
+        sample: Result<RowSample, SamplingError>,
     ) -> Result<(), Failure> {
         let (plain, shaped) = self.prepared(row, request);
-        let shaped = Tensor::from_vec(shaped, (1, self.vocab), &Device::Cpu)?;
-        let twin = sampling::reduce(&shaped, std::slice::from_ref(&request.params))?.remove(0);
-        let (twin, sample) = match (twin, found.sample(&request.params)) {
+        // Log-probabilities are of the row as guided, all else of the row as adjusted.
+        let twin = self.twin(shaped, &request.params)?;
+        let (twin, sample) = match (twin, sample) {
             (Ok(twin), Ok(sample)) => (twin, sample),
             (Err(twin), Err(sample)) if twin.to_string() == sample.to_string() => return Ok(()),
             (twin, sample) => return Err(Failure::Differs(format!("{sample:?} for {twin:?}"))),
         };
-        let differs = |what: &str, given: f32, wanted: f32| {
-            Failure::Differs(format!("{what} {given} for {wanted}"))
-        };
-        if sample.token != twin.token {
-            return Err(Failure::Differs(format!(
-                "token {} for {}",
-                sample.token, twin.token
-            )));
+        if (sample.token, sample.uniform) != (twin.token, twin.uniform) {
+            return Err(Failure::Differs(format!("{sample:?} for {twin:?}")));
         }
-        if sample.uniform != twin.uniform {
-            return Err(differs("uniform", sample.uniform, twin.uniform));
-        }
-        for (what, given, wanted, tolerance) in [
-            ("probability", sample.probability, twin.probability, 1e-4),
-            ("best", sample.best, twin.best, 1e-4),
-            ("second", sample.second, twin.second, 1e-4),
-            ("entropy", sample.entropy, twin.entropy, 2e-4),
+        for (given, wanted, tolerance) in [
+            (sample.probability, twin.probability, 1e-4),
+            (sample.best, twin.best, 1e-4),
+            (sample.second, twin.second, 1e-4),
+            (sample.entropy, twin.entropy, 2e-4),
         ] {
             if !is_close(given, wanted, tolerance) {
-                return Err(differs(what, given, wanted));
+                return Err(Failure::Differs(format!("{sample:?} for {twin:?}")));
             }
         }
-        let Some((asked_top, asked_of)) = &request.log_probabilities else {
-            return Ok(());
-        };
-        let max = plain.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = plain.iter().map(|l| f64::from(l - max).exp()).sum();
-        let log_probability = |token: TokenId| {
-            let logit = plain.get(token as usize).copied();
-            (f64::from(logit.unwrap_or(f32::NEG_INFINITY)) - f64::from(max) - sum.ln()) as f32
-        };
-        let given = std::iter::once(found.log_probability).chain(of.iter().copied());
-        for (given, token) in given.zip(std::iter::once(&twin.token).chain(asked_of)) {
-            let wanted = log_probability(*token);
-            if !is_close(given, wanted, 1e-4) {
-                return Err(differs("log-probability", given, wanted));
-            }
+        let wanted = request
+            .params
+            .logprobs
+            .as_ref()
+            .map(|asked| Logprobs::of_row(&plain, twin.token, asked));
+        match (&sample.logprobs, &wanted) {
+            (Some(given), Some(wanted)) if are_close(given, wanted) => Ok(()),
+            (None, None) => Ok(()),
+            (given, wanted) => Err(Failure::Differs(format!("{given:?} for {wanted:?}"))),
         }
-        let mut order: Vec<TokenId> = (0..self.vocab as TokenId).collect();
-        order.sort_by(|a, b| {
-            plain[*b as usize]
-                .total_cmp(&plain[*a as usize])
-                .then(a.cmp(b))
-        });
-        for (given, token) in top.iter().zip(order).take(*asked_top) {
-            let wanted = log_probability(token);
-            if given.token != token || !is_close(given.log_probability, wanted, 1e-4) {
-                return Err(Failure::Differs(format!(
-                    "{given:?} among the best for {token} of {wanted}"
-                )));
-            }
-        }
-        debug_assert_ne!(found.best_token, NONE);
-        Ok(())
     }
+
+    fn twin(
+        &self,
+        logits: Vec<f32>,
+        params: &RowParams,
+    ) -> Result<Result<RowSample, SamplingError>, Failure> {
+        let logits = Tensor::from_vec(logits, (1, self.vocab), &Device::Cpu)?;
+        Ok(sampling::reduce(&logits, std::slice::from_ref(params))?.remove(0))
+    }
+}
+
+fn are_close(given: &Logprobs, wanted: &Logprobs) -> bool {
+    let numbers = |logprobs: &Logprobs| -> Vec<f32> {
+        let top = logprobs.top.iter().map(|(_, p)| *p);
+        let of = logprobs.of.iter().copied();
+        std::iter::once(logprobs.token)
+            .chain(top)
+            .chain(of)
+            .collect()
+    };
+    let tokens = |logprobs: &Logprobs| -> Vec<TokenId> {
+        logprobs.top.iter().map(|(token, _)| *token).collect()
+    };
+    let (given_numbers, wanted_numbers) = (numbers(given), numbers(wanted));
+    let mut pairs = given_numbers.iter().zip(&wanted_numbers);
+    tokens(given) == tokens(wanted)
+        && given_numbers.len() == wanted_numbers.len()
+        && pairs.all(|(given, wanted)| is_close(*given, *wanted, 1e-4))
 }
 
 /// Within `tolerance` of the wanted number, or of 1 if that is less; equal if infinite.
