@@ -13,6 +13,8 @@
 //! | [`models`] | the [`Denoiser`](models::Denoiser) trait, checkpoint loading, one file a family |
 //! | [`text`] | tokenizer, text templates with gaps, incremental detokenisation |
 //! | [`engine`] | queue, worker thread, ragged denoise steps, events |
+//! | [`kernels`] | launches of the CUDA kernels, on a device or on the host's shim |
+//! | [`selftest`] | every kernel against its CPU twin |
 //! | [`server`] | the HTTP API |
 //! | [`train`] | tokenizer training, data, objective, optimiser loop, checkpoints |
 //! | [`eval`] | likelihood, infill accuracy, tokens a forward against accuracy, plots |
@@ -26,8 +28,10 @@ pub mod decode;
 pub mod diffusion;
 pub mod engine;
 pub mod eval;
+pub mod kernels;
 pub mod models;
 pub mod sampling;
+pub mod selftest;
 pub mod server;
 mod simd;
 pub mod text;

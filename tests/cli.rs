@@ -297,3 +297,14 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         assert!(!error.contains("stack backtrace"), "{error}");
     }
 }
+
+#[test]
+fn selftest_without_a_gpu_checks_the_model_and_says_what_it_did_not_run() {
+    let report = stdout(&["selftest", "--device", "cpu"]);
+    assert!(report.contains("not run  categorical: "), "{report}");
+    assert!(
+        report.contains("passed   model: a canvas's logits are the same in any batch"),
+        "{report}"
+    );
+    assert!(report.contains("1 passed, 0 failed"), "{report}");
+}

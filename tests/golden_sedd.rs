@@ -120,15 +120,11 @@ fn the_spec_says_what_is_masked_and_what_the_output_is() {
 }
 
 #[test]
-fn an_engine_that_fills_masks_from_logits_refuses_both() {
-    for (name, reason) in [
-        ("sedd_absorb", "log-score"),
-        ("sedd_uniform", "no mask token"),
-    ] {
-        let error = Engine::start(load(name), EngineConfig::default());
-        let Err(error @ StartError::Unsupported { .. }) = error else {
-            panic!("the engine started");
-        };
-        assert!(error.to_string().contains(reason), "{error}");
-    }
+fn the_engine_denoises_with_the_absorbing_model_and_refuses_the_uniform_one() {
+    assert!(Engine::start(load("sedd_absorb"), EngineConfig::default()).is_ok());
+    let error = Engine::start(load("sedd_uniform"), EngineConfig::default());
+    let Err(error @ StartError::Unsupported { .. }) = error else {
+        panic!("the engine started");
+    };
+    assert!(error.to_string().contains("no mask token"), "{error}");
 }

@@ -12,6 +12,7 @@ mod infill;
 mod inspect;
 mod model;
 mod output;
+mod selftest;
 mod serve;
 mod train;
 
@@ -49,6 +50,8 @@ enum Command {
     Forward(forward::ForwardArgs),
     /// Measure denoise steps, throughput, HTTP overhead and memory on this machine.
     Bench(bench::BenchArgs),
+    /// Check this build's kernels and the embedded model on a device.
+    Selftest(selftest::SelftestArgs),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -63,5 +66,6 @@ pub fn run() -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Forward(args) => forward::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Selftest(args) => selftest::run(args),
     }
 }

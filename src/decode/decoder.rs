@@ -12,7 +12,8 @@ use crate::decode::budget::scheduled;
 use crate::decode::{
     BlockEntry, Budget, Candidate, DecodePlan, EarlyStop, Finish, PlanError, Revision, Rounding,
 };
-use crate::sampling::philox::{Draws, Stream, gumbel};
+use crate::sampling::exact::gumbel;
+use crate::sampling::philox::{Draws, Stream};
 
 /// The state of one canvas's denoising: the current block and how many of its steps are taken.
 #[derive(Debug, Clone)]

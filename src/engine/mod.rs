@@ -351,8 +351,9 @@ impl Engine {
         Ok(Generation { events: receiver })
     }
 
-    /// Whether a row's result depends on the other rows of its batch: not on a CPU, whose products sum
-    /// in the same order whatever the number of rows.
+    /// Whether a request with a seed gives the same answer whatever else is denoised at the same time: so on
+    /// a CPU, where a row's result does not depend on the other rows of its batch. Libraries of other
+    /// devices choose the order in which they sum by the number of rows.
     pub fn is_batch_invariant(&self) -> bool {
         self.batch_invariant
     }

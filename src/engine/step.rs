@@ -35,7 +35,7 @@ struct ScoredRow {
     params: RowParams,
 }
 
-/// What a step did to one sequence: its outcome, or that it only prepared its cache.
+/// Whether a sequence goes on after a step.
 pub(super) type Outcome = Result<(), GenerationError>;
 
 /// Takes one step with the scheduled sequences. Each outcome is a sequence's own, in the order of `parts`; the

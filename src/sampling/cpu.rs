@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::philox::{Draws, Stream, gumbel};
+use super::exact::{self, gumbel};
+use super::philox::{Draws, Stream};
 use super::{Basis, FilterOrder, Logprobs, RowParams, RowSample, SamplingError};
 use crate::canvas::TokenId;
 
@@ -48,7 +49,7 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
     if drawable.0 == f32::NEG_INFINITY {
         return Err(refusal(params, "no token that could be drawn"));
     }
-    let floor = cutoff(logits, best.0, params);
+    let floor = cutoff(logits, drawable.0, params);
     let token = draw(logits, drawable, floor, params);
     let (floor, temperature) = match params.basis {
         Basis::Model => (f32::NEG_INFINITY, 1.0),
@@ -56,18 +57,21 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
     };
     // With x = (logit − max) / temperature: ln p = x − ln Σ e^x, and H = ln Σ e^x − Σ x e^x / Σ e^x.
     let exponent = |logit: f32| (logit - best.0) / temperature;
-    let (mut sum, mut weighted) = (0.0f32, 0.0f32);
+    // In f64: one large term and a hundred thousand small ones lose four digits in f32.
+    let (mut sum, mut weighted) = (0.0f64, 0.0f64);
     for &logit in logits {
         if logit < floor {
             continue;
         }
         let x = exponent(logit);
         let e = x.exp();
-        sum += e;
+        sum += f64::from(e);
         if e > 0.0 {
-            weighted += x * e;
+            weighted += f64::from(x * e);
         }
     }
+    let entropy = (sum.ln() - weighted / sum).max(0.0) as f32;
+    let sum = sum as f32;
     let probability = |logit: f32| {
         if logit < floor {
             0.0
@@ -82,7 +86,7 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
         probability: probability(logits[token as usize]),
         best: probability(best.0),
         second: probability(second.0),
-        entropy: (sum.ln() - weighted / sum).max(0.0),
+        entropy,
         uniform: Draws::new(params.seed, params.step, params.slot, Stream::Score).uniform(),
         logprobs: asked.map(|asked| Logprobs::of_row(&own, token, asked)),
     })
@@ -163,35 +167,47 @@ fn draw(logits: &[f32], best: Scored, floor: f32, params: &RowParams) -> usize {
     winner.1
 }
 
-/// The smallest logit that top-k and top-p keep; −∞ without a filter.
-fn cutoff(logits: &[f32], max: f32, params: &RowParams) -> f32 {
+/// e^((logit − reference) / temperature) in units of 2⁻⁴⁰. Sums of integers are the same in any order, so
+/// every device agrees on the last token that top-p keeps.
+pub(super) fn mass(logit: f32, reference: f32, temperature: f32) -> u64 {
+    const UNITS: f32 = (1u64 << 40) as f32;
+    (exact::exp(((logit - reference) / temperature).min(0.0)) * UNITS) as u64
+}
+
+/// The smallest logit that the filters keep; −∞ without one. `reference` is the largest that may be drawn.
+fn cutoff(logits: &[f32], reference: f32, params: &RowParams) -> f32 {
+    let temperature = effective_temperature(params);
+    let by_min_p = params.min_p.map_or(f32::NEG_INFINITY, |p| {
+        (reference + temperature * p.ln()).min(reference)
+    });
     let top_p = params.top_p.filter(|p| *p < 1.0);
-    if params.top_k.is_none() && top_p.is_none() {
-        return f32::NEG_INFINITY;
+    let top_k = params.top_k.filter(|k| *k < logits.len());
+    if top_k.is_none() && top_p.is_none() {
+        return by_min_p;
     }
+    let mass = |logit: f32| mass(logit, reference, temperature);
     let mut kept = without(logits, params.excluded);
-    let top_k = params.top_k.unwrap_or(kept.len()).min(kept.len());
-    if params.filter_order == FilterOrder::TopKFirst && top_k < kept.len() {
-        kept.select_nth_unstable_by(top_k - 1, |a, b| b.total_cmp(a));
-        kept.truncate(top_k);
+    match top_k {
+        Some(k) if params.filter_order == FilterOrder::TopKFirst => {
+            kept.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+            kept.truncate(k);
+        }
+        Some(_) => {}
+        None => kept.retain(|logit| mass(*logit) > 0),
     }
     kept.sort_unstable_by(|a, b| b.total_cmp(a));
-    let by_k = kept[top_k - 1];
-    let Some(top_p) = top_p else {
-        return by_k;
-    };
-    let temperature = effective_temperature(params);
-    let weights: Vec<f32> = kept
-        .iter()
-        .map(|logit| ((logit - max) / temperature).exp())
-        .collect();
-    let target = top_p * weights.iter().sum::<f32>();
-    let mut sum = 0.0;
-    let by_p = kept.iter().zip(weights).find_map(|(logit, weight)| {
-        sum += weight;
-        (sum >= target).then_some(*logit)
+    let by_k = top_k.map_or(f32::NEG_INFINITY, |k| kept[k - 1]);
+    let by_p = top_p.and_then(|p| {
+        let masses = || kept.iter().map(|logit| mass(*logit));
+        let target = (f64::from(p) * masses().sum::<u64>() as f64) as u64;
+        let mut sum = 0;
+        let mut kept = kept.iter().zip(masses());
+        kept.find_map(|(logit, mass)| {
+            sum += mass;
+            (sum >= target).then_some(*logit)
+        })
     });
-    by_p.unwrap_or(by_k).max(by_k)
+    by_p.unwrap_or(by_k).max(by_k).max(by_min_p)
 }
 
 #[cfg(test)]
@@ -206,6 +222,7 @@ mod tests {
             temperature,
             top_k: None,
             top_p: None,
+            min_p: None,
             filter_order: FilterOrder::TopKFirst,
             basis: Basis::Model,
             excluded: TokenId::MAX,
@@ -265,6 +282,15 @@ mod tests {
         assert_eq!(top_p[3], 0);
         let smallest = draw_counts(&logits, 100, |params| params.top_p = Some(1e-6));
         assert_eq!(smallest, [100, 0, 0, 0]);
+    }
+
+    #[test]
+    fn min_p_keeps_what_is_at_least_that_share_of_the_best() {
+        let logits = [0.5f32, 0.3, 0.15, 0.05].map(f32::ln);
+        for (min_p, kept) in [(1.0, 1), (0.5, 2), (0.29, 3), (0.0, 4)] {
+            let counts = draw_counts(&logits, 500, |params| params.min_p = Some(min_p));
+            assert_eq!(counts.iter().filter(|count| **count > 0).count(), kept);
+        }
     }
 
     #[test]

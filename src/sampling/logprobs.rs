@@ -31,7 +31,7 @@ pub struct Logprobs {
 
 impl Logprobs {
     /// Those of `logits`, of which at least one is finite and none is NaN or +∞.
-    pub(super) fn of_row(logits: &[f32], token: TokenId, asked: &RowLogprobs) -> Self {
+    pub(crate) fn of_row(logits: &[f32], token: TokenId, asked: &RowLogprobs) -> Self {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = logits
             .iter()

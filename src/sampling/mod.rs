@@ -4,15 +4,22 @@
 //! not depend on what else is in the batch.
 
 mod bias;
+pub mod corrupt;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod exact;
+pub mod layout;
 mod logprobs;
 pub mod philox;
+pub mod posterior;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::canvas::TokenId;
+use cpu::mass;
 
 pub use bias::LogitBias;
 pub use logprobs::{Logprobs, MAX_TOP_LOGPROBS, RowLogprobs};
@@ -51,6 +58,8 @@ pub struct RowParams {
     pub top_k: Option<usize>,
     /// Keeps the smallest set of most probable tokens with at least this probability, in (0, 1].
     pub top_p: Option<f32>,
+    /// Keeps the tokens whose probability is at least this share of the most probable one's, in [0, 1].
+    pub min_p: Option<f32>,
     /// Whether top-p is taken of the whole distribution, and top-k of what it keeps, or the other way
     /// round.
     pub filter_order: FilterOrder,
@@ -115,5 +124,9 @@ pub fn reduce(
     logits: &Tensor,
     params: &[RowParams],
 ) -> Result<Vec<Result<RowSample, SamplingError>>, candle_core::Error> {
+    #[cfg(feature = "cuda")]
+    if logits.device().is_cuda() {
+        return cuda::reduce(logits, params);
+    }
     cpu::reduce(logits, params)
 }

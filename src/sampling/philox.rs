@@ -28,6 +28,8 @@ pub enum Stream {
     Spans = 7,
     /// Gumbel noise on the log-probabilities of a gap's choices.
     Choice = 8,
+    /// Whether the forward process noises a slot, and with which token.
+    Corrupt = 9,
 }
 
 /// The four words of `counter` under `key`.
@@ -79,17 +81,6 @@ impl Draws {
     }
 }
 
-/// Standard Gumbel noise −ln E, with E = −ln(1 − v) exponential, from one random word.
-///
-/// v is kept near 0 with full precision, where the largest noise comes from, so the upper tail is
-/// right down to probabilities of 2⁻³³; v is kept below 1, so the noise is always finite.
-pub fn gumbel(word: u32) -> f32 {
-    const LARGEST: f32 = 1.0 - f32::EPSILON / 2.0;
-    let v = ((word as f64 + 0.5) * (1.0 / 4_294_967_296.0)) as f32;
-    let exponential = -(-v.min(LARGEST)).ln_1p();
-    -exponential.ln()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,12 +102,6 @@ mod tests {
             ),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
-    }
-
-    #[test]
-    fn gumbel_noise_is_finite_at_both_ends() {
-        assert!(gumbel(0) > 22.0 && gumbel(0).is_finite());
-        assert!(gumbel(u32::MAX) < -2.8 && gumbel(u32::MAX).is_finite());
     }
 
     #[test]

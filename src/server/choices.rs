@@ -16,7 +16,8 @@ use super::state::AppState;
 use super::validate::{Choice, InfillJob, Length};
 use super::wire::ChoiceProbability;
 use crate::canvas::{Canvas, Commit, TokenId};
-use crate::sampling::philox::{Draws, Stream, gumbel};
+use crate::sampling::exact::gumbel;
+use crate::sampling::philox::{Draws, Stream};
 
 /// The choices of a gap with their probabilities.
 #[derive(Debug, Clone)]

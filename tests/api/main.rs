@@ -17,6 +17,7 @@ mod metrics;
 mod mock;
 mod models;
 mod openapi;
+mod playground;
 mod score;
 mod server;
 #[path = "../support/mod.rs"]

@@ -132,7 +132,8 @@ fn every_request_ends_once_with_the_right_answer_and_no_memory_is_lost() {
     let (canvas, plan) = request(&mut random);
     while end(engine.submit(canvas.clone(), &plan).unwrap()).is_err() {}
     for _ in 0..1000 {
-        if engine.status().kv_used == 0 {
+        let status = engine.status();
+        if status.kv_used + status.running + status.queued == 0 {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(5));

@@ -33,11 +33,10 @@ pub fn floor(setup: &Setup) -> anyhow::Result<Floor> {
     let matrix_rate = 2.0 * (SIZE as f64).powi(3) / fastest.as_secs_f64();
     let spec = setup.engine.spec();
     let rows = (setup.prompt_ids.len() + setup.gap) as f64;
-    // On average half of the gap is masked and goes through the head; the embedding takes no product.
+    // On average half of the gap is masked and goes through the head.
     let scored = (setup.gap + 1) as f64 / 2.0;
     let head = (spec.vocab_size * spec.hidden_size) as f64;
-    let body = (spec.parameters as f64 - 2.0 * head).max(0.0);
-    let operations = 2.0 * (body * rows + head * scored);
+    let operations = 2.0 * (setup.body_parameters as f64 * rows + head * scored);
     Ok(Floor {
         matrix_gflops: matrix_rate / 1e9,
         step_ms: operations / matrix_rate * 1e3,

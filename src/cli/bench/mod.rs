@@ -12,6 +12,7 @@ use anyhow::Context;
 use clap::Args;
 use tokio::net::TcpListener;
 use unmask::engine::{Engine, EngineConfig};
+use unmask::models::Checkpoint;
 use unmask::server::{self, AppState, Limits, ListenConfig};
 
 use crate::cli::model::{ModelArgs, tokenizer};
@@ -50,6 +51,8 @@ struct Setup {
     steps: Option<usize>,
     requests: usize,
     concurrency: usize,
+    /// Weights that every row is multiplied by: all but the embedding and the head.
+    body_parameters: usize,
 }
 
 /// Runs `unmask bench`.
@@ -72,6 +75,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         steps: args.steps,
         requests: args.requests.get(),
         concurrency: args.concurrency.get(),
+        body_parameters: body_parameters(&checkpoint)?,
     };
     let state = AppState::new(engine, tokenizer, checkpoint.name(), Limits::default());
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
@@ -87,6 +91,15 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     };
     runtime.shutdown_background();
     report.print(args.json)
+}
+
+/// All weights but those of the embedding and the head, which are one tensor if they are tied.
+fn body_parameters(checkpoint: &Checkpoint) -> anyhow::Result<usize> {
+    let spec = checkpoint.spec()?;
+    let table = [spec.vocab_size, spec.hidden_size];
+    let shapes = checkpoint.shapes()?;
+    let body = shapes.values().filter(|shape| **shape != table);
+    Ok(body.map(|shape| shape.iter().product::<usize>()).sum())
 }
 
 /// Serves on a free port of the loopback interface until the process ends.

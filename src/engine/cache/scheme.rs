@@ -47,9 +47,4 @@ impl CacheScheme {
             }),
         }
     }
-
-    /// Whether the answer is the one that recomputing everything gives.
-    pub fn is_exact(self) -> bool {
-        matches!(self, Self::None | Self::Block)
-    }
 }

@@ -1,11 +1,15 @@
 //! Attention over a ragged batch, with cached keys where a segment names them.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod eager;
+mod ragged;
 
 use candle_core::{DType, Result, Storage, Tensor};
 
 use cpu::Heads;
+pub(crate) use ragged::RaggedPlan;
 
 use crate::models::batch::Segment;
 use crate::models::{KvPool, ModelError, RaggedBatch};
@@ -15,6 +19,9 @@ use crate::models::{KvPool, ModelError, RaggedBatch};
 pub(super) struct Attention<'a> {
     segments: &'a [Segment],
     pool: Option<&'a KvPool>,
+    /// The same for every layer.
+    #[cfg(feature = "cuda")]
+    plan: std::cell::OnceCell<cuda::DevicePlan>,
 }
 
 impl<'a> Attention<'a> {
@@ -39,6 +46,8 @@ impl<'a> Attention<'a> {
         Ok(Self {
             segments: batch.segments(),
             pool,
+            #[cfg(feature = "cuda")]
+            plan: std::cell::OnceCell::new(),
         })
     }
 
@@ -55,11 +64,27 @@ impl<'a> Attention<'a> {
                 pool.write(layer, &segment.store, &rows(k)?, &rows(v)?)?;
             }
         }
+        #[cfg(feature = "cuda")]
+        if cuda::is_for(self.segments, q) {
+            return self.attend_on_cuda(layer, q, k, v);
+        }
         if q.device().is_cpu() && q.dtype() == DType::F32 {
             self.attend_on_cpu(layer, q, k, v)
         } else {
             eager::attend(self.segments, self.pool, layer, q, k, v)
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn attend_on_cuda(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let plan = match self.plan.get() {
+            Some(plan) => plan,
+            None => {
+                let plan = cuda::DevicePlan::new(self.segments, q.dim(2)?, q.device())?;
+                self.plan.get_or_init(|| plan)
+            }
+        };
+        plan.attend(self.pool.map(|pool| pool.layer(layer)), q, k, v)
     }
 
     fn attend_on_cpu(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
@@ -93,7 +118,7 @@ impl<'a> Attention<'a> {
 }
 
 /// The entries of f32 tensors on the CPU, row-major.
-fn with_floats<const N: usize, T>(
+pub(super) fn with_floats<const N: usize, T>(
     tensors: [&Tensor; N],
     read: impl FnOnce([&[f32]; N]) -> T,
 ) -> Result<T> {
@@ -103,7 +128,7 @@ fn with_floats<const N: usize, T>(
     let mut slices = [[].as_slice(); N];
     for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
         let Storage::Cpu(storage) = &**storage else {
-            candle_core::bail!("attention on the CPU was given a tensor of another device");
+            candle_core::bail!("an operation of the CPU was given a tensor of another device");
         };
         let start = layout.start_offset();
         *slice = &storage.as_slice::<f32>()?[start..start + layout.shape().elem_count()];

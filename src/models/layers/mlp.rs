@@ -2,6 +2,7 @@
 
 use candle_core::{Module, Result, Tensor};
 
+use crate::models::layers::elementwise::silu_times;
 use crate::models::layers::{Linear, MixtureOfExperts};
 use crate::models::weights::Weights;
 
@@ -30,7 +31,7 @@ impl GatedMlp {
 
     /// `[rows, hidden]` → `[rows, hidden]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let gated = (self.gate.forward(x)?.silu()? * self.up.forward(x)?)?;
+        let gated = silu_times(&self.gate.forward(x)?, &self.up.forward(x)?)?;
         self.down.forward(&gated)
     }
 }

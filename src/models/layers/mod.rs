@@ -2,6 +2,7 @@
 
 mod block;
 mod dit;
+mod elementwise;
 mod linear;
 mod mlp;
 mod moe;

@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::models::layers::elementwise::rotated;
+
 /// Rotates heads, or their first dimensions, by an angle that grows with the position.
 ///
 /// Cosines and sines are kept for as many positions as were asked for so far, not for all that a model
@@ -131,6 +133,9 @@ impl Table {
 impl RotaryRows {
     /// Rotates `x` `[rows, heads, head_dim]`.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        if let Some(rotated) = rotated(x, &self.cos, &self.sin)? {
+            return Ok(rotated);
+        }
         let (head_dim, dim) = (x.dim(2)?, 2 * self.cos.dim(1)?);
         let rotated = x.narrow(2, 0, dim)?.unsqueeze(0)?.contiguous()?;
         let rotated =

@@ -1,0 +1,79 @@
+//! With the feature `cuda`: compiles the kernels to PTX, which the binary embeds.
+//!
+//! PTX of one compute capability runs on every later card, whose driver compiles it when it is loaded.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const KERNELS: [&str; 5] = [
+    "categorical",
+    "corrupt",
+    "layers",
+    "posterior",
+    "ragged_attention",
+];
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return;
+    }
+    println!("cargo::rerun-if-changed=kernels");
+    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CUDA_COMPUTE_CAP", "PATH"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    if let Err(error) = compile() {
+        println!("cargo::error={error}");
+    }
+}
+
+fn compile() -> Result<(), String> {
+    let nvcc = nvcc();
+    let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
+    let folder = variable("CARGO_MANIFEST_DIR")?.join("kernels");
+    let out = variable("OUT_DIR")?;
+    for kernel in KERNELS {
+        let status = Command::new(&nvcc)
+            .args(["--ptx", "-O3", "-std=c++17", "-Werror", "all-warnings"])
+            .arg(format!("-arch=compute_{capability}"))
+            .arg(folder.join(format!("{kernel}.cu")))
+            .arg("-o")
+            .arg(out.join(format!("{kernel}.ptx")))
+            .status()
+            .map_err(|error| {
+                format!(
+                    "the feature `cuda` needs nvcc, but {} does not start ({error}); put it on PATH or name \
+                     it in NVCC or CUDA_HOME, or run: eval \"$(scripts/cuda-toolchain)\"",
+                    nvcc.display()
+                )
+            })?;
+        if !status.success() {
+            return Err(format!(
+                "nvcc cannot compile kernels/{kernel}.cu for compute capability {capability}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn nvcc() -> PathBuf {
+    if let Some(nvcc) = env::var_os("NVCC") {
+        return nvcc.into();
+    }
+    let homes = ["CUDA_HOME", "CUDA_PATH"].map(env::var_os);
+    let installed = homes.into_iter().flatten().map(|home| {
+        let home = PathBuf::from(home);
+        home.join("bin/nvcc")
+    });
+    installed
+        .chain([Path::new("/usr/local/cuda/bin/nvcc").to_owned()])
+        .find(|nvcc| nvcc.exists())
+        .unwrap_or_else(|| "nvcc".into())
+}
+
+fn variable(name: &str) -> Result<PathBuf, String> {
+    env::var_os(name)
+        .map(PathBuf::from)
+        .ok_or_else(|| format!("cargo does not set {name}"))
+}

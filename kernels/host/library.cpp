@@ -1,0 +1,29 @@
+// All kernels for the host, in one translation unit. Build with -std=c++17 -ffp-contract=off -fPIC -shared.
+#include "fiber.cpp"
+#include "launch.cpp"
+
+#include "../categorical.cu"
+#include "../corrupt.cu"
+#include "../layers.cu"
+#include "../posterior.cu"
+#include "../ragged_attention.cu"
+
+#define EXPORT_TYPES(name) EXPORT(name##_f32) EXPORT(name##_bf16) EXPORT(name##_f16)
+
+EXPORT_TYPES(categorical)
+EXPORT_TYPES(posterior)
+EXPORT_TYPES(rms_norm)
+EXPORT_TYPES(add_rms_norm)
+EXPORT_TYPES(rotate)
+EXPORT_TYPES(norm_rotate)
+EXPORT_TYPES(gated)
+EXPORT(corrupt)
+EXPORT(ragged_attention_f32_64)
+EXPORT(ragged_attention_f32_128)
+EXPORT(ragged_attention_f32_256)
+EXPORT(ragged_attention_bf16_64)
+EXPORT(ragged_attention_bf16_128)
+EXPORT(ragged_attention_bf16_256)
+EXPORT(ragged_attention_f16_64)
+EXPORT(ragged_attention_f16_128)
+EXPORT(ragged_attention_f16_256)

@@ -1,0 +1,101 @@
+// What stands between a block's matrix products, each in one pass. CPU twins: src/models/layers (norms,
+// rotary.rs, mlp.rs); equal within rounding.
+#include "reduce.cuh"
+
+/// sum = x + residual and normed = sum / rms(sum) · weight, rows of `width`, a block each. Without a residual
+/// (nullptr) sum is x and is not written.
+template <class T>
+__device__ void rms_norm(const T *x, const T *residual, const T *weight, uint32_t width, float epsilon, T *sum,
+                         T *normed) {
+  __shared__ float scratch[32];
+  uint64_t first = uint64_t(blockIdx.x) * width;
+  float squares = 0;
+  for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
+    float value = widen(x[first + i]);
+    if (residual != nullptr) {
+      // Rounded before it is normed, as it is when the addition is an operation of its own.
+      T rounded = narrow<T>(value + widen(residual[first + i]));
+      sum[first + i] = rounded;
+      value = widen(rounded);
+    }
+    squares += value * value;
+  }
+  float by_rms = rsqrtf(block_sum(squares, scratch) / width + epsilon);
+  const T *from = residual != nullptr ? sum : x;
+  for (uint32_t i = threadIdx.x; i < width; i += blockDim.x)
+    normed[first + i] = narrow<T>(widen(from[first + i]) * by_rms * widen(weight[i]));
+}
+
+/// Heads [rows, heads, dim], normed by `weight` [dim] unless it is nullptr, then the first 2 · `half` dimensions
+/// rotated by cos and sin [rows, half], half-split. A warp a head; `dim` ≤ 256. `out` may be `x`.
+template <class T>
+__device__ void rotate(const T *x, const T *weight, const T *cosines, const T *sines, uint32_t heads,
+                       uint32_t row_heads, uint32_t dim, uint32_t half, float epsilon, T *out) {
+  uint32_t lane = threadIdx.x & 31;
+  uint32_t head = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+  if (head >= heads) // the whole warp
+    return;
+  const T *from = x + uint64_t(head) * dim;
+  const T *cosine = cosines + uint64_t(head / row_heads) * half, *sine = sines + uint64_t(head / row_heads) * half;
+  T *to = out + uint64_t(head) * dim;
+  float by_rms = 1;
+  if (weight != nullptr) {
+    float squares = 0;
+    for (uint32_t i = lane; i < dim; i += 32) {
+      float value = widen(from[i]);
+      squares += value * value;
+    }
+    squares = warp_reduce(squares, [](float a, float b) { return a + b; });
+    by_rms = rsqrtf(squares / dim + epsilon);
+  }
+  auto normed = [&](uint32_t i) {
+    float value = widen(from[i]);
+    return weight == nullptr ? value : widen(narrow<T>(value * by_rms * widen(weight[i])));
+  };
+  for (uint32_t i = lane; i < half; i += 32) {
+    float a = normed(i), b = normed(i + half), c = widen(cosine[i]), s = widen(sine[i]);
+    to[i] = narrow<T>(a * c - b * s);
+    to[i + half] = narrow<T>(a * s + b * c);
+  }
+  for (uint32_t i = 2 * half + lane; i < dim; i += 32)
+    to[i] = narrow<T>(normed(i));
+}
+
+/// silu(gate) ⊙ up, `count` numbers.
+template <class T> __device__ void gated(const T *gate, const T *up, uint64_t count, T *out) {
+  uint64_t step = uint64_t(gridDim.x) * blockDim.x;
+  for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    float value = widen(gate[i]);
+    out[i] = narrow<T>(value / (1.0f + __expf(-value)) * widen(up[i]));
+  }
+}
+
+#define LAYERS(suffix, type)                                                                                       \
+  extern "C" __global__ void __launch_bounds__(512)                                                                \
+      rms_norm_##suffix(const type *x, const type *weight, uint32_t width, float epsilon, type *normed) {          \
+    rms_norm<type>(x, nullptr, weight, width, epsilon, nullptr, normed);                                           \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(512)                                                                \
+      add_rms_norm_##suffix(const type *x, const type *residual, const type *weight, uint32_t width,               \
+                            float epsilon, type *sum, type *normed) {                                              \
+    rms_norm<type>(x, residual, weight, width, epsilon, sum, normed);                                              \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(512)                                                                \
+      rotate_##suffix(const type *x, const type *cosines, const type *sines, uint32_t heads, uint32_t row_heads,   \
+                      uint32_t dim, uint32_t half, type *out) {                                                    \
+    rotate<type>(x, nullptr, cosines, sines, heads, row_heads, dim, half, 0, out);                                 \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(512)                                                                \
+      norm_rotate_##suffix(const type *x, const type *weight, const type *cosines, const type *sines,              \
+                           uint32_t heads, uint32_t row_heads, uint32_t dim, uint32_t half, float epsilon,         \
+                           type *out) {                                                                            \
+    rotate<type>(x, weight, cosines, sines, heads, row_heads, dim, half, epsilon, out);                            \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(512)                                                                \
+      gated_##suffix(const type *gate, const type *up, uint64_t count, type *out) {                                \
+    gated<type>(gate, up, count, out);                                                                             \
+  }
+
+LAYERS(f32, float)
+LAYERS(bf16, Bf16)
+LAYERS(f16, F16)

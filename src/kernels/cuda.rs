@@ -1,0 +1,133 @@
+//! Kernels on a CUDA device, on the stream that candle computes on.
+
+use candle_core::cuda_backend::CudaDevice;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaSlice, LaunchConfig, PushKernelArg,
+};
+
+use super::{Argument, Launch, LaunchError, Machine};
+
+/// The modules that `build.rs` compiles: the names of their kernels begin with the module's, except for
+/// those of `layers`.
+const MODULES: [(&str, &str); 5] = [
+    (
+        "categorical",
+        include_str!(concat!(env!("OUT_DIR"), "/categorical.ptx")),
+    ),
+    (
+        "corrupt",
+        include_str!(concat!(env!("OUT_DIR"), "/corrupt.ptx")),
+    ),
+    (
+        "posterior",
+        include_str!(concat!(env!("OUT_DIR"), "/posterior.ptx")),
+    ),
+    (
+        "ragged_attention",
+        include_str!(concat!(env!("OUT_DIR"), "/ragged_attention.ptx")),
+    ),
+    (
+        "layers",
+        include_str!(concat!(env!("OUT_DIR"), "/layers.ptx")),
+    ),
+];
+
+/// A kernel of this crate, loaded on `device`.
+///
+/// # Errors
+/// If there is no such kernel, or the driver cannot compile it for this card.
+pub fn function(device: &CudaDevice, kernel: &str) -> candle_core::Result<CudaFunction> {
+    let [.., layers] = MODULES;
+    let (module, ptx) = MODULES
+        .into_iter()
+        .find(|(module, _)| kernel.starts_with(module))
+        .unwrap_or(layers);
+    let function = device.get_or_load_custom_func(kernel, &format!("unmask_{module}"), ptx)?;
+    Ok(function.into_cuda_function())
+}
+
+/// As the driver takes it.
+pub fn config(launch: &Launch) -> LaunchConfig {
+    let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
+    LaunchConfig {
+        grid_dim: grid,
+        block_dim: block,
+        shared_mem_bytes: launch.shared_bytes,
+    }
+}
+
+/// A CUDA device that runs kernels on memory of the host, copying it there and back.
+pub struct CudaMachine {
+    device: CudaDevice,
+}
+
+/// An argument on the device.
+enum Placed {
+    Memory(CudaSlice<u8>),
+    U32(u32),
+    U64(u64),
+    F32(f32),
+}
+
+impl CudaMachine {
+    /// Runs kernels on `device`.
+    pub fn new(device: CudaDevice) -> Self {
+        Self { device }
+    }
+
+    fn run(&self, launch: &Launch, arguments: &mut [Argument]) -> candle_core::Result<()> {
+        let function = function(&self.device, launch.kernel)?;
+        // An empty list is never read, but has to be somewhere.
+        let upload = |bytes: &[u8]| match bytes.is_empty() {
+            true => self.device.alloc_zeros(1),
+            false => self.device.clone_htod(bytes),
+        };
+        let placed = arguments.iter().map(|argument| {
+            Ok(match argument {
+                Argument::In(bytes) => Placed::Memory(upload(bytes)?),
+                Argument::Out(bytes) => Placed::Memory(upload(bytes)?),
+                Argument::U32(number) => Placed::U32(*number),
+                Argument::U64(number) => Placed::U64(*number),
+                Argument::F32(number) => Placed::F32(*number),
+            })
+        });
+        let placed = placed.collect::<candle_core::Result<Vec<_>>>()?;
+        let stream = self.device.cuda_stream();
+        let mut builder = stream.launch_builder(&function);
+        for argument in &placed {
+            match argument {
+                Placed::Memory(memory) => builder.arg(memory),
+                Placed::U32(number) => builder.arg(number),
+                Placed::U64(number) => builder.arg(number),
+                Placed::F32(number) => builder.arg(number),
+            };
+        }
+        // SAFETY: the caller passes the kernel's parameters in their order, with memory as large as it
+        // reads and writes.
+        unsafe { builder.launch(config(launch)) }.map_err(candle_core::Error::wrap)?;
+        for (argument, placed) in arguments.iter_mut().zip(&placed) {
+            if let (Argument::Out(bytes), Placed::Memory(memory)) = (argument, placed)
+                && !bytes.is_empty()
+            {
+                let copied = stream.memcpy_dtoh(memory, *bytes);
+                copied.map_err(candle_core::Error::wrap)?;
+            }
+        }
+        stream.synchronize().map_err(candle_core::Error::wrap)
+    }
+}
+
+impl Machine for CudaMachine {
+    fn name(&self) -> String {
+        let stream = self.device.cuda_stream();
+        let name = stream.context().name();
+        name.unwrap_or_else(|error| format!("a CUDA device that does not tell its name ({error})"))
+    }
+
+    fn launch(&mut self, launch: &Launch, arguments: &mut [Argument]) -> Result<(), LaunchError> {
+        self.run(launch, arguments).map_err(|error| LaunchError {
+            kernel: launch.kernel,
+            reason: error.to_string(),
+        })
+    }
+}

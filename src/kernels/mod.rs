@@ -1,0 +1,89 @@
+//! Launches of the kernels under `kernels/`, on whatever runs them: a CUDA device, or the shim that a host
+//! compiler builds them with.
+
+#[cfg(feature = "cuda")]
+pub mod cuda;
+
+use bytemuck::{NoUninit, Pod};
+
+/// Threads of a block that handles a row.
+pub const ROW_THREADS: u32 = 512;
+
+/// How a kernel is launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    /// Name of the kernel.
+    pub kernel: &'static str,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads a block.
+    pub block: [u32; 3],
+    /// Dynamic shared memory a block, in bytes.
+    pub shared_bytes: u32,
+}
+
+impl Launch {
+    /// One block of `threads` a row.
+    pub fn rows(kernel: &'static str, rows: usize, threads: u32) -> Self {
+        Self {
+            kernel,
+            grid: [rows as u32, 1, 1],
+            block: [threads, 1, 1],
+            shared_bytes: 0,
+        }
+    }
+}
+
+/// An argument of a kernel, in the order of its parameters.
+#[derive(Debug)]
+pub enum Argument<'a> {
+    /// Memory that the kernel reads.
+    In(&'a [u8]),
+    /// Memory that the kernel reads and writes.
+    Out(&'a mut [u8]),
+    /// A number.
+    U32(u32),
+    /// A number.
+    U64(u64),
+    /// A number.
+    F32(f32),
+}
+
+impl<'a> Argument<'a> {
+    /// Memory that the kernel reads.
+    pub fn input<T: NoUninit>(values: &'a [T]) -> Self {
+        Self::In(bytemuck::cast_slice(values))
+    }
+
+    /// Memory that the kernel reads and writes.
+    pub fn output<T: Pod>(values: &'a mut [T]) -> Self {
+        Self::Out(bytemuck::cast_slice_mut(values))
+    }
+}
+
+/// Why a kernel could not be run.
+#[derive(Debug, thiserror::Error)]
+#[error("kernel {kernel}: {reason}")]
+pub struct LaunchError {
+    /// Its name.
+    pub kernel: &'static str,
+    /// What went wrong.
+    pub reason: String,
+}
+
+/// Something that runs kernels on memory of the host, copying where it must.
+pub trait Machine {
+    /// What it is, in words.
+    fn name(&self) -> String;
+
+    /// Threads of a block that handles a row.
+    fn row_threads(&self) -> u32 {
+        ROW_THREADS
+    }
+
+    /// Runs a kernel and waits for it.
+    ///
+    /// # Errors
+    /// If there is no such kernel or the device fails.
+    fn launch(&mut self, launch: &Launch, arguments: &mut [Argument]) -> Result<(), LaunchError>;
+}

@@ -1,0 +1,209 @@
+//! Attention on a CUDA device by `kernels/ragged_attention.cu`.
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, PushKernelArg};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor};
+use half::{bf16, f16};
+
+use super::ragged::{QueryTile, RaggedPlan, RaggedSegment};
+use crate::kernels::Launch;
+use crate::kernels::cuda::{config, function};
+use crate::models::batch::Segment;
+
+/// Threads of a block, as the kernel has it.
+const THREADS: u32 = 128;
+
+/// The most rows of a segment for which the kernel is used. It multiplies on ordinary cores: for more rows,
+/// products on tensor cores are faster than what they cost in copies and launches.
+const MOST_ROWS: usize = 64;
+
+// SAFETY: plain numbers, laid out as the kernel's structs.
+unsafe impl DeviceRepr for RaggedSegment {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for QueryTile {}
+
+/// Whether the kernel is used for `segments` and heads like those of `q` `[rows, heads, head_dim]`.
+pub(super) fn is_for(segments: &[Segment], q: &Tensor) -> bool {
+    q.device().is_cuda()
+        && matches!(q.dims(), [_, _, 64 | 128 | 256])
+        && matches!(q.dtype(), DType::F32 | DType::BF16 | DType::F16)
+        && segments
+            .iter()
+            .all(|segment| segment.rows.len() <= MOST_ROWS)
+}
+
+/// A plan on the device, uploaded once a forward.
+pub(super) struct DevicePlan {
+    tiles: u32,
+    segments: CudaSlice<RaggedSegment>,
+    query_tiles: CudaSlice<QueryTile>,
+    context: CudaSlice<u32>,
+    visible: CudaSlice<u32>,
+    allowed: CudaSlice<u32>,
+}
+
+impl DevicePlan {
+    /// For heads of width `dim`.
+    pub fn new(segments: &[Segment], dim: usize, device: &Device) -> Result<Self> {
+        let plan = RaggedPlan::new(segments, dim);
+        let device = device.as_cuda_device()?;
+        // A list without entries is never read, but has to be somewhere.
+        let words = |words: &[u32]| match words.is_empty() {
+            true => device.alloc_zeros(1),
+            false => device.clone_htod(words),
+        };
+        Ok(Self {
+            tiles: plan.tiles.len() as u32,
+            segments: device.clone_htod(&plan.segments)?,
+            query_tiles: device.clone_htod(&plan.tiles)?,
+            context: words(&plan.context)?,
+            visible: words(&plan.visible)?,
+            allowed: words(&plan.allowed)?,
+        })
+    }
+
+    /// Attention of `q` `[rows, heads, head_dim]` to `k` and `v` `[rows, kv_heads, head_dim]` and to the
+    /// keys and values of the pool; `[rows, heads · head_dim]`.
+    pub fn attend(
+        &self,
+        pool: Option<(&Tensor, &Tensor)>,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor> {
+        let attention = RaggedAttention { plan: self, pool };
+        let (k, v) = (k.contiguous()?, v.contiguous()?);
+        q.contiguous()?.apply_op3_no_bwd(&k, &v, &attention)
+    }
+}
+
+struct RaggedAttention<'a> {
+    plan: &'a DevicePlan,
+    pool: Option<(&'a Tensor, &'a Tensor)>,
+}
+
+impl CustomOp3 for RaggedAttention<'_> {
+    fn name(&self) -> &'static str {
+        "ragged_attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        candle_core::bail!("ragged_attention runs on CUDA devices")
+    }
+
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        q_layout: &Layout,
+        k: &CudaStorage,
+        k_layout: &Layout,
+        v: &CudaStorage,
+        v_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let tensors = [(q, q_layout), (k, k_layout), (v, v_layout)];
+        match q_layout.dims()[2] {
+            64 => self.typed(
+                tensors,
+                [
+                    "ragged_attention_f32_64",
+                    "ragged_attention_bf16_64",
+                    "ragged_attention_f16_64",
+                ],
+            ),
+            128 => self.typed(
+                tensors,
+                [
+                    "ragged_attention_f32_128",
+                    "ragged_attention_bf16_128",
+                    "ragged_attention_f16_128",
+                ],
+            ),
+            256 => self.typed(
+                tensors,
+                [
+                    "ragged_attention_f32_256",
+                    "ragged_attention_bf16_256",
+                    "ragged_attention_f16_256",
+                ],
+            ),
+            dim => candle_core::bail!("heads of width {dim}; allowed: 64, 128, 256"),
+        }
+    }
+}
+
+impl RaggedAttention<'_> {
+    /// `kernels` are those for f32, bf16 and f16.
+    fn typed(
+        &self,
+        tensors: [(&CudaStorage, &Layout); 3],
+        [of_f32, of_bf16, of_f16]: [&'static str; 3],
+    ) -> Result<(CudaStorage, Shape)> {
+        match tensors[0].0.dtype() {
+            DType::F32 => self.launch::<f32>(of_f32, tensors),
+            DType::BF16 => self.launch::<bf16>(of_bf16, tensors),
+            DType::F16 => self.launch::<f16>(of_f16, tensors),
+            other => candle_core::bail!("attention of {other:?}; allowed: f32, bf16, f16"),
+        }
+    }
+
+    fn launch<T: CudaDType + DeviceRepr>(
+        &self,
+        kernel: &'static str,
+        tensors: [(&CudaStorage, &Layout); 3],
+    ) -> Result<(CudaStorage, Shape)> {
+        let device: &CudaDevice = &tensors[0].0.device;
+        let (rows, heads, dim) = tensors[0].1.shape().dims3()?;
+        let kv_heads = tensors[1].1.dims()[1] as u32;
+        let [q, k, v] = tensors.map(|(storage, layout)| {
+            let slice = storage.as_cuda_slice::<T>()?;
+            Ok::<_, candle_core::Error>(slice.slice(layout.start_offset()..))
+        });
+        let (q, k, v) = (q?, k?, v?);
+        let guards = self
+            .pool
+            .map(|(keys, values)| (keys.storage_and_layout(), values.storage_and_layout()));
+        // Without a pool no segment names one of its slots.
+        let (keys, values) = match &guards {
+            None => (k.slice(..), v.slice(..)),
+            Some(((keys, _), (values, _))) => match (&**keys, &**values) {
+                (Storage::Cuda(keys), Storage::Cuda(values)) => (
+                    keys.as_cuda_slice::<T>()?.slice(..),
+                    values.as_cuda_slice::<T>()?.slice(..),
+                ),
+                _ => candle_core::bail!("the pool of keys and values is on another device"),
+            },
+        };
+        // SAFETY: the kernel writes every row, each of which is in one segment.
+        let mut out = unsafe { device.alloc::<T>(rows * heads * dim)? };
+        let (head_count, scale) = (heads as u32, 1.0 / (dim as f32).sqrt());
+        let plan = self.plan;
+        let launch = Launch {
+            kernel,
+            grid: [plan.tiles, head_count, 1],
+            block: [THREADS, 1, 1],
+            shared_bytes: 0,
+        };
+        let function = function(device, kernel)?;
+        let stream = device.cuda_stream();
+        let mut builder = stream.launch_builder(&function);
+        builder.arg(&q).arg(&k).arg(&v).arg(&keys).arg(&values);
+        builder.arg(&plan.segments).arg(&plan.query_tiles);
+        builder.arg(&plan.context).arg(&plan.visible);
+        builder.arg(&plan.allowed).arg(&head_count).arg(&kv_heads);
+        builder.arg(&scale).arg(&mut out);
+        // SAFETY: the parameters of the kernel in their order; the plan names rows of the batch and slots of
+        // the pool, which `Attention::new` has checked.
+        unsafe { builder.launch(config(&launch)) }.map_err(candle_core::Error::wrap)?;
+        let shape = Shape::from((rows, heads * dim));
+        Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), shape))
+    }
+}

@@ -1,0 +1,95 @@
+//! What the kernel `kernels/ragged_attention.cu` is told of a batch, laid out as its structs.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::models::batch::Segment;
+
+/// No bits of allowed rows.
+const ALL: u32 = u32::MAX;
+
+/// A segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct RaggedSegment {
+    first_row: u32,
+    rows: u32,
+    first_context: u32,
+    context: u32,
+    allowed: u32,
+}
+
+/// The rows of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct QueryTile {
+    segment: u32,
+    first: u32,
+}
+
+/// Which rows see which: the same for all layers of a forward.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RaggedPlan {
+    pub segments: Vec<RaggedSegment>,
+    pub tiles: Vec<QueryTile>,
+    /// Slots of the pool, of all segments.
+    pub context: Vec<u32>,
+    /// `[rows]`, from the batch's first row on: so many first rows of its segment a row may see, unless its segment has bits.
+    pub visible: Vec<u32>,
+    /// Bits `[len, ⌈len / 32⌉]` of the segments whose rows see others than the first ones.
+    pub allowed: Vec<u32>,
+}
+
+/// Query rows of a block, for heads of width `dim`.
+fn rows_of_block(dim: usize) -> usize {
+    if dim > 128 { 8 } else { 16 }
+}
+
+impl RaggedPlan {
+    /// For heads of width `dim`.
+    pub fn new(segments: &[Segment], dim: usize) -> Self {
+        let mut plan = Self::default();
+        for segment in segments {
+            let length = segment.rows.len();
+            plan.visible.resize(segment.rows.start, 0);
+            let index = plan.segments.len() as u32;
+            let firsts = (0..length).step_by(rows_of_block(dim));
+            plan.tiles.extend(firsts.map(|first| QueryTile {
+                segment: index,
+                first: first as u32,
+            }));
+            let allowed = plan.see(length, segment.allowed.as_deref());
+            plan.segments.push(RaggedSegment {
+                first_row: segment.rows.start as u32,
+                rows: length as u32,
+                first_context: plan.context.len() as u32,
+                context: segment.context.len() as u32,
+                allowed,
+            });
+            plan.context.extend(&segment.context);
+        }
+        plan
+    }
+
+    /// Adds what each of `length` rows sees; the place of their bits.
+    fn see(&mut self, length: usize, allowed: Option<&[bool]>) -> u32 {
+        let Some(allowed) = allowed else {
+            self.visible.extend(vec![length as u32; length]);
+            return ALL;
+        };
+        let rows = || allowed.chunks(length.max(1));
+        let firsts = |row: &[bool]| row.iter().take_while(|allowed| **allowed).count();
+        if rows().all(|row| !row[firsts(row)..].contains(&true)) {
+            self.visible.extend(rows().map(|row| firsts(row) as u32));
+            return ALL;
+        }
+        let place = self.allowed.len() as u32;
+        self.visible.extend(vec![length as u32; length]);
+        for row in rows() {
+            self.allowed.extend(row.chunks(32).map(|bits| {
+                let set = (0u32..).zip(bits).filter(|(_, bit)| **bit);
+                set.fold(0, |word, (i, _)| word | 1 << i)
+            }));
+        }
+        place
+    }
+}

@@ -1,0 +1,257 @@
+//! Ragged attention against its definition.
+
+use super::element::{ELEMENTS, Element};
+use super::random::Random;
+use super::{Extent, Failure};
+use crate::kernels::{Argument, Launch, Machine};
+use crate::models::{RaggedBatch, RaggedPlan, Segment};
+
+/// Threads of a block, as the kernel has it.
+const THREADS: u32 = 128;
+
+#[derive(Clone)]
+struct Layer {
+    element: Element,
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    pool_keys: Vec<f32>,
+    pool_values: Vec<f32>,
+}
+
+fn kernel(element: Element, dim: usize) -> &'static str {
+    element.kernel(match dim {
+        64 => [
+            "ragged_attention_f32_64",
+            "ragged_attention_bf16_64",
+            "ragged_attention_f16_64",
+        ],
+        128 => [
+            "ragged_attention_f32_128",
+            "ragged_attention_bf16_128",
+            "ragged_attention_f16_128",
+        ],
+        _ => [
+            "ragged_attention_f32_256",
+            "ragged_attention_bf16_256",
+            "ragged_attention_f16_256",
+        ],
+    })
+}
+
+impl Layer {
+    fn random(
+        random: &mut Random,
+        element: Element,
+        (heads, kv_heads, dim): (usize, usize, usize),
+        rows: usize,
+        slots: usize,
+    ) -> Self {
+        let mut numbers = |count: usize| {
+            let numbers: Vec<f32> = (0..count).map(|_| 2.0 * random.normal()).collect();
+            element.round(&numbers)
+        };
+        Self {
+            element,
+            heads,
+            kv_heads,
+            dim,
+            q: numbers(rows * heads * dim),
+            k: numbers(rows * kv_heads * dim),
+            v: numbers(rows * kv_heads * dim),
+            pool_keys: numbers(slots * kv_heads * dim),
+            pool_values: numbers(slots * kv_heads * dim),
+        }
+    }
+
+    fn run(&self, machine: &mut dyn Machine, segments: &[Segment]) -> Result<Vec<f32>, Failure> {
+        let plan = RaggedPlan::new(segments, self.dim);
+        let encode = |values: &[f32]| self.element.encode(values);
+        let mut out = encode(&vec![f32::NAN; self.q.len()]);
+        let launch = Launch {
+            kernel: kernel(self.element, self.dim),
+            grid: [plan.tiles.len() as u32, self.heads as u32, 1],
+            block: [THREADS, 1, 1],
+            shared_bytes: 0,
+        };
+        machine.launch(
+            &launch,
+            &mut [
+                Argument::In(&encode(&self.q)),
+                Argument::In(&encode(&self.k)),
+                Argument::In(&encode(&self.v)),
+                Argument::In(&encode(&self.pool_keys)),
+                Argument::In(&encode(&self.pool_values)),
+                Argument::input(&plan.segments),
+                Argument::input(&plan.tiles),
+                Argument::input(&plan.context),
+                Argument::input(&plan.visible),
+                Argument::input(&plan.allowed),
+                Argument::U32(self.heads as u32),
+                Argument::U32(self.kv_heads as u32),
+                Argument::F32(1.0 / (self.dim as f32).sqrt()),
+                Argument::Out(&mut out),
+            ],
+        )?;
+        Ok(self.element.decode(&out))
+    }
+
+    /// softmax(q kᵀ / √dim) v in f64, zeros for a row that sees nothing.
+    fn definition(&self, segments: &[Segment]) -> Vec<f64> {
+        let (dim, groups) = (self.dim, self.heads / self.kv_heads);
+        let mut out = vec![0.0; self.q.len()];
+        for segment in segments {
+            let length = segment.rows.len();
+            for row in 0..length {
+                for head in 0..self.heads {
+                    let at = |place: usize| {
+                        let first = (place * self.kv_heads + head / groups) * dim;
+                        first..first + dim
+                    };
+                    let cached = segment.context.iter().map(|slot| {
+                        let at = at(*slot as usize);
+                        (&self.pool_keys[at.clone()], &self.pool_values[at])
+                    });
+                    let sees = |other: &usize| {
+                        let allowed = segment.allowed.as_deref();
+                        allowed.is_none_or(|allowed| allowed[row * length + other])
+                    };
+                    let own = (0..length).filter(sees).map(|other| {
+                        let at = at(segment.rows.start + other);
+                        (&self.k[at.clone()], &self.v[at])
+                    });
+                    let first = ((segment.rows.start + row) * self.heads + head) * dim;
+                    let query = &self.q[first..first + dim];
+                    let keys: Vec<_> = cached.chain(own).collect();
+                    let score = |key: &[f32]| {
+                        let products = query.iter().zip(key);
+                        let sum: f64 = products.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                        sum / (dim as f64).sqrt()
+                    };
+                    let scores: Vec<f64> = keys.iter().map(|(key, _)| score(key)).collect();
+                    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                    let sum: f64 = weights.iter().sum();
+                    for (weight, (_, value)) in weights.iter().zip(&keys) {
+                        for (out, v) in out[first..].iter_mut().zip(*value) {
+                            *out += weight / sum * f64::from(*v);
+                        }
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Segments of all characters: plain, block-causal, any bits, seeing nothing; with and without cached slots.
+fn batch(random: &mut Random, slots: usize, longest: usize) -> RaggedBatch {
+    let mut batch = RaggedBatch::new();
+    for character in 0..5 {
+        let length = 1 + random.below(longest);
+        let block = 1 + random.below(8);
+        let allowed = match character {
+            0 | 1 => None,
+            2 => Some(
+                (0..length * length)
+                    .map(|i| i % length / block <= i / length / block)
+                    .collect(),
+            ),
+            3 => Some((0..length * length).map(|_| random.chance(0.6)).collect()),
+            _ => Some(vec![false; length * length]),
+        };
+        let cached = match random.chance(0.6) {
+            true => random.below(slots),
+            false => 0,
+        };
+        let segment = Segment {
+            allowed,
+            context: (0..cached).map(|_| random.below(slots) as u32).collect(),
+            ..Segment::default()
+        };
+        let positions: Vec<u32> = (0..length as u32).collect();
+        batch.push_segment(&vec![0; length], &positions, segment);
+    }
+    batch
+}
+
+pub(super) fn random(machine: &mut dyn Machine, extent: Extent) -> Result<String, Failure> {
+    let mut random = Random::new(20);
+    let (slots, longest) = match extent {
+        Extent::Small => (70, 40),
+        Extent::Full => (600, 300),
+    };
+    let mut worst = [0f64; 3];
+    for dim in [64, 128, 256] {
+        for element in ELEMENTS {
+            let heads = random.pick(&[(1, 1), (4, 2), (3, 3), (4, 1)]);
+            let batch = batch(&mut random, slots, longest);
+            let shape = (heads.0, heads.1, dim);
+            let layer = Layer::random(&mut random, element, shape, batch.rows(), slots);
+            let out = layer.run(machine, batch.segments())?;
+            // Values are of about ±4; results are rounded to the element.
+            let tolerance = [2e-5, 2e-2, 3e-3][element as usize];
+            for (given, wanted) in out.iter().zip(layer.definition(batch.segments())) {
+                let error = (f64::from(*given) - wanted).abs();
+                worst[element as usize] = worst[element as usize].max(error);
+                if error.is_nan() || error > tolerance {
+                    return Err(Failure::Differs(format!(
+                        "{element:?}, heads {heads:?} of {dim}: {given} for {wanted}"
+                    )));
+                }
+            }
+        }
+    }
+    let [f32, bf16, f16] = worst;
+    Ok(format!(
+        "largest error {f32:.1e} (f32), {bf16:.1e} (bf16), {f16:.1e} (f16)"
+    ))
+}
+
+pub(super) fn invariance(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
+    let mut random = Random::new(21);
+    let (slots, dim) = (50, 64);
+    let batch = batch(&mut random, slots, 45);
+    let layer = Layer::random(&mut random, Element::F32, (2, 1, dim), batch.rows(), slots);
+    let together = layer.run(machine, batch.segments())?;
+    for segment in batch.segments() {
+        let alone = layer.run(machine, std::slice::from_ref(segment))?;
+        let own = segment.rows.start * 2 * dim..segment.rows.end * 2 * dim;
+        if alone[own.clone()] != together[own] {
+            return Err(Failure::Differs(format!(
+                "rows {:?} depend on the others of the batch",
+                segment.rows
+            )));
+        }
+    }
+    cached_or_not(machine, &mut random)?;
+    Ok("bit-identical, alone or in a batch, cached or not".into())
+}
+
+/// The last rows of a sequence, their keys before them recomputed or in the pool.
+fn cached_or_not(machine: &mut dyn Machine, random: &mut Random) -> Result<(), Failure> {
+    let (rows, cached, dim) = (40, 23, 64);
+    let mut layer = Layer::random(random, Element::F32, (2, 1, dim), rows, cached);
+    let keys = cached * dim;
+    layer.pool_keys = layer.k[..keys].to_vec();
+    layer.pool_values = layer.v[..keys].to_vec();
+    let whole = Segment {
+        rows: 0..rows,
+        ..Segment::default()
+    };
+    let rest = Segment {
+        rows: cached..rows,
+        context: (0..cached as u32).collect(),
+        ..Segment::default()
+    };
+    let whole = layer.run(machine, &[whole])?;
+    let rest = layer.run(machine, &[rest])?;
+    let own = cached * 2 * dim..;
+    if whole[own.clone()] != rest[own] {
+        return Err(Failure::Differs("cached keys give other results".into()));
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Every kernel against its CPU twin, on whatever runs kernels.
+//!
+//! The same cases prove the kernels on a machine without a GPU, where a host compiler builds them
+//! (`tests/kernels`), and on a CUDA device (`unmask selftest --device cuda`).
+
+mod attention;
+mod categorical;
+mod distribution;
+mod element;
+mod layers;
+pub mod model;
+mod process;
+mod random;
+
+use crate::kernels::{LaunchError, Machine};
+
+/// How much is tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Enough for a shim that emulates a block's threads one after the other.
+    Small,
+    /// Vocabularies, contexts and numbers of rows as models have them.
+    Full,
+}
+
+/// A promise, and the function that checks it.
+pub struct Check {
+    /// What is promised.
+    pub name: &'static str,
+    /// Checks it; what was seen, in words.
+    pub run: fn(&mut dyn Machine, Extent) -> Result<String, Failure>,
+}
+
+/// Why a check failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A kernel could not be run.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The twin could not be run.
+    #[error("the CPU twin: {0}")]
+    Twin(#[from] candle_core::Error),
+    /// A kernel and its twin differ.
+    #[error("{0}")]
+    Differs(String),
+}
+
+/// All checks.
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "categorical: equal to the twin over shapes, types, strides and parameters",
+        run: categorical::random,
+    },
+    Check {
+        name: "categorical: ties, −∞, NaN, extreme filters and temperatures",
+        run: categorical::edges,
+    },
+    Check {
+        name: "categorical: guidance, adjustments, allowed tokens, log-probabilities",
+        run: categorical::shaped,
+    },
+    Check {
+        name: "categorical: large vocabularies",
+        run: categorical::large,
+    },
+    Check {
+        name: "categorical: a row's result is the same in any batch",
+        run: categorical::invariance,
+    },
+    Check {
+        name: "categorical draws: as the distribution says (χ²)",
+        run: distribution::chi_squared,
+    },
+    Check {
+        name: "categorical draws: a long tail keeps its share",
+        run: distribution::tail,
+    },
+    Check {
+        name: "corrupt: the same tokens as the twin",
+        run: process::corrupted,
+    },
+    Check {
+        name: "posterior: the same states as the twin",
+        run: process::reversed,
+    },
+    Check {
+        name: "ragged attention: equal to its definition",
+        run: attention::random,
+    },
+    Check {
+        name: "ragged attention: a row's result is the same in any batch",
+        run: attention::invariance,
+    },
+    Check {
+        name: "layers: norms equal to the twin",
+        run: layers::norms,
+    },
+    Check {
+        name: "layers: rotations equal to the twin",
+        run: layers::rotations,
+    },
+    Check {
+        name: "layers: gated activations equal to the twin",
+        run: layers::gates,
+    },
+];

@@ -1,0 +1,106 @@
+//! The embedded model on a device.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::random::Random;
+use crate::canvas::TokenId;
+use crate::models::{Denoiser, ModelError, RaggedBatch, embedded};
+
+/// Largest difference of a logit in f32 from the CPU's, and of canvases alone from those in a batch.
+const TOLERANCE: f32 = 1e-3;
+/// The same in bfloat16, whose 8 bits are rounded to in every layer.
+const TOLERANCE_BF16: f32 = 0.5;
+
+/// Why a check of the model failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelFailure {
+    /// The model could not be run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// Logits differ.
+    #[error("logits differ by {difference}, at most {allowed} is allowed")]
+    Differs {
+        /// Largest difference.
+        difference: f32,
+        /// What is allowed.
+        allowed: f32,
+    },
+}
+
+/// Logits of the embedded model on `device`, in f32 and in bfloat16, against those on the CPU.
+///
+/// # Errors
+/// If they differ by more than 10⁻³ in f32 or ½ in bfloat16, or the device fails.
+pub fn equals_the_cpu(device: &Device) -> Result<String, ModelFailure> {
+    let canvases = canvases()?;
+    let truth = logits(&*load(DType::F32, &Device::Cpu)?, &canvases)?;
+    let mut seen = Vec::new();
+    for (name, dtype, allowed) in [
+        ("f32", DType::F32, TOLERANCE),
+        ("bf16", DType::BF16, TOLERANCE_BF16),
+    ] {
+        let logits = logits(&*load(dtype, device)?, &canvases)?;
+        let difference = difference(&logits, &truth, allowed)?;
+        seen.push(format!("{name} {difference:.1e}"));
+    }
+    Ok(format!("largest difference {}", seen.join(", ")))
+}
+
+/// Logits of canvases alone against those of the same canvases in one batch, in f32 on `device`.
+///
+/// # Errors
+/// If they differ by more than 10⁻³, or the device fails.
+pub fn is_the_same_in_any_batch(device: &Device) -> Result<String, ModelFailure> {
+    let canvases = canvases()?;
+    let model = load(DType::F32, device)?;
+    let together = logits(&*model, &canvases)?;
+    let alone = canvases
+        .iter()
+        .map(|canvas| logits(&*model, std::slice::from_ref(canvas)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let difference = difference(&Tensor::cat(&alone, 0)?, &together, TOLERANCE)?;
+    Ok(format!("largest difference {difference:.1e}"))
+}
+
+fn load(dtype: DType, device: &Device) -> Result<Box<dyn Denoiser>, ModelError> {
+    embedded::checkpoint()?.load(dtype, device)
+}
+
+/// Canvases of several lengths, a third of whose slots are masked.
+fn canvases() -> Result<Vec<Vec<TokenId>>, ModelError> {
+    let spec = embedded::checkpoint()?.spec()?;
+    let mask = spec.mask_token();
+    let mut random = Random::new(40);
+    let mut token = || match mask {
+        Some(mask) if random.chance(0.33) => mask,
+        _ => random.below(spec.vocab_size) as TokenId,
+    };
+    let lengths = [5, 40, 17];
+    Ok(lengths
+        .map(|length| (0..length).map(|_| token()).collect())
+        .into())
+}
+
+/// Of all rows, in f32 on the CPU.
+fn logits(model: &dyn Denoiser, canvases: &[Vec<TokenId>]) -> Result<Tensor, ModelFailure> {
+    let mut batch = RaggedBatch::new();
+    for canvas in canvases {
+        batch.push(canvas.iter().copied());
+    }
+    let logits = model.head(&model.hidden(&batch, None)?)?;
+    Ok(logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)
+}
+
+fn difference(a: &Tensor, b: &Tensor, allowed: f32) -> Result<f32, ModelFailure> {
+    let difference = (a - b)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    match difference <= allowed {
+        true => Ok(difference),
+        false => Err(ModelFailure::Differs {
+            difference,
+            allowed,
+        }),
+    }
+}
