@@ -8,7 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use unmask::diffusion::Schedule;
 use unmask::train::run::Event;
 use unmask::train::{
-    self, ModelDtype, Objective, Precision, TimeSampling, TrainConfig, TrainDevice,
+    self, Initial, ModelDtype, Objective, Precision, TimeSampling, TrainConfig, TrainDevice,
+    TrainError,
 };
 
 /// Arguments of `unmask train`.
@@ -30,24 +31,28 @@ pub struct TrainArgs {
     /// extend a run or to end it earlier.
     #[arg(long, requires = "resume")]
     new_lr_schedule: bool,
+    /// A checkpoint in the LLaDA architecture to start from, with its tokenizer: a model that `train`
+    /// wrote, or one like it. What is not given of the network's shape is the checkpoint's.
+    #[arg(long, value_name = "DIR")]
+    init: Option<PathBuf>,
     /// A tokenizer to use instead of training one; it must have <|mask|>, <|endoftext|> and <|pad|>.
     #[arg(long, value_name = "tokenizer.json")]
     tokenizer: Option<PathBuf>,
     /// Size of the vocabulary, special tokens included [default: 2048, or the given tokenizer's].
     #[arg(long)]
     vocab_size: Option<usize>,
-    /// Window length in tokens.
-    #[arg(long, default_value_t = 128)]
-    context: usize,
-    /// Transformer blocks.
-    #[arg(long, default_value_t = 6)]
-    layers: usize,
-    /// Width of the residual stream.
-    #[arg(long, default_value_t = 256)]
-    hidden: usize,
-    /// Attention heads.
-    #[arg(long, default_value_t = 4)]
-    heads: usize,
+    /// Window length in tokens [default: 128, or the longest canvas of --init].
+    #[arg(long)]
+    context: Option<usize>,
+    /// Transformer blocks [default: 6].
+    #[arg(long)]
+    layers: Option<usize>,
+    /// Width of the residual stream [default: 256].
+    #[arg(long)]
+    hidden: Option<usize>,
+    /// Attention heads [default: 4].
+    #[arg(long)]
+    heads: Option<usize>,
     /// Width of the gated MLP [default: 8/3 of hidden, rounded up to a multiple of 64].
     #[arg(long)]
     mlp_hidden: Option<usize>,
@@ -151,20 +156,25 @@ fn parse_device(text: &str) -> Result<TrainDevice, String> {
         .ok_or_else(|| "allowed: cpu, cuda, cuda:N".into())
 }
 
-impl From<TrainArgs> for TrainConfig {
-    fn from(args: TrainArgs) -> Self {
-        TrainConfig {
-            data: args.data,
-            valid: args.valid,
-            out: args.out,
+impl TrainArgs {
+    /// The settings; a network's size that is not given is that of the checkpoint in --init, if there is
+    /// one.
+    fn config(self) -> Result<TrainConfig, TrainError> {
+        let args = self;
+        let mut base = TrainConfig::new(args.data, args.valid, args.out);
+        if let Some(init) = &args.init {
+            base = base.with_shape(Initial::open(init)?.shape());
+        }
+        Ok(TrainConfig {
+            init: args.init,
             tokenizer: args.tokenizer,
             vocab_size: args.vocab_size,
-            context: args.context,
-            layers: args.layers,
-            hidden: args.hidden,
-            heads: args.heads,
-            mlp_hidden: args.mlp_hidden,
-            tie_head: args.tie_head,
+            context: args.context.unwrap_or(base.context),
+            layers: args.layers.unwrap_or(base.layers),
+            hidden: args.hidden.unwrap_or(base.hidden),
+            heads: args.heads.unwrap_or(base.heads),
+            mlp_hidden: args.mlp_hidden.or(base.mlp_hidden),
+            tie_head: args.tie_head || base.tie_head,
             batch: args.batch,
             grad_accumulation: args.grad_accumulation,
             objective: match args.objective {
@@ -198,13 +208,14 @@ impl From<TrainArgs> for TrainConfig {
             }),
             resume: args.resume,
             new_lr_schedule: args.new_lr_schedule,
-        }
+            ..base
+        })
     }
 }
 
 /// Runs `unmask train`.
 pub fn run(args: TrainArgs) -> anyhow::Result<()> {
-    let config = TrainConfig::from(args);
+    let config = args.config()?;
     let mut reporter = Reporter::new(config.steps);
     let out = config.out.clone();
     let trainer = train::run(config, |event| reporter.show(event)).context("training stopped")?;

@@ -116,6 +116,10 @@ pub struct TrainConfig {
     pub valid: PathBuf,
     /// The output directory.
     pub out: PathBuf,
+    /// A checkpoint in the LLaDA architecture whose weights and tokenizer the run starts from, instead of
+    /// random weights and a tokenizer trained on the text.
+    #[serde(default)]
+    pub init: Option<PathBuf>,
     /// A tokenizer to use instead of training one.
     pub tokenizer: Option<PathBuf>,
     /// Size of the vocabulary, special tokens included; the given tokenizer's size when `None` and
@@ -192,6 +196,7 @@ impl TrainConfig {
             data,
             valid,
             out,
+            init: None,
             tokenizer: None,
             vocab_size: None,
             context: 128,
@@ -221,6 +226,19 @@ impl TrainConfig {
             precision: None,
             resume: false,
             new_lr_schedule: false,
+        }
+    }
+
+    /// The same settings for a network of `shape`, that of the checkpoint in [`init`](Self::init).
+    pub fn with_shape(self, shape: &NetworkShape) -> Self {
+        Self {
+            context: shape.context,
+            layers: shape.layers,
+            hidden: shape.hidden,
+            heads: shape.heads,
+            mlp_hidden: Some(shape.mlp),
+            tie_head: shape.tied,
+            ..self
         }
     }
 

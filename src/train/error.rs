@@ -83,6 +83,14 @@ pub enum TrainError {
     /// A given tokenizer cannot be used.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// The checkpoint that a run was to start from cannot be used.
+    #[error("init: cannot start from {}: {reason}", path.display())]
+    Init {
+        /// The checkpoint's directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The output directory already holds a run.
     #[error("{} already holds a training run; pass --resume to continue it, or another --out", path.display())]
     RunExists {

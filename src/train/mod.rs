@@ -6,6 +6,7 @@
 //! | [`tokenizer`] | byte-level BPE with the three special tokens |
 //! | [`data`] | documents into one stream of tokens, and windows of it |
 //! | [`draws`] | counter-based random streams, diffusion times, noising |
+//! | [`initial`] | the checkpoint that a run starts from, when it is not random weights |
 //! | [`layout`] | the network's parameters in one flat buffer |
 //! | [`network`] | the loss and its gradient: the trait, and its composed (candle) form |
 //! | [`cpu`] | the same function written by hand for the CPU |
@@ -25,6 +26,7 @@ pub mod cpu;
 pub mod data;
 pub mod draws;
 pub mod error;
+pub mod initial;
 pub mod layout;
 pub mod log;
 pub mod network;
@@ -36,5 +38,6 @@ pub mod trainer;
 
 pub use config::{ModelDtype, Objective, Precision, TimeSampling, TrainConfig, TrainDevice};
 pub use error::TrainError;
+pub use initial::Initial;
 pub use run::run;
 pub use trainer::{StepReport, Trainer, Validation};

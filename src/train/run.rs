@@ -8,6 +8,7 @@ use super::checkpoint::{load_state, state_path, write_atomically};
 use super::config::TrainConfig;
 use super::data::Data;
 use super::error::TrainError;
+use super::initial::Initial;
 use super::log::{Log, LogLine};
 use super::plot::loss_svg;
 use super::tokenizer;
@@ -56,6 +57,7 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         .as_deref()
         .map(tokenizer::load)
         .transpose()?;
+    let mut initial = None;
     let (state, given) = if config.resume {
         let state = load_state(&state_file)?;
         check_same_run(&state, &config)?;
@@ -73,14 +75,23 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
             return Err(TrainError::RunExists { path: out });
         }
         refuse_foreign_model(&out)?;
-        (None, given)
+        initial = config.init.as_deref().map(Initial::open).transpose()?;
+        match &initial {
+            Some(initial) => {
+                // Before the texts are read, which takes much longer.
+                initial.shape_for(&config)?;
+                (None, Some(initial.tokenizer_for(given.as_ref())?))
+            }
+            None => (None, given),
+        }
     };
     let state_directory = out.join("state");
     fs::create_dir_all(&state_directory).map_err(TrainError::io("create", &state_directory))?;
     let data = Data::prepare(&config, given)?;
-    let mut trainer = match state {
-        Some(state) => Trainer::resume(config, data, state)?,
-        None => Trainer::new(config, data)?,
+    let mut trainer = match (state, &initial) {
+        (Some(state), _) => Trainer::resume(config, data, state)?,
+        (None, Some(initial)) => Trainer::from_checkpoint(config, data, initial)?,
+        (None, None) => Trainer::new(config, data)?,
     };
     // The tokenizer, which resuming needs, comes before the first state, and the state before whatever
     // makes the directory a model, so that a run that is killed in between can be resumed or begun again.

@@ -9,6 +9,7 @@ use super::config::{Precision, TrainConfig, TrainDevice};
 use super::cpu::{CpuNetwork, bf16_available};
 use super::data::Data;
 use super::error::TrainError;
+use super::initial::Initial;
 use super::layout::{Layout, NetworkShape};
 use super::network::{ComposedNetwork, Network};
 use super::optimizer::{AdamW, Update, average_decay, global_norm, learning_rate};
@@ -52,22 +53,45 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A trainer at step 0.
+    /// A trainer at step 0, with random weights.
     ///
     /// # Errors
     /// When the device cannot be used.
-    pub fn new(mut config: TrainConfig, data: Data) -> Result<Self, TrainError> {
+    pub fn new(config: TrainConfig, data: Data) -> Result<Self, TrainError> {
+        let shape = config.shape(data.vocab);
+        let weights = Layout::new(&shape).initial_weights(config.seed);
+        Self::at_start(config, data, shape, weights)
+    }
+
+    /// A trainer at step 0, with the weights of a checkpoint.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] when `config` asks for another network; [`TrainError::Init`] when the
+    /// weights cannot be read.
+    pub fn from_checkpoint(
+        config: TrainConfig,
+        data: Data,
+        initial: &Initial,
+    ) -> Result<Self, TrainError> {
+        let shape = initial.shape_for(&config)?;
+        let weights = initial.weights(&Layout::new(&shape))?;
+        Self::at_start(config, data, shape, weights)
+    }
+
+    fn at_start(
+        mut config: TrainConfig,
+        data: Data,
+        shape: NetworkShape,
+        weights: Vec<f32>,
+    ) -> Result<Self, TrainError> {
         let cpu = config.device == TrainDevice::Cpu;
         config.precision.get_or_insert(if cpu && bf16_available() {
             Precision::Bf16
         } else {
             Precision::F32
         });
-        let shape = config.shape(data.vocab);
-        let layout = Layout::new(&shape);
-        let weights = layout.initial_weights(config.seed);
         let state = State {
-            adam: AdamW::new(layout.len()),
+            adam: AdamW::new(weights.len()),
             average: weights.clone(),
             weights,
             progress: Progress {
@@ -341,6 +365,7 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
     let reread = serde_json::to_string(given).and_then(|text| serde_json::from_str(&text));
     let given: &TrainConfig = reread.as_ref().unwrap_or(given);
     let saved = &state.config;
+    same("init", &saved.init, &given.init)?;
     let vocab = state.shape.vocab;
     same("vocab-size", vocab, given.vocab_size.unwrap_or(vocab))?;
     let shapes = (saved.shape(0), given.shape(0));
