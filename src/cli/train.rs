@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::diffusion::Schedule;
+use unmask::models::ForwardProcess;
 use unmask::train::run::Event;
 use unmask::train::{
-    self, Initial, ModelDtype, Objective, Precision, TimeSampling, TrainConfig, TrainDevice,
-    TrainError,
+    self, Initial, ModelDtype, Objective, Packing, Precision, TimeSampling, TrainConfig,
+    TrainDevice, TrainError,
 };
 
 /// Arguments of `unmask train`.
@@ -65,6 +66,12 @@ pub struct TrainArgs {
     /// Passes a step.
     #[arg(long, default_value_t = 1)]
     grad_accumulation: usize,
+    /// What noise is: masks, or random tokens [default: absorbing, or the process of --init].
+    #[arg(long, value_enum)]
+    process: Option<ProcessName>,
+    /// Which slots of a window see each other: all, or those of one document.
+    #[arg(long, value_enum, default_value = "stream")]
+    packing: PackingName,
     /// What a step descends on: the integrand of the likelihood bound, or the plain mean
     /// cross-entropy of masked tokens.
     #[arg(long, value_enum, default_value = "nelbo")]
@@ -127,6 +134,18 @@ enum MatrixPrecision {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
+enum ProcessName {
+    Absorbing,
+    Uniform,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum PackingName {
+    Stream,
+    Documents,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
 enum ObjectiveName {
     Nelbo,
     CrossEntropy,
@@ -163,7 +182,7 @@ impl TrainArgs {
         let args = self;
         let mut base = TrainConfig::new(args.data, args.valid, args.out);
         if let Some(init) = &args.init {
-            base = base.with_shape(Initial::open(init)?.shape());
+            base = base.starting_from(&Initial::open(init)?);
         }
         Ok(TrainConfig {
             init: args.init,
@@ -177,6 +196,15 @@ impl TrainArgs {
             tie_head: args.tie_head || base.tie_head,
             batch: args.batch,
             grad_accumulation: args.grad_accumulation,
+            process: match args.process {
+                Some(ProcessName::Absorbing) => ForwardProcess::Absorbing,
+                Some(ProcessName::Uniform) => ForwardProcess::Uniform,
+                None => base.process,
+            },
+            packing: match args.packing {
+                PackingName::Stream => Packing::Stream,
+                PackingName::Documents => Packing::Documents,
+            },
             objective: match args.objective {
                 ObjectiveName::Nelbo => Objective::Nelbo,
                 ObjectiveName::CrossEntropy => Objective::CrossEntropy,

@@ -28,6 +28,12 @@ pub enum Stream {
     Spans = 7,
     /// Gumbel noise on the log-probabilities of a gap's choices.
     Choice = 8,
+    /// The noise that a gap of the uniform process begins as.
+    Noise = 9,
+    /// What the reverse step of the uniform process makes of a slot.
+    Renoise = 10,
+    /// Diffusion times and noise of the uniform process, in the evaluation of a likelihood.
+    NoiseTime = 11,
 }
 
 /// The four words of `counter` under `key`.
@@ -76,6 +82,13 @@ impl Draws {
     /// A uniform number in [0, 1).
     pub fn uniform(&self) -> f32 {
         (self.quad(0)[0] >> 8) as f32 * (1.0 / (1u32 << 24) as f32)
+    }
+
+    /// A uniform number in [0, 1) with 53 bits, where one choice is among many tokens.
+    pub fn fine_uniform(&self) -> f64 {
+        let [high, low, ..] = self.quad(0);
+        let bits = u64::from(high) << 32 | u64::from(low);
+        (bits >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::cpu::bf16_available;
 use super::error::TrainError;
+use super::initial::Initial;
 use super::layout::NetworkShape;
 use super::tokenizer::MIN_VOCABULARY;
 use crate::diffusion::Schedule;
+use crate::models::ForwardProcess;
 
 /// The longest window. Attention keeps `[layers, heads, context, context]` probabilities of each window
 /// for the backward pass: 6 GB at this length for a small network.
@@ -56,12 +58,13 @@ impl Precision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {
-    /// The integrand of the continuous-time NELBO: the cross-entropy on masked slots times
-    /// −α′(t) / (1 − α(t)), over all tokens (MDLM, arXiv:2406.07524, eq. 11).
+    /// The integrand of the continuous-time NELBO over all tokens: for the absorbing process the
+    /// cross-entropy on masked slots times −α′(t) / (1 − α(t)) (MDLM, arXiv:2406.07524, eq. 11), for the
+    /// uniform one UDLM's (arXiv:2412.10193).
     #[default]
     Nelbo,
     /// The mean cross-entropy of the step's masked slots, all of the same weight (MaskGIT,
-    /// arXiv:2202.04200, eq. 1). No bound of the likelihood.
+    /// arXiv:2202.04200, eq. 1). No bound of the likelihood, and for the absorbing process only.
     CrossEntropy,
 }
 
@@ -74,6 +77,17 @@ pub enum TimeSampling {
     LowDiscrepancy,
     /// Independent.
     Uniform,
+}
+
+/// Which slots of a window attend to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Packing {
+    /// All: the text is one stream, in which the end token tells documents apart.
+    #[default]
+    Stream,
+    /// Those of one document: a window may hold several, none of which sees another.
+    Documents,
 }
 
 /// A noise schedule as its text.
@@ -141,6 +155,12 @@ pub struct TrainConfig {
     pub batch: usize,
     /// Passes a step.
     pub grad_accumulation: usize,
+    /// The forward process that the network learns to reverse.
+    #[serde(default)]
+    pub process: ForwardProcess,
+    /// Whether documents of one window see each other.
+    #[serde(default)]
+    pub packing: Packing,
     /// What a step descends on.
     #[serde(default)]
     pub objective: Objective,
@@ -207,6 +227,8 @@ impl TrainConfig {
             tie_head: false,
             batch: 32,
             grad_accumulation: 1,
+            process: ForwardProcess::default(),
+            packing: Packing::default(),
             objective: Objective::default(),
             time_sampling: TimeSampling::default(),
             schedule: Schedule::LogLinear,
@@ -229,9 +251,11 @@ impl TrainConfig {
         }
     }
 
-    /// The same settings for a network of `shape`, that of the checkpoint in [`init`](Self::init).
-    pub fn with_shape(self, shape: &NetworkShape) -> Self {
+    /// The same settings for the network and the process of a checkpoint to start from.
+    pub fn starting_from(self, initial: &Initial) -> Self {
+        let shape = initial.shape();
         Self {
+            process: initial.process(),
             context: shape.context,
             layers: shape.layers,
             hidden: shape.hidden,
@@ -333,6 +357,13 @@ impl TrainConfig {
                     self.batch, self.grad_accumulation, self.context
                 ),
                 allowed: format!("at most {} tokens a step", u32::MAX),
+            });
+        }
+        if self.process == ForwardProcess::Uniform && self.objective == Objective::CrossEntropy {
+            return Err(TrainError::Setting {
+                field: "objective",
+                given: "cross-entropy".into(),
+                allowed: "nelbo (with the process uniform, where no slot is masked)".into(),
             });
         }
         range("steps", self.steps, 1, 1 << 40)?;

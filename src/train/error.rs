@@ -148,6 +148,9 @@ pub enum TrainError {
         /// The global norm of its gradient; `None` for a validation.
         grad_norm: Option<f64>,
     },
+    /// A number that the mathematics does not allow.
+    #[error(transparent)]
+    Diffusion(#[from] crate::diffusion::Error),
     /// The tensor library failed.
     #[error("tensor library: {0}")]
     Candle(#[from] candle_core::Error),

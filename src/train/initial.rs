@@ -9,13 +9,14 @@ use super::error::TrainError;
 use super::layout::{Layout, NetworkShape};
 use super::tokenizer;
 use crate::models::llada::LladaConfig;
-use crate::models::{Checkpoint, ModelError};
+use crate::models::{Checkpoint, ForwardProcess, ModelError};
 
 /// A checkpoint in the LLaDA architecture, opened: its shape and its tokenizer read, its weights not yet.
 pub struct Initial {
     path: PathBuf,
     checkpoint: Checkpoint,
     shape: NetworkShape,
+    process: ForwardProcess,
     tokenizer: Tokenizer,
 }
 
@@ -82,6 +83,7 @@ impl Initial {
             path: path.to_path_buf(),
             checkpoint,
             shape,
+            process: config.unmask_process,
             tokenizer,
         })
     }
@@ -89,6 +91,11 @@ impl Initial {
     /// The network's shape.
     pub fn shape(&self) -> &NetworkShape {
         &self.shape
+    }
+
+    /// The forward process that the checkpoint was trained on. A run may train it on another one.
+    pub fn process(&self) -> ForwardProcess {
+        self.process
     }
 
     /// The tokenizer.

@@ -100,7 +100,7 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
     let validated = step > 0 || trainer.progress().best.is_some();
     let mut log = Log::open(&out.join("log.jsonl"), validated.then_some(step))?;
     watch(&Event::Started {
-        train_tokens: trainer.data().train.len(),
+        train_tokens: trainer.data().train.tokens().len(),
         vocab: trainer.shape().vocab,
         parameters: trainer.parameters(),
         step: trainer.progress().step,

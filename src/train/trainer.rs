@@ -214,7 +214,7 @@ impl Trainer {
         let state = &mut self.state;
         let config = &state.config;
         let step = state.progress.step;
-        let batch = self.data.batch(config, step);
+        let batch = self.data.batch(config, step)?;
         let passes = config.grad_accumulation;
         self.gradient.fill(0.0);
         let mut loss = 0.0;
@@ -313,7 +313,8 @@ impl Trainer {
     /// # Errors
     /// When the directory cannot be written.
     pub fn write_model_files(&self, out: &Path) -> Result<(), TrainError> {
-        checkpoint::write_model_files(out, &self.state.shape, self.data.specials)
+        let State { config, shape, .. } = &self.state;
+        checkpoint::write_model_files(out, shape, self.data.specials, config.process)
     }
 
     /// Writes the averaged weights as the directory's model.
@@ -381,6 +382,8 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
         saved.grad_accumulation,
         given.grad_accumulation,
     )?;
+    same("process", saved.process, given.process)?;
+    same("packing", saved.packing, given.packing)?;
     same("objective", saved.objective, given.objective)?;
     same("time-sampling", saved.time_sampling, given.time_sampling)?;
     same(

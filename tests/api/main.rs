@@ -20,3 +20,4 @@ mod score;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+mod uniform;

@@ -46,7 +46,8 @@ fn the_bound_falls_with_every_objective_time_sampling_and_schedule() {
             "runs compare"
         );
         assert!(
-            trainer.data().batch(&case.config, 0) != reference.data().batch(reference.config(), 0),
+            trainer.data().batch(&case.config, 0).unwrap()
+                != reference.data().batch(reference.config(), 0).unwrap(),
             "{index} changes what is trained on"
         );
         let best = case.run().unwrap().progress().best.unwrap();
@@ -61,7 +62,7 @@ fn the_objective_weighs_masked_slots_as_it_says() {
     let mut case = Case::new();
     let trainer = case.trainer();
     case.config.objective = Objective::CrossEntropy;
-    let batch = trainer.data().batch(&case.config, 3);
+    let batch = trainer.data().batch(&case.config, 3).unwrap();
     // The untrained network is nearly uniform, so that the mean cross-entropy is nearly ln V.
     let mut network = ComposedNetwork::new(trainer.shape(), &Device::Cpu).unwrap();
     let loss = network.loss(trainer.weights(), &batch).unwrap();
@@ -73,10 +74,10 @@ fn the_objective_weighs_masked_slots_as_it_says() {
     case.config.batch = 4096;
     for schedule in ["log-linear", "maskgit", "cosine", "polynomial:3"] {
         case.config.schedule = schedule.parse().unwrap();
-        let batch = trainer.data().batch(&case.config, 0);
+        let batch = trainer.data().batch(&case.config, 0).unwrap();
         let context = batch.context;
         let sum: f64 = batch
-            .masked
+            .scored
             .iter()
             .map(|&slot| f64::from(batch.weights[slot as usize / context]))
             .sum();

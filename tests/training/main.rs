@@ -5,8 +5,10 @@ mod data;
 mod files;
 mod initial;
 mod learning;
+mod packing;
 mod refusals;
 mod resuming;
+mod uniform;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,15 +19,17 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 use tempfile::TempDir;
 use unmask::diffusion::Schedule;
+use unmask::models::ForwardProcess;
 use unmask::models::llada::LladaConfig;
+use unmask::train::batch::Batch;
 use unmask::train::checkpoint::{load_state, state_path, write_atomically};
 use unmask::train::data::Data;
 use unmask::train::layout::Layout;
 use unmask::train::network::{ComposedNetwork, Network};
 use unmask::train::run::Event;
 use unmask::train::{
-    self, ModelDtype, Objective, Precision, TimeSampling, TrainConfig, TrainDevice, TrainError,
-    Trainer,
+    self, Initial, ModelDtype, Objective, Packing, Precision, TimeSampling, TrainConfig,
+    TrainDevice, TrainError, Trainer,
 };
 
 /// Sentences of a small grammar, the same every time; two documents in three languages.

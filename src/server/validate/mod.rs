@@ -87,7 +87,7 @@ fn check_token(token: u64, path: &str, state: &AppState) -> Result<TokenId, ApiE
                 spec.vocab_size.saturating_sub(1)
             ),
         )),
-        Some(token) if token == state.engine.mask_token() => Err(ApiError::unusable(
+        Some(token) if Some(token) == state.engine.mask_token() => Err(ApiError::unusable(
             path,
             format!("holds the mask token {token}; gaps are written with /v1/infill"),
         )),
