@@ -4,6 +4,8 @@ use candle_core::{DType, Device, Tensor};
 use unmask::canvas::{Blank, Canvas};
 use unmask::decode::{DecodePlan, preset};
 use unmask::engine::{Engine, EngineConfig, Event};
+use unmask::eval::Target;
+use unmask::eval::likelihood::{self, Estimator, Settings};
 use unmask::models::{
     AttentionPattern, Corruption, Denoiser, KvPool, ModelError, ModelSpec, Parameterisation,
     RaggedBatch,
@@ -113,4 +115,46 @@ fn at_temperature_0_the_last_step_takes_the_most_probable_token_given_what_a_slo
     let first: Vec<u32> = denoised(&engine, &plan, 40).tokens().collect();
     let again: Vec<u32> = denoised(&engine, &plan, 40).tokens().collect();
     assert_eq!(first, again);
+}
+
+#[test]
+fn the_estimated_bound_of_an_exact_model_is_minus_the_log_probability_of_the_text() {
+    let model = Independent::new();
+    let tokens: Vec<u32> = (0..24).map(|slot| slot % 6).collect();
+    let expected: f64 = tokens.iter().map(|token| -DATA[*token as usize].ln()).sum();
+    let target = Target::after_prompt(&[3, 3], &tokens);
+    let settings = Settings {
+        estimator: Estimator::ContinuousTime,
+        groups: 60,
+        strata: 16,
+        ..Settings::default()
+    };
+    let estimate = likelihood::estimate(&model, &[&target], &settings, &mut |_| ()).unwrap();
+    let error = estimate[0].standard_error.unwrap();
+    let apart = (estimate[0].nelbo - expected).abs();
+    assert!(error < 0.03 * expected, "{error} of {expected}");
+    assert!(
+        apart < 4.0 * error,
+        "{} ± {error}, not {expected}",
+        estimate[0].nelbo
+    );
+
+    let counted = Settings {
+        estimator: Estimator::ExactCount,
+        ..settings
+    };
+    let refused = likelihood::estimate(&model, &[&target], &counted, &mut |_| ()).unwrap_err();
+    assert!(
+        refused.to_string().contains("noise level itself"),
+        "{refused}"
+    );
+    let guided = Settings {
+        guidance_scale: 1.0,
+        ..settings
+    };
+    let refused = likelihood::estimate(&model, &[&target], &guided, &mut |_| ()).unwrap_err();
+    assert!(
+        refused.to_string().contains("guidance_scale is 1"),
+        "{refused}"
+    );
 }

@@ -17,9 +17,16 @@ use unmask::train::{
 #[derive(clap::Args)]
 pub struct TrainArgs {
     /// Training text: UTF-8 or zstd, documents separated by a line `<|doc|>`.
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    #[arg(long, required_unless_present = "pairs", num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
-    /// Validation text, in the same form.
+    /// Supervised fine-tuning in the place of --data: JSON lines with `prompt` and `answer`. Answers alone
+    /// are noised; each pair has a window of its own, padded with end-of-text.
+    #[arg(long, conflicts_with = "data", value_name = "prompts.jsonl")]
+    pairs: Option<PathBuf>,
+    /// With --pairs: cut answers off that do not fit the window, instead of refusing them.
+    #[arg(long, requires = "pairs")]
+    truncate_pairs: bool,
+    /// Validation text, or pairs, in the same form.
     #[arg(long, value_name = "FILE")]
     valid: PathBuf,
     /// Output directory: a Hugging Face directory with the best model; `state/` resumes the run.
@@ -121,8 +128,8 @@ pub struct TrainArgs {
     /// Where to train: `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: TrainDevice,
-    /// Factors of matrix products on the CPU; sums and weights are f32 either way [default: bf16
-    /// where the processor multiplies it, or that of the resumed run].
+    /// Factors of matrix products; weights, gradients and sums are f32 either way [default: bf16 on a
+    /// processor that multiplies it, else f32, or that of the resumed run].
     #[arg(long, value_enum)]
     precision: Option<MatrixPrecision>,
 }
@@ -185,6 +192,8 @@ impl TrainArgs {
             base = base.starting_from(&Initial::open(init)?);
         }
         Ok(TrainConfig {
+            pairs: args.pairs,
+            truncate_pairs: args.truncate_pairs,
             init: args.init,
             tokenizer: args.tokenizer,
             vocab_size: args.vocab_size,
@@ -264,6 +273,8 @@ struct Reporter {
     /// Running averages over some tens of steps, and the weight that corrects their start.
     loss: f64,
     speed: f64,
+    operations: f64,
+    share: f64,
     weight: f64,
 }
 
@@ -288,6 +299,8 @@ impl Reporter {
             steps,
             loss: 0.0,
             speed: 0.0,
+            operations: 0.0,
+            share: 0.0,
             weight: 0.0,
         }
     }
@@ -306,9 +319,12 @@ impl Reporter {
                 vocab,
                 parameters,
                 step,
+                product_rate,
             } => {
                 self.line(&format!(
-                    "{parameters} parameters, vocabulary {vocab}, {train_tokens} training tokens, at step {step}"
+                    "{parameters} parameters, vocabulary {vocab}, {train_tokens} training tokens, at step {step}; \
+                     matrix products at {:.1} GFLOP/s",
+                    product_rate / 1e9
                 ));
                 if let Some(bar) = &self.bar {
                     bar.set_position(*step);
@@ -318,19 +334,30 @@ impl Reporter {
             Event::Step {
                 report,
                 tokens_per_second,
+                operations_per_second,
+                product_rate_share,
             } => {
-                self.loss = 0.95 * self.loss + 0.05 * report.loss;
-                self.speed = 0.95 * self.speed + 0.05 * tokens_per_second;
                 self.weight = 0.95 * self.weight + 0.05;
-                let (loss, speed) = (self.loss / self.weight, self.speed / self.weight);
+                let weight = self.weight;
+                let average = |sum: &mut f64, new: f64| {
+                    *sum = 0.95 * *sum + 0.05 * new;
+                    *sum / weight
+                };
+                let loss = average(&mut self.loss, report.loss);
+                let speed = average(&mut self.speed, *tokens_per_second);
+                let operations = average(&mut self.operations, *operations_per_second) / 1e9;
+                let share = average(&mut self.share, *product_rate_share) * 100.0;
+                let speeds = format!(
+                    "{speed:.0} tokens/s, {operations:.1} GFLOP/s ({share:.0} % of the matrix products' rate)"
+                );
                 if let Some(bar) = &self.bar {
                     bar.set_position(report.step);
-                    bar.set_message(format!("loss {loss:.3} {speed:.0} tokens/s"));
+                    bar.set_message(format!("loss {loss:.3} {speeds}"));
                 } else if report.step.is_multiple_of(Self::LINE_EVERY) || report.step == self.steps
                 {
                     let left = (self.steps - report.step) as f64 * report.tokens as f64 / speed;
                     eprintln!(
-                        "step {}/{} loss {loss:.4} lr {:.2e} grad norm {:.3} {speed:.0} tokens/s, {left:.0} s left",
+                        "step {}/{} loss {loss:.4} lr {:.2e} grad norm {:.3} {speeds}, {left:.0} s left",
                         report.step, self.steps, report.lr, report.grad_norm
                     );
                 }

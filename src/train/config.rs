@@ -26,14 +26,15 @@ pub enum ModelDtype {
     F16,
 }
 
-/// The number format of the factors in matrix products on the CPU. Weights, gradients, sums and all
-/// else are f32 either way.
+/// The number format of the factors in matrix products. Weights and gradients are f32 either way, and so
+/// are sums, norms, softmax and loss; on CUDA the results of bfloat16 products, which are summed in f32,
+/// are bfloat16 too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floats.
     F32,
-    /// bfloat16, which processors with AVX512-BF16 multiply twice as fast.
+    /// bfloat16, which processors with AVX512-BF16 multiply twice as fast, and GPUs faster still.
     Bf16,
 }
 
@@ -124,9 +125,17 @@ pub enum TrainDevice {
 /// Every setting of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
-    /// Training text: UTF-8, plain or zstd, documents separated by a line `<|doc|>`.
+    /// Training text: UTF-8, plain or zstd, documents separated by a line `<|doc|>`. Empty where the run
+    /// trains on pairs.
     pub data: Vec<PathBuf>,
-    /// Validation text, in the same form.
+    /// Pairs of prompt and answer, whose answers are trained on, in the place of `data`: UTF-8, plain or
+    /// zstd, one JSON object a line.
+    #[serde(default)]
+    pub pairs: Option<PathBuf>,
+    /// Whether answers that do not fit the window are cut off, instead of being refused.
+    #[serde(default)]
+    pub truncate_pairs: bool,
+    /// Validation text, or pairs, in the same form.
     pub valid: PathBuf,
     /// The output directory.
     pub out: PathBuf,
@@ -196,8 +205,8 @@ pub struct TrainConfig {
     pub dtype: ModelDtype,
     /// Where the network runs.
     pub device: TrainDevice,
-    /// Precision of matrix products on the CPU; when `None`, that of the run that is resumed, else
-    /// bfloat16 where the processor multiplies it, else f32.
+    /// Precision of matrix products; when `None`, that of the run that is resumed, else bfloat16 on a CPU
+    /// that multiplies it, else f32.
     #[serde(default)]
     pub precision: Option<Precision>,
     /// Continue the run in `out`.
@@ -214,6 +223,8 @@ impl TrainConfig {
     pub fn new(data: Vec<PathBuf>, valid: PathBuf, out: PathBuf) -> Self {
         Self {
             data,
+            pairs: None,
+            truncate_pairs: false,
             valid,
             out,
             init: None,
@@ -314,12 +325,24 @@ impl TrainConfig {
                 allowed: format!("{low} to {high}"),
             })
         }
-        if self.data.is_empty() {
-            return Err(TrainError::Setting {
-                field: "data",
-                given: "empty".into(),
-                allowed: "one file or more".into(),
-            });
+        let setting = |field, given: &str, allowed: &str| {
+            Err(TrainError::Setting {
+                field,
+                given: given.into(),
+                allowed: allowed.into(),
+            })
+        };
+        match (self.data.is_empty(), &self.pairs) {
+            (true, None) => return setting("data", "empty", "one file or more, or pairs"),
+            (false, Some(_)) => return setting("pairs", "given", "data or pairs, not both"),
+            _ => {}
+        }
+        if self.pairs.is_some() && self.packing == Packing::Documents {
+            let allowed = "stream (with pairs, each of which has a window of its own)";
+            return setting("packing", "documents", allowed);
+        }
+        if self.pairs.is_none() && self.truncate_pairs {
+            return setting("truncate-pairs", "true", "false (without pairs)");
         }
         if let Some(given) = self.vocab_size {
             if given < MIN_VOCABULARY {
@@ -360,11 +383,8 @@ impl TrainConfig {
             });
         }
         if self.process == ForwardProcess::Uniform && self.objective == Objective::CrossEntropy {
-            return Err(TrainError::Setting {
-                field: "objective",
-                given: "cross-entropy".into(),
-                allowed: "nelbo (with the process uniform, where no slot is masked)".into(),
-            });
+            let allowed = "nelbo (with the process uniform, where no slot is masked)";
+            return setting("objective", "cross-entropy", allowed);
         }
         range("steps", self.steps, 1, 1 << 40)?;
         range("lr", self.lr, 1e-12, 10.0)?;
@@ -373,13 +393,6 @@ impl TrainConfig {
         range("weight-decay", self.weight_decay, 0.0, 10.0)?;
         range("clip", self.clip, 1e-9, 1e9)?;
         range("ema", self.ema, 0.0, 0.999_999_9)?;
-        if let (Some(Precision::Bf16), TrainDevice::Cuda(_)) = (self.precision, self.device) {
-            return Err(TrainError::Setting {
-                field: "precision",
-                given: "bf16".into(),
-                allowed: "f32 (bf16 is for products on the CPU; on CUDA all are f32)".into(),
-            });
-        }
         if let TrainDevice::Cuda(ordinal) = self.device
             && !candle_core::utils::cuda_is_available()
         {

@@ -6,6 +6,7 @@ use super::batch::{Batch, Windows};
 use super::config::{Objective, TimeSampling, TrainConfig};
 use super::draws::{Purpose, Stream, independent_times, stratified_times};
 use super::error::TrainError;
+use super::pairs::Pairs;
 use super::source::Source;
 use super::tokenizer::{self, SpecialTokens};
 use crate::diffusion::{Process, Schedule};
@@ -42,14 +43,24 @@ impl Data {
     /// # Errors
     /// See [`TrainError`].
     pub fn prepare(config: &TrainConfig, given: Option<Tokenizer>) -> Result<Self, TrainError> {
-        let mut documents = Vec::new();
-        for path in &config.data {
-            documents.extend(read_documents(path)?);
-        }
-        let valid_documents = read_documents(&config.valid)?;
-        let tokenizer = match given {
-            Some(tokenizer) => tokenizer,
-            None => tokenizer::train(&documents, config.vocab_size_or_default())?,
+        let texts = match &config.pairs {
+            Some(path) => Texts::Pairs(Pairs::read(path)?, Pairs::read(&config.valid)?),
+            None => {
+                let mut documents = Vec::new();
+                for path in &config.data {
+                    documents.extend(read_documents(path)?);
+                }
+                Texts::Documents(documents, read_documents(&config.valid)?)
+            }
+        };
+        let tokenizer = match (given, &texts) {
+            (Some(tokenizer), _) => tokenizer,
+            (None, Texts::Documents(documents, _)) => {
+                tokenizer::train(documents, config.vocab_size_or_default())?
+            }
+            (None, Texts::Pairs(pairs, _)) => {
+                tokenizer::train(&pairs.texts(), config.vocab_size_or_default())?
+            }
         };
         let vocab = tokenizer.get_vocab_size(true);
         if let Some(given) = config.vocab_size.filter(|&given| given != vocab) {
@@ -60,7 +71,7 @@ impl Data {
             });
         }
         let specials = tokenizer::special_tokens(&tokenizer)?;
-        let source = |which, documents: &[String]| {
+        let of_documents = |which, documents: &[String]| {
             let tokens = tokenizer::encode(&tokenizer, documents)?;
             if tokens.len() < config.context {
                 return Err(TrainError::CorpusTooShort {
@@ -75,8 +86,17 @@ impl Data {
                 packing: config.packing,
             })
         };
-        let train = source("training", &documents)?;
-        let valid = source("validation", &valid_documents)?;
+        let of_pairs = |pairs: &Pairs| {
+            let windows = pairs.windows(&tokenizer, config.context, config.truncate_pairs)?;
+            Ok::<_, TrainError>(Source::Pairs(windows))
+        };
+        let (train, valid) = match &texts {
+            Texts::Documents(train, valid) => (
+                of_documents("training", train)?,
+                of_documents("validation", valid)?,
+            ),
+            Texts::Pairs(train, valid) => (of_pairs(train)?, of_pairs(valid)?),
+        };
         let process = match config.process {
             ForwardProcess::Absorbing => Process::absorbing(vocab, specials.mask as usize)?,
             ForwardProcess::Uniform => Process::uniform(vocab)?,
@@ -103,6 +123,7 @@ impl Data {
         let mut stream = Stream::new(config.seed, Purpose::Step, step);
         let count = config.batch * config.grad_accumulation;
         let windows = self.train.draw(count, config.context, &mut stream);
+        let prompts = windows.prompts.clone();
         let times = match config.time_sampling {
             TimeSampling::LowDiscrepancy => stratified_times(count, &mut stream),
             TimeSampling::Uniform => independent_times(count, &mut stream),
@@ -115,10 +136,21 @@ impl Data {
             &mut stream,
         )?;
         Ok(match config.objective {
-            Objective::Nelbo => batch,
+            // Each window weighs the same, whatever share of it is noised: for pairs LLaDA's loss, the
+            // mean over pairs of an answer's mean over its tokens.
+            Objective::Nelbo => batch.with_factors(prompts.into_iter().map(|prompt| {
+                let context = config.context;
+                context as f64 / (context - prompt) as f64
+            })),
             Objective::CrossEntropy => batch.with_equal_weights(),
         })
     }
+}
+
+/// The texts of training and of validation.
+enum Texts {
+    Documents(Vec<String>, Vec<String>),
+    Pairs(Pairs, Pairs),
 }
 
 /// Unicode characters that the slots with a loss stand for.
@@ -137,8 +169,11 @@ fn characters(windows: &Windows, tokenizer: &Tokenizer) -> Result<usize, TrainEr
 fn validation_batches(windows: Windows, process: &Process) -> Result<Vec<Batch>, TrainError> {
     let mut stream = Stream::new(0, Purpose::Validation, 0);
     let times = stratified_times(windows.len(), &mut stream);
+    // Each token with a loss weighs the same.
+    let factor = windows.tokens.len() as f64 / windows.noised() as f64;
     let batch = Batch::noise(windows, &times, process, &Schedule::LogLinear, &mut stream)?;
     let count = batch.windows();
+    let batch = batch.with_factors(std::iter::repeat_n(factor, count));
     Ok((0..count)
         .step_by(VALIDATION_BATCH)
         .map(|first| batch.slice(first..(first + VALIDATION_BATCH).min(count)))

@@ -5,6 +5,7 @@
 //! | [`config`] | every setting of a run, checked before anything is read |
 //! | [`tokenizer`] | byte-level BPE with the three special tokens |
 //! | [`data`] | the texts of a run, read and encoded, and the batches made from them |
+//! | [`pairs`] | prompts with their answers, for supervised fine-tuning |
 //! | [`source`] | where windows are taken from |
 //! | [`batch`] | windows of tokens, and the same noised |
 //! | [`draws`] | counter-based random streams, diffusion times |
@@ -14,6 +15,7 @@
 //! | [`cpu`] | the same function written by hand for the CPU |
 //! | [`optimizer`] | AdamW, clipping, learning-rate schedule, exponential moving average |
 //! | [`checkpoint`] | the Hugging Face directory and the resumable state, written atomically |
+//! | [`throughput`] | operations of a step, and how many the machine does a second |
 //! | [`trainer`] | one training step, one validation |
 //! | [`run`](mod@run) | the loop of `unmask train`: logging, validation, checkpoints |
 //!
@@ -39,9 +41,11 @@ pub mod layout;
 pub mod log;
 pub mod network;
 pub mod optimizer;
+pub mod pairs;
 pub mod plot;
 pub mod run;
 pub mod source;
+pub mod throughput;
 pub mod tokenizer;
 pub mod trainer;
 

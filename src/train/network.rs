@@ -33,4 +33,12 @@ pub trait Network: Send {
         batch: &Batch,
         gradient: &mut [f32],
     ) -> Result<f64, TrainError>;
+
+    /// Measures how many floating-point operations a second the machine does in the matrix products of the
+    /// network's widest layer alone, `[rows, D] × [D, 2F]` as a step has them, in the network's precision and
+    /// on all that a step runs on.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    fn product_rate(&mut self) -> Result<f64, TrainError>;
 }

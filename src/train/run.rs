@@ -27,6 +27,8 @@ pub enum Event {
         parameters: usize,
         /// Steps done before (more than 0 when resumed).
         step: u64,
+        /// Floating-point operations a second of the machine's matrix products, measured just before.
+        product_rate: f64,
     },
     /// A step is done.
     Step {
@@ -34,6 +36,11 @@ pub enum Event {
         report: StepReport,
         /// Its speed.
         tokens_per_second: f64,
+        /// Floating-point operations a second of its matrix products, the rest of the step included in the
+        /// time.
+        operations_per_second: f64,
+        /// The share of the measured rate that this is.
+        product_rate_share: f64,
     },
     /// A validation is done.
     Validated(Validation),
@@ -99,11 +106,13 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
     let step = trainer.progress().step;
     let validated = step > 0 || trainer.progress().best.is_some();
     let mut log = Log::open(&out.join("log.jsonl"), validated.then_some(step))?;
+    let product_rate = trainer.product_rate()?;
     watch(&Event::Started {
         train_tokens: trainer.data().train.tokens().len(),
         vocab: trainer.shape().vocab,
         parameters: trainer.parameters(),
         step: trainer.progress().step,
+        product_rate,
     });
     if step == 0 {
         trainer.save_state(&out)?;
@@ -124,6 +133,8 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         let seconds = start.elapsed().as_secs_f64().max(1e-9);
         trainer.add_seconds(seconds);
         let tokens_per_second = report.tokens as f64 / seconds;
+        let operations_per_second = report.operations / seconds;
+        let product_rate_share = operations_per_second / product_rate;
         log.push(LogLine::Step {
             step: report.step,
             loss: report.loss,
@@ -131,11 +142,15 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
             grad_norm: report.grad_norm,
             tokens: report.tokens * report.step,
             tokens_per_second,
+            operations_per_second: Some(operations_per_second),
+            product_rate_share: Some(product_rate_share),
             seconds: trainer.progress().seconds,
         })?;
         watch(&Event::Step {
             report,
             tokens_per_second,
+            operations_per_second,
+            product_rate_share,
         });
         let step = report.step;
         let mut save = step.is_multiple_of(save_every) || step == steps;

@@ -13,6 +13,7 @@ use super::initial::Initial;
 use super::layout::{Layout, NetworkShape};
 use super::network::{ComposedNetwork, Network};
 use super::optimizer::{AdamW, Update, average_decay, global_norm, learning_rate};
+use super::throughput::operations;
 
 /// What a training step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,6 +28,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Tokens of its batch.
     pub tokens: u64,
+    /// Floating-point operations of its matrix products.
+    pub operations: f64,
 }
 
 /// What a validation found, of the averaged weights on the fixed windows and masks.
@@ -150,9 +153,10 @@ impl Trainer {
                 precision.check()?;
                 Box::new(CpuNetwork::new(&state.shape, precision))
             }
-            TrainDevice::Cuda(ordinal) => Box::new(ComposedNetwork::new(
+            TrainDevice::Cuda(ordinal) => Box::new(ComposedNetwork::with_precision(
                 &state.shape,
                 &Device::new_cuda(ordinal)?,
+                state.config.precision.unwrap_or(Precision::F32),
             )?),
         };
         let layout = Layout::new(&state.shape);
@@ -203,6 +207,15 @@ impl Trainer {
     /// Adds to the time that the run has taken.
     pub fn add_seconds(&mut self, seconds: f64) {
         self.state.progress.seconds += seconds;
+    }
+
+    /// Measures how many floating-point operations a second the machine does in matrix products like the
+    /// network's.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn product_rate(&mut self) -> Result<f64, TrainError> {
+        self.network.product_rate()
     }
 
     /// Does one step.
@@ -261,6 +274,7 @@ impl Trainer {
             lr,
             grad_norm,
             tokens: batch.tokens() as u64,
+            operations: operations(&state.shape, &batch),
         })
     }
 
@@ -382,6 +396,12 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
         saved.grad_accumulation,
         given.grad_accumulation,
     )?;
+    let kind = |config: &TrainConfig| match config.pairs {
+        Some(_) => "pairs",
+        None => "documents",
+    };
+    same("the data", kind(saved), kind(given))?;
+    same("truncate-pairs", saved.truncate_pairs, given.truncate_pairs)?;
     same("process", saved.process, given.process)?;
     same("packing", saved.packing, given.packing)?;
     same("objective", saved.objective, given.objective)?;

@@ -112,7 +112,8 @@ fn a_checkpoint_of_another_network_or_vocabulary_is_refused() {
     let directory = first.config.out.clone();
     let config = directory.join("config.json");
     let whole = json(&config);
-    let changes: [(&str, fn(&mut Value)); 4] = [
+    type Edit = fn(&mut Value);
+    let changes: [(&str, Edit); 4] = [
         ("a dream model", |c| {
             c["architectures"] = serde_json::json!(["DreamModel"])
         }),

@@ -6,6 +6,7 @@ mod files;
 mod initial;
 mod learning;
 mod packing;
+mod pairs;
 mod refusals;
 mod resuming;
 mod uniform;
@@ -169,7 +170,13 @@ fn log(out: &Path) -> Vec<Value> {
             let mut line: Value = serde_json::from_str(line).unwrap();
             let fields = line.as_object_mut().unwrap();
             fields.remove("seconds");
-            fields.remove("tokens_per_second");
+            for speed in [
+                "tokens_per_second",
+                "operations_per_second",
+                "product_rate_share",
+            ] {
+                fields.remove(speed);
+            }
             line
         })
         .collect()

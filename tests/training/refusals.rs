@@ -57,11 +57,6 @@ fn bad_input_is_refused_with_its_reason() {
         &["batch is 65536 (with grad-accumulation 16384 and context 24)"],
     );
 
-    let mut half = case();
-    half.config.device = TrainDevice::Cuda(0);
-    half.config.precision = Some(Precision::Bf16);
-    check(half, &["precision is bf16; allowed: f32", "CUDA"]);
-
     let mut heads = case();
     heads.config.heads = 3;
     check(heads, &["heads is 3 (with hidden 32)"]);

@@ -132,6 +132,55 @@ fn a_resumption_with_other_settings_or_data_is_refused_and_leaves_the_run_intact
 }
 
 #[test]
+fn a_resumption_with_another_vocabulary_is_refused_and_leaves_the_run_intact() {
+    let mut case = Case::new();
+    case.config.steps = 20;
+    case.run().unwrap();
+    let mut other = Case::new();
+    other.config.steps = 1;
+    other.config.vocab_size = Some(310);
+    other.run().unwrap();
+    let tokenizer = |case: &Case| case.config.out.join("tokenizer.json");
+    let before = files(&case.config.out);
+    let good = case.config.clone();
+    case.config.resume = true;
+
+    case.config.tokenizer = Some(tokenizer(&other));
+    let error = case.fails();
+    assert!(
+        error.contains("cannot resume: tokenizer was another vocabulary"),
+        "{error}"
+    );
+    assert!(files(&case.config.out) == before);
+
+    // The run's own tokenizer replaced: by one of another size, and by one that spells otherwise.
+    case.config = good;
+    case.config.resume = true;
+    case.config.vocab_size = None;
+    let own = fs::read(tokenizer(&case)).unwrap();
+    fs::copy(tokenizer(&other), tokenizer(&case)).unwrap();
+    let error = case.fails();
+    assert!(
+        error.contains("the vocabulary size was 300") && error.contains("310 now"),
+        "{error}"
+    );
+    let mut swapped: Value = serde_json::from_slice(&own).unwrap();
+    let vocabulary = swapped["model"]["vocab"].as_object_mut().unwrap();
+    let (a, b) = (vocabulary["a"].clone(), vocabulary["e"].clone());
+    vocabulary.insert("a".into(), b);
+    vocabulary.insert("e".into(), a);
+    fs::write(tokenizer(&case), swapped.to_string()).unwrap();
+    let error = case.fails();
+    assert!(
+        error.contains("cannot resume: the data was text"),
+        "{error}"
+    );
+    fs::write(tokenizer(&case), own).unwrap();
+    assert!(files(&case.config.out) == before);
+    case.run().unwrap();
+}
+
+#[test]
 fn a_run_may_be_extended_or_shortened_when_a_new_lr_schedule_is_asked_for() {
     let mut case = Case::new();
     case.config.steps = 20;

@@ -121,4 +121,13 @@ impl Network for CpuNetwork {
             });
         Ok(loss)
     }
+
+    fn product_rate(&mut self) -> Result<f64, TrainError> {
+        let rates: Vec<f64> = self
+            .workers
+            .par_iter_mut()
+            .map(|worker| worker.pass.product_rate())
+            .collect::<Result<_, _>>()?;
+        Ok(rates.iter().sum())
+    }
 }

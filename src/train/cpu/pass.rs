@@ -7,7 +7,9 @@ use super::kernels;
 use super::plug_in::{PlugInRow, plug_in_divergence};
 use crate::train::batch::Batch;
 use crate::train::config::Precision;
+use crate::train::error::TrainError;
 use crate::train::layout::{Layout, NetworkShape};
+use crate::train::throughput;
 
 /// Logits computed at once, roughly.
 const LOGITS: usize = 1 << 20;
@@ -184,6 +186,23 @@ impl Pass {
             };
         }
         loss
+    }
+
+    /// Operations a second of the products that the gate and the up projection are, on this thread.
+    pub fn product_rate(&mut self) -> Result<f64, TrainError> {
+        let (input, output) = (self.shape.hidden, 2 * self.shape.mlp);
+        let rows = self.saved[0].x.len() / input;
+        let size = Linear {
+            rows,
+            input,
+            output,
+        };
+        let weight = vec![1.0; output * input];
+        let Saved { x, gate_up, .. } = &mut self.saved[0];
+        throughput::rate((2 * rows * input * output) as f64, || {
+            self.products.linear(gate_up, Write::Set, x, &weight, size);
+            Ok(())
+        })
     }
 
     /// Adds the gradient of the last [`forward`](Self::forward) to `gradient`.

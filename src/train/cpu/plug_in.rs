@@ -17,14 +17,14 @@ fn ln(x: f32) -> f32 {
     let r = mantissa - 1.0;
     let square = r * r;
     let mut p = 7.037_683_6e-2f32;
-    p = p * r - 1.151_461_03e-1;
+    p = p * r - 1.151_461e-1;
     p = p * r + 1.167_699_87e-1;
-    p = p * r - 1.242_014_08e-1;
+    p = p * r - 1.242_014_1e-1;
     p = p * r + 1.424_932_3e-1;
     p = p * r - 1.666_805_8e-1;
     p = p * r + 2.000_071_5e-1;
     p = p * r - 2.499_999_4e-1;
-    p = p * r + 3.333_333_1e-1;
+    p = p * r + 3.333_333e-1;
     let p = p * r * square + exponent * LN2_LOW - 0.5 * square;
     r + p + exponent * LN2_HIGH
 }

@@ -8,6 +8,7 @@ use crate::train::batch::Batch;
 use crate::train::config::Precision;
 use crate::train::error::TrainError;
 use crate::train::layout::{Layout, NetworkShape};
+use crate::train::throughput;
 
 /// Added to the score of a slot of another text: e to this power is 0 in f32 beside any other score.
 const UNSEEN: f32 = -1e30;
@@ -298,5 +299,28 @@ impl Network for ComposedNetwork {
             }
         }
         Ok(f64::from(loss.to_scalar::<f32>()?))
+    }
+
+    fn product_rate(&mut self) -> Result<f64, TrainError> {
+        // Products that a device does in the background: some at once, then a number that needs them.
+        const ROWS: usize = 4096;
+        const AT_ONCE: usize = 4;
+        let (d, width) = (self.shape.hidden, 2 * self.shape.mlp);
+        let rows = Tensor::ones((ROWS, d), self.dtype, &self.device)?;
+        let weight = Tensor::ones((width, d), self.dtype, &self.device)?;
+        let operations = (2 * ROWS * d * width * AT_ONCE) as f64;
+        throughput::rate(operations, || {
+            let mut last = None;
+            for _ in 0..AT_ONCE {
+                last = Some(rows.matmul(&weight.t()?)?);
+            }
+            if let Some(last) = last {
+                last.get(0)?
+                    .get(0)?
+                    .to_dtype(DType::F32)?
+                    .to_scalar::<f32>()?;
+            }
+            Ok(())
+        })
     }
 }

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use candle_core::Device;
 
 use super::*;
@@ -180,4 +182,56 @@ fn a_batch_without_masks_has_no_loss_and_no_gradient() {
         0.0
     );
     assert!(gradient.iter().all(|&g| g == 0.0));
+}
+
+#[test]
+fn products_in_bfloat16_keep_the_loss_within_1_percent_and_the_gradient_within_3() {
+    let shape = shape(false);
+    let layout = Layout::new(&shape);
+    let weights = random_weights(&layout);
+    let absorbing = Process::absorbing(shape.vocab, 0).unwrap();
+    for process in [absorbing, Process::uniform(shape.vocab).unwrap()] {
+        let batch = noised(&shape, 32, 3, &process, &[6]);
+        let [exact, half] = [Precision::F32, Precision::Bf16].map(|precision| {
+            let mut network =
+                ComposedNetwork::with_precision(&shape, &Device::Cpu, precision).unwrap();
+            let mut gradient = vec![0.0; layout.len()];
+            let loss = network
+                .loss_and_gradient(&weights, &batch, &mut gradient)
+                .unwrap();
+            (loss, gradient)
+        });
+        assert!(exact.0 != half.0, "bfloat16 was used");
+        assert!(
+            (half.0 / exact.0 - 1.0).abs() < 1e-2,
+            "{} {}",
+            half.0,
+            exact.0
+        );
+        let apart = |range: Range<usize>| {
+            let pairs = exact.1[range.clone()].iter().zip(&half.1[range]);
+            let (difference, size) = pairs.fold((0.0, 0.0), |(difference, size), (a, b)| {
+                let (a, b) = (f64::from(*a), f64::from(*b));
+                (difference + (a - b).powi(2), size + a * a)
+            });
+            f64::sqrt(difference / size)
+        };
+        let whole = apart(0..layout.len());
+        assert!(whole < 0.03, "{whole}");
+        for parameter in &layout.parameters {
+            let part = apart(parameter.range.clone());
+            assert!(part < 0.1, "{}: {part}", parameter.name);
+        }
+    }
+}
+
+#[test]
+fn the_rate_of_products_is_measured_on_both_networks() {
+    let shape = shape(false);
+    let mut composed = ComposedNetwork::new(&shape, &Device::Cpu).unwrap();
+    let mut cpu = CpuNetwork::new(&shape, Precision::F32);
+    for network in [&mut composed as &mut dyn Network, &mut cpu] {
+        let rate = network.product_rate().unwrap();
+        assert!(rate.is_finite() && rate > 1e6, "{rate}");
+    }
 }
