@@ -120,15 +120,12 @@ fn the_spec_says_what_is_masked_and_what_the_output_is() {
 }
 
 #[test]
-fn an_engine_that_fills_masks_from_logits_refuses_both() {
-    for (name, reason) in [
-        ("sedd_absorb", "log-score"),
-        ("sedd_uniform", "no mask token"),
-    ] {
+fn an_engine_that_denoises_by_logits_refuses_both() {
+    for name in ["sedd_absorb", "sedd_uniform"] {
         let error = Engine::start(load(name), EngineConfig::default());
         let Err(error @ StartError::Unsupported { .. }) = error else {
             panic!("the engine started");
         };
-        assert!(error.to_string().contains(reason), "{error}");
+        assert!(error.to_string().contains("log-score"), "{error}");
     }
 }
