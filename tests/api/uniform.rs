@@ -116,3 +116,18 @@ async fn the_presets_listed_are_those_that_the_model_can_follow() {
     let absorbing = names(list(Server::of(Mock::uniform()).await).await);
     assert!(absorbing.len() > 10 && !absorbing.contains(&"uniform-ancestral".to_owned()));
 }
+
+#[tokio::test]
+async fn what_needs_a_mask_token_is_refused_with_the_reason() {
+    let server = Server::of(Mock::uniform().of_the_uniform_process()).await;
+    let choices = json!({"segments": ["ab", {"gap": {"choices": ["c", "d"]}}]});
+    for (path, body) in [
+        ("/v1/score", json!({"input": ["A text."]})),
+        ("/v1/infill", choices),
+    ] {
+        let (status, answer) = server.ask(path, &body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("uniform process"), "{message}");
+    }
+}

@@ -42,7 +42,7 @@ fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
                         policy: CachePolicy::ALL[index % 4],
                         refresh: None,
                     },
-                    steps: (index % 2 == 0).then_some(6),
+                    steps: index.is_multiple_of(2).then_some(6),
                     ..DecodePlan::default()
                 };
                 builder.fixed(&prompt[..2]).build().unwrap()
