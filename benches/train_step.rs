@@ -4,9 +4,10 @@
 use std::time::Instant;
 
 use candle_core::Device;
-use unmask::diffusion::schedule::Schedule;
+use unmask::diffusion::{Process, Schedule};
+use unmask::train::batch::{Batch, Windows};
 use unmask::train::cpu::CpuNetwork;
-use unmask::train::draws::{Batch, Purpose, Stream, stratified_times};
+use unmask::train::draws::{Purpose, Stream, stratified_times};
 use unmask::train::layout::Layout;
 use unmask::train::network::{ComposedNetwork, Network};
 use unmask::train::{Precision, TrainConfig};
@@ -29,18 +30,14 @@ fn main() {
         *weight = ((i * 7919) % 1000) as f32 * 4e-5 - 0.02;
     }
     let mut stream = Stream::new(0, Purpose::Step, 0);
-    let clean = (0..config.batch * config.context)
+    let clean: Vec<u32> = (0..config.batch * config.context)
         .map(|_| stream.below(shape.vocab) as u32)
         .collect();
     let times = stratified_times(config.batch, &mut stream);
-    let batch = Batch::noise(
-        config.context,
-        clean,
-        &times,
-        0,
-        Schedule::LogLinear,
-        &mut stream,
-    );
+    let process = Process::absorbing(shape.vocab, 0).expect("the mask is a token");
+    let windows = Windows::whole(config.context, &clean);
+    let batch = Batch::noise(windows, &times, &process, &Schedule::LogLinear, &mut stream)
+        .expect("tokens of the vocabulary");
     println!(
         "{} parameters, {} tokens a step, {} threads",
         layout.len(),

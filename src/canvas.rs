@@ -4,9 +4,12 @@
 //! is [`Canvas::gap_slot_mut`], which hands out nothing for a fixed one. Each slot that was written
 //! keeps its provenance.
 //!
+//! A gap begins as masks, or for models of the uniform process as noise.
+//!
 //! A canvas may end in scratch slots: masked slots that belong to no gap. They are denoised with the
 //! others and not read, for networks that know whole blocks only.
 
+use std::fmt;
 use std::ops::Range;
 
 /// A token of the model's vocabulary.
@@ -43,6 +46,43 @@ pub enum CanvasError {
 /// The most slots of a canvas: above every model's context, and a bound on what a canvas takes.
 const MAX_SLOTS: usize = 1 << 24;
 
+/// What a slot of a gap holds before a token is committed to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blank {
+    /// The mask token: for models of the absorbing process.
+    Mask(TokenId),
+    /// A random token, which [`Canvas::noised`] draws: for models of the uniform process.
+    Noise {
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+}
+
+impl Blank {
+    /// The mask token, if there is one.
+    pub fn mask(self) -> Option<TokenId> {
+        match self {
+            Self::Mask(mask) => Some(mask),
+            Self::Noise { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Blank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mask(mask) => write!(f, "the mask token {mask}"),
+            Self::Noise { vocab } => write!(f, "random ones of {vocab} tokens"),
+        }
+    }
+}
+
+impl From<TokenId> for Blank {
+    fn from(mask: TokenId) -> Self {
+        Self::Mask(mask)
+    }
+}
+
 /// What was known of a token when it was committed to its slot.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Commit {
@@ -57,10 +97,13 @@ pub struct Commit {
     pub step: usize,
 }
 
-/// A slot of a gap, or a scratch slot: masked, or committed.
+/// A slot of a gap, or a scratch slot: masked, or committed. "Masked" is a slot without a committed token,
+/// also where it holds noise instead of the mask token.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GapSlot {
     commit: Option<Commit>,
+    /// What it holds while it is masked.
+    blank: TokenId,
     remasked: usize,
     edited: usize,
 }
@@ -91,6 +134,12 @@ impl GapSlot {
     pub fn remask(&mut self) {
         self.remasked += usize::from(self.commit.take().is_some());
     }
+
+    /// Masks the slot again with `noise` in the place of the mask token.
+    pub fn renoise(&mut self, noise: TokenId) {
+        self.remask();
+        self.blank = noise;
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -102,7 +151,7 @@ enum Slot {
 /// A sequence of token slots with at least one gap.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Canvas {
-    mask: TokenId,
+    blank: Blank,
     slots: Vec<Slot>,
     gaps: Vec<Range<usize>>,
     /// Scratch slots, at the end.
@@ -110,10 +159,10 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// Starts laying out a canvas for a model whose mask token is `mask`.
-    pub fn builder(mask: TokenId) -> CanvasBuilder {
+    /// Starts laying out a canvas for a model whose gaps begin as `blank`: its mask token, or noise.
+    pub fn builder(blank: impl Into<Blank>) -> CanvasBuilder {
         CanvasBuilder {
-            mask,
+            blank: blank.into(),
             slots: Vec::new(),
             gaps: Vec::new(),
         }
@@ -139,8 +188,23 @@ impl Canvas {
     pub fn with_scratch(mut self, length: usize) -> Self {
         let added = length.saturating_sub(self.len());
         self.slots
-            .extend(std::iter::repeat_n(Slot::Gap(GapSlot::default()), added));
+            .extend(std::iter::repeat_n(blank_slot(self.blank), added));
         self.scratch += added;
+        self
+    }
+
+    /// The same canvas with noise, `draw` of the slot, in every masked slot. Without noise, where blanks are
+    /// the mask token, it is left as it is.
+    pub fn noised(mut self, draw: impl Fn(usize) -> TokenId) -> Self {
+        if self.blank.mask().is_none() {
+            for (index, slot) in self.slots.iter_mut().enumerate() {
+                if let Slot::Gap(slot) = slot
+                    && slot.commit.is_none()
+                {
+                    slot.blank = draw(index);
+                }
+            }
+        }
         self
     }
 
@@ -159,9 +223,14 @@ impl Canvas {
         self.slots.is_empty()
     }
 
-    /// The mask token.
-    pub fn mask(&self) -> TokenId {
-        self.mask
+    /// What its gaps began as.
+    pub fn blank(&self) -> Blank {
+        self.blank
+    }
+
+    /// The mask token; none where gaps begin as noise.
+    pub fn mask(&self) -> Option<TokenId> {
+        self.blank.mask()
     }
 
     /// The gaps in order, each as its range of slots.
@@ -169,18 +238,19 @@ impl Canvas {
         &self.gaps
     }
 
-    /// The token in `slot`, the mask token if it is masked.
+    /// The token in `slot`; the mask token, or noise, if it is masked. Before [`Canvas::noised`] noise is
+    /// token 0.
     ///
     /// # Panics
     /// If `slot` is not on the canvas.
     pub fn token(&self, slot: usize) -> TokenId {
         match &self.slots[slot] {
             Slot::Fixed(token) => *token,
-            Slot::Gap(gap_slot) => gap_slot.commit.map_or(self.mask, |commit| commit.token),
+            Slot::Gap(slot) => slot.commit.map_or(slot.blank, |commit| commit.token),
         }
     }
 
-    /// All tokens in slot order, the mask token where a slot is masked.
+    /// All tokens in slot order, as [`Canvas::token`] gives them.
     pub fn tokens(&self) -> impl Iterator<Item = TokenId> + '_ {
         (0..self.len()).map(|slot| self.token(slot))
     }
@@ -227,10 +297,18 @@ impl Canvas {
     }
 }
 
+/// A slot of a gap that nothing is committed to.
+fn blank_slot(blank: Blank) -> Slot {
+    Slot::Gap(GapSlot {
+        blank: blank.mask().unwrap_or_default(),
+        ..GapSlot::default()
+    })
+}
+
 /// Lays out a [`Canvas`] from left to right.
 #[derive(Debug, Clone)]
 pub struct CanvasBuilder {
-    mask: TokenId,
+    blank: Blank,
     slots: Vec<Slot>,
     gaps: Vec<Range<usize>>,
 }
@@ -248,7 +326,7 @@ impl CanvasBuilder {
         // What goes beyond the limit is refused when the canvas is built.
         let length = length.min(MAX_SLOTS + 1);
         self.slots
-            .extend(std::iter::repeat_n(Slot::Gap(GapSlot::default()), length));
+            .extend(std::iter::repeat_n(blank_slot(self.blank), length));
         self.gaps.push(start..start + length);
         self
     }
@@ -268,18 +346,16 @@ impl CanvasBuilder {
         if let Some(gap) = self.gaps.iter().position(Range::is_empty) {
             return Err(CanvasError::EmptyGap { gap });
         }
-        if let Some(slot) = self
-            .slots
-            .iter()
-            .position(|slot| *slot == Slot::Fixed(self.mask))
+        if let Some(mask) = self.blank.mask()
+            && let Some(slot) = self
+                .slots
+                .iter()
+                .position(|slot| *slot == Slot::Fixed(mask))
         {
-            return Err(CanvasError::FixedMask {
-                slot,
-                mask: self.mask,
-            });
+            return Err(CanvasError::FixedMask { slot, mask });
         }
         Ok(Canvas {
-            mask: self.mask,
+            blank: self.blank,
             slots: self.slots,
             gaps: self.gaps,
             scratch: 0,
@@ -326,6 +402,28 @@ mod tests {
         assert_eq!(canvas.token(1), 4);
         assert_eq!(canvas.provenance(1), Some(&commit));
         assert!(!canvas.is_masked(1));
+    }
+
+    #[test]
+    fn gaps_may_begin_as_noise_and_hold_noise_again() {
+        let blank = Blank::Noise { vocab: 50 };
+        let canvas = Canvas::builder(blank).fixed(&[9]).gap(2).build().unwrap();
+        assert_eq!((canvas.mask(), canvas.masked()), (None, 2));
+        let mut canvas = canvas.noised(|slot| 10 + slot as TokenId);
+        assert_eq!(canvas.tokens().collect::<Vec<_>>(), [9, 11, 12]);
+        let commit = Commit {
+            token: 4,
+            probability: 0.5,
+            score: 0.25,
+            step: 3,
+        };
+        canvas.gap_slot_mut(1).unwrap().commit(commit);
+        assert_eq!((canvas.token(1), canvas.masked()), (4, 1));
+        canvas.gap_slot_mut(1).unwrap().renoise(7);
+        assert_eq!((canvas.token(1), canvas.masked()), (7, 2));
+        assert_eq!(canvas.gap_slot(1).unwrap().remasked(), 1);
+        let masks = Canvas::from_ids(&[1, MASK], MASK).unwrap();
+        assert_eq!(masks.clone().noised(|_| 3), masks);
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Chat {
                 self.spec.max_canvas
             );
         }
-        let canvas = Canvas::builder(self.engine.mask_token())
+        let canvas = Canvas::builder(self.engine.blank())
             .fixed(&tokens)
             .gap(gap)
             .build()?;

@@ -17,7 +17,7 @@ pub fn denoise(
     output: &OutputArgs,
     tokenizer: &dyn Tokenizer,
 ) -> anyhow::Result<(Canvas, Statistics)> {
-    let canvas = engine.spec().with_scratch(plan, canvas);
+    let canvas = plan.noised(engine.spec().with_scratch(plan, canvas));
     let mut trace = output
         .trace
         .as_deref()

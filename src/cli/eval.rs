@@ -9,8 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::likelihood::{self, Estimator};
 use unmask::eval::{
-    Corpus, DataReport, InfillReport, Report, Selection, SpeedReport, bound, infill, plot, speed,
+    Corpus, DataReport, InfillReport, LeftOut, Report, Selection, SpeedReport, bound, infill, plot,
+    speed,
 };
+use unmask::models::ForwardProcess;
 use unmask::text::documents::read_documents;
 
 use crate::cli::model::{ModelArgs, tokenizer};
@@ -125,7 +127,8 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     infill.check()?;
     speed.check()?;
     let texts = read_documents(&args.data)?;
-    let corpus = Corpus::new(&texts, &*tokenizer, &checkpoint.spec()?, &args.selection())
+    let spec = checkpoint.spec()?;
+    let corpus = Corpus::new(&texts, &*tokenizer, &spec, &args.selection())
         .with_context(|| format!("cannot evaluate on {}", args.data.display()))?;
     if let Some(folder) = &args.out {
         std::fs::create_dir_all(folder)
@@ -133,16 +136,26 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     }
     let mut report = Report {
         model: checkpoint.name().to_owned(),
+        process: spec.process(),
         data: DataReport::of(args.data.display().to_string(), &corpus),
         seed: args.seed,
         likelihood: Vec::new(),
         infill: None,
         speed: None,
+        left_out: Vec::new(),
     };
+    let uniform = spec.process() == ForwardProcess::Uniform;
     let windows = report.data.windows;
     let model = args.model.load(&checkpoint)?;
     if args.asks_for(Part::Likelihood) {
         for estimator in Estimator::ALL {
+            if uniform && estimator == Estimator::ExactCount {
+                report.left_out.push(LeftOut {
+                    measure: format!("likelihood, {}", estimator.name()),
+                    reason: likelihood::EXACT_COUNT_IS_FOR_MASKS,
+                });
+                continue;
+            }
             let settings = likelihood::Settings {
                 estimator,
                 ..likelihood
@@ -181,7 +194,12 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
             infill::decoded(&engine, &corpus, &infill, progress)
         })?;
     }
-    if args.asks_for(Part::Speed) {
+    if args.asks_for(Part::Speed) && uniform {
+        report.left_out.push(LeftOut {
+            measure: "speed".to_owned(),
+            reason: speed::THRESHOLDS_ARE_FOR_MASKS,
+        });
+    } else if args.asks_for(Part::Speed) {
         let windows = speed.decode_windows.min(windows);
         let canvases = windows * speed.thresholds.len();
         report.speed = Some(SpeedReport {

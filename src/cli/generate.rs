@@ -50,7 +50,7 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     };
     let prompt = args.prompt.unwrap_or_else(|| tokenizer.decode(&prompt_ids));
     let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
-    let canvas = Canvas::builder(engine.mask_token())
+    let canvas = Canvas::builder(engine.blank())
         .fixed(&prompt_ids)
         .gap(args.gap)
         .build()?;

@@ -1,5 +1,6 @@
 //! `unmask infill`.
 
+use anyhow::Context;
 use clap::Args;
 use unmask::canvas::{Canvas, TokenId};
 use unmask::engine::EngineConfig;
@@ -41,9 +42,12 @@ pub fn run(args: InfillArgs) -> anyhow::Result<()> {
     let plan = args.decode.infill_plan(&spec)?;
     let tokenizer = tokenizer(&checkpoint)?;
     let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
-    let mask = engine.mask_token();
     let (layout, canvas) = match args.canvas_ids {
         Some(ids) => {
+            let mask = engine.mask_token().context(
+                "--canvas-ids marks gaps by the mask token, and this model was trained on the uniform process, \
+                 which has none; write the text with {{N}} instead",
+            )?;
             let canvas = Canvas::from_ids(&ids, mask)?;
             let pieces = ids
                 .chunk_by(|a, b| (*a == mask) == (*b == mask))
@@ -56,7 +60,7 @@ pub fn run(args: InfillArgs) -> anyhow::Result<()> {
         }
         None => {
             let pieces = gaps::parse(&args.text.unwrap_or_default())?;
-            Layout::new(pieces, &*tokenizer, mask)?
+            Layout::new(pieces, &*tokenizer, engine.blank())?
         }
     };
     let (canvas, statistics) = denoise(&engine, canvas, &plan, &args.output, &*tokenizer)?;

@@ -106,7 +106,7 @@ fn document(
 pub struct Trace {
     file: BufWriter<File>,
     tokens: Vec<TokenId>,
-    mask: TokenId,
+    mask: Option<TokenId>,
 }
 
 impl Trace {
@@ -128,8 +128,13 @@ impl Trace {
         for (slot, commit) in &report.committed {
             self.tokens[*slot] = commit.token;
         }
-        for slot in &report.remasked {
-            self.tokens[*slot] = self.mask;
+        if let Some(mask) = self.mask {
+            for slot in &report.remasked {
+                self.tokens[*slot] = mask;
+            }
+        }
+        for (slot, noise) in &report.noise {
+            self.tokens[*slot] = *noise;
         }
         let committed: Vec<Value> = report
             .committed

@@ -6,18 +6,27 @@ use std::path::PathBuf;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::diffusion::Schedule;
+use unmask::models::ForwardProcess;
 use unmask::train::run::Event;
 use unmask::train::{
-    self, ModelDtype, Objective, Precision, TimeSampling, TrainConfig, TrainDevice,
+    self, Initial, ModelDtype, Objective, Packing, Precision, TimeSampling, TrainConfig,
+    TrainDevice, TrainError,
 };
 
 /// Arguments of `unmask train`.
 #[derive(clap::Args)]
 pub struct TrainArgs {
     /// Training text: UTF-8 or zstd, documents separated by a line `<|doc|>`.
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    #[arg(long, required_unless_present = "pairs", num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
-    /// Validation text, in the same form.
+    /// Supervised fine-tuning in the place of --data: JSON lines with `prompt` and `answer`. Answers alone
+    /// are noised; each pair has a window of its own, padded with end-of-text.
+    #[arg(long, conflicts_with = "data", value_name = "prompts.jsonl")]
+    pairs: Option<PathBuf>,
+    /// With --pairs: cut answers off that do not fit the window, instead of refusing them.
+    #[arg(long, requires = "pairs")]
+    truncate_pairs: bool,
+    /// Validation text, or pairs, in the same form.
     #[arg(long, value_name = "FILE")]
     valid: PathBuf,
     /// Output directory: a Hugging Face directory with the best model; `state/` resumes the run.
@@ -30,24 +39,28 @@ pub struct TrainArgs {
     /// extend a run or to end it earlier.
     #[arg(long, requires = "resume")]
     new_lr_schedule: bool,
+    /// A checkpoint in the LLaDA architecture to start from, with its tokenizer: a model that `train`
+    /// wrote, or one like it. What is not given of the network's shape is the checkpoint's.
+    #[arg(long, value_name = "DIR")]
+    init: Option<PathBuf>,
     /// A tokenizer to use instead of training one; it must have <|mask|>, <|endoftext|> and <|pad|>.
     #[arg(long, value_name = "tokenizer.json")]
     tokenizer: Option<PathBuf>,
     /// Size of the vocabulary, special tokens included [default: 2048, or the given tokenizer's].
     #[arg(long)]
     vocab_size: Option<usize>,
-    /// Window length in tokens.
-    #[arg(long, default_value_t = 128)]
-    context: usize,
-    /// Transformer blocks.
-    #[arg(long, default_value_t = 6)]
-    layers: usize,
-    /// Width of the residual stream.
-    #[arg(long, default_value_t = 256)]
-    hidden: usize,
-    /// Attention heads.
-    #[arg(long, default_value_t = 4)]
-    heads: usize,
+    /// Window length in tokens [default: 128, or the longest canvas of --init].
+    #[arg(long)]
+    context: Option<usize>,
+    /// Transformer blocks [default: 6].
+    #[arg(long)]
+    layers: Option<usize>,
+    /// Width of the residual stream [default: 256].
+    #[arg(long)]
+    hidden: Option<usize>,
+    /// Attention heads [default: 4].
+    #[arg(long)]
+    heads: Option<usize>,
     /// Width of the gated MLP [default: 8/3 of hidden, rounded up to a multiple of 64].
     #[arg(long)]
     mlp_hidden: Option<usize>,
@@ -60,6 +73,12 @@ pub struct TrainArgs {
     /// Passes a step.
     #[arg(long, default_value_t = 1)]
     grad_accumulation: usize,
+    /// What noise is: masks, or random tokens [default: absorbing, or the process of --init].
+    #[arg(long, value_enum)]
+    process: Option<ProcessName>,
+    /// Which slots of a window see each other: all, or those of one document.
+    #[arg(long, value_enum, default_value = "stream")]
+    packing: PackingName,
     /// What a step descends on: the integrand of the likelihood bound, or the plain mean
     /// cross-entropy of masked tokens.
     #[arg(long, value_enum, default_value = "nelbo")]
@@ -109,8 +128,8 @@ pub struct TrainArgs {
     /// Where to train: `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: TrainDevice,
-    /// Factors of matrix products on the CPU; sums and weights are f32 either way [default: bf16
-    /// where the processor multiplies it, or that of the resumed run].
+    /// Factors of matrix products; weights, gradients and sums are f32 either way [default: bf16 on a
+    /// processor that multiplies it, else f32, or that of the resumed run].
     #[arg(long, value_enum)]
     precision: Option<MatrixPrecision>,
 }
@@ -119,6 +138,18 @@ pub struct TrainArgs {
 enum MatrixPrecision {
     F32,
     Bf16,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ProcessName {
+    Absorbing,
+    Uniform,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum PackingName {
+    Stream,
+    Documents,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -151,22 +182,38 @@ fn parse_device(text: &str) -> Result<TrainDevice, String> {
         .ok_or_else(|| "allowed: cpu, cuda, cuda:N".into())
 }
 
-impl From<TrainArgs> for TrainConfig {
-    fn from(args: TrainArgs) -> Self {
-        TrainConfig {
-            data: args.data,
-            valid: args.valid,
-            out: args.out,
+impl TrainArgs {
+    /// The settings; a network's size that is not given is that of the checkpoint in --init, if there is
+    /// one.
+    fn config(self) -> Result<TrainConfig, TrainError> {
+        let args = self;
+        let mut base = TrainConfig::new(args.data, args.valid, args.out);
+        if let Some(init) = &args.init {
+            base = base.starting_from(&Initial::open(init)?);
+        }
+        Ok(TrainConfig {
+            pairs: args.pairs,
+            truncate_pairs: args.truncate_pairs,
+            init: args.init,
             tokenizer: args.tokenizer,
             vocab_size: args.vocab_size,
-            context: args.context,
-            layers: args.layers,
-            hidden: args.hidden,
-            heads: args.heads,
-            mlp_hidden: args.mlp_hidden,
-            tie_head: args.tie_head,
+            context: args.context.unwrap_or(base.context),
+            layers: args.layers.unwrap_or(base.layers),
+            hidden: args.hidden.unwrap_or(base.hidden),
+            heads: args.heads.unwrap_or(base.heads),
+            mlp_hidden: args.mlp_hidden.or(base.mlp_hidden),
+            tie_head: args.tie_head || base.tie_head,
             batch: args.batch,
             grad_accumulation: args.grad_accumulation,
+            process: match args.process {
+                Some(ProcessName::Absorbing) => ForwardProcess::Absorbing,
+                Some(ProcessName::Uniform) => ForwardProcess::Uniform,
+                None => base.process,
+            },
+            packing: match args.packing {
+                PackingName::Stream => Packing::Stream,
+                PackingName::Documents => Packing::Documents,
+            },
             objective: match args.objective {
                 ObjectiveName::Nelbo => Objective::Nelbo,
                 ObjectiveName::CrossEntropy => Objective::CrossEntropy,
@@ -198,13 +245,14 @@ impl From<TrainArgs> for TrainConfig {
             }),
             resume: args.resume,
             new_lr_schedule: args.new_lr_schedule,
-        }
+            ..base
+        })
     }
 }
 
 /// Runs `unmask train`.
 pub fn run(args: TrainArgs) -> anyhow::Result<()> {
-    let config = TrainConfig::from(args);
+    let config = args.config()?;
     let mut reporter = Reporter::new(config.steps);
     let out = config.out.clone();
     let trainer = train::run(config, |event| reporter.show(event)).context("training stopped")?;
@@ -225,6 +273,8 @@ struct Reporter {
     /// Running averages over some tens of steps, and the weight that corrects their start.
     loss: f64,
     speed: f64,
+    operations: f64,
+    share: f64,
     weight: f64,
 }
 
@@ -249,6 +299,8 @@ impl Reporter {
             steps,
             loss: 0.0,
             speed: 0.0,
+            operations: 0.0,
+            share: 0.0,
             weight: 0.0,
         }
     }
@@ -267,9 +319,12 @@ impl Reporter {
                 vocab,
                 parameters,
                 step,
+                product_rate,
             } => {
                 self.line(&format!(
-                    "{parameters} parameters, vocabulary {vocab}, {train_tokens} training tokens, at step {step}"
+                    "{parameters} parameters, vocabulary {vocab}, {train_tokens} training tokens, at step {step}; \
+                     matrix products at {:.1} GFLOP/s",
+                    product_rate / 1e9
                 ));
                 if let Some(bar) = &self.bar {
                     bar.set_position(*step);
@@ -279,19 +334,30 @@ impl Reporter {
             Event::Step {
                 report,
                 tokens_per_second,
+                operations_per_second,
+                product_rate_share,
             } => {
-                self.loss = 0.95 * self.loss + 0.05 * report.loss;
-                self.speed = 0.95 * self.speed + 0.05 * tokens_per_second;
                 self.weight = 0.95 * self.weight + 0.05;
-                let (loss, speed) = (self.loss / self.weight, self.speed / self.weight);
+                let weight = self.weight;
+                let average = |sum: &mut f64, new: f64| {
+                    *sum = 0.95 * *sum + 0.05 * new;
+                    *sum / weight
+                };
+                let loss = average(&mut self.loss, report.loss);
+                let speed = average(&mut self.speed, *tokens_per_second);
+                let operations = average(&mut self.operations, *operations_per_second) / 1e9;
+                let share = average(&mut self.share, *product_rate_share) * 100.0;
+                let speeds = format!(
+                    "{speed:.0} tokens/s, {operations:.1} GFLOP/s ({share:.0} % of the matrix products' rate)"
+                );
                 if let Some(bar) = &self.bar {
                     bar.set_position(report.step);
-                    bar.set_message(format!("loss {loss:.3} {speed:.0} tokens/s"));
+                    bar.set_message(format!("loss {loss:.3} {speeds}"));
                 } else if report.step.is_multiple_of(Self::LINE_EVERY) || report.step == self.steps
                 {
                     let left = (self.steps - report.step) as f64 * report.tokens as f64 / speed;
                     eprintln!(
-                        "step {}/{} loss {loss:.4} lr {:.2e} grad norm {:.3} {speed:.0} tokens/s, {left:.0} s left",
+                        "step {}/{} loss {loss:.4} lr {:.2e} grad norm {:.3} {speeds}, {left:.0} s left",
                         report.step, self.steps, report.lr, report.grad_norm
                     );
                 }

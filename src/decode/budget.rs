@@ -35,7 +35,8 @@ pub enum Budget {
         eps: f32,
     },
     /// Each masked slot by itself with probability 1 − s/t, as the reverse process does it (ancestral
-    /// sampling; MDLM, arXiv:2406.07524), and all of them at the last step. The score plays no part.
+    /// sampling; MDLM, arXiv:2406.07524), and all of them at the last step. The score plays no part. With
+    /// [`Revision::Renoise`](crate::decode::Revision::Renoise) the reverse process is that of the uniform one.
     Ancestral {
         /// The last time of the grid, in [0, 1).
         #[serde(default)]

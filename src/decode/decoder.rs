@@ -1,6 +1,7 @@
 //! Follows a plan over one canvas.
 
 mod chance;
+mod renoising;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,8 @@ pub struct Change {
     pub committed: Vec<usize>,
     /// Slots that were masked again, in slot order; possibly one that was committed just before.
     pub remasked: Vec<usize>,
+    /// Slots that hold another noise token than before, with it, in slot order: of the uniform process only.
+    pub noise: Vec<(usize, TokenId)>,
 }
 
 #[derive(Debug, Clone)]
@@ -82,7 +85,8 @@ impl Decoder {
     /// Begins `plan` on `canvas`. A stop token ends the denoising as [`DecodePlan::early_stop`] says.
     ///
     /// # Errors
-    /// If the plan is invalid, or has fewer steps than the canvas has blocks.
+    /// If the plan is invalid, is of the other process than the canvas, or has fewer steps than the canvas
+    /// has blocks.
     pub fn new(
         plan: &DecodePlan,
         canvas: &Canvas,
@@ -99,6 +103,7 @@ impl Decoder {
         stop_tokens: &[TokenId],
     ) -> Result<Self, PlanError> {
         plan.validate()?;
+        plan.check_blank(canvas.blank())?;
         let blocks = blocks(canvas, plan.block_length, plan.block_origin);
         if let Some(steps) = plan.steps
             && steps < blocks.len()
@@ -210,12 +215,12 @@ impl Decoder {
             return Vec::new();
         };
         match (self.plan.budget, self.plan.revision) {
-            (Budget::Ancestral { eps }, _) => self.unmasked_by_chance(canvas, block, eps),
-            (_, Revision::Edit { .. }) => block
+            (_, Revision::Edit { .. } | Revision::Renoise) => block
                 .slots
                 .clone()
                 .filter(|slot| !canvas.is_fixed(*slot))
                 .collect(),
+            (Budget::Ancestral { eps }, _) => self.unmasked_by_chance(canvas, block, eps),
             _ => canvas.masked_in(block.slots.clone()).collect(),
         }
     }
@@ -226,6 +231,12 @@ impl Decoder {
         let Some(block) = self.blocks.get(self.block).cloned() else {
             return Change::default();
         };
+        if self.plan.revision == Revision::Renoise {
+            let change = self.renoise(canvas, &block, candidates);
+            self.step_in_block += 1;
+            self.leave_block_if_done(canvas, &block, true);
+            return change;
+        }
         // Slots are masked again by what they were before the step.
         let mut remasked = self.remasked_by_chance(canvas, &block);
         self.steps += 1;
@@ -252,6 +263,7 @@ impl Decoder {
         Change {
             committed: committed.iter().map(|candidate| candidate.slot).collect(),
             remasked,
+            noise: Vec::new(),
         }
     }
 
@@ -268,7 +280,7 @@ impl Decoder {
                 self.post_steps += 1;
                 !active || self.post_steps > max_post_steps
             }
-            (Revision::Remask(_), _) => block
+            (Revision::Remask(_) | Revision::Renoise, _) => block
                 .steps
                 .is_none_or(|steps| self.step_in_block >= steps && !masked),
             _ => !masked,

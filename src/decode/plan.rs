@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::canvas::{Blank, Canvas, TokenId};
 use crate::decode::{BlockEntry, BlockOrigin, Budget, Cache, Revision, Score};
+use crate::sampling::philox::{Draws, Stream};
 use crate::sampling::{Basis, FilterOrder, LogitBias};
 
 /// The most steps of a plan: above any published sampler's.
@@ -298,7 +300,58 @@ impl DecodePlan {
         {
             return invalid("revision", "re-masking needs the budget `ancestral`");
         }
+        if self.revision == Revision::Renoise {
+            if !matches!(self.budget, Budget::Ancestral { .. }) {
+                return invalid("revision", "`renoise` needs the budget `ancestral`");
+            }
+            if self.early_stop == EarlyStop::AtOnce {
+                return invalid(
+                    "early_stop",
+                    "with `renoise` no token is final before its block is; allowed: never, after_block",
+                );
+            }
+            if self.sampling.guidance_scale > 0.0 {
+                return invalid(
+                    "guidance_scale",
+                    "with `renoise` there is no mask to hide the fixed text behind; allowed: 0",
+                );
+            }
+        }
         Ok(())
+    }
+
+    /// Checks that the plan denoises canvases whose gaps begin as `blank`.
+    ///
+    /// # Errors
+    /// [`PlanError::Invalid`] if it is of the other process.
+    pub fn check_blank(&self, blank: Blank) -> Result<(), PlanError> {
+        let reason = match (blank, self.revision) {
+            (Blank::Noise { .. }, Revision::Renoise) => return Ok(()),
+            (Blank::Noise { .. }, _) => {
+                "this model was trained on the uniform process and has no mask token to fill; allowed: \
+                 renoise, as in the preset uniform-ancestral"
+            }
+            (Blank::Mask(_), Revision::Renoise) => {
+                "`renoise` is for models of the uniform process, and this one fills masks"
+            }
+            (Blank::Mask(_), _) => return Ok(()),
+        };
+        Err(PlanError::Invalid {
+            field: "revision",
+            reason: reason.to_owned(),
+        })
+    }
+
+    /// `canvas` with the noise that its gaps begin as, by the plan's seed and the slot; a canvas of masks is
+    /// left as it is.
+    pub fn noised(&self, canvas: Canvas) -> Canvas {
+        let Blank::Noise { vocab } = canvas.blank() else {
+            return canvas;
+        };
+        canvas.noised(|slot| {
+            let [word, ..] = Draws::new(self.sampling.seed, 0, slot, Stream::Noise).quad(0);
+            ((u64::from(word) * vocab as u64) >> 32) as TokenId
+        })
     }
 
     /// Whether a committed slot may change again, so that nothing is final before the end.

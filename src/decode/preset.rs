@@ -161,14 +161,14 @@ fn block_diffusion(score: Score, budget: Budget) -> DecodePlan {
     }
 }
 
-/// All presets.
-pub fn all() -> Vec<Preset> {
-    let preset = |name, description, plan| Preset {
-        name,
-        description,
-        plan,
-    };
-    let ancestral = |revision| DecodePlan {
+/// Ancestral sampling of the uniform process, by a denoiser given the other slots (UDLM, arXiv:2412.10193).
+pub(crate) fn uniform_ancestral() -> DecodePlan {
+    ancestral(Revision::Renoise)
+}
+
+/// Ancestral sampling on MDLM's grid of times.
+fn ancestral(revision: Revision) -> DecodePlan {
+    DecodePlan {
         budget: Budget::Ancestral { eps: 1e-5 },
         finish: Finish::MostProbable,
         revision,
@@ -177,6 +177,15 @@ pub fn all() -> Vec<Preset> {
             ..Sampling::default()
         },
         ..DecodePlan::default()
+    }
+}
+
+/// All presets.
+pub fn all() -> Vec<Preset> {
+    let preset = |name, description, plan| Preset {
+        name,
+        description,
+        plan,
     };
     vec![
         preset(
@@ -284,6 +293,11 @@ pub fn all() -> Vec<Preset> {
                 t_off: 0.05,
                 alpha_on: 0.9,
             })),
+        ),
+        preset(
+            "uniform-ancestral",
+            "for models of the uniform process: every slot is drawn anew by the reverse step",
+            uniform_ancestral(),
         ),
         preset(
             "llada2",

@@ -20,6 +20,11 @@ pub enum Revision {
     /// It may be masked again, as the reverse process of ReMDM (arXiv:2503.00307) does it. Goes with
     /// [`Budget::Ancestral`](crate::decode::Budget::Ancestral) only.
     Remask(Remasking),
+    /// Every slot of the block is drawn anew at every step, from q(x_s | x_t, x̂_0) of the uniform process
+    /// with x̂_0 drawn from the network: it becomes x̂_0, stays, or becomes noise. That is the reverse step
+    /// Σ q p_θ. In the last step it becomes x̂_0. For models of the uniform process, which take no other; goes
+    /// with [`Budget::Ancestral`](crate::decode::Budget::Ancestral) only.
+    Renoise,
     /// A token of the current block is replaced where the network prefers another one with more than this
     /// probability (LLaDA2.1). Once no slot of the block is masked, the block is looked at again at
     /// most `max_post_steps` times.
@@ -137,7 +142,7 @@ impl RemaskingStep {
 impl Revision {
     pub(super) fn validate(self) -> Result<(), PlanError> {
         match self {
-            Revision::None => Ok(()),
+            Revision::None | Revision::Renoise => Ok(()),
             Revision::Remask(remasking) => match remasking.step(0.4, 0.5) {
                 Ok(_) => Ok(()),
                 Err(error) => Err(PlanError::Invalid {
@@ -166,6 +171,7 @@ impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Revision::None => write!(f, "none"),
+            Revision::Renoise => write!(f, "renoise"),
             Revision::Remask(Remasking::Cap(eta)) => write!(f, "remask_cap:{eta}"),
             Revision::Remask(Remasking::Rescale(eta)) => write!(f, "remask_rescale:{eta}"),
             Revision::Remask(Remasking::Confidence(eta)) => write!(f, "remask_confidence:{eta}"),
@@ -188,19 +194,21 @@ impl fmt::Display for Revision {
 impl FromStr for Revision {
     type Err = PlanError;
 
-    /// Reads what [`Display`](fmt::Display) writes: `none`, `remask_cap:0.02`,
+    /// Reads what [`Display`](fmt::Display) writes: `none`, `renoise`, `remask_cap:0.02`,
     /// `remask_loop:0.02,0.55,0.05,0.9` (η, t_on, t_off, α_on), `edit:0.9,16` (threshold, post steps).
     fn from_str(text: &str) -> Result<Self, PlanError> {
         let unknown = || PlanError::UnknownName {
             field: "revision",
             given: text.to_owned(),
-            allowed: "none, remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, \
+            allowed: "none, renoise, remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, \
                       remask_stochastic:ETA, remask_corrector:BETA, \
                       remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS"
                 .to_owned(),
         };
-        if text == "none" {
-            return Ok(Revision::None);
+        match text {
+            "none" => return Ok(Revision::None),
+            "renoise" => return Ok(Revision::Renoise),
+            _ => {}
         }
         let (name, values) = text.split_once(':').ok_or_else(unknown)?;
         let numbers: Vec<f64> = values
@@ -241,6 +249,7 @@ mod tests {
     fn names_read_back_and_bad_ones_are_refused() {
         for text in [
             "none",
+            "renoise",
             "remask_cap:0.02",
             "remask_rescale:0.5",
             "remask_confidence:1",

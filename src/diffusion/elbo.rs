@@ -187,6 +187,38 @@ pub fn nelbo_integrand(
     }
 }
 
+/// Σ_{y ≠ x_t} (s_θ − r − r ln(s_θ/r)) of the uniform process for a plug-in network: K α/−α′ times the
+/// [integrand](nelbo_integrand) of the continuous-time NELBO (UDLM, arXiv:2412.10193), in nats and in O(K).
+///
+/// `others` is the network's x_θ, `[K]`, read as p(x_0 | the other slots of x_t); `signal` is w = K α/(1 − α)
+/// ([`Process::signal`]). With φ(y) = y − ln(1 + y), p = x_θ and i = x_t it is
+///
+/// ```text
+/// x_0 ≠ i:  (K + w) (ln(1 + w p_i) − w p_i/(1 + w p_i)) + Σ_y φ(w p_y) + (1 + w) ln(1 + w) − w − w ln(1 + w p_{x_0})
+/// x_0 = i:  ((K − 1) φ(x) + w (1 − p_i) x + Σ_{y ≠ i} φ(w p_y)) / (1 + w),      x = w (1 − p_i)/(1 + w p_i)
+/// ```
+///
+/// every part of which is as small as w² where w is small: written with s_θ and r it is a difference of
+/// numbers as large as K.
+///
+/// # Panics
+/// If `x_t` or `x_0` is not below K.
+pub fn plug_in_divergence(signal: f64, x_t: usize, x_0: usize, others: &[f64]) -> f64 {
+    let (w, states) = (signal, others.len() as f64);
+    let phi = |y: f64| y - y.ln_1p();
+    let sum: f64 = others.iter().map(|p| phi(w * p)).sum();
+    let at = others[x_t];
+    if x_t != x_0 {
+        let y = w * at;
+        let own = (states + w) * (y.ln_1p() - y / (1.0 + y));
+        let certain = (1.0 + w) * w.ln_1p() - w;
+        return own + sum + certain - w * (w * others[x_0]).ln_1p();
+    }
+    let rest: f64 = w * (1.0 - at);
+    let x = rest / (1.0 + w * at);
+    ((states - 1.0) * phi(x) + rest * x + sum - phi(w * at)) / (1.0 + w)
+}
+
 /// r(y) = q(y | x_0) / q(x_t | x_0), `[K]`.
 fn posterior_score(
     process: &Process,

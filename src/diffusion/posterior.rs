@@ -53,6 +53,56 @@ impl Process {
         ))
     }
 
+    /// A draw of x_s from q(x_s | x_t, x_0), given `u` uniform in [0, 1), in O(1).
+    ///
+    /// With the evidence multiplied out, x_s = x_t has the weight (α_{t|s} − α_t) and x_s = x_0 the weight
+    /// (α_s − α_t); where these are the same token, α_t/π more. What is left, (1 − α_{t|s})(1 − α_s), is
+    /// noise: the uniform process's tokens share it. A masked slot of the absorbing process is left with
+    /// two cases.
+    ///
+    /// # Errors
+    /// As [`Self::posterior`].
+    pub fn posterior_draw(
+        &self,
+        interval: &Interval,
+        x_t: usize,
+        x_0: usize,
+        u: f64,
+    ) -> Result<usize, Error> {
+        let Noise::Uniform = self.noise() else {
+            return Ok(self.posterior(interval, x_t, x_0)?.sample(u));
+        };
+        self.check("x_t", x_t)?;
+        self.check("x_0", x_0)?;
+        let states = self.states() as f64;
+        let (at_s, step) = (interval.at_s(), interval.step());
+        let kept = match x_t == x_0 {
+            true => states * interval.at_t().alpha(),
+            false => 0.0,
+        };
+        // α_{t|s} − α_t and α_s − α_t, without a difference.
+        let stays = kept + step.alpha() * at_s.one_minus_alpha();
+        let reveals = at_s.alpha() * step.one_minus_alpha();
+        let noise = step.one_minus_alpha() * at_s.one_minus_alpha();
+        let total = stays + reveals + noise;
+        if total < SMALLEST_EVIDENCE {
+            return Err(Error::Impossible {
+                x_t,
+                x_0,
+                alpha: interval.at_t().alpha(),
+            });
+        }
+        let place = u * total;
+        if place < stays {
+            return Ok(x_t);
+        }
+        if place < stays + reveals || noise == 0.0 {
+            return Ok(x_0);
+        }
+        let share = (place - stays - reveals) / noise;
+        Ok(((share * states) as usize).min(self.states() - 1))
+    }
+
     /// The reverse step p_θ(x_s | x_t) = Σ_{x̂_0} q(x_s | x_t, x̂_0) p_θ(x̂_0 | x_t), in O(K).
     ///
     /// `denoiser` is p_θ(x̂_0 | x_t), `[K]`: what a network's softmax gives at this slot, having seen all of

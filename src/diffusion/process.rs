@@ -179,6 +179,13 @@ impl Process {
             .collect()
     }
 
+    /// K α/(1 − α): by how much a token of the uniform process is likelier to be seen where it is the
+    /// clean one than where another one is, less 1. Bayes' rule multiplies the odds of the token that is
+    /// seen with one more than that. Infinite where nothing is noised.
+    pub fn signal(&self, level: NoiseLevel) -> f64 {
+        self.states as f64 * level.alpha() / level.one_minus_alpha()
+    }
+
     pub(super) fn check(&self, name: &'static str, state: usize) -> Result<(), Error> {
         check_state(name, state, self.states)
     }

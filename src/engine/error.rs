@@ -1,6 +1,6 @@
 //! Errors of the engine.
 
-use crate::canvas::TokenId;
+use crate::canvas::{Blank, TokenId};
 use crate::decode::PlanError;
 
 /// Why an engine was not started.
@@ -55,12 +55,12 @@ pub enum SubmitError {
         vocab_size: usize,
     },
     /// The canvas was laid out for another model.
-    #[error("the canvas's mask token is {given}, the model's is {model}")]
-    MaskToken {
+    #[error("the canvas's gaps begin as {given}, the model's as {model}")]
+    Blank {
         /// The canvas's.
-        given: TokenId,
+        given: Blank,
         /// The model's.
-        model: TokenId,
+        model: Blank,
     },
     /// A gap with text after it, for a model that would not see that text.
     #[error(

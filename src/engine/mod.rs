@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::canvas::{Canvas, Commit, TokenId};
+use crate::canvas::{Blank, Canvas, Commit, TokenId};
 use crate::decode::{CachePolicy, DecodePlan, Decoder, MAX_STEPS, PlanError};
-use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec};
+use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 use crate::sampling::Logprobs;
 
 pub use cache::CacheScheme;
@@ -79,6 +79,9 @@ pub struct StepReport {
     pub logprobs: Vec<(usize, Logprobs)>,
     /// The slots that were masked again after that, in slot order.
     pub remasked: Vec<usize>,
+    /// The slots that hold another noise token than before, with it, in slot order: of models of the uniform
+    /// process only.
+    pub noise: Vec<(usize, TokenId)>,
     /// What the generation took so far, this step included.
     pub statistics: Statistics,
 }
@@ -175,7 +178,6 @@ pub struct StepSummary {
 /// finish and then joins the thread.
 pub struct Engine {
     spec: ModelSpec,
-    mask_token: TokenId,
     queue: Arc<Queue>,
     counters: Arc<Counters>,
     kv_slots: usize,
@@ -192,7 +194,7 @@ impl Engine {
     pub fn start(model: Box<dyn Denoiser>, config: EngineConfig) -> Result<Self, StartError> {
         let mut spec = model.spec().clone();
         spec.max_canvas = spec.max_canvas.min(config.max_rows);
-        let mask_token = served_mask(&spec)?;
+        check_served(&spec)?;
         // Every sequence with the longest canvas, its twin, and a first block that is not whole.
         let longest = 2 * (spec.max_canvas + 2 * cache::block_slots(&spec));
         let memory = CacheMemory::new(
@@ -216,7 +218,6 @@ impl Engine {
             .spawn(move || worker.run())?;
         Ok(Self {
             spec,
-            mask_token,
             queue,
             counters,
             kv_slots,
@@ -231,9 +232,14 @@ impl Engine {
         &self.spec
     }
 
-    /// The mask token of the canvases that the engine denoises.
-    pub fn mask_token(&self) -> TokenId {
-        self.mask_token
+    /// What the gaps of the canvases that the engine denoises begin as.
+    pub fn blank(&self) -> Blank {
+        self.spec.blank()
+    }
+
+    /// The mask token of these canvases; none for a model of the uniform process.
+    pub fn mask_token(&self) -> Option<TokenId> {
+        self.spec.mask_token()
     }
 
     /// Queues a canvas to be denoised by `plan`.
@@ -261,12 +267,13 @@ impl Engine {
                 limit: self.spec.max_canvas,
             });
         }
-        if canvas.mask() != self.mask_token {
-            return Err(SubmitError::MaskToken {
-                given: canvas.mask(),
-                model: self.mask_token,
+        if canvas.blank() != self.blank() {
+            return Err(SubmitError::Blank {
+                given: canvas.blank(),
+                model: self.blank(),
             });
         }
+        let canvas = plan.noised(canvas);
         if let Some(token) = canvas
             .tokens()
             .find(|token| *token as usize >= self.spec.vocab_size)
@@ -404,21 +411,30 @@ impl Drop for Engine {
     }
 }
 
-/// The mask token of a model that the engine can denoise with: one that fills masked slots.
-fn served_mask(spec: &ModelSpec) -> Result<TokenId, StartError> {
+/// Checks that the engine can denoise with a model.
+fn check_served(spec: &ModelSpec) -> Result<(), StartError> {
     let unsupported = |reason| StartError::Unsupported {
         family: spec.family,
         reason,
-    };
-    let Corruption::Absorbing { mask_token } = spec.corruption else {
-        return Err(unsupported(
-            "it was trained on the uniform process and has no mask token to fill",
-        ));
     };
     if spec.noise_conditioned && spec.noise_schedule.is_none() {
         return Err(unsupported(
             "it has to be told the noise level, and its noise schedule is not known",
         ));
     }
-    Ok(mask_token)
+    if spec.corruption != Corruption::Uniform {
+        return Ok(());
+    }
+    if spec.parameterisation != Parameterisation::Logits || spec.noise_conditioned {
+        return Err(unsupported(
+            "it was trained on the uniform process and has no mask token to fill, and what it gives are not \
+             logits of the clean token, by which random tokens are denoised",
+        ));
+    }
+    if spec.attention != AttentionPattern::Bidirectional {
+        return Err(unsupported(
+            "it was trained on the uniform process, and its slots do not see the whole canvas",
+        ));
+    }
+    Ok(())
 }

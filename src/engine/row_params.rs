@@ -46,7 +46,8 @@ impl SequenceRows {
             sampling,
             bias_before_text,
             text_end: last_fixed.map_or(0, |slot| slot + 1),
-            mask: canvas.mask(),
+            // Without a mask token no token is excluded.
+            mask: canvas.mask().unwrap_or(TokenId::MAX),
             mask_is_impossible: spec.parameterisation != Parameterisation::Logits,
             logprobs,
         }

@@ -32,6 +32,8 @@ struct ScoredRow {
     conditional: u32,
     unconditional: Option<(u32, f32)>,
     input: RowInput,
+    /// What is added to the logit of the token that the slot holds.
+    own: Option<f32>,
     params: RowParams,
 }
 
@@ -69,7 +71,7 @@ pub(super) fn step(
     let mut totals = Vec::new();
     for rows in scored.chunks(HEAD_ROWS) {
         let begun = Instant::now();
-        let logits = logits(model, &hidden, rows)?;
+        let logits = with_own_tokens(logits(model, &hidden, rows)?, rows)?;
         cost.model += begun.elapsed();
         let params: Vec<RowParams> = rows.iter().map(|row| row.params.clone()).collect();
         samples.extend(sampling::reduce(&logits, &params)?);
@@ -132,7 +134,8 @@ fn lay_out(
     );
     let unconditional = sequence.is_guided().then(|| {
         let without_fixed = window.rows.clone().map(|slot| match canvas.is_fixed(slot) {
-            true => canvas.mask(),
+            // Plans of canvases without a mask token have no guidance.
+            true => canvas.mask().unwrap_or(canvas.token(slot)),
             false => canvas.token(slot),
         });
         push(true, without_fixed.collect())
@@ -140,6 +143,7 @@ fn lay_out(
     if !window.denoises {
         return;
     }
+    let own_token_bias = sequence.decoder.own_token_bias(canvas);
     for slot in sequence.decoder.scored_slots(canvas) {
         let row = slot.saturating_sub(spec.logit_shift) - window.rows.start;
         scored.push(ScoredRow {
@@ -154,6 +158,7 @@ fn lay_out(
                 token: canvas.token(slot),
                 sigma,
             },
+            own: own_token_bias,
             params: sequence
                 .row_params
                 .params(slot, sequence.decoder.steps(), temperature),
@@ -210,6 +215,24 @@ fn unmasking(spec: &ModelSpec, sequence: &Sequence, totals: &[f32]) -> Vec<f32> 
     totals.iter().map(|total| growth * total).collect()
 }
 
+/// `logits` with what is added to those of the tokens that the slots hold.
+fn with_own_tokens(logits: Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelError> {
+    if rows.iter().all(|row| row.own.is_none()) {
+        return Ok(logits);
+    }
+    let (tokens, biases): (Vec<TokenId>, Vec<f32>) = rows
+        .iter()
+        .map(|row| (row.input.token, row.own.unwrap_or_default()))
+        .unzip();
+    let column = (rows.len(), 1);
+    let tokens = Tensor::from_vec(tokens, column, logits.device())?;
+    let biases = Tensor::from_vec(biases, column, logits.device())?;
+    Ok(logits
+        .to_dtype(DType::F32)?
+        .contiguous()?
+        .scatter_add(&tokens, &biases, 1)?)
+}
+
 /// Lets the sequence's policy choose among its samples, and reports what it committed.
 fn commit(
     sequence: &mut Sequence,
@@ -252,6 +275,7 @@ fn commit(
         committed,
         logprobs,
         remasked: change.remasked,
+        noise: change.noise,
         statistics: sequence.statistics(),
     })?;
     Ok(count)

@@ -81,8 +81,9 @@ pub fn is_greedy(engine: &Engine, target: &Target, guidance_scale: f32) -> Resul
     let sequence = MaskedTarget {
         target,
         masked: &target.slots,
+        seed: 0,
     };
-    let canvas = Canvas::from_ids(&sequence.tokens(engine.mask_token()), engine.mask_token())?;
+    let canvas = sequence.canvas(engine.blank())?;
     let mut plan = DecodePlan::default();
     plan.sampling.guidance_scale = guidance_scale;
     let finished = denoise(engine, [Ok(canvas)], &plan, &mut |_| ())?;

@@ -99,6 +99,9 @@ pub enum EvalError {
         /// What it needs.
         reason: &'static str,
     },
+    /// A number that the mathematics does not allow.
+    #[error(transparent)]
+    Diffusion(#[from] crate::diffusion::Error),
     /// A text cannot be encoded.
     #[error(transparent)]
     Text(#[from] TextError),

@@ -126,9 +126,7 @@ pub fn decoded(
         settings.decode_windows,
         settings,
         |mask_rate, windows| {
-            let canvases = windows
-                .iter()
-                .map(|window| window.canvas(engine.mask_token()));
+            let canvases = windows.iter().map(|window| window.canvas(engine.blank()));
             let finished = decoding::denoise(engine, canvases, &plan, progress)?;
             let filled: Vec<Filled> = windows
                 .iter()

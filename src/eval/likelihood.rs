@@ -9,17 +9,22 @@
 //! ```
 //!
 //! where M is the set of masked slots. The second line is the first with t integrated out, given the
-//! number of masked slots. Prompt slots are never masked, and what is bounded is −ln p(target | prompt),
+//! number of masked slots. A model of the uniform process has a loss at every slot, which is not a function
+//! of M alone; only the first line carries over to it. Prompt slots are never masked, and what is bounded is −ln p(target | prompt),
 //! given its length.
 
 use serde::Serialize;
 
 use super::scorer::{MaskedTarget, Scorer};
 use super::words::Words;
-use super::{EvalError, Target};
+use super::{EvalError, Target, uniform};
 use crate::diffusion::Schedule;
-use crate::models::Denoiser;
+use crate::models::{Corruption, Denoiser};
 use crate::sampling::philox::Stream;
+
+/// Why [`Estimator::ExactCount`] is not for models of the uniform process.
+pub const EXACT_COUNT_IS_FOR_MASKS: &str = "the exact count is of masked slots, and of a model of the uniform process \
+     the loss depends on the noise level itself";
 
 /// How the NELBO is estimated. Both estimators have the same expectation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -37,6 +42,9 @@ pub enum Estimator {
     /// logarithmically at 0. The mean is right, but a sample's spread understates what rare draws do,
     /// and no interval made from it can be relied on. [`Estimator::ExactCount`], whose weights are at
     /// most L, gives the figure to publish; this one is a check of it.
+    ///
+    /// For a model of the uniform process it is the only one, with t = u² for u stratified and the weight
+    /// 2u on top of the loss's own, which makes the variance finite.
     ContinuousTime,
 }
 
@@ -227,6 +235,12 @@ pub fn losses(
     draws: &[Draw],
     guidance_scale: f64,
 ) -> Result<Vec<f64>, EvalError> {
+    if model.spec().corruption == Corruption::Uniform {
+        return Err(EvalError::Unsupported {
+            family: model.spec().family,
+            reason: "a draw masks slots, and it was trained on the uniform process",
+        });
+    }
     let scorer = Scorer::new(model, guidance_scale)?;
     target.check(model.spec())?;
     for draw in draws {
@@ -261,6 +275,19 @@ pub fn estimate(
         strata,
         ..
     } = *settings;
+    if model.spec().corruption == Corruption::Uniform {
+        if estimator == Estimator::ExactCount {
+            return Err(EvalError::Unsupported {
+                family: model.spec().family,
+                reason: EXACT_COUNT_IS_FOR_MASKS,
+            });
+        }
+        let losses = uniform::losses(model, targets, settings, progress)?;
+        return Ok(losses
+            .chunks(groups * strata)
+            .map(|losses| Estimate::of(losses, strata))
+            .collect());
+    }
     let scorer = Scorer::new(model, settings.guidance_scale)?;
     for target in targets {
         target.check(model.spec())?;
@@ -293,6 +320,7 @@ fn draw_losses(
         .map(|(target, draw)| MaskedTarget {
             target,
             masked: &draw.masked,
+            seed: 0,
         })
         .collect();
     let scores = scorer.score(&sequences, progress)?;

@@ -24,11 +24,12 @@ mod spans;
 pub mod speed;
 mod table;
 mod target;
+mod uniform;
 mod words;
 
 pub use corpus::{Corpus, Document, Selection, Window};
 pub use decoding::is_greedy;
 pub use error::EvalError;
 pub use measure::Measure;
-pub use report::{DataReport, InfillReport, Report, SpeedReport};
+pub use report::{DataReport, InfillReport, LeftOut, Report, SpeedReport};
 pub use target::Target;

@@ -6,12 +6,15 @@ use super::bound::Bound;
 use super::infill::{Decoded, OneForward};
 use super::speed::Point;
 use super::{Corpus, Window};
+use crate::models::ForwardProcess;
 
 /// Everything that was measured. Its `Display` is a table; the JSON of `unmask eval` is its serialisation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// The model's name.
     pub model: String,
+    /// The forward process that it was trained on.
+    pub process: ForwardProcess,
     /// What it was evaluated on.
     pub data: DataReport,
     /// Seed of every random draw.
@@ -22,6 +25,17 @@ pub struct Report {
     pub infill: Option<InfillReport>,
     /// Accuracy against tokens a forward.
     pub speed: Option<SpeedReport>,
+    /// What was asked for and makes no sense for the process, and why.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A measure that was asked for and not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// The measure.
+    pub measure: String,
+    /// Why it makes no sense.
+    pub reason: &'static str,
 }
 
 /// What was evaluated.

@@ -1,11 +1,13 @@
 //! The forward pass of an evaluation: partly masked sequences in, what the model says of their masked
-//! slots out.
+//! slots out. For a model of the uniform process, masked slots hold random tokens.
 
 use candle_core::{DType, Tensor};
 
+use super::words::Words;
 use super::{EvalError, Target};
-use crate::canvas::TokenId;
+use crate::canvas::{Blank, Canvas, CanvasError, TokenId};
 use crate::models::{AttentionPattern, Denoiser, Parameterisation, RaggedBatch};
+use crate::sampling::philox::Stream;
 
 /// Rows that go through the network at once; a longer sequence goes alone.
 const BATCH_ROWS: usize = 2048;
@@ -27,28 +29,50 @@ pub(super) struct MaskedTarget<'a> {
     pub target: &'a Target,
     /// Masked slots, ascending.
     pub masked: &'a [usize],
+    /// Seed of the noise that masked slots hold where there is no mask token.
+    pub seed: u64,
 }
 
 impl MaskedTarget<'_> {
     /// The tokens that the network sees.
-    pub fn tokens(&self, mask: TokenId) -> Vec<TokenId> {
+    pub fn tokens(&self, blank: Blank) -> Vec<TokenId> {
         let mut tokens = self.target.tokens.clone();
-        for slot in self.masked {
-            tokens[*slot] = mask;
+        for &slot in self.masked {
+            tokens[slot] = match blank {
+                Blank::Mask(mask) => mask,
+                Blank::Noise { vocab } => {
+                    Words::new(self.seed, 0, slot, Stream::Noise).below(vocab) as TokenId
+                }
+            };
         }
         tokens
     }
 
     /// The same with the prompt masked too, for classifier-free guidance.
-    fn unconditional_tokens(&self, mask: TokenId) -> Vec<TokenId> {
-        let mut tokens = vec![mask; self.target.tokens.len()];
-        for slot in &self.target.slots {
-            tokens[*slot] = self.target.tokens[*slot];
-        }
-        for slot in self.masked {
-            tokens[*slot] = mask;
+    fn unconditional_tokens(&self, blank: Blank) -> Vec<TokenId> {
+        let mut tokens = self.tokens(blank);
+        if let Blank::Mask(mask) = blank {
+            for (slot, token) in tokens.iter_mut().enumerate() {
+                if self.target.slots.binary_search(&slot).is_err() {
+                    *token = mask;
+                }
+            }
         }
         tokens
+    }
+
+    /// The canvas on which the masked slots are gaps.
+    pub fn canvas(&self, blank: Blank) -> Result<Canvas, CanvasError> {
+        let is_masked = |slot: usize| self.masked.binary_search(&slot).is_ok();
+        let slots: Vec<usize> = (0..self.target.tokens.len()).collect();
+        let runs = slots.chunk_by(|a, b| is_masked(*a) == is_masked(*b));
+        runs.fold(Canvas::builder(blank), |builder, run| {
+            match is_masked(run[0]) {
+                true => builder.gap(run.len()),
+                false => builder.fixed(&self.target.tokens[run[0]..run[0] + run.len()]),
+            }
+        })
+        .build()
     }
 }
 
@@ -63,7 +87,7 @@ struct ScoredRow {
 /// Runs a model on masked sequences.
 pub(super) struct Scorer<'a> {
     model: &'a dyn Denoiser,
-    mask: TokenId,
+    blank: Blank,
     guidance_scale: f64,
     /// Added to logits before their arg-max, and before anything else under SUBS: −∞ for the mask
     /// token. `[1, vocab]`
@@ -93,17 +117,21 @@ impl<'a> Scorer<'a> {
         if spec.noise_conditioned {
             return unsupported("it has to be told the noise level");
         }
-        let Some(mask) = spec.mask_token() else {
-            return unsupported("it was trained on the uniform process and has no mask token");
-        };
+        let blank = spec.blank();
+        if guidance_scale > 0.0 && blank.mask().is_none() {
+            return unsupported(
+                "guidance needs a mask token, and it was trained on the uniform process",
+            );
+        }
         let mut bias = vec![0.0f32; spec.vocab_size];
-        if let Some(entry) = bias.get_mut(mask as usize) {
+        let mask = blank.mask().map(|mask| mask as usize);
+        if let Some(entry) = mask.and_then(|mask| bias.get_mut(mask)) {
             *entry = f32::NEG_INFINITY;
         }
         let mask_bias = Tensor::from_vec(bias, (1, spec.vocab_size), model.device())?;
         Ok(Self {
             model,
-            mask,
+            blank,
             guidance_scale,
             mask_bias,
         })
@@ -143,9 +171,9 @@ impl<'a> Scorer<'a> {
             if sequence.masked.is_empty() {
                 continue;
             }
-            let rows = batch.push(sequence.tokens(self.mask));
+            let rows = batch.push(sequence.tokens(self.blank));
             let unconditional = match self.guidance_scale > 0.0 {
-                true => batch.push(sequence.unconditional_tokens(self.mask)),
+                true => batch.push(sequence.unconditional_tokens(self.blank)),
                 false => rows.clone(),
             };
             scored.extend(sequence.masked.iter().map(|&slot| {

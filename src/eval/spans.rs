@@ -6,7 +6,7 @@ use super::corpus::spread;
 use super::scorer::MaskedTarget;
 use super::words::Words;
 use super::{Corpus, EvalError, Window};
-use crate::canvas::{Canvas, TokenId};
+use crate::canvas::{Blank, Canvas, TokenId};
 use crate::sampling::philox::Stream;
 
 /// A window some spans of which are masked.
@@ -17,6 +17,7 @@ pub(super) struct MaskedWindow<'a> {
     /// The spans, from left to right. Neighbours may touch.
     pub spans: Vec<Range<usize>>,
     masked: Vec<usize>,
+    seed: u64,
 }
 
 impl MaskedWindow<'_> {
@@ -35,12 +36,13 @@ impl MaskedWindow<'_> {
         MaskedTarget {
             target: &self.window.target,
             masked: &self.masked,
+            seed: self.seed,
         }
     }
 
     /// The canvas for the engine.
-    pub fn canvas(&self, mask: TokenId) -> Result<Canvas, EvalError> {
-        Ok(Canvas::from_ids(&self.sequence().tokens(mask), mask)?)
+    pub fn canvas(&self, blank: Blank) -> Result<Canvas, EvalError> {
+        Ok(self.sequence().canvas(blank)?)
     }
 }
 
@@ -67,6 +69,7 @@ pub(super) fn masked_windows<'a>(
                 window,
                 spans,
                 masked,
+                seed,
             }
         })
         .collect()

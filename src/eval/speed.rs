@@ -12,6 +12,10 @@ use super::{Corpus, EvalError, Measure, decoding};
 use crate::decode::{Budget, DecodePlan};
 use crate::engine::Engine;
 
+/// Why a model of the uniform process has no such speed.
+pub const THRESHOLDS_ARE_FOR_MASKS: &str = "the threshold sampler commits masked slots for good, and a model of the \
+     uniform process has none: each of its steps draws every slot anew";
+
 /// What is masked, and how it is denoised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -89,9 +93,7 @@ pub fn evaluate(
                 budget: Budget::Threshold(threshold),
                 ..decoding::greedy(&spec.default_plan)
             };
-            let canvases = windows
-                .iter()
-                .map(|window| window.canvas(engine.mask_token()));
+            let canvases = windows.iter().map(|window| window.canvas(engine.blank()));
             let finished = decoding::denoise(engine, canvases, &plan, progress)?;
             let results = || windows.iter().zip(&finished);
             let tokens_per_forward = results().map(|(window, (_, steps))| {

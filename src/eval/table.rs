@@ -5,23 +5,35 @@ use std::fmt;
 use super::{DataReport, InfillReport, Measure, Report, SpeedReport};
 use crate::eval::bound::Bound;
 use crate::eval::likelihood::Estimator;
+use crate::models::ForwardProcess;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "model  {}", self.model)?;
+        let process = match self.process {
+            ForwardProcess::Absorbing => "absorbing",
+            ForwardProcess::Uniform => "uniform",
+        };
+        writeln!(f, "model  {}, of the {process} process", self.model)?;
         data(f, &self.data)?;
         writeln!(
             f,
             "Every token weighs the same; [low, high] is the 95 % interval over documents."
         )?;
         if !self.likelihood.is_empty() {
-            likelihood(f, &self.likelihood)?;
+            likelihood(f, &self.likelihood, self.process)?;
         }
         if let Some(report) = &self.infill {
-            infill(f, report)?;
+            infill(f, report, self.process)?;
         }
         if let Some(report) = &self.speed {
             speed(f, report)?;
+        }
+        for left_out in &self.left_out {
+            writeln!(
+                f,
+                "\n{}: not measured: {}",
+                left_out.measure, left_out.reason
+            )?;
         }
         Ok(())
     }
@@ -50,7 +62,11 @@ fn data(f: &mut fmt::Formatter<'_>, data: &DataReport) -> fmt::Result {
     Ok(())
 }
 
-fn likelihood(f: &mut fmt::Formatter<'_>, bounds: &[Bound]) -> fmt::Result {
+fn likelihood(
+    f: &mut fmt::Formatter<'_>,
+    bounds: &[Bound],
+    process: ForwardProcess,
+) -> fmt::Result {
     for bound in bounds {
         let error = bound
             .monte_carlo_error
@@ -73,7 +89,7 @@ fn likelihood(f: &mut fmt::Formatter<'_>, bounds: &[Bound]) -> fmt::Result {
         for (name, value) in rows {
             writeln!(f, "  {name:<20}{value}")?;
         }
-        if bound.estimator == Estimator::ContinuousTime {
+        if bound.estimator == Estimator::ContinuousTime && process == ForwardProcess::Absorbing {
             writeln!(
                 f,
                 "  a check only: the weight 1/t gives it infinite variance, and its intervals are too\n  \
@@ -84,7 +100,11 @@ fn likelihood(f: &mut fmt::Formatter<'_>, bounds: &[Bound]) -> fmt::Result {
     Ok(())
 }
 
-fn infill(f: &mut fmt::Formatter<'_>, report: &InfillReport) -> fmt::Result {
+fn infill(
+    f: &mut fmt::Formatter<'_>,
+    report: &InfillReport,
+    process: ForwardProcess,
+) -> fmt::Result {
     let windows = |windows: Option<usize>| windows.unwrap_or_default();
     writeln!(
         f,
@@ -93,6 +113,9 @@ fn infill(f: &mut fmt::Formatter<'_>, report: &InfillReport) -> fmt::Result {
         windows(report.one_forward.first().map(|point| point.windows)),
         windows(report.decoded.first().map(|point| point.windows)),
     )?;
+    if process == ForwardProcess::Uniform {
+        writeln!(f, "  (masked slots hold random tokens)")?;
+    }
     writeln!(
         f,
         "  {:>6}  {:<26}{:<26}{:<26}",

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::canvas::TokenId;
-use crate::decode::DecodePlan;
+use crate::decode::{DecodePlan, preset};
 use crate::models::architecture::{Architecture, family};
 use crate::models::checkpoint::config_error;
 use crate::models::fields::Fields;
@@ -17,7 +17,9 @@ use crate::models::layers::{
 };
 use crate::models::registry::Family;
 use crate::models::weights::Weights;
-use crate::models::{AttentionPattern, Corruption, ModelError, ModelSpec, Parameterisation};
+use crate::models::{
+    AttentionPattern, Corruption, ForwardProcess, ModelError, ModelSpec, Parameterisation,
+};
 
 /// The registry's line.
 pub(super) const FAMILY: Family = family::<LladaConfig>("llada", &["LLaDAModelLM"], &["llada"]);
@@ -78,6 +80,10 @@ pub struct LladaConfig {
     /// Padding.
     #[serde(default)]
     pub pad_token_id: Option<TokenId>,
+    /// The forward process of training; LLaDA's, the absorbing one, when absent. Not a field of LLaDA's:
+    /// `unmask train` writes it.
+    #[serde(default)]
+    pub unmask_process: ForwardProcess,
 }
 
 fn default_mlp_ratio() -> usize {
@@ -180,8 +186,11 @@ impl Architecture for LladaConfig {
             head_dim: self.head_dim(),
             vocab_size: self.rows(),
             max_canvas: self.max_sequence_length,
-            corruption: Corruption::Absorbing {
-                mask_token: self.mask_token_id,
+            corruption: match self.unmask_process {
+                ForwardProcess::Absorbing => Corruption::Absorbing {
+                    mask_token: self.mask_token_id,
+                },
+                ForwardProcess::Uniform => Corruption::Uniform,
             },
             parameterisation: Parameterisation::Logits,
             noise_conditioned: false,
@@ -189,7 +198,10 @@ impl Architecture for LladaConfig {
             stop_tokens: vec![self.eos_token_id],
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,
-            default_plan: DecodePlan::default(),
+            default_plan: match self.unmask_process {
+                ForwardProcess::Absorbing => DecodePlan::default(),
+                ForwardProcess::Uniform => preset::uniform_ancestral(),
+            },
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::canvas::{Canvas, TokenId};
+use crate::canvas::{Blank, Canvas, TokenId};
 use crate::decode::preset::{self, Preset};
 use crate::decode::{BlockOrigin, Budget, DecodePlan, PlanError};
 use crate::diffusion::Schedule;
@@ -55,6 +55,17 @@ impl AttentionPattern {
     }
 }
 
+/// The name of a forward process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForwardProcess {
+    /// Noised slots are masked.
+    #[default]
+    Absorbing,
+    /// Noised slots hold any token of the vocabulary with equal probability.
+    Uniform,
+}
+
 /// The forward process that the network was trained to reverse: what a noised slot becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "corruption", rename_all = "snake_case")]
@@ -72,7 +83,9 @@ pub enum Corruption {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Parameterisation {
-    /// Logits of the clean token.
+    /// Logits of the clean token. Of a model of the uniform process they are those of p(x_0 | the other
+    /// slots): what the slot's own token says of itself, by Bayes' rule, comes on top (UDLM,
+    /// arXiv:2412.10193).
     Logits,
     /// Logits of the clean token, to be read under the substitutions that the network was trained with
     /// (SUBS; MDLM, arXiv:2406.07524, section 3.2.3): the mask token has probability zero, whatever its
@@ -151,8 +164,26 @@ impl ModelSpec {
         self
     }
 
-    /// Checks that `plan` tells the network what it has to know of the noise, and reads its output as what
-    /// it is.
+    /// The forward process that the network reverses.
+    pub fn process(&self) -> ForwardProcess {
+        match self.corruption {
+            Corruption::Absorbing { .. } => ForwardProcess::Absorbing,
+            Corruption::Uniform => ForwardProcess::Uniform,
+        }
+    }
+
+    /// What the gaps of its canvases begin as.
+    pub fn blank(&self) -> Blank {
+        match self.corruption {
+            Corruption::Absorbing { mask_token } => Blank::Mask(mask_token),
+            Corruption::Uniform => Blank::Noise {
+                vocab: self.vocab_size,
+            },
+        }
+    }
+
+    /// Checks that `plan` is of the network's process, tells it what it has to know of the noise, and reads
+    /// its output as what it is.
     ///
     /// # Errors
     /// Names the choice that the network does not go with.
@@ -163,6 +194,7 @@ impl ModelSpec {
                 reason: reason.to_owned(),
             })
         };
+        plan.check_blank(self.blank())?;
         let is_analytic = matches!(plan.budget, Budget::Analytic { .. });
         match self.parameterisation {
             Parameterisation::LogScore if !is_analytic => {

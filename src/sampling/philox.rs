@@ -30,6 +30,12 @@ pub enum Stream {
     Choice = 8,
     /// Whether the forward process noises a slot, and with which token.
     Corrupt = 9,
+    /// The noise that a gap of the uniform process begins as.
+    Noise = 10,
+    /// What the reverse step of the uniform process makes of a slot.
+    Renoise = 11,
+    /// Diffusion times and noise of the uniform process, in the evaluation of a likelihood.
+    NoiseTime = 12,
 }
 
 /// The four words of `counter` under `key`.
@@ -78,6 +84,13 @@ impl Draws {
     /// A uniform number in [0, 1).
     pub fn uniform(&self) -> f32 {
         (self.quad(0)[0] >> 8) as f32 * (1.0 / (1u32 << 24) as f32)
+    }
+
+    /// A uniform number in [0, 1) with 53 bits, where one choice is among many tokens.
+    pub fn fine_uniform(&self) -> f64 {
+        let [high, low, ..] = self.quad(0);
+        let bits = u64::from(high) << 32 | u64::from(low);
+        (bits >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -143,13 +143,19 @@ impl Asked {
             let Length::Choices(choices) = &fields.length else {
                 continue;
             };
+            if state.engine.mask_token().is_none() {
+                return Err(ApiError::unusable(
+                    "choices",
+                    "a choice is scored with its other tokens masked, and this model was trained on the \
+                     uniform process, which has no mask; allowed: gaps of tokens",
+                ));
+            }
             for (number, choice) in choices.iter().enumerate() {
                 let mut lengths = longest.clone();
                 lengths[gap] = choice.tokens.len();
                 let mut places = Vec::with_capacity(choice.tokens.len());
                 for (at, token) in choice.tokens.iter().enumerate() {
-                    let mask = state.engine.mask_token();
-                    let (_, mut canvas) = job.lay_out(&lengths, mask, state.engine.spec())?;
+                    let (_, mut canvas) = job.lay_out(&lengths, state.engine.spec())?;
                     let first = canvas.gaps()[gap].start;
                     for (slot, token) in (first..first + at).zip(&choice.tokens) {
                         if let Some(slot) = canvas.gap_slot_mut(slot) {

@@ -85,7 +85,7 @@ pub(super) fn start(
                 top,
                 ..LogprobRequest::default()
             });
-            let canvas = prompt.canvas.clone();
+            let canvas = plan.noised(prompt.canvas.clone());
             let generation = state.engine.submit_reporting(canvas, &plan, logprobs)?;
             let mut reader = CompletionReader::new(
                 state.tokenizer.clone(),
@@ -103,7 +103,7 @@ pub(super) fn start(
             let mut run = Run::new(runs.len(), &prompt.canvas, generation, reader);
             if job.streaming.frames {
                 let layout = Layout::of(vec![Piece::Gap(prompt.gap.len())]);
-                let canvas = prompt.canvas.clone();
+                let canvas = plan.noised(prompt.canvas.clone());
                 run = run.showing(CanvasView::new(canvas, layout, tokenizer.clone()));
             }
             runs.push(run);

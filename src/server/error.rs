@@ -312,7 +312,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::Stopped => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "stopped", message)
             }
-            SubmitError::MaskToken { .. } => Self::internal(message),
+            SubmitError::Blank { .. } => Self::internal(message),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::canvas::{Canvas, TokenId};
 use crate::engine::{Statistics, StepReport};
 use crate::text::{Layout, Tokenizer};
 
-/// Stands for a masked slot in a text.
+/// Stands for a masked slot in a text, unless it holds noise, which is shown as it is.
 const MASKED: &str = "▒";
 
 /// A canvas as its step reports leave it.
@@ -67,6 +67,13 @@ impl CanvasView {
                 slot.remask();
             }
         }
+        for (slot, noise) in &report.noise {
+            if let Some(slot) = self.canvas.gap_slot_mut(*slot)
+                && slot.provenance().is_none()
+            {
+                slot.renoise(*noise);
+            }
+        }
         self.statistics = report.statistics;
     }
 
@@ -108,7 +115,7 @@ impl CanvasView {
         let mask = self.canvas.mask();
         let bytes: Vec<u8> = tokens
             .iter()
-            .flat_map(|token| match *token == mask {
+            .flat_map(|token| match Some(*token) == mask {
                 true => MASKED.as_bytes(),
                 false => self.tokenizer.bytes(*token),
             })

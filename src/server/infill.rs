@@ -138,7 +138,7 @@ fn sequences(
             for (gap, decision, pick) in &picks {
                 lengths[*gap] = decision.length(*pick);
             }
-            let (layout, mut canvas) = job.lay_out(&lengths, state.engine.mask_token(), spec)?;
+            let (layout, mut canvas) = job.lay_out(&lengths, spec)?;
             for (gap, decision, pick) in &picks {
                 decision.commit(&mut canvas, *gap, *pick);
             }
@@ -149,7 +149,7 @@ fn sequences(
                 heads.clone(),
                 job.top_logprobs.is_some(),
             );
-            sequences.push((canvas, plan.clone(), reader));
+            sequences.push((plan.noised(canvas), plan.clone(), reader));
         }
     }
     Ok(sequences)

@@ -105,7 +105,13 @@ async fn estimates(job: &ScoreJob, state: &AppState) -> Result<(Vec<Estimate>, u
         .enumerate()
         .filter(|(_, draw)| !draw.masked.is_empty())
         .collect();
-    let mask = state.engine.mask_token();
+    let mask = state.engine.mask_token().ok_or_else(|| {
+        ApiError::unusable(
+            "model",
+            "texts are scored with tokens masked, and this model was trained on the uniform process, which \
+             has no mask; `unmask eval` bounds its likelihood",
+        )
+    })?;
     let probes = draws
         .iter()
         .map(|(place, draw)| probe(&job.targets[place / samples], draw, mask))

@@ -49,6 +49,20 @@ pub enum DocumentsError {
 /// # Errors
 /// When the file cannot be read or decompressed, is not UTF-8, or holds no document.
 pub fn read_documents(path: &Path) -> Result<Vec<String>, DocumentsError> {
+    let documents = split(&read_text(path)?);
+    if documents.is_empty() {
+        return Err(DocumentsError::Empty {
+            path: path.to_owned(),
+        });
+    }
+    Ok(documents)
+}
+
+/// The text of a file: UTF-8, plain or zstd (told apart by its first bytes, not by its name).
+///
+/// # Errors
+/// When the file cannot be read or decompressed, or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, DocumentsError> {
     let failed = |action| {
         move |source| DocumentsError::Io {
             action,
@@ -64,17 +78,10 @@ pub fn read_documents(path: &Path) -> Result<Vec<String>, DocumentsError> {
             .map_err(failed("decompress"))?;
         bytes = text;
     }
-    let text = String::from_utf8(bytes).map_err(|error| DocumentsError::NotUtf8 {
+    String::from_utf8(bytes).map_err(|error| DocumentsError::NotUtf8 {
         path: path.to_owned(),
         offset: error.utf8_error().valid_up_to(),
-    })?;
-    let documents = split(&text);
-    if documents.is_empty() {
-        return Err(DocumentsError::Empty {
-            path: path.to_owned(),
-        });
-    }
-    Ok(documents)
+    })
 }
 
 fn split(text: &str) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Laying a text with gaps out on a canvas, and reading it back.
 
-use crate::canvas::{Canvas, TokenId};
+use crate::canvas::{Blank, Canvas, TokenId};
 use crate::text::gaps::Piece;
 use crate::text::{TextError, Tokenizer};
 
@@ -32,16 +32,16 @@ pub struct GapText {
 }
 
 impl Layout {
-    /// Lays `pieces` out on a canvas of a model whose mask token is `mask`.
+    /// Lays `pieces` out on a canvas of a model whose gaps begin as `blank`.
     ///
     /// # Errors
     /// If a text cannot be encoded, or holds the mask token, or there is no gap.
     pub fn new(
         pieces: Vec<Piece>,
         tokenizer: &dyn Tokenizer,
-        mask: TokenId,
+        blank: impl Into<Blank>,
     ) -> Result<(Self, Canvas), TextError> {
-        let mut builder = Canvas::builder(mask);
+        let mut builder = Canvas::builder(blank);
         for (at, piece) in pieces.iter().enumerate() {
             builder = match piece {
                 Piece::Text(text) if at == 0 => builder.fixed(&tokenizer.encode(text)?),

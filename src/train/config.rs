@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::cpu::bf16_available;
 use super::error::TrainError;
+use super::initial::Initial;
 use super::layout::NetworkShape;
 use super::tokenizer::MIN_VOCABULARY;
 use crate::diffusion::Schedule;
+use crate::models::ForwardProcess;
 
 /// The longest window. Attention keeps `[layers, heads, context, context]` probabilities of each window
 /// for the backward pass: 6 GB at this length for a small network.
@@ -24,14 +26,15 @@ pub enum ModelDtype {
     F16,
 }
 
-/// The number format of the factors in matrix products on the CPU. Weights, gradients, sums and all
-/// else are f32 either way.
+/// The number format of the factors in matrix products. Weights and gradients are f32 either way, and so
+/// are sums, norms, softmax and loss; on CUDA the results of bfloat16 products, which are summed in f32,
+/// are bfloat16 too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floats.
     F32,
-    /// bfloat16, which processors with AVX512-BF16 multiply twice as fast.
+    /// bfloat16, which processors with AVX512-BF16 multiply twice as fast, and GPUs faster still.
     Bf16,
 }
 
@@ -56,12 +59,13 @@ impl Precision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {
-    /// The integrand of the continuous-time NELBO: the cross-entropy on masked slots times
-    /// −α′(t) / (1 − α(t)), over all tokens (MDLM, arXiv:2406.07524, eq. 11).
+    /// The integrand of the continuous-time NELBO over all tokens: for the absorbing process the
+    /// cross-entropy on masked slots times −α′(t) / (1 − α(t)) (MDLM, arXiv:2406.07524, eq. 11), for the
+    /// uniform one UDLM's (arXiv:2412.10193).
     #[default]
     Nelbo,
     /// The mean cross-entropy of the step's masked slots, all of the same weight (MaskGIT,
-    /// arXiv:2202.04200, eq. 1). No bound of the likelihood.
+    /// arXiv:2202.04200, eq. 1). No bound of the likelihood, and for the absorbing process only.
     CrossEntropy,
 }
 
@@ -74,6 +78,17 @@ pub enum TimeSampling {
     LowDiscrepancy,
     /// Independent.
     Uniform,
+}
+
+/// Which slots of a window attend to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Packing {
+    /// All: the text is one stream, in which the end token tells documents apart.
+    #[default]
+    Stream,
+    /// Those of one document: a window may hold several, none of which sees another.
+    Documents,
 }
 
 /// A noise schedule as its text.
@@ -110,12 +125,24 @@ pub enum TrainDevice {
 /// Every setting of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
-    /// Training text: UTF-8, plain or zstd, documents separated by a line `<|doc|>`.
+    /// Training text: UTF-8, plain or zstd, documents separated by a line `<|doc|>`. Empty where the run
+    /// trains on pairs.
     pub data: Vec<PathBuf>,
-    /// Validation text, in the same form.
+    /// Pairs of prompt and answer, whose answers are trained on, in the place of `data`: UTF-8, plain or
+    /// zstd, one JSON object a line.
+    #[serde(default)]
+    pub pairs: Option<PathBuf>,
+    /// Whether answers that do not fit the window are cut off, instead of being refused.
+    #[serde(default)]
+    pub truncate_pairs: bool,
+    /// Validation text, or pairs, in the same form.
     pub valid: PathBuf,
     /// The output directory.
     pub out: PathBuf,
+    /// A checkpoint in the LLaDA architecture whose weights and tokenizer the run starts from, instead of
+    /// random weights and a tokenizer trained on the text.
+    #[serde(default)]
+    pub init: Option<PathBuf>,
     /// A tokenizer to use instead of training one.
     pub tokenizer: Option<PathBuf>,
     /// Size of the vocabulary, special tokens included; the given tokenizer's size when `None` and
@@ -137,6 +164,12 @@ pub struct TrainConfig {
     pub batch: usize,
     /// Passes a step.
     pub grad_accumulation: usize,
+    /// The forward process that the network learns to reverse.
+    #[serde(default)]
+    pub process: ForwardProcess,
+    /// Whether documents of one window see each other.
+    #[serde(default)]
+    pub packing: Packing,
     /// What a step descends on.
     #[serde(default)]
     pub objective: Objective,
@@ -172,8 +205,8 @@ pub struct TrainConfig {
     pub dtype: ModelDtype,
     /// Where the network runs.
     pub device: TrainDevice,
-    /// Precision of matrix products on the CPU; when `None`, that of the run that is resumed, else
-    /// bfloat16 where the processor multiplies it, else f32.
+    /// Precision of matrix products; when `None`, that of the run that is resumed, else bfloat16 on a CPU
+    /// that multiplies it, else f32.
     #[serde(default)]
     pub precision: Option<Precision>,
     /// Continue the run in `out`.
@@ -190,8 +223,11 @@ impl TrainConfig {
     pub fn new(data: Vec<PathBuf>, valid: PathBuf, out: PathBuf) -> Self {
         Self {
             data,
+            pairs: None,
+            truncate_pairs: false,
             valid,
             out,
+            init: None,
             tokenizer: None,
             vocab_size: None,
             context: 128,
@@ -202,6 +238,8 @@ impl TrainConfig {
             tie_head: false,
             batch: 32,
             grad_accumulation: 1,
+            process: ForwardProcess::default(),
+            packing: Packing::default(),
             objective: Objective::default(),
             time_sampling: TimeSampling::default(),
             schedule: Schedule::LogLinear,
@@ -221,6 +259,21 @@ impl TrainConfig {
             precision: None,
             resume: false,
             new_lr_schedule: false,
+        }
+    }
+
+    /// The same settings for the network and the process of a checkpoint to start from.
+    pub fn starting_from(self, initial: &Initial) -> Self {
+        let shape = initial.shape();
+        Self {
+            process: initial.process(),
+            context: shape.context,
+            layers: shape.layers,
+            hidden: shape.hidden,
+            heads: shape.heads,
+            mlp_hidden: Some(shape.mlp),
+            tie_head: shape.tied,
+            ..self
         }
     }
 
@@ -272,12 +325,24 @@ impl TrainConfig {
                 allowed: format!("{low} to {high}"),
             })
         }
-        if self.data.is_empty() {
-            return Err(TrainError::Setting {
-                field: "data",
-                given: "empty".into(),
-                allowed: "one file or more".into(),
-            });
+        let setting = |field, given: &str, allowed: &str| {
+            Err(TrainError::Setting {
+                field,
+                given: given.into(),
+                allowed: allowed.into(),
+            })
+        };
+        match (self.data.is_empty(), &self.pairs) {
+            (true, None) => return setting("data", "empty", "one file or more, or pairs"),
+            (false, Some(_)) => return setting("pairs", "given", "data or pairs, not both"),
+            _ => {}
+        }
+        if self.pairs.is_some() && self.packing == Packing::Documents {
+            let allowed = "stream (with pairs, each of which has a window of its own)";
+            return setting("packing", "documents", allowed);
+        }
+        if self.pairs.is_none() && self.truncate_pairs {
+            return setting("truncate-pairs", "true", "false (without pairs)");
         }
         if let Some(given) = self.vocab_size {
             if given < MIN_VOCABULARY {
@@ -317,6 +382,10 @@ impl TrainConfig {
                 allowed: format!("at most {} tokens a step", u32::MAX),
             });
         }
+        if self.process == ForwardProcess::Uniform && self.objective == Objective::CrossEntropy {
+            let allowed = "nelbo (with the process uniform, where no slot is masked)";
+            return setting("objective", "cross-entropy", allowed);
+        }
         range("steps", self.steps, 1, 1 << 40)?;
         range("lr", self.lr, 1e-12, 10.0)?;
         range("warmup", self.warmup_steps(), 0, self.steps)?;
@@ -324,13 +393,6 @@ impl TrainConfig {
         range("weight-decay", self.weight_decay, 0.0, 10.0)?;
         range("clip", self.clip, 1e-9, 1e9)?;
         range("ema", self.ema, 0.0, 0.999_999_9)?;
-        if let (Some(Precision::Bf16), TrainDevice::Cuda(_)) = (self.precision, self.device) {
-            return Err(TrainError::Setting {
-                field: "precision",
-                given: "bf16".into(),
-                allowed: "f32 (bf16 is for products on the CPU; on CUDA all are f32)".into(),
-            });
-        }
         if let TrainDevice::Cuda(ordinal) = self.device
             && !candle_core::utils::cuda_is_available()
         {

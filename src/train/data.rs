@@ -1,12 +1,16 @@
-//! Documents into one stream of tokens, and windows of it.
+//! The data of a run: texts read and encoded, and the batches made from them.
 
 use tokenizers::Tokenizer;
 
+use super::batch::{Batch, Windows};
 use super::config::{Objective, TimeSampling, TrainConfig};
-use super::draws::{Batch, Purpose, Stream, independent_times, stratified_times};
+use super::draws::{Purpose, Stream, independent_times, stratified_times};
 use super::error::TrainError;
+use super::pairs::Pairs;
+use super::source::Source;
 use super::tokenizer::{self, SpecialTokens};
-use crate::diffusion::Schedule;
+use crate::diffusion::{Process, Schedule};
+use crate::models::ForwardProcess;
 use crate::text::documents::read_documents;
 
 /// Windows of a validation batch.
@@ -20,11 +24,14 @@ pub struct Data {
     pub specials: SpecialTokens,
     /// Size of the vocabulary.
     pub vocab: usize,
-    /// The training text, documents end to end, each followed by the end token.
-    pub train: Vec<u32>,
+    /// The process that noises, over the whole vocabulary.
+    pub process: Process,
+    /// The training text.
+    pub train: Source,
     /// The fixed validation batches.
     pub valid: Vec<Batch>,
-    /// Unicode characters a validation token stands for, on average. The end token counts as none.
+    /// Unicode characters that a validation token with a loss stands for, on average. The end token counts
+    /// as none.
     pub valid_characters_per_token: f64,
     /// A hash of the tokens of both texts and of where one ends and the other begins.
     pub fingerprint: u64,
@@ -36,14 +43,24 @@ impl Data {
     /// # Errors
     /// See [`TrainError`].
     pub fn prepare(config: &TrainConfig, given: Option<Tokenizer>) -> Result<Self, TrainError> {
-        let mut documents = Vec::new();
-        for path in &config.data {
-            documents.extend(read_documents(path)?);
-        }
-        let valid_documents = read_documents(&config.valid)?;
-        let tokenizer = match given {
-            Some(tokenizer) => tokenizer,
-            None => tokenizer::train(&documents, config.vocab_size_or_default())?,
+        let texts = match &config.pairs {
+            Some(path) => Texts::Pairs(Pairs::read(path)?, Pairs::read(&config.valid)?),
+            None => {
+                let mut documents = Vec::new();
+                for path in &config.data {
+                    documents.extend(read_documents(path)?);
+                }
+                Texts::Documents(documents, read_documents(&config.valid)?)
+            }
+        };
+        let tokenizer = match (given, &texts) {
+            (Some(tokenizer), _) => tokenizer,
+            (None, Texts::Documents(documents, _)) => {
+                tokenizer::train(documents, config.vocab_size_or_default())?
+            }
+            (None, Texts::Pairs(pairs, _)) => {
+                tokenizer::train(&pairs.texts(), config.vocab_size_or_default())?
+            }
         };
         let vocab = tokenizer.get_vocab_size(true);
         if let Some(given) = config.vocab_size.filter(|&given| given != vocab) {
@@ -54,101 +71,119 @@ impl Data {
             });
         }
         let specials = tokenizer::special_tokens(&tokenizer)?;
-        let train = tokenizer::encode(&tokenizer, &documents)?;
-        let valid = tokenizer::encode(&tokenizer, &valid_documents)?;
-        let context = config.context;
-        for (which, tokens) in [("training", train.len()), ("validation", valid.len())] {
-            if tokens < context {
+        let of_documents = |which, documents: &[String]| {
+            let tokens = tokenizer::encode(&tokenizer, documents)?;
+            if tokens.len() < config.context {
                 return Err(TrainError::CorpusTooShort {
                     which,
-                    tokens,
-                    context,
+                    tokens: tokens.len(),
+                    context: config.context,
                 });
             }
-        }
-        let fingerprint = fingerprint(&train, &valid);
-        let windows = validation_windows(&valid, context, config.valid_windows);
-        let characters: usize = windows
-            .chunks(context)
-            .map(|window| {
-                let text = tokenizer.decode(window, true);
-                text.map(|text| text.chars().count())
-                    .map_err(|error| TrainError::Tokenizer(error.to_string()))
+            Ok(Source::Documents {
+                tokens,
+                end: specials.end,
+                packing: config.packing,
             })
-            .sum::<Result<_, _>>()?;
-        let valid_characters_per_token = characters as f64 / windows.len() as f64;
-        // The same for every run, so that runs compare.
-        let mut stream = Stream::new(0, Purpose::Validation, 0);
-        let times = stratified_times(windows.len() / context, &mut stream);
-        let valid = windows
-            .chunks(VALIDATION_BATCH * context)
-            .zip(times.chunks(VALIDATION_BATCH))
-            .map(|(clean, times)| {
-                Batch::noise(
-                    context,
-                    clean.to_vec(),
-                    times,
-                    specials.mask,
-                    Schedule::LogLinear,
-                    &mut stream,
-                )
-            })
-            .collect();
+        };
+        let of_pairs = |pairs: &Pairs| {
+            let windows = pairs.windows(&tokenizer, config.context, config.truncate_pairs)?;
+            Ok::<_, TrainError>(Source::Pairs(windows))
+        };
+        let (train, valid) = match &texts {
+            Texts::Documents(train, valid) => (
+                of_documents("training", train)?,
+                of_documents("validation", valid)?,
+            ),
+            Texts::Pairs(train, valid) => (of_pairs(train)?, of_pairs(valid)?),
+        };
+        let process = match config.process {
+            ForwardProcess::Absorbing => Process::absorbing(vocab, specials.mask as usize)?,
+            ForwardProcess::Uniform => Process::uniform(vocab)?,
+        };
+        let windows = valid.spread(config.valid_windows, config.context);
+        let characters = characters(&windows, &tokenizer)?;
         Ok(Self {
+            fingerprint: fingerprint(&train, &valid),
+            valid_characters_per_token: characters as f64 / windows.noised() as f64,
+            valid: validation_batches(windows, &process)?,
             tokenizer,
             specials,
             vocab,
+            process,
             train,
-            valid,
-            valid_characters_per_token,
-            fingerprint,
         })
     }
 
     /// The batch of a step: windows at random places, times drawn and weights set over the whole batch.
-    pub fn batch(&self, config: &TrainConfig, step: u64) -> Batch {
+    ///
+    /// # Errors
+    /// If a token of the text is no state of the process, which encoded text cannot hold.
+    pub fn batch(&self, config: &TrainConfig, step: u64) -> Result<Batch, TrainError> {
         let mut stream = Stream::new(config.seed, Purpose::Step, step);
-        let windows = config.batch * config.grad_accumulation;
-        let context = config.context;
-        let mut clean = Vec::with_capacity(windows * context);
-        for _ in 0..windows {
-            let start = stream.below(self.train.len() - context + 1);
-            clean.extend_from_slice(&self.train[start..start + context]);
-        }
+        let count = config.batch * config.grad_accumulation;
+        let windows = self.train.draw(count, config.context, &mut stream);
+        let prompts = windows.prompts.clone();
         let times = match config.time_sampling {
-            TimeSampling::LowDiscrepancy => stratified_times(windows, &mut stream),
-            TimeSampling::Uniform => independent_times(windows, &mut stream),
+            TimeSampling::LowDiscrepancy => stratified_times(count, &mut stream),
+            TimeSampling::Uniform => independent_times(count, &mut stream),
         };
         let batch = Batch::noise(
-            context,
-            clean,
+            windows,
             &times,
-            self.specials.mask,
-            config.schedule.clone(),
+            &self.process,
+            &config.schedule,
             &mut stream,
-        );
-        match config.objective {
-            Objective::Nelbo => batch,
+        )?;
+        Ok(match config.objective {
+            // Each window weighs the same, whatever share of it is noised: for pairs LLaDA's loss, the
+            // mean over pairs of an answer's mean over its tokens.
+            Objective::Nelbo => batch.with_factors(prompts.into_iter().map(|prompt| {
+                let context = config.context;
+                context as f64 / (context - prompt) as f64
+            })),
             Objective::CrossEntropy => batch.with_equal_weights(),
-        }
+        })
     }
 }
 
-/// Up to `count` windows, spread evenly over the text and without overlap.
-fn validation_windows(tokens: &[u32], context: usize, count: usize) -> Vec<u32> {
-    let fitting = tokens.len() / context;
-    let count = count.min(fitting);
-    (0..count)
-        .flat_map(|i| {
-            let start = i * fitting / count * context;
-            tokens[start..start + context].iter().copied()
+/// The texts of training and of validation.
+enum Texts {
+    Documents(Vec<String>, Vec<String>),
+    Pairs(Pairs, Pairs),
+}
+
+/// Unicode characters that the slots with a loss stand for.
+fn characters(windows: &Windows, tokenizer: &Tokenizer) -> Result<usize, TrainError> {
+    let parts = windows.tokens.chunks(windows.context).zip(&windows.prompts);
+    parts
+        .map(|(window, &prompt)| {
+            let text = tokenizer.decode(&window[prompt..], true);
+            text.map(|text| text.chars().count())
+                .map_err(|error| TrainError::Tokenizer(error.to_string()))
         })
-        .collect()
+        .sum()
+}
+
+/// The windows noised at times and with draws that are the same for every run, so that runs compare.
+fn validation_batches(windows: Windows, process: &Process) -> Result<Vec<Batch>, TrainError> {
+    let mut stream = Stream::new(0, Purpose::Validation, 0);
+    let times = stratified_times(windows.len(), &mut stream);
+    // Each token with a loss weighs the same.
+    let factor = windows.tokens.len() as f64 / windows.noised() as f64;
+    let batch = Batch::noise(windows, &times, process, &Schedule::LogLinear, &mut stream)?;
+    let count = batch.windows();
+    let batch = batch.with_factors(std::iter::repeat_n(factor, count));
+    Ok((0..count)
+        .step_by(VALIDATION_BATCH)
+        .map(|first| batch.slice(first..(first + VALIDATION_BATCH).min(count)))
+        .collect())
 }
 
 /// FNV-1a, 64 bits, over the number of training tokens, which tells where the validation text begins,
 /// and the tokens of both texts.
-fn fingerprint(train: &[u32], valid: &[u32]) -> u64 {
+fn fingerprint(train: &Source, valid: &Source) -> u64 {
+    let (train, valid) = (train.tokens(), valid.tokens());
     let tokens = train.iter().chain(valid).map(|&token| u64::from(token));
     let words = std::iter::once(train.len() as u64).chain(tokens);
     words.fold(0xcbf2_9ce4_8422_2325, |hash, word| {

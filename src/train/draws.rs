@@ -1,7 +1,5 @@
 //! Random draws that depend on the seed and the step only, so that a resumed run repeats them.
 
-use crate::diffusion::Schedule;
-
 /// The smallest diffusion time; the weight 1/t of the objective diverges at 0.
 pub const MIN_TIME: f64 = 1e-3;
 
@@ -76,97 +74,6 @@ pub fn stratified_times(n: usize, stream: &mut Stream) -> Vec<f64> {
 /// `n` independent diffusion times, uniform in [0, 1] and raised to [`MIN_TIME`].
 pub fn independent_times(n: usize, stream: &mut Stream) -> Vec<f64> {
     (0..n).map(|_| stream.uniform().max(MIN_TIME)).collect()
-}
-
-/// Windows of text, noised.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
-    /// Tokens a window.
-    pub context: usize,
-    /// Clean tokens, `[windows * context]`.
-    pub clean: Vec<u32>,
-    /// Tokens with masks, `[windows * context]`.
-    pub noisy: Vec<u32>,
-    /// The masked slots: ascending indices into `noisy`.
-    pub masked: Vec<u32>,
-    /// The objective's weight of each window, `[windows]`.
-    pub weights: Vec<f32>,
-}
-
-impl Batch {
-    /// Noises windows: window i at time `times[i]`, each token masked with probability 1 − α(t).
-    pub fn noise(
-        context: usize,
-        clean: Vec<u32>,
-        times: &[f64],
-        mask: u32,
-        schedule: Schedule,
-        stream: &mut Stream,
-    ) -> Self {
-        let mut noisy = clean.clone();
-        let mut masked = Vec::new();
-        for (window, &time) in times.iter().enumerate() {
-            let chance = schedule.one_minus_alpha(time);
-            let first = window * context;
-            for (slot, token) in noisy[first..first + context].iter_mut().enumerate() {
-                if stream.uniform() < chance {
-                    *token = mask;
-                    masked.push((first + slot) as u32);
-                }
-            }
-        }
-        let weights = times
-            .iter()
-            .map(|&time| schedule.weight(time) as f32)
-            .collect();
-        Self {
-            context,
-            clean,
-            noisy,
-            masked,
-            weights,
-        }
-    }
-
-    /// The batch with the weight tokens / masked slots for every window: its loss is the mean
-    /// cross-entropy of its masked slots.
-    pub fn with_equal_weights(mut self) -> Self {
-        // Without masked slots there is nothing to weigh.
-        let weight = self.tokens() as f64 / self.masked.len().max(1) as f64;
-        self.weights.fill(weight as f32);
-        self
-    }
-
-    /// The number of windows.
-    pub fn windows(&self) -> usize {
-        self.weights.len()
-    }
-
-    /// The number of tokens.
-    pub fn tokens(&self) -> usize {
-        self.clean.len()
-    }
-
-    /// The windows `range`, as a batch of their own.
-    pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
-        let slots = range.start * self.context..range.end * self.context;
-        let first = self
-            .masked
-            .partition_point(|&slot| (slot as usize) < slots.start);
-        let last = self
-            .masked
-            .partition_point(|&slot| (slot as usize) < slots.end);
-        Self {
-            context: self.context,
-            clean: self.clean[slots.clone()].to_vec(),
-            noisy: self.noisy[slots.clone()].to_vec(),
-            masked: self.masked[first..last]
-                .iter()
-                .map(|slot| slot - slots.start as u32)
-                .collect(),
-            weights: self.weights[range].to_vec(),
-        }
-    }
 }
 
 #[cfg(test)]

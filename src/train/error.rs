@@ -30,6 +30,16 @@ pub enum TrainError {
     /// A data file cannot be read as documents.
     #[error(transparent)]
     Documents(#[from] DocumentsError),
+    /// A line of a file of pairs cannot be used.
+    #[error("{}, line {line}: {reason}", path.display())]
+    Pair {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
     /// The text is shorter than one window.
     #[error(
         "the {which} text is {tokens} tokens long, shorter than one window of {context}; \
@@ -83,6 +93,14 @@ pub enum TrainError {
     /// A given tokenizer cannot be used.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// The checkpoint that a run was to start from cannot be used.
+    #[error("init: cannot start from {}: {reason}", path.display())]
+    Init {
+        /// The checkpoint's directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The output directory already holds a run.
     #[error("{} already holds a training run; pass --resume to continue it, or another --out", path.display())]
     RunExists {
@@ -140,6 +158,9 @@ pub enum TrainError {
         /// The global norm of its gradient; `None` for a validation.
         grad_norm: Option<f64>,
     },
+    /// A number that the mathematics does not allow.
+    #[error(transparent)]
+    Diffusion(#[from] crate::diffusion::Error),
     /// The tensor library failed.
     #[error("tensor library: {0}")]
     Candle(#[from] candle_core::Error),

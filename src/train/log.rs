@@ -27,6 +27,12 @@ pub enum LogLine {
         tokens: u64,
         /// Tokens a second, of this step.
         tokens_per_second: f64,
+        /// Floating-point operations a second of its matrix products; not in logs of earlier versions.
+        #[serde(default)]
+        operations_per_second: Option<f64>,
+        /// The share of the machine's measured rate that this is; not in logs of earlier versions.
+        #[serde(default)]
+        product_rate_share: Option<f64>,
         /// Seconds of training since the start.
         seconds: f64,
     },

@@ -8,6 +8,7 @@ use super::checkpoint::{load_state, state_path, write_atomically};
 use super::config::TrainConfig;
 use super::data::Data;
 use super::error::TrainError;
+use super::initial::Initial;
 use super::log::{Log, LogLine};
 use super::plot::loss_svg;
 use super::tokenizer;
@@ -26,6 +27,8 @@ pub enum Event {
         parameters: usize,
         /// Steps done before (more than 0 when resumed).
         step: u64,
+        /// Floating-point operations a second of the machine's matrix products, measured just before.
+        product_rate: f64,
     },
     /// A step is done.
     Step {
@@ -33,6 +36,11 @@ pub enum Event {
         report: StepReport,
         /// Its speed.
         tokens_per_second: f64,
+        /// Floating-point operations a second of its matrix products, the rest of the step included in the
+        /// time.
+        operations_per_second: f64,
+        /// The share of the measured rate that this is.
+        product_rate_share: f64,
     },
     /// A validation is done.
     Validated(Validation),
@@ -56,6 +64,7 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         .as_deref()
         .map(tokenizer::load)
         .transpose()?;
+    let mut initial = None;
     let (state, given) = if config.resume {
         let state = load_state(&state_file)?;
         check_same_run(&state, &config)?;
@@ -73,14 +82,23 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
             return Err(TrainError::RunExists { path: out });
         }
         refuse_foreign_model(&out)?;
-        (None, given)
+        initial = config.init.as_deref().map(Initial::open).transpose()?;
+        match &initial {
+            Some(initial) => {
+                // Before the texts are read, which takes much longer.
+                initial.shape_for(&config)?;
+                (None, Some(initial.tokenizer_for(given.as_ref())?))
+            }
+            None => (None, given),
+        }
     };
     let state_directory = out.join("state");
     fs::create_dir_all(&state_directory).map_err(TrainError::io("create", &state_directory))?;
     let data = Data::prepare(&config, given)?;
-    let mut trainer = match state {
-        Some(state) => Trainer::resume(config, data, state)?,
-        None => Trainer::new(config, data)?,
+    let mut trainer = match (state, &initial) {
+        (Some(state), _) => Trainer::resume(config, data, state)?,
+        (None, Some(initial)) => Trainer::from_checkpoint(config, data, initial)?,
+        (None, None) => Trainer::new(config, data)?,
     };
     // The tokenizer, which resuming needs, comes before the first state, and the state before whatever
     // makes the directory a model, so that a run that is killed in between can be resumed or begun again.
@@ -88,11 +106,13 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
     let step = trainer.progress().step;
     let validated = step > 0 || trainer.progress().best.is_some();
     let mut log = Log::open(&out.join("log.jsonl"), validated.then_some(step))?;
+    let product_rate = trainer.product_rate()?;
     watch(&Event::Started {
-        train_tokens: trainer.data().train.len(),
+        train_tokens: trainer.data().train.tokens().len(),
         vocab: trainer.shape().vocab,
         parameters: trainer.parameters(),
         step: trainer.progress().step,
+        product_rate,
     });
     if step == 0 {
         trainer.save_state(&out)?;
@@ -113,6 +133,8 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         let seconds = start.elapsed().as_secs_f64().max(1e-9);
         trainer.add_seconds(seconds);
         let tokens_per_second = report.tokens as f64 / seconds;
+        let operations_per_second = report.operations / seconds;
+        let product_rate_share = operations_per_second / product_rate;
         log.push(LogLine::Step {
             step: report.step,
             loss: report.loss,
@@ -120,11 +142,15 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
             grad_norm: report.grad_norm,
             tokens: report.tokens * report.step,
             tokens_per_second,
+            operations_per_second: Some(operations_per_second),
+            product_rate_share: Some(product_rate_share),
             seconds: trainer.progress().seconds,
         })?;
         watch(&Event::Step {
             report,
             tokens_per_second,
+            operations_per_second,
+            product_rate_share,
         });
         let step = report.step;
         let mut save = step.is_multiple_of(save_every) || step == steps;

@@ -132,19 +132,35 @@ pub fn special_tokens(tokenizer: &Tokenizer) -> Result<SpecialTokens, TrainError
 /// When the tokenizer fails.
 pub fn encode(tokenizer: &Tokenizer, documents: &[String]) -> Result<Vec<u32>, TrainError> {
     let end = special_tokens(tokenizer)?.end;
+    let mut tokens = Vec::new();
+    encode_each(tokenizer, documents, |document| {
+        tokens.extend_from_slice(document);
+        tokens.push(end);
+    })?;
+    Ok(tokens)
+}
+
+/// Encodes texts by themselves and hands out the tokens of each, in order. Text that spells a special
+/// token is encoded as text.
+///
+/// # Errors
+/// When the tokenizer fails.
+pub fn encode_each(
+    tokenizer: &Tokenizer,
+    texts: &[String],
+    mut take: impl FnMut(&[u32]),
+) -> Result<(), TrainError> {
     let mut tokenizer = tokenizer.clone();
     tokenizer.set_encode_special_tokens(true);
-    let mut tokens = Vec::new();
-    for documents in documents.chunks(256) {
+    for texts in texts.chunks(256) {
         let encodings = tokenizer
-            .encode_batch_fast(documents.iter().map(String::as_str).collect(), false)
+            .encode_batch_fast(texts.iter().map(String::as_str).collect(), false)
             .map_err(|error| TrainError::Tokenizer(error.to_string()))?;
         for encoding in encodings {
-            tokens.extend_from_slice(encoding.get_ids());
-            tokens.push(end);
+            take(encoding.get_ids());
         }
     }
-    Ok(tokens)
+    Ok(())
 }
 
 #[cfg(test)]

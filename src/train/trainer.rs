@@ -9,9 +9,11 @@ use super::config::{Precision, TrainConfig, TrainDevice};
 use super::cpu::{CpuNetwork, bf16_available};
 use super::data::Data;
 use super::error::TrainError;
+use super::initial::Initial;
 use super::layout::{Layout, NetworkShape};
 use super::network::{ComposedNetwork, Network};
 use super::optimizer::{AdamW, Update, average_decay, global_norm, learning_rate};
+use super::throughput::operations;
 
 /// What a training step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,6 +28,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Tokens of its batch.
     pub tokens: u64,
+    /// Floating-point operations of its matrix products.
+    pub operations: f64,
 }
 
 /// What a validation found, of the averaged weights on the fixed windows and masks.
@@ -52,22 +56,45 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A trainer at step 0.
+    /// A trainer at step 0, with random weights.
     ///
     /// # Errors
     /// When the device cannot be used.
-    pub fn new(mut config: TrainConfig, data: Data) -> Result<Self, TrainError> {
+    pub fn new(config: TrainConfig, data: Data) -> Result<Self, TrainError> {
+        let shape = config.shape(data.vocab);
+        let weights = Layout::new(&shape).initial_weights(config.seed);
+        Self::at_start(config, data, shape, weights)
+    }
+
+    /// A trainer at step 0, with the weights of a checkpoint.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] when `config` asks for another network; [`TrainError::Init`] when the
+    /// weights cannot be read.
+    pub fn from_checkpoint(
+        config: TrainConfig,
+        data: Data,
+        initial: &Initial,
+    ) -> Result<Self, TrainError> {
+        let shape = initial.shape_for(&config)?;
+        let weights = initial.weights(&Layout::new(&shape))?;
+        Self::at_start(config, data, shape, weights)
+    }
+
+    fn at_start(
+        mut config: TrainConfig,
+        data: Data,
+        shape: NetworkShape,
+        weights: Vec<f32>,
+    ) -> Result<Self, TrainError> {
         let cpu = config.device == TrainDevice::Cpu;
         config.precision.get_or_insert(if cpu && bf16_available() {
             Precision::Bf16
         } else {
             Precision::F32
         });
-        let shape = config.shape(data.vocab);
-        let layout = Layout::new(&shape);
-        let weights = layout.initial_weights(config.seed);
         let state = State {
-            adam: AdamW::new(layout.len()),
+            adam: AdamW::new(weights.len()),
             average: weights.clone(),
             weights,
             progress: Progress {
@@ -126,9 +153,10 @@ impl Trainer {
                 precision.check()?;
                 Box::new(CpuNetwork::new(&state.shape, precision))
             }
-            TrainDevice::Cuda(ordinal) => Box::new(ComposedNetwork::new(
+            TrainDevice::Cuda(ordinal) => Box::new(ComposedNetwork::with_precision(
                 &state.shape,
                 &Device::new_cuda(ordinal)?,
+                state.config.precision.unwrap_or(Precision::F32),
             )?),
         };
         let layout = Layout::new(&state.shape);
@@ -181,6 +209,15 @@ impl Trainer {
         self.state.progress.seconds += seconds;
     }
 
+    /// Measures how many floating-point operations a second the machine does in matrix products like the
+    /// network's.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn product_rate(&mut self) -> Result<f64, TrainError> {
+        self.network.product_rate()
+    }
+
     /// Does one step.
     ///
     /// # Errors
@@ -190,7 +227,7 @@ impl Trainer {
         let state = &mut self.state;
         let config = &state.config;
         let step = state.progress.step;
-        let batch = self.data.batch(config, step);
+        let batch = self.data.batch(config, step)?;
         let passes = config.grad_accumulation;
         self.gradient.fill(0.0);
         let mut loss = 0.0;
@@ -237,6 +274,7 @@ impl Trainer {
             lr,
             grad_norm,
             tokens: batch.tokens() as u64,
+            operations: operations(&state.shape, &batch),
         })
     }
 
@@ -289,7 +327,8 @@ impl Trainer {
     /// # Errors
     /// When the directory cannot be written.
     pub fn write_model_files(&self, out: &Path) -> Result<(), TrainError> {
-        checkpoint::write_model_files(out, &self.state.shape, self.data.specials)
+        let State { config, shape, .. } = &self.state;
+        checkpoint::write_model_files(out, shape, self.data.specials, config.process)
     }
 
     /// Writes the averaged weights as the directory's model.
@@ -341,6 +380,7 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
     let reread = serde_json::to_string(given).and_then(|text| serde_json::from_str(&text));
     let given: &TrainConfig = reread.as_ref().unwrap_or(given);
     let saved = &state.config;
+    same("init", &saved.init, &given.init)?;
     let vocab = state.shape.vocab;
     same("vocab-size", vocab, given.vocab_size.unwrap_or(vocab))?;
     let shapes = (saved.shape(0), given.shape(0));
@@ -356,6 +396,14 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
         saved.grad_accumulation,
         given.grad_accumulation,
     )?;
+    let kind = |config: &TrainConfig| match config.pairs {
+        Some(_) => "pairs",
+        None => "documents",
+    };
+    same("the data", kind(saved), kind(given))?;
+    same("truncate-pairs", saved.truncate_pairs, given.truncate_pairs)?;
+    same("process", saved.process, given.process)?;
+    same("packing", saved.packing, given.packing)?;
     same("objective", saved.objective, given.objective)?;
     same("time-sampling", saved.time_sampling, given.time_sampling)?;
     same(

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use candle_core::{Device, Tensor};
 use unmask::canvas::TokenId;
-use unmask::decode::{BlockOrigin, DecodePlan, EarlyStop};
+use unmask::decode::{BlockOrigin, DecodePlan, EarlyStop, preset};
 use unmask::models::{
     AttentionPattern, Checkpoint, Corruption, Denoiser, KvPool, ModelError, ModelSpec,
     Parameterisation, RaggedBatch,
@@ -85,6 +85,15 @@ impl Mock {
             early_stop: EarlyStop::AfterBlock,
             ..DecodePlan::default()
         })
+    }
+
+    /// Makes it a model of the uniform process, without a mask token. The poisonous token is no part of its
+    /// vocabulary.
+    pub fn of_the_uniform_process(mut self) -> Self {
+        self.spec.corruption = Corruption::Uniform;
+        self.spec.vocab_size = POISON as usize;
+        let preset = preset::by_name("uniform-ancestral").unwrap();
+        self.by_default(preset.plan().clone())
     }
 
     /// Sets the default plan.

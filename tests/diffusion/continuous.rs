@@ -3,7 +3,7 @@ use super::toy::{Toy, sequences};
 use proptest::prelude::*;
 use unmask::diffusion::{
     Categorical, Error, Process, Schedule,
-    elbo::{nelbo_integrand, prior_term, reconstruction_term},
+    elbo::{nelbo_integrand, plug_in_divergence, prior_term, reconstruction_term},
 };
 
 const COMPLETE: [&str; 6] = [
@@ -208,6 +208,30 @@ proptest! {
         let denoiser = process.denoiser_from_leave_one_out(level, i, &plug_in).unwrap();
         let integrand = nelbo_integrand(&process, &schedule, t, i, x_0, &denoiser).unwrap();
         prop_assert!(close(integrand, expected, 1e-9 * (1.0 + expected)), "{integrand} {expected}");
+
+        let divergence = plug_in_divergence(process.signal(level), i, x_0, plug_in.probabilities());
+        let closed = schedule.rate(t) / states * divergence;
+        prop_assert!(close(closed, expected, 1e-9 * (1.0 + expected)), "{closed} {expected}");
+    }
+}
+
+#[test]
+fn the_plug_in_divergence_keeps_its_digits_where_hardly_any_signal_is_left() {
+    let others = [0.5, 0.2, 0.15, 0.1, 0.05];
+    for (x_t, x_0) in [(0, 0), (0, 1), (3, 3), (2, 4)] {
+        let ratio = |w: f64| plug_in_divergence(w, x_t, x_0, &others) / (w * w);
+        let (coarse, fine) = (ratio(1e-4), ratio(1e-7));
+        assert!(
+            fine > 0.0 && (coarse / fine - 1.0).abs() < 1e-3,
+            "{coarse} {fine}"
+        );
+    }
+    // A network that is certain and right costs nothing, at any time.
+    for w in [1e-6, 1.0, 1e9] {
+        let right = plug_in_divergence(w, 2, 2, &[0.0, 0.0, 1.0]);
+        assert!(right.abs() < 1e-12, "{right}");
+        let right = plug_in_divergence(w, 1, 2, &[0.0, 0.0, 1.0]);
+        assert!(right.abs() < 1e-9 * w.max(1e-3), "{right}");
     }
 }
 

@@ -288,6 +288,31 @@ fn reverse_draws_follow_the_reverse_step() {
 }
 
 #[test]
+fn posterior_draws_follow_the_posterior() {
+    let mut uniform = uniforms(6);
+    let schedule = Schedule::LogLinear;
+    for (s, t) in [(0.4, 0.7), (0.0, 0.3), (0.9, 1.0), (0.5, 0.5)] {
+        let interval = schedule.interval(s, t).unwrap();
+        for (process, pairs) in [
+            (Process::absorbing(5, 4).unwrap(), vec![(4, 2), (1, 1)]),
+            (Process::uniform(5).unwrap(), vec![(4, 2), (1, 1), (0, 3)]),
+        ] {
+            for (x_t, x_0) in pairs {
+                let Ok(exact) = process.posterior(&interval, x_t, x_0) else {
+                    let draw = process.posterior_draw(&interval, x_t, x_0, 0.5);
+                    assert!(matches!(draw, Err(Error::Impossible { .. })));
+                    continue;
+                };
+                assert_drawn_from(exact.probabilities(), || {
+                    let draw = process.posterior_draw(&interval, x_t, x_0, uniform());
+                    draw.unwrap()
+                });
+            }
+        }
+    }
+}
+
+#[test]
 fn a_chain_of_reverse_steps_with_the_exact_denoiser_draws_the_data() {
     // One slot: the exact denoiser is Bayes' rule, and ancestral sampling is then exact for any T.
     let data = Categorical::new(vec![0.5, 0.15, 0.35, 0.0]).unwrap();

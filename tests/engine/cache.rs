@@ -46,7 +46,7 @@ fn finished_blocks_from_the_cache_give_bit_for_bit_what_recomputing_them_gives()
             if seed % 5 == 0 {
                 plan.block_origin = Default::default();
             }
-            let canvas = Canvas::builder(engine.mask_token())
+            let canvas = Canvas::builder(engine.mask_token().unwrap())
                 .fixed(&prompt(1 + (seed as usize * 7) % 41, seed))
                 .gap(1 + (seed as usize * 5) % (block_length + 9))
                 .build()
@@ -68,7 +68,9 @@ fn a_prompt_that_another_request_began_with_is_not_computed_again() {
         let canvas = |last: TokenId| {
             let mut tokens = prompt(70, 1);
             *tokens.last_mut().unwrap() = last;
-            let canvas = Canvas::builder(engine.mask_token()).fixed(&tokens).gap(9);
+            let canvas = Canvas::builder(engine.mask_token().unwrap())
+                .fixed(&tokens)
+                .gap(9);
             engine.spec().with_scratch(plan, canvas.build().unwrap())
         };
         denoise(&engine, canvas(5), plan);
@@ -86,7 +88,7 @@ fn a_prompt_that_another_request_began_with_is_not_computed_again() {
 fn one_prompt_asked_for_many_times_at_once_is_computed_once() {
     let engine = engine("sdar");
     let plan = &engine.spec().default_plan;
-    let canvas = Canvas::builder(engine.mask_token())
+    let canvas = Canvas::builder(engine.mask_token().unwrap())
         .fixed(&prompt(96, 2))
         .gap(4);
     let canvas = engine.spec().with_scratch(plan, canvas.build().unwrap());
@@ -110,7 +112,7 @@ fn a_cache_that_is_refreshed_at_every_step_changes_nothing() {
             };
             plan.sampling.guidance_scale = guidance_scale;
             let canvas = || {
-                let builder = Canvas::builder(engine.mask_token())
+                let builder = Canvas::builder(engine.mask_token().unwrap())
                     .fixed(&prompt(9, 3))
                     .gap(17);
                 builder.fixed(&prompt(4, 4)).build().unwrap()
@@ -129,7 +131,7 @@ fn a_cache_that_is_refreshed_at_every_step_changes_nothing() {
 fn a_dual_cache_recomputes_the_block_and_refreshes_when_told() {
     let engine = engine("llada");
     let canvas = || {
-        let builder = Canvas::builder(engine.mask_token())
+        let builder = Canvas::builder(engine.mask_token().unwrap())
             .fixed(&prompt(40, 3))
             .gap(16);
         builder.fixed(&prompt(8, 4)).build().unwrap()
@@ -172,7 +174,7 @@ fn a_long_prompt_is_computed_in_pieces() {
     };
     let engine = Engine::start(load("sdar"), config).unwrap();
     let plan = &engine.spec().default_plan;
-    let canvas = Canvas::builder(engine.mask_token())
+    let canvas = Canvas::builder(engine.mask_token().unwrap())
         .fixed(&prompt(64, 2))
         .gap(4);
     let canvas = engine.spec().with_scratch(plan, canvas.build().unwrap());
@@ -185,7 +187,10 @@ fn a_long_prompt_is_computed_in_pieces() {
 fn policies_that_a_model_does_not_allow_and_canvases_without_memory_are_refused() {
     let engine = engine("sdar");
     let plan = with_policy(&engine.spec().default_plan, CachePolicy::Dual);
-    let canvas = Canvas::builder(engine.mask_token()).gap(4).build().unwrap();
+    let canvas = Canvas::builder(engine.mask_token().unwrap())
+        .gap(4)
+        .build()
+        .unwrap();
     let error = engine.submit(canvas.clone(), &plan).unwrap_err();
     assert!(error.to_string().contains("block-causal"), "{error}");
 

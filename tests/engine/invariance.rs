@@ -22,7 +22,7 @@ const FAMILIES: [&str; 8] = [
 
 /// Requests of many lengths, plans, caches and seeds, half of them at temperature 1.
 fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
-    let mask = engine.mask_token();
+    let mask = engine.mask_token().unwrap();
     let bidirectional = engine.spec().attention == AttentionPattern::Bidirectional;
     (0..REQUESTS)
         .map(|i| {

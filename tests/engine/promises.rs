@@ -272,7 +272,7 @@ fn what_does_not_fit_the_model_is_refused_at_once() {
     let other_mask = Canvas::builder(5).gap(1).build().unwrap();
     assert!(matches!(
         engine.submit(other_mask, &plan).unwrap_err(),
-        SubmitError::MaskToken { .. }
+        SubmitError::Blank { .. }
     ));
 }
 
@@ -280,7 +280,7 @@ fn what_does_not_fit_the_model_is_refused_at_once() {
 fn a_model_that_does_not_see_the_text_after_a_gap_is_not_asked_to_infill() {
     let engine = engine("sdar");
     let plan = engine.spec().default_plan.clone();
-    let mask = engine.mask_token();
+    let mask = engine.mask_token().unwrap();
     let infill = Canvas::from_ids(&[3, mask, mask, 4], mask).unwrap();
     assert!(matches!(
         engine.submit(infill, &plan).unwrap_err(),
@@ -318,7 +318,7 @@ fn random_scores_and_temperature_follow_the_seed() {
             ..DecodePlan::default()
         };
         plan.sampling.seed = seed;
-        let canvas = Canvas::builder(engine.mask_token())
+        let canvas = Canvas::builder(engine.mask_token().unwrap())
             .fixed(&[3, 4])
             .gap(24)
             .build()

@@ -132,6 +132,7 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .likelihood[].perplexity_bound.low
     .likelihood[].perplexity_bound.value
     .model
+    .process
     .seed
     .speed.mask_rate
     .speed.points[].forwards

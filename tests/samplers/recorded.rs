@@ -217,7 +217,7 @@ fn the_analytic_predictor_equals_sedds() {
 fn the_engine_denoises_with_sedd_as_the_predictor_does() {
     let engine: Engine = engine("sedd_absorb");
     let model = load("sedd_absorb");
-    let mask = engine.mask_token();
+    let mask = engine.mask_token().unwrap();
     let mut plan = engine.spec().default_plan.clone();
     assert_eq!(plan, *preset::by_name("sedd-analytic").unwrap().plan());
     (plan.steps, plan.sampling.seed) = (Some(5), 3);
@@ -258,7 +258,12 @@ fn the_engine_denoises_with_sedd_as_the_predictor_does() {
 #[test]
 fn plans_that_do_not_go_with_log_scores_are_refused_with_the_one_that_does() {
     let engine = engine("sedd_absorb");
-    let canvas = || Canvas::builder(engine.mask_token()).gap(4).build().unwrap();
+    let canvas = || {
+        Canvas::builder(engine.mask_token().unwrap())
+            .gap(4)
+            .build()
+            .unwrap()
+    };
     let default = engine.spec().default_plan.clone();
     let guided = {
         let mut plan = default.clone();
@@ -278,7 +283,10 @@ fn plans_that_do_not_go_with_log_scores_are_refused_with_the_one_that_does() {
         assert!(error.contains(says), "{error}");
     }
     let llada = crate::support::engine("llada");
-    let canvas = Canvas::builder(llada.mask_token()).gap(4).build().unwrap();
+    let canvas = Canvas::builder(llada.mask_token().unwrap())
+        .gap(4)
+        .build()
+        .unwrap();
     let error = llada.submit(canvas, &default).unwrap_err().to_string();
     assert!(error.contains("log-scores"), "{error}");
 }

@@ -129,8 +129,8 @@ impl Row {
     /// The run's canvas before any step, laid out for `plan`.
     pub fn start(&self, engine: &Engine, plan: &DecodePlan) -> Canvas {
         let mut start = self.prompt.clone();
-        start.resize(start.len() + self.gap, engine.mask_token());
-        let canvas = Canvas::from_ids(&start, engine.mask_token()).unwrap();
+        start.resize(start.len() + self.gap, engine.mask_token().unwrap());
+        let canvas = Canvas::from_ids(&start, engine.mask_token().unwrap()).unwrap();
         engine.spec().with_scratch(plan, canvas)
     }
 
@@ -143,7 +143,7 @@ impl Row {
             .map(|canvas| {
                 // Padding after the row, or blocks that the official code has not appended yet.
                 let mut canvas = canvas.clone();
-                canvas.resize(start.len(), engine.mask_token());
+                canvas.resize(start.len(), engine.mask_token().unwrap());
                 canvas
             })
             .collect();

@@ -66,7 +66,7 @@ pub fn engine(setup: &Setup) -> anyhow::Result<EngineFigures> {
 }
 
 fn generate(setup: &Setup, seed: u64) -> anyhow::Result<Statistics> {
-    let canvas = Canvas::builder(setup.engine.mask_token())
+    let canvas = Canvas::builder(setup.engine.blank())
         .fixed(&setup.prompt_ids)
         .gap(setup.gap)
         .build()?;

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::decode::{BlockOrigin, Remasking, Score};
+use crate::canvas::Blank;
+use crate::decode::{BlockOrigin, Remasking, Score, preset};
 
 const MASK: TokenId = 0;
 const STOP: TokenId = 77;
@@ -360,5 +361,81 @@ proptest! {
         for (slot, id) in ids.iter().enumerate().filter(|(_, id)| **id != MASK) {
             prop_assert_eq!(canvas.token(slot), *id);
         }
+    }
+}
+
+#[test]
+fn renoising_scores_every_slot_at_every_step_and_ends_at_the_last_guess() {
+    let noise = Blank::Noise { vocab: 60 };
+    let plan = DecodePlan {
+        steps: Some(9),
+        ..preset::uniform_ancestral()
+    };
+    let canvas = Canvas::builder(noise)
+        .fixed(&[5])
+        .gap(4)
+        .fixed(&[6])
+        .gap(2)
+        .build();
+    let mut canvas = plan.noised(canvas.unwrap());
+    assert!(canvas.tokens().skip(1).take(4).any(|token| token != 0));
+    let mut decoder = Decoder::new(&plan, &canvas, &[STOP]).unwrap();
+    assert_eq!(
+        decoder.own_token_bias(&canvas),
+        Some(0.0),
+        "pure noise says nothing"
+    );
+    let mut bias = 0.0;
+    let mut last = Vec::new();
+    for step in 1..=9 {
+        assert_eq!(decoder.scored_slots(&canvas), [1, 2, 3, 4, 6, 7]);
+        assert!(decoder.step_limit() >= 10 - step);
+        let held = decoder.own_token_bias(&canvas).unwrap();
+        assert!(
+            step == 1 || held > bias,
+            "what a slot holds is worth more and more"
+        );
+        bias = held;
+        last = candidates(&decoder, &canvas);
+        let before: Vec<_> = canvas.tokens().collect();
+        let change = decoder.advance(&mut canvas, &last);
+        for (slot, token) in canvas.tokens().enumerate() {
+            let told = change.committed.contains(&slot)
+                || change.noise.contains(&(slot, token))
+                || before[slot] == token;
+            assert!(told, "slot {slot} changed untold");
+        }
+        assert_eq!(decoder.is_done(), step == 9);
+    }
+    for guess in last {
+        assert_eq!(canvas.provenance(guess.slot).unwrap().token, guess.token);
+    }
+    assert_eq!((canvas.token(0), canvas.token(5)), (5, 6));
+}
+
+#[test]
+fn a_plan_of_the_other_process_is_refused() {
+    let noise = Canvas::builder(Blank::Noise { vocab: 60 })
+        .gap(2)
+        .build()
+        .unwrap();
+    for (plan, canvas) in [
+        (DecodePlan::default(), &noise),
+        (preset::uniform_ancestral(), &gap_of(2)),
+    ] {
+        let error = Decoder::new(&plan, canvas, &[]).unwrap_err();
+        assert_eq!(error.field(), "revision");
+        assert!(error.to_string().contains("uniform process"), "{error}");
+    }
+    type Change = fn(&mut DecodePlan);
+    let changes: [(&str, Change); 3] = [
+        ("revision", |plan| plan.budget = Budget::Even),
+        ("early_stop", |plan| plan.early_stop = EarlyStop::AtOnce),
+        ("guidance_scale", |plan| plan.sampling.guidance_scale = 1.0),
+    ];
+    for (field, change) in changes {
+        let mut plan = preset::uniform_ancestral();
+        change(&mut plan);
+        assert_eq!(plan.validate().unwrap_err().field(), field);
     }
 }

@@ -6,12 +6,12 @@ mod mask_token;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use serde_json::Value;
 
 use crate::models::registry::{Family, family_of};
 use crate::models::weights::{
-    Dummy, NotFinite, Recorder, SafetensorsFiles, Shapes, WeightFormat, Weights,
+    Dummy, NotFinite, Recorder, SafetensorsFiles, Shapes, Source, WeightFormat, Weights,
 };
 use crate::models::{Denoiser, ModelError, ModelSpec};
 use folder::Folder;
@@ -310,6 +310,28 @@ impl Checkpoint {
         let files = files.with_progress(progress);
         let weights = Weights::new(&files, format, device);
         (self.family.load)(&config, self.spec_of(&config)?, weights)
+    }
+
+    /// The values of the tensors `wanted`, named with their shapes, in f32 and end to end.
+    ///
+    /// # Errors
+    /// If the weight files do not hold exactly the tensors that config.json asks for, or not the wanted
+    /// ones among them, or one cannot be read.
+    pub fn values<'a>(
+        &self,
+        wanted: impl IntoIterator<Item = (&'a str, &'a [usize])>,
+    ) -> Result<Vec<f32>, ModelError> {
+        let files = self.files()?.ok_or_else(|| ModelError::Invalid {
+            file: WEIGHTS.into(),
+            reason: format!("{} has none; its weights are made up", self.name),
+        })?;
+        self.check_tensors(&files)?;
+        let mut values = Vec::new();
+        for (name, shape) in wanted {
+            let tensor = files.tensor(name, shape, DType::F32, &Device::Cpu)?;
+            values.extend(tensor.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(values)
     }
 
     fn files(&self) -> Result<Option<SafetensorsFiles<'static>>, ModelError> {

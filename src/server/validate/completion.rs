@@ -202,7 +202,7 @@ pub(super) fn lay_out(
             spec.max_canvas,
         ));
     }
-    let canvas = Canvas::builder(state.engine.mask_token())
+    let canvas = Canvas::builder(state.engine.blank())
         .fixed(&tokens)
         .gap(max_tokens)
         .fixed(suffix)

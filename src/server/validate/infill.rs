@@ -72,10 +72,9 @@ impl InfillJob {
     pub fn lay_out(
         &self,
         lengths: &[usize],
-        mask: TokenId,
         spec: &ModelSpec,
     ) -> Result<(Layout, Canvas), ApiError> {
-        let mut builder = Canvas::builder(mask);
+        let mut builder = Canvas::builder(spec.blank());
         let mut lengths = lengths.iter();
         let mut pieces = Vec::with_capacity(self.pieces.len());
         for piece in &self.pieces {

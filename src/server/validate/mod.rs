@@ -96,7 +96,7 @@ fn encode(
 /// A token that may stand in a fixed slot.
 fn check_token(token: u64, path: &str, state: &AppState) -> Result<TokenId, ApiError> {
     let token = check_known(token, path, state)?;
-    if token == state.engine.mask_token() {
+    if Some(token) == state.engine.mask_token() {
         return Err(ApiError::unusable(
             path,
             format!("holds the mask token {token}; gaps are written with /v1/infill"),

@@ -8,13 +8,19 @@ use safetensors::tensor::Dtype;
 use tokenizers::Tokenizer;
 
 use super::{bytes_of, serialize, write_atomically};
+use crate::models::ForwardProcess;
 use crate::train::config::ModelDtype;
 use crate::train::error::TrainError;
 use crate::train::layout::{Layout, NetworkShape};
 use crate::train::tokenizer::{END, MASK, PAD, SpecialTokens};
 
-/// The `config.json` of a network, with all fields of LLaDA's.
-pub fn config_json(shape: &NetworkShape, specials: SpecialTokens) -> serde_json::Value {
+/// The `config.json` of a network, with all fields of LLaDA's; of one that was trained on another process
+/// than LLaDA's also `unmask_process`, by which this crate knows it.
+pub fn config_json(
+    shape: &NetworkShape,
+    specials: SpecialTokens,
+    process: ForwardProcess,
+) -> serde_json::Value {
     // What is the same for every shape: the variants of the architecture that are not used.
     let mut config = serde_json::json!({
         "activation_type": "silu",
@@ -72,6 +78,9 @@ pub fn config_json(shape: &NetworkShape, specials: SpecialTokens) -> serde_json:
     ] {
         config[field] = value;
     }
+    if process != ForwardProcess::default() {
+        config["unmask_process"] = serde_json::json!(process);
+    }
     config
 }
 
@@ -94,11 +103,12 @@ pub fn write_model_files(
     out: &Path,
     shape: &NetworkShape,
     specials: SpecialTokens,
+    process: ForwardProcess,
 ) -> Result<(), TrainError> {
     let json = |name: &str, value: serde_json::Value| {
         write_atomically(&out.join(name), format!("{value:#}\n").as_bytes())
     };
-    json("config.json", config_json(shape, specials))?;
+    json("config.json", config_json(shape, specials, process))?;
     let added = |content: &str| {
         serde_json::json!({
             "content": content,

@@ -6,19 +6,21 @@
 //! So threads meet once a step, and the result depends on the number of threads (by rounding) but
 //! not on their timing.
 //!
-//! Two facts of the objective save work: only masked slots have a loss, so the head, and everything
-//! after the last block's attention, runs on masked slots alone.
+//! Two facts of the objective save work: only scored slots have a loss, so the head, and everything
+//! after the last block's attention, runs on them alone; and texts that see only themselves attend in
+//! squares of their own, without a mask.
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;
 mod gemm;
 mod kernels;
 mod pass;
+mod plug_in;
 
 use rayon::prelude::*;
 
+use super::batch::Batch;
 use super::config::Precision;
-use super::draws::Batch;
 use super::error::TrainError;
 use super::layout::{Layout, NetworkShape};
 use super::network::Network;
@@ -118,5 +120,14 @@ impl Network for CpuNetwork {
                 }
             });
         Ok(loss)
+    }
+
+    fn product_rate(&mut self) -> Result<f64, TrainError> {
+        let rates: Vec<f64> = self
+            .workers
+            .par_iter_mut()
+            .map(|worker| worker.pass.product_rate())
+            .collect::<Result<_, _>>()?;
+        Ok(rates.iter().sum())
     }
 }

@@ -4,9 +4,12 @@ mod block;
 
 use super::gemm::{Linear, Products, Write};
 use super::kernels;
+use super::plug_in::{PlugInRow, plug_in_divergence};
+use crate::train::batch::Batch;
 use crate::train::config::Precision;
-use crate::train::draws::Batch;
+use crate::train::error::TrainError;
 use crate::train::layout::{Layout, NetworkShape};
+use crate::train::throughput;
 
 /// Logits computed at once, roughly.
 const LOGITS: usize = 1 << 20;
@@ -20,7 +23,8 @@ struct Saved {
     normed: Vec<f32>,
     /// Queries, keys (both rotated), values, `[slots, 3D]`.
     qkv: Vec<f32>,
-    /// Attention probabilities, `[windows, H, L, L]`.
+    /// Attention probabilities, `[windows, H, L, L]`; those of a text of n slots that sees only itself are
+    /// `[n, n]`, end to end, from its first row on.
     probabilities: Vec<f32>,
     /// Attention output of the rows that go on, `[rows, D]`.
     attended: Vec<f32>,
@@ -33,18 +37,19 @@ struct Saved {
     gate_up: Vec<f32>,
 }
 
-/// The buffers of a pass. In the last block "rows" are the masked slots, elsewhere all slots.
+/// The buffers of a pass. In the last block "rows" are the scored slots, elsewhere all slots.
 pub struct Pass {
     shape: NetworkShape,
     products: Products,
     rotary: Vec<f32>,
     saved: Vec<Saved>,
-    /// Output of the last block, `[masked, D]`.
+    /// Output of the last block, `[scored, D]`.
     last: Vec<f32>,
     last_inverse_rms: Vec<f32>,
     last_normed: Vec<f32>,
     targets: Vec<u32>,
     row_weights: Vec<f32>,
+    plug_in_rows: Vec<PlugInRow>,
     logits: Vec<f32>,
     /// Scratch: `[slots, F]`.
     hidden: Vec<f32>,
@@ -87,6 +92,7 @@ impl Pass {
             last_normed: zeros(slots * d),
             targets: Vec::new(),
             row_weights: Vec::new(),
+            plug_in_rows: Vec::new(),
             logits: Vec::new(),
             hidden: zeros(slots * f),
             wide: zeros(slots * d),
@@ -97,13 +103,13 @@ impl Pass {
         }
     }
 
-    /// The sum over masked slots of `scale` · weight · cross-entropy. Keeps what
+    /// The sum over scored slots of `scale` · weight · loss. Keeps what
     /// [`backward`](Self::backward) needs, the gradient through the head included.
     pub fn forward(&mut self, layout: &Layout, weights: &[f32], batch: &Batch, scale: f32) -> f64 {
         let (d, l, v) = (self.shape.hidden, self.shape.context, self.shape.vocab);
         let epsilon = self.shape.norm_eps as f32;
-        let masked = &batch.masked;
-        if masked.is_empty() {
+        let scored = &batch.scored;
+        if scored.is_empty() {
             return 0.0;
         }
         let embedding = &weights[layout.embedding.clone()];
@@ -113,12 +119,12 @@ impl Pass {
         let slots = batch.tokens();
         for layer in 0..self.shape.layers {
             let last = layer + 1 == self.shape.layers;
-            self.attention(layer, &layout.blocks[layer], weights, slots);
+            self.attention(layer, &layout.blocks[layer], weights, batch);
             let saved = &mut self.saved[layer];
             let rows = if last {
-                gather(&mut saved.attended, &self.wide, masked, d);
-                gather(&mut saved.middle, &saved.x, masked, d);
-                masked.len()
+                gather(&mut saved.attended, &self.wide, scored, d);
+                gather(&mut saved.middle, &saved.x, scored, d);
+                scored.len()
             } else {
                 saved.attended[..slots * d].copy_from_slice(&self.wide[..slots * d]);
                 saved.middle[..slots * d].copy_from_slice(&saved.x[..slots * d]);
@@ -127,7 +133,7 @@ impl Pass {
             self.feed_forward(layer, &layout.blocks[layer], weights, rows);
         }
 
-        let rows = masked.len();
+        let rows = scored.len();
         kernels::rms_norm(
             &mut self.last_normed[..rows * d],
             &mut self.last_inverse_rms[..rows],
@@ -135,15 +141,25 @@ impl Pass {
             &weights[layout.final_norm.clone()],
             epsilon,
         );
-        self.targets.clear();
-        self.targets
-            .extend(masked.iter().map(|&slot| batch.clean[slot as usize]));
-        self.row_weights.clear();
-        self.row_weights.extend(
-            masked
-                .iter()
-                .map(|&slot| batch.weights[slot as usize / l] * scale),
-        );
+        let weight = |slot: u32| batch.weights[slot as usize / l] * scale;
+        let clean = |slot: u32| batch.clean[slot as usize];
+        let uniform = !batch.signal.is_empty();
+        if uniform {
+            let row = |&slot: &u32| PlugInRow {
+                seen: batch.noisy[slot as usize],
+                clean: clean(slot),
+                signal: batch.signal[slot as usize / l],
+                weight: weight(slot),
+            };
+            self.plug_in_rows.clear();
+            self.plug_in_rows.extend(scored.iter().map(row));
+        } else {
+            self.targets.clear();
+            self.targets.extend(scored.iter().map(|&slot| clean(slot)));
+            self.row_weights.clear();
+            self.row_weights
+                .extend(scored.iter().map(|&slot| weight(slot)));
+        }
         self.logits.resize(rows * v, 0.0);
         let head = &weights[layout.head.clone()];
         let mut loss = 0.0;
@@ -162,14 +178,31 @@ impl Pass {
                     output: v,
                 },
             );
-            loss += kernels::cross_entropy(
-                logits,
-                &self.targets[range.clone()],
-                &self.row_weights[range],
-                v,
-            );
+            loss += if uniform {
+                plug_in_divergence(logits, &self.plug_in_rows[range], v)
+            } else {
+                let targets = &self.targets[range.clone()];
+                kernels::cross_entropy(logits, targets, &self.row_weights[range], v)
+            };
         }
         loss
+    }
+
+    /// Operations a second of the products that the gate and the up projection are, on this thread.
+    pub fn product_rate(&mut self) -> Result<f64, TrainError> {
+        let (input, output) = (self.shape.hidden, 2 * self.shape.mlp);
+        let rows = self.saved[0].x.len() / input;
+        let size = Linear {
+            rows,
+            input,
+            output,
+        };
+        let weight = vec![1.0; output * input];
+        let Saved { x, gate_up, .. } = &mut self.saved[0];
+        throughput::rate((2 * rows * input * output) as f64, || {
+            self.products.linear(gate_up, Write::Set, x, &weight, size);
+            Ok(())
+        })
     }
 
     /// Adds the gradient of the last [`forward`](Self::forward) to `gradient`.
@@ -181,8 +214,8 @@ impl Pass {
         gradient: &mut [f32],
     ) {
         let (d, v) = (self.shape.hidden, self.shape.vocab);
-        let masked = &batch.masked;
-        let rows = masked.len();
+        let scored = &batch.scored;
+        let rows = scored.len();
         if rows == 0 {
             return;
         }
@@ -223,13 +256,13 @@ impl Pass {
         for layer in (0..self.shape.layers).rev() {
             let last = layer + 1 == self.shape.layers;
             let block = &layout.blocks[layer];
-            let rows = if last { masked.len() } else { slots };
+            let rows = if last { scored.len() } else { slots };
             self.feed_forward_backward(layer, block, weights, gradient, rows);
             if last {
-                scatter(&mut self.residual[..slots * d], masked, d);
-                scatter(&mut self.wide[..slots * d], masked, d);
+                scatter(&mut self.residual[..slots * d], scored, d);
+                scatter(&mut self.wide[..slots * d], scored, d);
             }
-            self.attention_backward(layer, block, weights, gradient, slots);
+            self.attention_backward(layer, block, weights, gradient, batch);
         }
         let embedding = &mut gradient[layout.embedding.clone()];
         for (x, &token) in self.residual.chunks_exact(d).zip(&batch.noisy) {

@@ -1,21 +1,25 @@
 //! A transformer block, forward and backward, in the two parts that the last block runs on
 //! different rows.
 
+use std::ops::Range;
+
 use super::Pass;
+use crate::train::batch::Batch;
 use crate::train::cpu::gemm::{Linear, Matrix, Write};
 use crate::train::cpu::kernels;
 use crate::train::layout::BlockRanges;
 
 impl Pass {
-    /// Norm, projections, rotation and attention of a block; the output goes to `wide`.
+    /// Norm, projections, rotation and attention of a block; the output goes to `wide`. Slots attend to
+    /// those of their own text.
     pub(super) fn attention(
         &mut self,
         layer: usize,
         block: &BlockRanges,
         weights: &[f32],
-        slots: usize,
+        batch: &Batch,
     ) {
-        let (d, l, heads) = (self.shape.hidden, self.shape.context, self.shape.heads);
+        let (d, slots, heads) = (self.shape.hidden, batch.tokens(), self.shape.heads);
         let head_dim = self.shape.head_dim();
         let saved = &mut self.saved[layer];
         kernels::rms_norm(
@@ -39,18 +43,19 @@ impl Pass {
         );
         kernels::rotate(qkv, 3 * d, 2 * heads, head_dim, &self.rotary, 1.0);
         let scale = 1.0 / (head_dim as f32).sqrt();
-        for window in 0..slots / l {
+        for text in batch.texts() {
+            let l = text.len();
             for head in 0..heads {
-                let at = window * l * 3 * d + head * head_dim;
+                let at = text.start * 3 * d + head * head_dim;
                 let queries = Matrix::strided(&qkv[at..], l, head_dim, 3 * d);
                 let keys = Matrix::strided(&qkv[at + d..], l, head_dim, 3 * d);
                 let values = Matrix::strided(&qkv[at + 2 * d..], l, head_dim, 3 * d);
-                let index = window * heads + head;
-                let probabilities = &mut saved.probabilities[index * l * l..(index + 1) * l * l];
+                let place = probabilities_of(&text, head, heads, self.shape.context);
+                let probabilities = &mut saved.probabilities[place];
                 self.products
                     .multiply(probabilities, l, Write::Set, scale, queries, keys.t());
                 kernels::softmax(probabilities, l);
-                let output = &mut self.wide[window * l * d + head * head_dim..];
+                let output = &mut self.wide[text.start * d + head * head_dim..];
                 self.products.multiply(
                     output,
                     d,
@@ -216,25 +221,27 @@ impl Pass {
         block: &BlockRanges,
         weights: &[f32],
         gradient: &mut [f32],
-        slots: usize,
+        batch: &Batch,
     ) {
-        let (d, l, heads) = (self.shape.hidden, self.shape.context, self.shape.heads);
+        let (d, slots, heads) = (self.shape.hidden, batch.tokens(), self.shape.heads);
         let head_dim = self.shape.head_dim();
         let scale = 1.0 / (head_dim as f32).sqrt();
         let saved = &self.saved[layer];
         let qkv = &saved.qkv[..slots * 3 * d];
         let d_qkv = &mut self.qkv_gradient[..slots * 3 * d];
-        for window in 0..slots / l {
+        for text in batch.texts() {
+            let l = text.len();
             for head in 0..heads {
-                let at = window * l * 3 * d + head * head_dim;
+                let at = text.start * 3 * d + head * head_dim;
                 let queries = Matrix::strided(&qkv[at..], l, head_dim, 3 * d);
                 let keys = Matrix::strided(&qkv[at + d..], l, head_dim, 3 * d);
                 let values = Matrix::strided(&qkv[at + 2 * d..], l, head_dim, 3 * d);
-                let index = window * heads + head;
-                let probabilities = &saved.probabilities[index * l * l..(index + 1) * l * l];
+                let place = probabilities_of(&text, head, heads, self.shape.context);
+                let probabilities = &saved.probabilities[place];
                 let p = Matrix::new(probabilities, l, l);
+                let scores = &mut self.scores[..l * l];
                 let d_output = Matrix::strided(
-                    &self.wide[window * l * d + head * head_dim..],
+                    &self.wide[text.start * d + head * head_dim..],
                     l,
                     head_dim,
                     d,
@@ -248,9 +255,9 @@ impl Pass {
                     d_output,
                 );
                 self.products
-                    .multiply(&mut self.scores, l, Write::Set, 1.0, d_output, values.t());
-                kernels::softmax_backward(&mut self.scores, probabilities, l, scale);
-                let d_scores = Matrix::new(&self.scores, l, l);
+                    .multiply(scores, l, Write::Set, 1.0, d_output, values.t());
+                kernels::softmax_backward(scores, probabilities, l, scale);
+                let d_scores = Matrix::new(scores, l, l);
                 self.products
                     .multiply(&mut d_qkv[at..], 3 * d, Write::Set, 1.0, d_scores, keys);
                 self.products.multiply(
@@ -294,4 +301,17 @@ impl Pass {
             &saved.inverse_rms,
         );
     }
+}
+
+/// Where the probabilities `[n, n]` of a text of n slots and of a head lie in those of a block,
+/// `[windows, heads, context, context]`: from the text's first row on, which is no more than it has rows.
+fn probabilities_of(
+    text: &Range<usize>,
+    head: usize,
+    heads: usize,
+    context: usize,
+) -> Range<usize> {
+    let (window, row) = (text.start / context, text.start % context);
+    let start = ((window * heads + head) * context + row) * context;
+    start..start + text.len() * text.len()
 }

@@ -1,0 +1,237 @@
+use std::ops::Range;
+
+use candle_core::Device;
+
+use super::*;
+use crate::diffusion::{Process, Schedule};
+use crate::train::batch::Windows;
+use crate::train::config::Precision;
+use crate::train::cpu::CpuNetwork;
+use crate::train::draws::{Purpose, Stream, stratified_times};
+use crate::train::layout::{Layout, NetworkShape};
+
+fn shape(tied: bool) -> NetworkShape {
+    NetworkShape {
+        vocab: 61,
+        context: 13,
+        hidden: 24,
+        layers: 3,
+        heads: 3,
+        mlp: 40,
+        tied,
+        rope_theta: 1e4,
+        norm_eps: 1e-5,
+    }
+}
+
+/// A batch of the absorbing process whose mask is token 0.
+fn batch(shape: &NetworkShape, windows: usize, seed: u64) -> Batch {
+    let process = Process::absorbing(shape.vocab, 0).unwrap();
+    noised(shape, windows, seed, &process, &[])
+}
+
+/// A batch of `process`, each window of which holds texts that begin at slot 0 and at `borders`.
+fn noised(
+    shape: &NetworkShape,
+    count: usize,
+    seed: u64,
+    process: &Process,
+    borders: &[usize],
+) -> Batch {
+    let mut stream = Stream::new(seed, Purpose::Step, 0);
+    let clean: Vec<u32> = (0..count * shape.context)
+        .map(|_| 1 + stream.below(shape.vocab - 1) as u32)
+        .collect();
+    let times = stratified_times(count, &mut stream);
+    let mut windows = Windows::new(shape.context);
+    for window in clean.chunks(shape.context) {
+        windows.push(window, 0, borders);
+    }
+    Batch::noise(windows, &times, process, &Schedule::LogLinear, &mut stream).unwrap()
+}
+
+fn random_weights(layout: &Layout) -> Vec<f32> {
+    let mut stream = Stream::new(5, Purpose::Weights, 99);
+    let mut weights = vec![0.0; layout.len()];
+    for parameter in &layout.parameters {
+        for weight in &mut weights[parameter.range.clone()] {
+            let base = if parameter.init_std.is_none() {
+                1.0
+            } else {
+                0.0
+            };
+            *weight = (base + 0.2 * stream.normal()) as f32;
+        }
+    }
+    weights
+}
+
+/// Loss and gradient of both networks agree.
+fn assert_networks_agree(shape: &NetworkShape, batch: &Batch) {
+    let layout = Layout::new(shape);
+    let weights = random_weights(&layout);
+    let mut ours = vec![0.0; layout.len()];
+    let mut theirs = ours.clone();
+    let mut composed = ComposedNetwork::new(shape, &Device::Cpu).unwrap();
+    let mut cpu = CpuNetwork::new(shape, Precision::F32);
+    let expected = composed
+        .loss_and_gradient(&weights, batch, &mut theirs)
+        .unwrap();
+    let loss = cpu.loss_and_gradient(&weights, batch, &mut ours).unwrap();
+    assert!(
+        (loss - expected).abs() < 1e-5 * expected,
+        "{loss} {expected}"
+    );
+    assert_eq!(loss, cpu.loss(&weights, batch).unwrap());
+    for parameter in &layout.parameters {
+        let (ours, theirs) = (
+            &ours[parameter.range.clone()],
+            &theirs[parameter.range.clone()],
+        );
+        let scale = theirs.iter().fold(0f32, |a, b| a.max(b.abs()));
+        assert!(scale > 0.0, "{} has a gradient", parameter.name);
+        let worst = ours
+            .iter()
+            .zip(theirs)
+            .fold(0f32, |a, (x, y)| a.max((x - y).abs()));
+        assert!(
+            worst < 1e-5 * scale.max(1.0),
+            "{}: {worst} of {scale}",
+            parameter.name
+        );
+    }
+}
+
+#[test]
+fn the_cpu_network_equals_the_composed_one_in_loss_and_gradient() {
+    for tied in [false, true] {
+        let shape = shape(tied);
+        // More windows than fit one pass, and a number that splits unevenly over the threads.
+        assert_networks_agree(&shape, &batch(&shape, 83, 1));
+    }
+    let shape = shape(false);
+    let absorbing = Process::absorbing(shape.vocab, 0).unwrap();
+    let uniform = Process::uniform(shape.vocab).unwrap();
+    for process in [absorbing, uniform] {
+        for borders in [&[][..], &[1, 5, 12]] {
+            assert_networks_agree(&shape, &noised(&shape, 41, 2, &process, borders));
+        }
+    }
+}
+
+#[test]
+fn the_gradient_is_the_slope_of_the_loss() {
+    let shape = shape(false);
+    let layout = Layout::new(&shape);
+    let weights = random_weights(&layout);
+    let batch = batch(&shape, 4, 2);
+    let mut gradient = vec![0.0; layout.len()];
+    let mut cpu = CpuNetwork::new(&shape, Precision::F32);
+    cpu.loss_and_gradient(&weights, &batch, &mut gradient)
+        .unwrap();
+    let norm = gradient
+        .iter()
+        .map(|&g| f64::from(g).powi(2))
+        .sum::<f64>()
+        .sqrt();
+    let mut moved = |step: f64| {
+        let at: Vec<f32> = weights
+            .iter()
+            .zip(&gradient)
+            .map(|(w, g)| w + (step * f64::from(*g) / norm) as f32)
+            .collect();
+        cpu.loss(&at, &batch).unwrap()
+    };
+    let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+    assert!((slope / norm - 1.0).abs() < 1e-2, "{slope} {norm}");
+}
+
+#[test]
+fn a_head_of_zeros_has_the_loss_of_the_uniform_distribution() {
+    let shape = shape(false);
+    let weights = Layout::new(&shape).initial_weights(3);
+    let mut cpu = CpuNetwork::new(&shape, Precision::F32);
+    let losses: Vec<f64> = (0..40)
+        .map(|i| cpu.loss(&weights, &batch(&shape, 64, i)).unwrap())
+        .collect();
+    let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+    let uniform = (shape.vocab as f64).ln();
+    assert!((mean / uniform - 1.0).abs() < 0.05, "{mean} {uniform}");
+}
+
+#[test]
+fn a_batch_without_masks_has_no_loss_and_no_gradient() {
+    let shape = shape(false);
+    let layout = Layout::new(&shape);
+    let weights = random_weights(&layout);
+    let clean = vec![1; 2 * shape.context];
+    let batch = Batch {
+        context: shape.context,
+        noisy: clean.clone(),
+        clean,
+        scored: vec![],
+        weights: vec![1.0; 2],
+        signal: vec![],
+        starts: vec![0, shape.context as u32],
+    };
+    let mut gradient = vec![0.0; layout.len()];
+    assert_eq!(
+        CpuNetwork::new(&shape, Precision::F32)
+            .loss_and_gradient(&weights, &batch, &mut gradient)
+            .unwrap(),
+        0.0
+    );
+    assert!(gradient.iter().all(|&g| g == 0.0));
+}
+
+#[test]
+fn products_in_bfloat16_keep_the_loss_within_1_percent_and_the_gradient_within_3() {
+    let shape = shape(false);
+    let layout = Layout::new(&shape);
+    let weights = random_weights(&layout);
+    let absorbing = Process::absorbing(shape.vocab, 0).unwrap();
+    for process in [absorbing, Process::uniform(shape.vocab).unwrap()] {
+        let batch = noised(&shape, 32, 3, &process, &[6]);
+        let [exact, half] = [Precision::F32, Precision::Bf16].map(|precision| {
+            let mut network =
+                ComposedNetwork::with_precision(&shape, &Device::Cpu, precision).unwrap();
+            let mut gradient = vec![0.0; layout.len()];
+            let loss = network
+                .loss_and_gradient(&weights, &batch, &mut gradient)
+                .unwrap();
+            (loss, gradient)
+        });
+        assert!(exact.0 != half.0, "bfloat16 was used");
+        assert!(
+            (half.0 / exact.0 - 1.0).abs() < 1e-2,
+            "{} {}",
+            half.0,
+            exact.0
+        );
+        let apart = |range: Range<usize>| {
+            let pairs = exact.1[range.clone()].iter().zip(&half.1[range]);
+            let (difference, size) = pairs.fold((0.0, 0.0), |(difference, size), (a, b)| {
+                let (a, b) = (f64::from(*a), f64::from(*b));
+                (difference + (a - b).powi(2), size + a * a)
+            });
+            f64::sqrt(difference / size)
+        };
+        let whole = apart(0..layout.len());
+        assert!(whole < 0.03, "{whole}");
+        for parameter in &layout.parameters {
+            let part = apart(parameter.range.clone());
+            assert!(part < 0.1, "{}: {part}", parameter.name);
+        }
+    }
+}
+
+#[test]
+fn the_rate_of_products_is_measured_on_both_networks() {
+    let shape = shape(false);
+    let mut composed = ComposedNetwork::new(&shape, &Device::Cpu).unwrap();
+    let mut cpu = CpuNetwork::new(&shape, Precision::F32);
+    for network in [&mut composed as &mut dyn Network, &mut cpu] {
+        let rate = network.product_rate().unwrap();
+        assert!(rate.is_finite() && rate > 1e6, "{rate}");
+    }
+}

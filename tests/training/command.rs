@@ -1,0 +1,74 @@
+use super::*;
+
+#[test]
+fn the_command_line_trains_and_says_what_is_wrong() {
+    let mut case = Case::new();
+    case.config.steps = 2;
+    let output = case
+        .command()
+        .args(["--schedule", "polynomial:-1"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(
+        stderr.contains("--schedule") && stderr.contains("polynomial:-1"),
+        "{stderr}"
+    );
+
+    for (schedule, says) in [
+        ("table:1,1.2,0", "α"),
+        ("linear-beta:-1,2", "linear-beta"),
+        ("geometric:0,20", "geometric"),
+        ("cosine:x", "cosine:x"),
+    ] {
+        let output = case
+            .command()
+            .args(["--schedule", schedule])
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && !case.config.out.exists());
+        assert!(
+            stderr.contains("--schedule") && stderr.contains(says),
+            "{stderr}"
+        );
+    }
+
+    let mut other = Case::new();
+    other.config.steps = 1;
+    let options = "--objective cross-entropy --time-sampling uniform --schedule cosine:0.01";
+    let output = other.command().args(options.split(' ')).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}");
+    let saved = load_state(&state_path(&other.config.out)).unwrap().config;
+    assert_eq!(saved.objective, Objective::CrossEntropy);
+    assert_eq!(saved.time_sampling, TimeSampling::Uniform);
+    assert_eq!(saved.schedule, Schedule::cosine(0.01).unwrap());
+
+    let output = case.command().output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}");
+    assert!(
+        stderr.contains("step 2/2 loss") && stderr.contains("best validation loss"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("; matrix products at "), "{stderr}");
+    assert!(
+        stderr.contains(" tokens/s, ") && stderr.contains(" GFLOP/s ("),
+        "{stderr}"
+    );
+    let log = fs::read_to_string(case.config.out.join("log.jsonl")).unwrap();
+    let step: Value = serde_json::from_str(log.lines().nth(1).unwrap()).unwrap();
+    let number = |field: &str| step[field].as_f64().unwrap();
+    assert!(number("operations_per_second") > 0.0);
+    assert!((0.0..1.5).contains(&number("product_rate_share")), "{step}");
+
+    let output = case.command().output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(
+        stderr.contains("already holds a training run; pass --resume"),
+        "{stderr}"
+    );
+}
