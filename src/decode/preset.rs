@@ -163,7 +163,11 @@ fn block_diffusion(score: Score, budget: Budget) -> DecodePlan {
 
 /// Ancestral sampling of the uniform process, by a denoiser given the other slots (UDLM, arXiv:2412.10193).
 pub(crate) fn uniform_ancestral() -> DecodePlan {
-    ancestral(Revision::Renoise)
+    DecodePlan {
+        // Nothing is left over at the last time: its step is one to clean text.
+        finish: Finish::WithLastInterval,
+        ..ancestral(Revision::Renoise)
+    }
 }
 
 /// Ancestral sampling on MDLM's grid of times.

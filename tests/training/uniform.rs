@@ -85,7 +85,16 @@ fn a_model_of_the_uniform_process_learns_and_is_validated_evaluated_and_sampled(
     let last: Vec<String> = last.iter().map(|id| id.to_string()).collect();
     assert_eq!(last.join(","), ids.trim_end());
 
-    let (_, error) = unmask(&["generate", "a", "--model", model, "--preset", "fast-dllm"]);
+    let (_, error) = unmask(&[
+        "generate",
+        "a",
+        "--gap",
+        "4",
+        "--model",
+        model,
+        "--preset",
+        "fast-dllm",
+    ]);
     assert!(error.contains("uniform-ancestral"), "{error}");
     let (_, error) = unmask(&["infill", "--canvas-ids", "5,0", "--model", model]);
     assert!(error.contains("trained on the uniform process"), "{error}");
