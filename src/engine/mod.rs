@@ -202,7 +202,7 @@ impl Engine {
             config.kv_memory,
             config.max_sequences.max(1).saturating_mul(longest),
         )?;
-        let batch_invariant = model.device().is_cpu();
+        let batch_invariant = model.is_batch_invariant();
         let (kv_slots, kv_block) = (memory.slots(), memory.block_slots());
         let config = EngineConfig {
             step_rows: config
@@ -359,8 +359,8 @@ impl Engine {
     }
 
     /// Whether a request with a seed gives the same answer whatever else is denoised at the same time: so on
-    /// a CPU, where a row's result does not depend on the other rows of its batch. Libraries of other
-    /// devices choose the order in which they sum by the number of rows.
+    /// a CPU with weights that are not quantised, where a row's result does not depend on the other rows of
+    /// its batch. Libraries of other devices choose the order in which they sum by the number of rows.
     pub fn is_batch_invariant(&self) -> bool {
         self.batch_invariant
     }

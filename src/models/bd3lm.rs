@@ -144,6 +144,10 @@ impl Denoiser for Bd3lm {
         self.dit.device()
     }
 
+    fn is_batch_invariant(&self) -> bool {
+        self.dit.is_batch_invariant()
+    }
+
     fn dtype(&self) -> DType {
         self.dit.dtype()
     }

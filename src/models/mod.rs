@@ -55,6 +55,11 @@ pub trait Denoiser: Send {
         DType::F32
     }
 
+    /// Whether the result of a row does not depend on the other rows of its batch.
+    fn is_batch_invariant(&self) -> bool {
+        self.device().is_cpu()
+    }
+
     /// The final hidden states of every row, `[rows, hidden]`. Segments read and keep their cached
     /// keys and values in `pool`.
     ///

@@ -221,6 +221,10 @@ impl Denoiser for Sedd {
         self.dit.device()
     }
 
+    fn is_batch_invariant(&self) -> bool {
+        self.dit.is_batch_invariant()
+    }
+
     fn dtype(&self) -> DType {
         self.dit.dtype()
     }

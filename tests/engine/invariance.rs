@@ -1,12 +1,13 @@
 //! A seeded answer does not depend on what else is in the batch.
 
+use candle_core::Device;
 use unmask::canvas::{Canvas, TokenId};
 use unmask::decode::{Budget, Cache, CachePolicy, DecodePlan, Score};
-use unmask::engine::Engine;
-use unmask::models::AttentionPattern;
+use unmask::engine::{Engine, EngineConfig};
+use unmask::models::{AttentionPattern, Checkpoint, WeightFormat};
 
 use crate::finish;
-use crate::support::{denoise, engine};
+use crate::support::{denoise, engine, golden};
 
 const REQUESTS: u32 = 50;
 const FAMILIES: [&str; 8] = [
@@ -87,5 +88,16 @@ fn a_seeded_answer_is_the_same_alone_and_in_any_mix() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn an_engine_says_where_answers_may_depend_on_the_batch() {
+    for family in ["llada", "mdlm"] {
+        assert!(engine(family).is_batch_invariant());
+        let checkpoint = Checkpoint::open(&golden(family)).unwrap();
+        let quantized = checkpoint.load(WeightFormat::Q8_0, &Device::Cpu).unwrap();
+        let quantized = Engine::start(quantized, EngineConfig::default()).unwrap();
+        assert!(!quantized.is_batch_invariant(), "{family}");
     }
 }

@@ -62,6 +62,12 @@ impl Dit {
         })
     }
 
+    /// Whether the result of a row does not depend on the other rows of its batch: not of quantised layers,
+    /// whose products of few rows sum in another order.
+    pub fn is_batch_invariant(&self) -> bool {
+        self.device.is_cpu() && !self.head.is_quantized()
+    }
+
     /// The number format of the weights.
     pub fn dtype(&self) -> DType {
         self.embedding.embeddings().dtype()

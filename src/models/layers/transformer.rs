@@ -65,6 +65,16 @@ impl Denoiser for Transformer {
         &self.device
     }
 
+    /// Not of quantised layers, whose products of few rows sum in another order.
+    fn is_batch_invariant(&self) -> bool {
+        let Network { blocks, head, .. } = &self.network;
+        let quantized = |block: &Block| {
+            let attention = &block.attention;
+            attention.query.is_quantized() || attention.out.is_quantized()
+        };
+        self.device.is_cpu() && !head.is_quantized() && !blocks.iter().any(quantized)
+    }
+
     fn dtype(&self) -> DType {
         self.network.embedding.embeddings().dtype()
     }
