@@ -1,7 +1,6 @@
 //! Attention composed of tensor operations, for any device and number format.
 
 use candle_core::{DType, Result, Tensor};
-use candle_transformers::utils::repeat_kv;
 
 use crate::models::KvPool;
 use crate::models::batch::Segment;
@@ -70,8 +69,8 @@ fn scaled_dot_product(
             .contiguous()
     };
     let q = (by_head(q, queries)? * (1.0 / (head_dim as f64).sqrt()))?;
-    let k = repeat_kv(by_head(k, keys)?, groups)?;
-    let v = repeat_kv(by_head(v, keys)?, groups)?;
+    let k = for_each_query_head(&by_head(k, keys)?, groups)?;
+    let v = for_each_query_head(&by_head(v, keys)?, groups)?;
     let mut scores = q.matmul(&k.transpose(2, 3)?)?.to_dtype(DType::F32)?;
     if let Some(allowed) = allowed {
         let context = keys - queries;
@@ -92,4 +91,16 @@ fn scaled_dot_product(
         .matmul(&v)?
         .transpose(1, 2)?
         .reshape((rows, heads * head_dim))
+}
+
+/// `[count, kv_heads, keys, head_dim]` → `[count, kv_heads · groups, keys, head_dim]`: each key/value head
+/// for all query heads that read it.
+fn for_each_query_head(x: &Tensor, groups: usize) -> Result<Tensor> {
+    let (count, heads, keys, dim) = x.dims4()?;
+    if groups == 1 {
+        return Ok(x.clone());
+    }
+    x.unsqueeze(2)?
+        .expand((count, heads, groups, keys, dim))?
+        .reshape((count, heads * groups, keys, dim))
 }
