@@ -92,6 +92,19 @@ pub(crate) fn exp_and_sum(row: &mut [f32], shift: f32) -> f32 {
     sum
 }
 
+wide! {
+    /// Soft-max of every row of `width` entries, in place.
+    pub fn softmax(rows: &mut [f32], width: usize) {
+        for row in rows.chunks_exact_mut(width) {
+            let shift = maximum(row);
+            let scale = 1.0 / exp_and_sum(row, shift);
+            for x in row {
+                *x *= scale;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::models::batch::Segment;
-use crate::simd::{exp_and_sum, maximum, wide};
+use crate::simd::softmax;
 
 /// Rows whose scores are held at once.
 const TILE: usize = 128;
@@ -191,7 +191,7 @@ fn attend_tile(segment: &Segment, tile: &Tile, head: usize, layer: Layer) -> Vec
             },
             (&mut scores, keys),
         );
-        soft_max(&mut scores, keys);
+        softmax(&mut scores, keys);
         multiply(
             Product {
                 rows,
@@ -239,19 +239,6 @@ fn gather(
         Visible::At(places) => places.iter().for_each(|row| take(own, start + row)),
     }
     gathered
-}
-
-wide! {
-    /// Soft-max of every row of `width` entries.
-    pub fn soft_max(scores: &mut [f32], width: usize) {
-        for row in scores.chunks_exact_mut(width) {
-            let shift = maximum(row);
-            let scale = 1.0 / exp_and_sum(row, shift);
-            for weight in row {
-                *weight *= scale;
-            }
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy)]

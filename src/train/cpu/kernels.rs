@@ -95,19 +95,6 @@ wide! {
 }
 
 wide! {
-    /// Softmax of each row of `width`, in place.
-    pub fn softmax(rows: &mut [f32], width: usize) {
-        for row in rows.chunks_exact_mut(width) {
-            let shift = maximum(row);
-            let scale = 1.0 / exp_and_sum(row, shift);
-            for x in row {
-                *x *= scale;
-            }
-        }
-    }
-}
-
-wide! {
     /// Softmax backward, in place on the gradient: `d = scale * p * (d − Σ d p)` by rows.
     pub fn softmax_backward(d: &mut [f32], p: &[f32], width: usize, scale: f32) {
         for (d, p) in d.chunks_exact_mut(width).zip(p.chunks_exact(width)) {
@@ -200,6 +187,7 @@ mod tests {
     use candle_nn::ops::{log_softmax, silu, softmax as composed_softmax};
 
     use super::*;
+    use crate::simd::softmax;
     use crate::train::draws::{Purpose, Stream};
 
     // Odd sizes, so that the loops' remainders are tested too.

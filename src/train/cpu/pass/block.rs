@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::Pass;
+use crate::simd::softmax;
 use crate::train::batch::Batch;
 use crate::train::cpu::gemm::{Linear, Matrix, Write};
 use crate::train::cpu::kernels;
@@ -54,7 +55,7 @@ impl Pass {
                 let probabilities = &mut saved.probabilities[place];
                 self.products
                     .multiply(probabilities, l, Write::Set, scale, queries, keys.t());
-                kernels::softmax(probabilities, l);
+                softmax(probabilities, l);
                 let output = &mut self.wide[text.start * d + head * head_dim..];
                 self.products.multiply(
                     output,
