@@ -306,20 +306,7 @@ impl Engine {
                 family: self.spec.family,
             });
         }
-        let scheme = self.cache_scheme(plan)?;
-        let needed = self.kv_block
-            * SequenceCache::needs(
-                scheme,
-                &self.spec,
-                canvas.len(),
-                plan.sampling.guidance_scale > 0.0,
-            );
-        if needed > self.kv_slots {
-            return Err(SubmitError::CacheTooLarge {
-                needed,
-                limit: self.kv_slots,
-            });
-        }
+        let scheme = self.affordable_scheme(plan, canvas.len())?;
         self.spec.check_plan(plan)?;
         let decoder = Decoder::new(plan, &canvas, &self.spec.stop_tokens)?;
         let most = MAX_STEPS.max(canvas.len());
@@ -358,22 +345,39 @@ impl Engine {
         Ok(Generation { events: receiver })
     }
 
-    /// Whether a request with a seed gives the same answer whatever else is denoised at the same time: so on
-    /// a CPU with weights that are not quantised, where a row's result does not depend on the other rows of
-    /// its batch. Libraries of other devices choose the order in which they sum by the number of rows.
+    /// Whether a request with a seed gives the same answer whatever else is denoised at the same time: so of
+    /// weights in f32 on a CPU. Elsewhere the order of a sum may depend on the number of rows.
     pub fn is_batch_invariant(&self) -> bool {
         self.batch_invariant
     }
 
-    /// What is cached while a canvas is denoised by `plan`.
+    /// What is cached while a canvas is denoised by `plan`, where there is memory for it.
     ///
     /// # Errors
     /// If the model does not allow the plan's policy.
     pub fn cache_scheme(&self, plan: &DecodePlan) -> Result<CacheScheme, PlanError> {
-        let scheme = CacheScheme::of(plan.cache, self.spec.attention)?;
-        // An engine without memory for keys and values recomputes them.
-        let is_free = plan.cache.policy == CachePolicy::Auto && self.kv_slots == 0;
-        Ok(if is_free { CacheScheme::None } else { scheme })
+        CacheScheme::of(plan.cache, self.spec.attention)
+    }
+
+    /// The scheme for a canvas of `length` slots: without the memory for it, `auto` recomputes everything.
+    fn affordable_scheme(
+        &self,
+        plan: &DecodePlan,
+        length: usize,
+    ) -> Result<CacheScheme, SubmitError> {
+        let scheme = self.cache_scheme(plan)?;
+        let guided = plan.sampling.guidance_scale > 0.0;
+        let needed = self.kv_block * SequenceCache::needs(scheme, &self.spec, length, guided);
+        if needed <= self.kv_slots {
+            return Ok(scheme);
+        }
+        match plan.cache.policy {
+            CachePolicy::Auto => Ok(CacheScheme::None),
+            _ => Err(SubmitError::CacheTooLarge {
+                needed,
+                limit: self.kv_slots,
+            }),
+        }
     }
 
     /// Calls `observer` on the worker thread after every denoise step.

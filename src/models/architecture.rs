@@ -74,9 +74,8 @@ fn load<A: Architecture>(
 ) -> Result<Box<dyn Denoiser>, ModelError> {
     let architecture = A::from_json(config)?;
     let rotary = architecture.rotary(weights.dtype(), weights.device())?;
-    let device = weights.device().clone();
-    let network = architecture.network(weights)?;
-    Ok(Box::new(Transformer::new(spec, device, rotary, network)))
+    let network = architecture.network(weights.clone())?;
+    Ok(Box::new(Transformer::new(spec, &weights, rotary, network)))
 }
 
 /// Name and shape of every tensor that the network reads.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::canvas::TokenId;
 use crate::decode::DecodePlan;
-use crate::models::checkpoint::{config_error, token_ids};
+use crate::models::checkpoint::{CONFIG, config_error, token_ids};
 use crate::models::fields::Fields;
 use crate::models::layers::{
     Block, ExpertShape, Llama3Scaling, Mlp, Network, RmsNorm, Rotary, SelfAttention,
@@ -117,7 +117,7 @@ impl Backbone {
             norm_eps: fields.positive("rms_norm_eps")?,
             tied: fields.optional("tie_word_embeddings")?.unwrap_or(false),
             mask_token,
-            stop_tokens: token_ids(&config["eos_token_id"]).collect(),
+            stop_tokens: token_ids(CONFIG, &config["eos_token_id"])?,
             rope_theta,
             rope_scaling: rope_scaling(scaling)?,
             rotary_dim,

@@ -5,16 +5,16 @@
 //! and values can be kept. **Scoring** takes x_t and x_0 at once, as one segment of 2n rows with
 //! [`scoring_pattern`], so that every block of x_t sees the clean blocks before it in one evaluation.
 
-use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::decode::{BlockOrigin, DecodePlan};
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitConfig, DitShape};
+use crate::models::fields::check_size;
 use crate::models::registry::Family;
-use crate::models::weights::{Shapes, Weights};
-use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
+use crate::models::weights::Shapes;
+use crate::models::{ModelError, ModelSpec};
 
 /// The registry's line.
 pub(super) const FAMILY: Family = Family {
@@ -26,11 +26,8 @@ pub(super) const FAMILY: Family = Family {
     tensors: |config| Bd3lmConfig::from_json(config)?.tensors(),
     generation_config: |_, _| Ok(()),
     load: |config, spec, weights| {
-        Ok(Box::new(Bd3lm::new(
-            &Bd3lmConfig::from_json(config)?,
-            spec,
-            weights,
-        )?))
+        let shape = Bd3lmConfig::from_json(config)?.shape()?;
+        Ok(Box::new(Dit::new(spec, &shape, weights.pp("backbone"))?))
     },
 };
 
@@ -87,11 +84,7 @@ impl Bd3lmConfig {
                 "causal is true; only false is supported".into(),
             ));
         }
-        if config.block_size == 0 {
-            return Err(config_error(
-                "block_size is 0; it must be at least 1".into(),
-            ));
-        }
+        check_size("block_size", config.block_size)?;
         Ok(config)
     }
 
@@ -119,45 +112,6 @@ impl Bd3lmConfig {
             ..DecodePlan::default()
         };
         Ok(spec.block_causal(self.block_size, plan))
-    }
-}
-
-/// A BD3-LM network.
-struct Bd3lm {
-    spec: ModelSpec,
-    dit: Dit,
-}
-
-impl Bd3lm {
-    fn new(config: &Bd3lmConfig, spec: ModelSpec, weights: Weights) -> Result<Self, ModelError> {
-        let dit = Dit::new(&config.shape()?, weights.pp("backbone"))?;
-        Ok(Self { spec, dit })
-    }
-}
-
-impl Denoiser for Bd3lm {
-    fn spec(&self) -> &ModelSpec {
-        &self.spec
-    }
-
-    fn device(&self) -> &Device {
-        self.dit.device()
-    }
-
-    fn is_batch_invariant(&self) -> bool {
-        self.dit.is_batch_invariant()
-    }
-
-    fn dtype(&self) -> DType {
-        self.dit.dtype()
-    }
-
-    fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {
-        self.dit.hidden(&self.spec, batch, pool)
-    }
-
-    fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        self.dit.head(hidden)
     }
 }
 

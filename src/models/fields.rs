@@ -9,6 +9,19 @@ use crate::models::checkpoint::config_error;
 /// Sizes are below this, so that products of a few of them cannot overflow.
 const MAX_SIZE: usize = 1 << 24;
 
+/// The size that the field `name` holds.
+///
+/// # Errors
+/// If it is out of range.
+pub(super) fn check_size(name: &str, size: usize) -> Result<usize, ModelError> {
+    if (1..MAX_SIZE).contains(&size) {
+        return Ok(size);
+    }
+    Err(config_error(format!(
+        "{name} is {size}; it must be at least 1 and less than {MAX_SIZE}"
+    )))
+}
+
 /// The fields of a config.json. A field that is null counts as absent.
 pub(super) struct Fields<'a>(pub &'a Value);
 
@@ -46,12 +59,8 @@ impl Fields<'_> {
     /// # Errors
     /// If it is of the wrong type or out of range.
     pub fn optional_size(&self, name: &str) -> Result<Option<usize>, ModelError> {
-        match self.optional::<usize>(name)? {
-            Some(size) if !(1..MAX_SIZE).contains(&size) => Err(config_error(format!(
-                "{name} is {size}; it must be at least 1 and less than {MAX_SIZE}"
-            ))),
-            size => Ok(size),
-        }
+        let size = self.optional::<usize>(name)?;
+        size.map(|size| check_size(name, size)).transpose()
     }
 
     /// A finite number above zero.

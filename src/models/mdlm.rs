@@ -3,16 +3,14 @@
 //! `models/dit.py` of kuleshov-group/mdlm; the released kuleshov-group/mdlm-owt embeds σ = 0 at every
 //! noise level.
 
-use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::diffusion::Schedule;
 use crate::models::checkpoint::config_error;
-use crate::models::dit::{Dit, DitConfig, DitShape};
+use crate::models::dit::{Dit, DitConfig, DitShape, LOG_LINEAR_EPS};
 use crate::models::registry::Family;
-use crate::models::weights::Weights;
-use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
+use crate::models::{ModelError, ModelSpec};
 
 /// The registry's line.
 pub(super) const FAMILY: Family = Family {
@@ -23,7 +21,10 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| Ok(read(config)?.1),
     tensors: |config| Ok(read(config)?.0.tensors("backbone.")),
     generation_config: |_, _| Ok(()),
-    load: |config, spec, weights| Ok(Box::new(Mdlm::new(config, spec, weights)?)),
+    load: |config, spec, weights| {
+        let (shape, _) = read(config)?;
+        Ok(Box::new(Dit::new(spec, &shape, weights.pp("backbone"))?))
+    },
 };
 
 /// Reads and checks a `config.json`.
@@ -31,53 +32,13 @@ fn read(config: &Value) -> Result<(DitShape, ModelSpec), ModelError> {
     let config = DitConfig::deserialize(config).map_err(|error| config_error(error.to_string()))?;
     let shape = config.shape(true)?;
     let spec = config.spec(FAMILY.name, &shape)?;
-    // `LogLinearNoise` of the official noise_schedule.py: α(t) = 1 − (1 − 10⁻³) t.
-    let noise = Schedule::table(&[1.0, 1e-3]).map_err(|error| config_error(error.to_string()))?;
+    let noise =
+        Schedule::table(&[1.0, LOG_LINEAR_EPS]).map_err(|error| config_error(error.to_string()))?;
     let spec = ModelSpec {
         noise_schedule: Some(noise),
         ..spec
     };
     Ok((shape, spec))
-}
-
-/// An MDLM network.
-struct Mdlm {
-    spec: ModelSpec,
-    dit: Dit,
-}
-
-impl Mdlm {
-    fn new(config: &Value, spec: ModelSpec, weights: Weights) -> Result<Self, ModelError> {
-        let (shape, _) = read(config)?;
-        let dit = Dit::new(&shape, weights.pp("backbone"))?;
-        Ok(Self { spec, dit })
-    }
-}
-
-impl Denoiser for Mdlm {
-    fn spec(&self) -> &ModelSpec {
-        &self.spec
-    }
-
-    fn device(&self) -> &Device {
-        self.dit.device()
-    }
-
-    fn is_batch_invariant(&self) -> bool {
-        self.dit.is_batch_invariant()
-    }
-
-    fn dtype(&self) -> DType {
-        self.dit.dtype()
-    }
-
-    fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {
-        self.dit.hidden(&self.spec, batch, pool)
-    }
-
-    fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        self.dit.head(hidden)
-    }
 }
 
 #[cfg(test)]

@@ -55,9 +55,10 @@ pub trait Denoiser: Send {
         DType::F32
     }
 
-    /// Whether the result of a row does not depend on the other rows of its batch.
+    /// Whether the result of a row does not depend on the other rows of its batch. No promise unless a network
+    /// makes it.
     fn is_batch_invariant(&self) -> bool {
-        self.device().is_cpu()
+        false
     }
 
     /// The final hidden states of every row, `[rows, hidden]`. Segments read and keep their cached

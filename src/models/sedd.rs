@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::decode::preset;
 use crate::diffusion::Schedule;
 use crate::models::checkpoint::config_error;
-use crate::models::dit::{Dit, DitShape, FieldNames, NoiseInput};
+use crate::models::dit::{Dit, DitShape, FieldNames, LOG_LINEAR_EPS, NoiseInput};
 use crate::models::registry::Family;
 use crate::models::weights::Weights;
 use crate::models::{
@@ -35,9 +35,6 @@ pub(super) const FAMILY: Family = Family {
         )?))
     },
 };
-
-/// α(1) of the log-linear schedule (`eps` of the official `LogLinearNoise`).
-const LOG_LINEAR_EPS: f64 = 1e-3;
 
 const FIELDS: FieldNames = FieldNames {
     vocab: "tokens",
@@ -180,7 +177,6 @@ impl SeddConfig {
 
 /// A SEDD network.
 struct Sedd {
-    spec: ModelSpec,
     dit: Dit,
     scale_by_sigma: bool,
 }
@@ -188,8 +184,7 @@ struct Sedd {
 impl Sedd {
     fn new(config: &SeddConfig, spec: ModelSpec, weights: Weights) -> Result<Self, ModelError> {
         Ok(Self {
-            spec,
-            dit: Dit::new(&config.shape()?, weights)?,
+            dit: Dit::new(spec, &config.shape()?, weights)?,
             scale_by_sigma: config.model.scale_by_sigma,
         })
     }
@@ -199,7 +194,7 @@ impl Sedd {
     fn scale(&self, row: &RowInput) -> Result<f32, ModelError> {
         match row.sigma {
             Some(sigma) if sigma.is_finite() && sigma > 0.0 => {
-                let others = (self.spec.vocab_size - 1) as f64;
+                let others = (self.spec().vocab_size - 1) as f64;
                 Ok((f64::from(sigma).exp_m1().ln() + others.ln()) as f32)
             }
             Some(sigma) => Err(ModelError::Batch(format!(
@@ -214,7 +209,7 @@ impl Sedd {
 
 impl Denoiser for Sedd {
     fn spec(&self) -> &ModelSpec {
-        &self.spec
+        self.dit.spec()
     }
 
     fn device(&self) -> &Device {
@@ -230,7 +225,7 @@ impl Denoiser for Sedd {
     }
 
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {
-        self.dit.hidden(&self.spec, batch, pool)
+        self.dit.hidden(batch, pool)
     }
 
     /// The output layer alone: the log-score up to the scale of its noise level, and with an entry for

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::canvas::{Blank, Canvas, TokenId};
 use crate::decode::preset::{self, Preset};
-use crate::decode::{BlockOrigin, Budget, DecodePlan, PlanError};
+use crate::decode::{BlockOrigin, Budget, CachePolicy, DecodePlan, Finish, PlanError};
 use crate::diffusion::Schedule;
 
 /// Which slots a slot may attend to.
@@ -203,6 +203,15 @@ impl ModelSpec {
                     "this model gives log-scores, by which only `analytic` (preset sedd-analytic) can denoise",
                 );
             }
+            Parameterisation::LogScore
+                if plan.budget.last_time() == Some(0.0)
+                    && plan.finish != Finish::WithLastInterval =>
+            {
+                return invalid(
+                    "budget",
+                    "the last step looks at the last time, and at 0 there is no score; allowed: an eps above 0",
+                );
+            }
             Parameterisation::LogScore if plan.sampling.guidance_scale > 0.0 => {
                 return invalid("guidance_scale", "log-scores cannot be guided; allowed: 0");
             }
@@ -218,6 +227,15 @@ impl ModelSpec {
             return invalid(
                 "budget",
                 "this model is told the noise level, which only budgets of a noise schedule have",
+            );
+        }
+        if self.noise_conditioned
+            && matches!(plan.cache.policy, CachePolicy::Prefix | CachePolicy::Dual)
+        {
+            return invalid(
+                "cache.policy",
+                "this model is told the noise level, and what was computed at another one is of no use; \
+                 allowed: auto, none",
             );
         }
         if self.noise_conditioned && plan.block_length.is_some() {

@@ -134,6 +134,10 @@ impl Denoiser for Mock {
         &self.spec
     }
 
+    fn is_batch_invariant(&self) -> bool {
+        true
+    }
+
     fn device(&self) -> &Device {
         &Device::Cpu
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use serde_json::Value;
 
+use crate::canvas::TokenId;
 use crate::models::registry::{Family, family_of};
 use crate::models::weights::{
     Dummy, NotFinite, Recorder, SafetensorsFiles, Shapes, Source, WeightFormat, Weights,
@@ -207,7 +208,8 @@ impl Checkpoint {
 
     fn spec_of(&self, config: &Value) -> Result<ModelSpec, ModelError> {
         let mut spec = (self.family.spec)(config)?;
-        for token in token_ids(&self.generation_config["eos_token_id"]) {
+        let ends = &self.generation_config["eos_token_id"];
+        for token in token_ids(GENERATION_CONFIG, ends)? {
             if !spec.stop_tokens.contains(&token) {
                 spec.stop_tokens.push(token);
             }
@@ -414,10 +416,20 @@ pub(super) fn parse(file: &str, json: &[u8]) -> Result<Value, ModelError> {
     })
 }
 
-/// `eos_token_id` is one id or a list of them.
-pub(super) fn token_ids(value: &Value) -> impl Iterator<Item = u32> + '_ {
-    let one = std::iter::once(value);
-    let many = value.as_array().into_iter().flatten();
-    one.chain(many)
-        .filter_map(|id| u32::try_from(id.as_u64()?).ok())
+/// The ids of the field `eos_token_id` of `file`: none, one, or a list of them.
+///
+/// # Errors
+/// If it holds what is no id.
+pub(super) fn token_ids(file: &str, value: &Value) -> Result<Vec<TokenId>, ModelError> {
+    let ids = match value {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(ids) => ids.as_slice(),
+        id => std::slice::from_ref(id),
+    };
+    let id = |id: &Value| id.as_u64().and_then(|id| TokenId::try_from(id).ok());
+    let ids: Option<Vec<TokenId>> = ids.iter().map(id).collect();
+    ids.ok_or_else(|| ModelError::Invalid {
+        file: file.to_owned(),
+        reason: format!("eos_token_id is {value}; it must be a token id or a list of them"),
+    })
 }

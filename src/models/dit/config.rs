@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{DitShape, FieldNames, NoiseInput};
 use crate::canvas::TokenId;
-use crate::models::checkpoint::{config_error, token_ids};
+use crate::models::checkpoint::{CONFIG, config_error, token_ids};
 use crate::models::{Corruption, ModelError, ModelSpec, Parameterisation};
 
 /// The names in the Hugging Face exports of MDLM and BD3-LM.
@@ -77,7 +77,7 @@ impl DitConfig {
         }
         let corruption = Corruption::Absorbing { mask_token };
         Ok(ModelSpec {
-            stop_tokens: token_ids(&self.eos_token_id).collect(),
+            stop_tokens: token_ids(CONFIG, &self.eos_token_id)?,
             ..shape.spec(family, corruption, Parameterisation::Subs)
         })
     }

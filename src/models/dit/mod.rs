@@ -12,11 +12,17 @@ pub(super) use shape::{DitShape, FieldNames, NoiseInput};
 use crate::models::attention::Attention;
 use crate::models::layers::{Conditioning, DitBlock, FinalNorm, Linear, NoiseEmbedding, Rotary};
 use crate::models::weights::Weights;
-use crate::models::{KvPool, ModelError, ModelSpec, RaggedBatch};
+use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
+
+/// α(1) of the log-linear schedule (`LogLinearNoise` of the official noise_schedule.py:
+/// α(t) = 1 − (1 − 10⁻³) t).
+pub(super) const LOG_LINEAR_EPS: f64 = 1e-3;
 
 /// A diffusion transformer.
 pub(super) struct Dit {
+    spec: ModelSpec,
     device: Device,
+    batch_invariant: bool,
     noise: NoiseInput,
     embedding: Embedding,
     noise_embedding: Option<NoiseEmbedding>,
@@ -31,7 +37,7 @@ impl Dit {
     ///
     /// # Errors
     /// If a tensor is missing or of the wrong shape, or the device fails.
-    pub fn new(shape: &DitShape, weights: Weights) -> Result<Self, ModelError> {
+    pub fn new(spec: ModelSpec, shape: &DitShape, weights: Weights) -> Result<Self, ModelError> {
         let (hidden, cond_dim) = (shape.hidden, shape.noise.cond_dim());
         let embedding = weights.get((shape.vocab, hidden), "vocab_embed.embedding")?;
         let noise_embedding = cond_dim
@@ -46,7 +52,9 @@ impl Dit {
             .to_vec1()?;
         let output = weights.pp("output_layer");
         Ok(Self {
+            spec,
             device: weights.device().clone(),
+            batch_invariant: weights.are_batch_invariant(),
             noise: shape.noise,
             embedding: Embedding::new(embedding, hidden),
             noise_embedding,
@@ -60,45 +68,6 @@ impl Dit {
             norm: FinalNorm::new(hidden, cond_dim, output.clone())?,
             head: output.pp("linear").linear(hidden, shape.vocab, true)?,
         })
-    }
-
-    /// Whether the result of a row does not depend on the other rows of its batch: not of quantised layers,
-    /// whose products of few rows sum in another order.
-    pub fn is_batch_invariant(&self) -> bool {
-        self.device.is_cpu() && !self.head.is_quantized()
-    }
-
-    /// The number format of the weights.
-    pub fn dtype(&self) -> DType {
-        self.embedding.embeddings().dtype()
-    }
-
-    /// Where the weights are.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// What goes into the head, `[rows, hidden]`: the final hidden states, normed and modulated.
-    ///
-    /// # Errors
-    /// If the batch does not fit the model of `spec`, a segment lacks a σ that the network takes, or
-    /// the device fails.
-    pub fn hidden(
-        &self,
-        spec: &ModelSpec,
-        batch: &RaggedBatch,
-        pool: Option<&KvPool>,
-    ) -> Result<Tensor, ModelError> {
-        batch.check(spec)?;
-        let attention = Attention::new(batch, pool)?;
-        let tokens = Tensor::from_slice(batch.tokens(), batch.rows(), &self.device)?;
-        let conditioning = self.conditioning(batch)?;
-        let mut x = self.embedding.forward(&tokens)?;
-        let rotary = self.rotary.rows(batch.positions())?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, layer, &rotary, &attention, conditioning.as_ref())?;
-        }
-        Ok(self.norm.forward(&x, conditioning.as_ref())?)
     }
 
     fn conditioning(&self, batch: &RaggedBatch) -> Result<Option<Conditioning>, ModelError> {
@@ -115,12 +84,40 @@ impl Dit {
         }
         Ok(Some(embedding.condition(&sigmas, &self.device)?))
     }
+}
 
-    /// The output layer's linear map, `[rows, hidden]` → `[rows, vocab]`, in f32.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+impl Denoiser for Dit {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn is_batch_invariant(&self) -> bool {
+        self.batch_invariant
+    }
+
+    fn dtype(&self) -> DType {
+        self.embedding.embeddings().dtype()
+    }
+
+    /// What goes into the output layer's linear map: the last states, normed and modulated.
+    fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {
+        batch.check(&self.spec)?;
+        let attention = Attention::new(batch, pool)?;
+        let tokens = Tensor::from_slice(batch.tokens(), batch.rows(), &self.device)?;
+        let conditioning = self.conditioning(batch)?;
+        let mut x = self.embedding.forward(&tokens)?;
+        let rotary = self.rotary.rows(batch.positions())?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x, layer, &rotary, &attention, conditioning.as_ref())?;
+        }
+        Ok(self.norm.forward(&x, conditioning.as_ref())?)
+    }
+
+    fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
         Ok(self.head.forward(hidden)?.to_dtype(DType::F32)?)
     }
 }

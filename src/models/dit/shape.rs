@@ -3,6 +3,7 @@
 use crate::canvas::TokenId;
 use crate::decode::DecodePlan;
 use crate::models::checkpoint::config_error;
+use crate::models::fields::check_size;
 use crate::models::layers::{MLP_RATIO, SINUSOIDS};
 use crate::models::weights::Shapes;
 use crate::models::{AttentionPattern, Corruption, ModelError, ModelSpec, Parameterisation};
@@ -67,22 +68,15 @@ impl DitShape {
     /// # Errors
     /// Names the field that is out of range.
     pub fn check(&self, names: &FieldNames) -> Result<(), ModelError> {
-        let positive = [
+        for (name, size) in [
             (names.vocab, self.vocab),
             (names.hidden, self.hidden),
             (names.blocks, self.blocks),
             (names.heads, self.heads),
             (names.length, self.length),
             (names.cond_dim, self.noise.cond_dim().unwrap_or(1)),
-        ];
-        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(config_error(format!("{field} is 0; it must be at least 1")));
-        }
-        if TokenId::try_from(self.vocab).is_err() {
-            return Err(config_error(format!(
-                "{} is {}; it must be less than 2^32",
-                names.vocab, self.vocab
-            )));
+        ] {
+            check_size(name, size)?;
         }
         if !self.hidden.is_multiple_of(self.heads.saturating_mul(2)) {
             return Err(config_error(format!(

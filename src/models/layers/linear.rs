@@ -37,13 +37,6 @@ impl Linear {
     }
 }
 
-impl Linear {
-    /// Whether its weight is held in blocks of integers.
-    pub fn is_quantized(&self) -> bool {
-        matches!(self.weight, Weight::Quantized(_))
-    }
-}
-
 impl Module for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.weight {

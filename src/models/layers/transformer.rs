@@ -24,6 +24,7 @@ pub(in crate::models) struct Network {
 pub(in crate::models) struct Transformer {
     spec: ModelSpec,
     device: Device,
+    batch_invariant: bool,
     rotary: Rotary,
     network: Network,
 }
@@ -45,11 +46,12 @@ pub(in crate::models) fn embedding_and_head(
 }
 
 impl Transformer {
-    /// From its parts; `rotary` is of the weights' type.
-    pub fn new(spec: ModelSpec, device: Device, rotary: Rotary, network: Network) -> Self {
+    /// From its parts, on the device of `weights`; `rotary` is of their type.
+    pub fn new(spec: ModelSpec, weights: &Weights, rotary: Rotary, network: Network) -> Self {
         Self {
             spec,
-            device,
+            device: weights.device().clone(),
+            batch_invariant: weights.are_batch_invariant(),
             rotary,
             network,
         }
@@ -65,14 +67,8 @@ impl Denoiser for Transformer {
         &self.device
     }
 
-    /// Not of quantised layers, whose products of few rows sum in another order.
     fn is_batch_invariant(&self) -> bool {
-        let Network { blocks, head, .. } = &self.network;
-        let quantized = |block: &Block| {
-            let attention = &block.attention;
-            attention.query.is_quantized() || attention.out.is_quantized()
-        };
-        self.device.is_cpu() && !head.is_quantized() && !blocks.iter().any(quantized)
+        self.batch_invariant
     }
 
     fn dtype(&self) -> DType {

@@ -133,6 +133,12 @@ impl<'a> Weights<'a> {
         self.format.dtype()
     }
 
+    /// Whether what a network makes of them in a row does not depend on the other rows of its batch: so of
+    /// f32 on a CPU, which is multiplied in the same order whatever the number of rows.
+    pub fn are_batch_invariant(&self) -> bool {
+        self.device.is_cpu() && self.format == WeightFormat::Float(DType::F32)
+    }
+
     /// Where the tensors are put.
     pub fn device(&self) -> &Device {
         &self.device
