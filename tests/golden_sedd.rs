@@ -8,6 +8,7 @@ mod support;
 use candle_core::Tensor;
 use dit::{TOLERANCE, batch, load, load_edited, numbers, outputs, rows, sequences, tensors};
 use support::max_difference;
+use unmask::decode::{Budget, CachePolicy, DecodePlan};
 use unmask::engine::{Engine, EngineConfig, StartError};
 use unmask::models::{Corruption, Parameterisation};
 
@@ -127,4 +128,21 @@ fn the_engine_denoises_with_the_absorbing_model_and_refuses_the_uniform_one() {
         panic!("the engine started");
     };
     assert!(error.to_string().contains("no mask token"), "{error}");
+}
+
+#[test]
+fn plans_that_a_log_score_model_cannot_follow_to_their_end_are_refused() {
+    let spec = load("sedd_absorb").spec().clone();
+    assert!(spec.check_plan(&spec.default_plan).is_ok());
+    let until_zero = DecodePlan {
+        budget: Budget::Analytic { eps: 0.0 },
+        ..spec.default_plan.clone()
+    };
+    assert_eq!(spec.check_plan(&until_zero).unwrap_err().field(), "budget");
+    let mut cached = spec.default_plan.clone();
+    cached.cache.policy = CachePolicy::Dual;
+    assert_eq!(
+        spec.check_plan(&cached).unwrap_err().field(),
+        "cache.policy"
+    );
 }

@@ -46,10 +46,14 @@ pub enum Budget {
     /// ([`Candidate::unmasking`]), and all of them at the last step (the analytic predictor, or Tweedie's
     /// τ-leaping; SEDD, arXiv:2310.16834, section 4.2). For models of log-scores only; the score plays no part.
     Analytic {
-        /// The last time of the grid, in [0, 1).
-        #[serde(default)]
+        /// The last time of the grid, in [0, 1); 1e-5 if absent, as the official sampler has it.
+        #[serde(default = "analytic_eps")]
         eps: f32,
     },
+}
+
+fn analytic_eps() -> f32 {
+    1e-5
 }
 
 /// How an expected number is made whole.

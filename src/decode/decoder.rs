@@ -32,10 +32,10 @@ pub struct Decoder {
 }
 
 /// What a step changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Change {
-    /// Slots that were committed or edited, in slot order.
-    pub committed: Vec<usize>,
+    /// Slots that were committed or edited, in slot order, with what was known of their tokens.
+    pub committed: Vec<(usize, Commit)>,
     /// Slots that were masked again, in slot order; possibly one that was committed just before.
     pub remasked: Vec<usize>,
     /// Slots that hold another noise token than before, with it, in slot order: of the uniform process only.
@@ -246,24 +246,35 @@ impl Decoder {
         let edited = !edits.is_empty();
         committed.extend(edits);
         committed.sort_by_key(|candidate| candidate.slot);
-        for candidate in &committed {
-            if let Some(slot) = canvas.gap_slot_mut(candidate.slot) {
-                slot.commit(Commit {
-                    token: candidate.token,
-                    probability: candidate.probability,
-                    score: self.plan.score.of(candidate),
-                    step: self.steps,
-                });
+        let committed: Vec<(usize, Commit)> = committed
+            .iter()
+            .map(|candidate| (candidate.slot, self.commit_of(candidate)))
+            .collect();
+        for (slot, commit) in &committed {
+            if let Some(slot) = canvas.gap_slot_mut(*slot) {
+                slot.commit(*commit);
             }
         }
         chance::remask(canvas, &remasked);
         self.step_in_block += 1;
         self.leave_block_if_done(canvas, &block, had_masked || edited);
         remasked.extend(self.skip_idle_steps_and_remask(canvas));
+        remasked.sort_unstable();
+        remasked.dedup();
         Change {
-            committed: committed.iter().map(|candidate| candidate.slot).collect(),
+            committed,
             remasked,
             noise: Vec::new(),
+        }
+    }
+
+    /// What is known of a candidate's token in the current step.
+    fn commit_of(&self, candidate: &Candidate) -> Commit {
+        Commit {
+            token: candidate.token,
+            probability: candidate.probability,
+            score: self.plan.score.of(candidate),
+            step: self.steps,
         }
     }
 

@@ -300,7 +300,21 @@ impl DecodePlan {
         {
             return invalid("revision", "re-masking needs the budget `ancestral`");
         }
+        if matches!(self.revision, Revision::Remask(_)) && self.early_stop == EarlyStop::AtOnce {
+            return invalid(
+                "early_stop",
+                "where slots are masked again no token is final before its block is; allowed: never, \
+                 after_block",
+            );
+        }
         if self.revision == Revision::Renoise {
+            if self.budget.last_time() == Some(0.0) && self.finish != Finish::WithLastInterval {
+                return invalid(
+                    "budget",
+                    "the last step looks at the last time, and at 0 a slot is certain to hold its clean \
+                     token; allowed: an eps above 0",
+                );
+            }
             if !matches!(self.budget, Budget::Ancestral { .. }) {
                 return invalid("revision", "`renoise` needs the budget `ancestral`");
             }

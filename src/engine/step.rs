@@ -263,12 +263,12 @@ fn commit(
         .map_err(|error| GenerationError::Step(error.to_string()))?;
     sequence.nfe += 1;
     let change = sequence.decoder.advance(&mut sequence.canvas, &candidates);
-    logprobs.retain(|(slot, _)| change.committed.binary_search(slot).is_ok());
-    let committed: Vec<_> = change
-        .committed
-        .into_iter()
-        .filter_map(|slot| Some((slot, *sequence.canvas.provenance(slot)?)))
-        .collect();
+    let committed = change.committed;
+    logprobs.retain(|(slot, _)| {
+        committed
+            .binary_search_by_key(slot, |(slot, _)| *slot)
+            .is_ok()
+    });
     let count = committed.len();
     sequence.report(StepReport {
         step: sequence.decoder.steps(),

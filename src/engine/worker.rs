@@ -186,14 +186,13 @@ impl Worker {
                 return;
             };
             sequence.started = Some(Instant::now());
-            // A newcomer goes before the one that is furthest behind, once: it does not make up for the
-            // time before it came.
+            // A newcomer's account is that of the one that is furthest behind: it takes its turn after that
+            // one, and does not make up for the time before it came.
             let work = self.running.iter().map(|other| other.work).min();
-            let work = work.map_or(0, |work| work.saturating_sub(1));
             self.running.push(Running {
                 sequence,
                 cached,
-                work,
+                work: work.unwrap_or(0),
                 arrival: self.arrivals,
             });
             self.arrivals += 1;

@@ -206,3 +206,33 @@ fn policies_that_a_model_does_not_allow_and_canvases_without_memory_are_refused(
     let error = without.submit(canvas, &plan).unwrap_err();
     assert!(matches!(error, SubmitError::CacheTooLarge { limit: 0, .. }));
 }
+
+#[test]
+fn a_canvas_too_long_for_the_memory_is_recomputed_unless_a_cache_was_asked_for() {
+    // 2 tensors of 4 bytes a number: room for two blocks of 16 slots.
+    let spec = load("sdar").spec().clone();
+    let config = EngineConfig {
+        kv_memory: 32 * 2 * 4 * spec.layers * spec.kv_heads * spec.head_dim,
+        ..EngineConfig::default()
+    };
+    let engine = Engine::start(load("sdar"), config).unwrap();
+    let canvas = |prompt_length: usize| {
+        let plan = &engine.spec().default_plan;
+        let canvas = Canvas::builder(engine.mask_token().unwrap())
+            .fixed(&prompt(prompt_length, 1))
+            .gap(4);
+        engine.spec().with_scratch(plan, canvas.build().unwrap())
+    };
+    let auto = &engine.spec().default_plan;
+    let scheme = |length| {
+        end(engine.submit(canvas(length), auto).unwrap())
+            .unwrap()
+            .1
+            .cache
+    };
+    assert_eq!(scheme(8), CacheScheme::Block);
+    assert_eq!(scheme(60), CacheScheme::None);
+    let asked = with_policy(auto, CachePolicy::Prefix);
+    let error = engine.submit(canvas(60), &asked).unwrap_err();
+    assert!(matches!(error, SubmitError::CacheTooLarge { .. }));
+}

@@ -179,6 +179,29 @@ fn a_short_canvas_takes_many_steps_while_a_long_one_takes_one() {
 }
 
 #[test]
+fn a_long_canvas_is_not_held_up_by_short_ones_that_keep_coming() {
+    let (model, forwards) = MockModel::gated();
+    let config = EngineConfig {
+        step_rows: Some(16),
+        ..EngineConfig::default()
+    };
+    let engine = start(model, config);
+    let plan = DecodePlan::default();
+    let long = engine.submit(canvas(59), &plan).unwrap();
+    let mut short = Vec::new();
+    let mut steps_of_long = 0;
+    for _ in 0..20 {
+        let batch = forwards.entered();
+        steps_of_long += usize::from(batch.contains(&60));
+        // One step each.
+        short.push(engine.submit(canvas(1), &plan).unwrap());
+        forwards.release();
+    }
+    assert!(steps_of_long >= 10, "{steps_of_long}");
+    drop((long, short, forwards));
+}
+
+#[test]
 fn a_step_without_memory_sheds_the_newest_and_the_others_go_on() {
     let (model, forwards) = MockModel::gated();
     let engine = start(model.with_room_for(5), EngineConfig::default());

@@ -1,7 +1,7 @@
 //! The reverse process of the uniform one: every slot of a gap is drawn anew at every step.
 
 use super::{BlockSchedule, Change, Decoder};
-use crate::canvas::{Blank, Canvas, Commit};
+use crate::canvas::{Blank, Canvas};
 use crate::decode::{Candidate, Revision};
 use crate::diffusion::{Interval, Process, Schedule};
 use crate::sampling::philox::Stream;
@@ -56,13 +56,9 @@ impl Decoder {
             let committed = slot.provenance().is_some();
             if drawn == candidate.token as usize {
                 if !committed || drawn != held {
-                    slot.commit(Commit {
-                        token: candidate.token,
-                        probability: candidate.probability,
-                        score: self.plan.score.of(candidate),
-                        step: self.steps,
-                    });
-                    change.committed.push(candidate.slot);
+                    let commit = self.commit_of(candidate);
+                    slot.commit(commit);
+                    change.committed.push((candidate.slot, commit));
                 }
             } else if drawn != held {
                 slot.renoise(drawn as u32);
