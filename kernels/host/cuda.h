@@ -32,8 +32,6 @@ struct Thread {
 
 extern thread_local Dim3 grid, block, block_index;
 extern thread_local const Thread *thread;
-/// The dynamic shared memory of the running block, 16-byte aligned.
-extern thread_local unsigned char *dynamic_shared;
 
 void block_barrier();
 /// Gives every lane of the warp every lane's word, in lane order.

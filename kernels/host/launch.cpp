@@ -11,7 +11,6 @@ namespace host {
 
 thread_local Dim3 grid, block, block_index;
 thread_local const Thread *thread = nullptr;
-thread_local unsigned char *dynamic_shared = nullptr;
 
 namespace {
 
@@ -136,17 +135,10 @@ void run(const Launch &launch, void (*body)(void *), void *context) {
     state.runners[i]->self = {{i % block.x, i / block.x % block.y, i / block.x / block.y}, i % 32, i / 32};
   state.body = body;
   state.context = context;
-  // On the heap and of the very size, so that the address sanitizer sees what lies outside.
-  struct alignas(16) Line {
-    unsigned char bytes[16];
-  };
-  std::unique_ptr<Line[]> shared(launch.shared_bytes ? new Line[(launch.shared_bytes + 15) / 16] : nullptr);
-  dynamic_shared = reinterpret_cast<unsigned char *>(shared.get());
   for (block_index.z = 0; block_index.z < grid.z; ++block_index.z)
     for (block_index.y = 0; block_index.y < grid.y; ++block_index.y)
       for (block_index.x = 0; block_index.x < grid.x; ++block_index.x)
         run_block(launch.reversed != 0);
-  dynamic_shared = nullptr;
 }
 
 } // namespace host

@@ -11,7 +11,6 @@ namespace host {
 
 struct Launch {
   Dim3 grid, block;
-  unsigned shared_bytes;
   /// Whether a block's threads run in descending order.
   unsigned reversed;
 };

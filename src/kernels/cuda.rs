@@ -52,7 +52,7 @@ pub fn config(launch: &Launch) -> LaunchConfig {
     LaunchConfig {
         grid_dim: grid,
         block_dim: block,
-        shared_mem_bytes: launch.shared_bytes,
+        shared_mem_bytes: 0,
     }
 }
 

@@ -18,8 +18,6 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Threads a block.
     pub block: [u32; 3],
-    /// Dynamic shared memory a block, in bytes.
-    pub shared_bytes: u32,
 }
 
 impl Launch {
@@ -29,7 +27,6 @@ impl Launch {
             kernel,
             grid: [rows as u32, 1, 1],
             block: [threads, 1, 1],
-            shared_bytes: 0,
         }
     }
 }

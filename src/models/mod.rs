@@ -30,7 +30,7 @@ mod weights;
 
 use candle_core::{DType, Device, Tensor};
 
-pub(crate) use attention::RaggedPlan;
+pub(crate) use attention::ragged;
 pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;

@@ -3,11 +3,9 @@
 use super::element::{ELEMENTS, Element};
 use super::random::Random;
 use super::{Extent, Failure};
-use crate::kernels::{Argument, Launch, Machine};
-use crate::models::{RaggedBatch, RaggedPlan, Segment};
-
-/// Threads of a block, as the kernel has it.
-const THREADS: u32 = 128;
+use crate::kernels::{Argument, Machine};
+use crate::models::ragged::{self, RaggedPlan};
+use crate::models::{RaggedBatch, Segment};
 
 #[derive(Clone)]
 struct Layer {
@@ -20,26 +18,6 @@ struct Layer {
     v: Vec<f32>,
     pool_keys: Vec<f32>,
     pool_values: Vec<f32>,
-}
-
-fn kernel(element: Element, dim: usize) -> &'static str {
-    element.kernel(match dim {
-        64 => [
-            "ragged_attention_f32_64",
-            "ragged_attention_bf16_64",
-            "ragged_attention_f16_64",
-        ],
-        128 => [
-            "ragged_attention_f32_128",
-            "ragged_attention_bf16_128",
-            "ragged_attention_f16_128",
-        ],
-        _ => [
-            "ragged_attention_f32_256",
-            "ragged_attention_bf16_256",
-            "ragged_attention_f16_256",
-        ],
-    })
 }
 
 impl Layer {
@@ -71,14 +49,11 @@ impl Layer {
         let plan = RaggedPlan::new(segments, self.dim);
         let encode = |values: &[f32]| self.element.encode(values);
         let mut out = encode(&vec![f32::NAN; self.q.len()]);
-        let launch = Launch {
-            kernel: kernel(self.element, self.dim),
-            grid: [plan.tiles.len() as u32, self.heads as u32, 1],
-            block: [THREADS, 1, 1],
-            shared_bytes: 0,
-        };
+        let kernels = ragged::kernels(self.dim)
+            .ok_or_else(|| Failure::Differs(format!("no kernel for heads of {}", self.dim)))?;
+        let kernel = self.element.kernel(kernels);
         machine.launch(
-            &launch,
+            &ragged::launch(kernel, plan.tiles.len(), self.heads),
             &mut [
                 Argument::In(&encode(&self.q)),
                 Argument::In(&encode(&self.k)),

@@ -22,7 +22,6 @@ pub struct Host {
 struct HostLaunch {
     grid: [u32; 3],
     block: [u32; 3],
-    shared_bytes: u32,
     reversed: u32,
 }
 
@@ -107,7 +106,6 @@ impl Machine for Host {
         let host = HostLaunch {
             grid: launch.grid,
             block: launch.block,
-            shared_bytes: launch.shared_bytes,
             reversed: u32::from(self.reversed),
         };
         // SAFETY: the caller passes the kernel's parameters in their order; numbers stand at the start of

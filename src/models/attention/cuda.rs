@@ -6,13 +6,9 @@ use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
 
-use super::ragged::{QueryTile, RaggedPlan, RaggedSegment};
-use crate::kernels::Launch;
+use super::ragged::{self, QueryTile, RaggedPlan, RaggedSegment};
 use crate::kernels::cuda::{config, function};
 use crate::models::batch::Segment;
-
-/// Threads of a block, as the kernel has it.
-const THREADS: u32 = 128;
 
 /// The most rows of a segment for which the kernel is used. It multiplies on ordinary cores: for more rows,
 /// products on tensor cores are faster than what they cost in copies and launches.
@@ -26,7 +22,7 @@ unsafe impl DeviceRepr for QueryTile {}
 /// Whether the kernel is used for `segments` and heads like those of `q` `[rows, heads, head_dim]`.
 pub(super) fn is_for(segments: &[Segment], q: &Tensor) -> bool {
     q.device().is_cuda()
-        && matches!(q.dims(), [_, _, 64 | 128 | 256])
+        && matches!(q.dims(), [_, _, dim] if ragged::kernels(*dim).is_some())
         && matches!(q.dtype(), DType::F32 | DType::BF16 | DType::F16)
         && segments
             .iter()
@@ -35,7 +31,7 @@ pub(super) fn is_for(segments: &[Segment], q: &Tensor) -> bool {
 
 /// A plan on the device, uploaded once a forward.
 pub(super) struct DevicePlan {
-    tiles: u32,
+    tiles: usize,
     segments: CudaSlice<RaggedSegment>,
     query_tiles: CudaSlice<QueryTile>,
     context: CudaSlice<u32>,
@@ -54,7 +50,7 @@ impl DevicePlan {
             false => device.clone_htod(words),
         };
         Ok(Self {
-            tiles: plan.tiles.len() as u32,
+            tiles: plan.tiles.len(),
             segments: device.clone_htod(&plan.segments)?,
             query_tiles: device.clone_htod(&plan.tiles)?,
             context: words(&plan.context)?,
@@ -110,32 +106,10 @@ impl CustomOp3 for RaggedAttention<'_> {
         v_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let tensors = [(q, q_layout), (k, k_layout), (v, v_layout)];
-        match q_layout.dims()[2] {
-            64 => self.typed(
-                tensors,
-                [
-                    "ragged_attention_f32_64",
-                    "ragged_attention_bf16_64",
-                    "ragged_attention_f16_64",
-                ],
-            ),
-            128 => self.typed(
-                tensors,
-                [
-                    "ragged_attention_f32_128",
-                    "ragged_attention_bf16_128",
-                    "ragged_attention_f16_128",
-                ],
-            ),
-            256 => self.typed(
-                tensors,
-                [
-                    "ragged_attention_f32_256",
-                    "ragged_attention_bf16_256",
-                    "ragged_attention_f16_256",
-                ],
-            ),
-            dim => candle_core::bail!("heads of width {dim}; allowed: 64, 128, 256"),
+        let dim = q_layout.dims()[2];
+        match ragged::kernels(dim) {
+            Some(kernels) => self.typed(tensors, kernels),
+            None => candle_core::bail!("there is no kernel for heads of width {dim}"),
         }
     }
 }
@@ -186,12 +160,7 @@ impl RaggedAttention<'_> {
         let mut out = unsafe { device.alloc::<T>(rows * heads * dim)? };
         let (head_count, scale) = (heads as u32, 1.0 / (dim as f32).sqrt());
         let plan = self.plan;
-        let launch = Launch {
-            kernel,
-            grid: [plan.tiles, head_count, 1],
-            block: [THREADS, 1, 1],
-            shared_bytes: 0,
-        };
+        let launch = ragged::launch(kernel, plan.tiles, heads);
         let function = function(device, kernel)?;
         let stream = device.cuda_stream();
         let mut builder = stream.launch_builder(&function);

@@ -4,12 +4,11 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod eager;
-mod ragged;
+pub(crate) mod ragged;
 
 use candle_core::{DType, Result, Storage, Tensor};
 
 use cpu::Heads;
-pub(crate) use ragged::RaggedPlan;
 
 use crate::models::batch::Segment;
 use crate::models::{KvPool, ModelError, RaggedBatch};

@@ -2,7 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::kernels::Launch;
 use crate::models::batch::Segment;
+
+/// Threads of a block, as the kernel has it.
+const THREADS: u32 = 128;
 
 /// No bits of allowed rows.
 const ALL: u32 = u32::MAX;
@@ -42,6 +46,38 @@ pub(crate) struct RaggedPlan {
 /// Query rows of a block, for heads of width `dim`.
 fn rows_of_block(dim: usize) -> usize {
     if dim > 128 { 8 } else { 16 }
+}
+
+/// The kernel's instances for heads of width `dim`: of f32, bf16 and f16. None for widths that it is not
+/// built for.
+pub(crate) fn kernels(dim: usize) -> Option<[&'static str; 3]> {
+    match dim {
+        64 => Some([
+            "ragged_attention_f32_64",
+            "ragged_attention_bf16_64",
+            "ragged_attention_f16_64",
+        ]),
+        128 => Some([
+            "ragged_attention_f32_128",
+            "ragged_attention_bf16_128",
+            "ragged_attention_f16_128",
+        ]),
+        256 => Some([
+            "ragged_attention_f32_256",
+            "ragged_attention_bf16_256",
+            "ragged_attention_f16_256",
+        ]),
+        _ => None,
+    }
+}
+
+/// The launch of `kernel` over so many `tiles` of a plan.
+pub(crate) fn launch(kernel: &'static str, tiles: usize, heads: usize) -> Launch {
+    Launch {
+        kernel,
+        grid: [tiles as u32, heads as u32, 1],
+        block: [THREADS, 1, 1],
+    }
 }
 
 impl RaggedPlan {
