@@ -73,12 +73,50 @@ fn texts_have_the_tokens_of_the_official_tokenizers_and_come_back_as_from_them()
             let got = got.unwrap();
             assert_eq!(got, ids(&case["ids"]), "{directory:?} {case}");
             assert_eq!(
-                tokenizer.decode_whole(&got),
+                tokenizer.decode_whole(&got).unwrap(),
                 case["decoded"],
                 "{directory:?} {case}"
             );
         }
     }
+}
+
+#[test]
+fn a_text_is_neither_cut_nor_filled_up_as_the_file_was_saved_to_do() {
+    for name in ["llada", "text/tokenizers/llama"] {
+        let directory = golden(name);
+        let mut file = json(&directory.join("tokenizer.json"));
+        file["truncation"] = json!({
+            "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0,
+        });
+        file["padding"] = json!({
+            "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "<pad>",
+        });
+        let saved = HfTokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+        let text = "A cat and a dog";
+        let expected = tokenizer(&directory).encode(text).unwrap();
+        assert!(expected.len() > 2);
+        assert_eq!(saved.encode(text).unwrap(), expected);
+        assert_eq!(
+            saved.encode_continuation(text).unwrap(),
+            tokenizer(&directory).encode_continuation(text).unwrap()
+        );
+    }
+}
+
+#[test]
+fn a_token_id_that_would_take_the_whole_memory_is_refused_by_name() {
+    let mut file = json(&golden("llada").join("tokenizer.json"));
+    file["model"]["vocab"]["far"] = json!(u32::MAX);
+    let error = HfTokenizer::from_bytes(file.to_string().as_bytes())
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("4294967295") && error.contains("far"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -314,6 +352,10 @@ fn a_template_cannot_run_for_long_or_fill_the_memory() {
         "{% set ns = namespace(s='x') %}{% for i in range(99999) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
         "{{ 'x' * 100000000000 }}",
         "{% set l = range(99999) | list %}{{ (l * 99) | tojson }}",
+        "{{ [1] | tojson(indent=1000000000000) }}",
+        "{{ [[1]] | tojson(indent=9223372036854775807) }}",
+        "{% set s = 'x' * 100000 %}{% for i in range(99999) %}{% set j = s | tojson %}{% endfor %}",
+        "{% set s = 'x' * 1000000 %}{{ range(99999) | list | tojson(separators=[s, s]) }}",
     ] {
         assert_eq!(rendered(source), Err(ChatTemplateError::TooCostly));
     }

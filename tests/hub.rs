@@ -408,6 +408,30 @@ fn a_gated_model_is_had_with_the_right_token_only() {
 }
 
 #[test]
+fn a_stored_token_is_used_an_empty_one_is_none_and_one_that_cannot_be_read_is_said() {
+    let hub = TestHub::of("llada");
+    hub.change(|contents| {
+        contents.denied = Some(StatusCode::UNAUTHORIZED);
+        contents.token = Some("secret");
+    });
+    let inspect = || hub.unmask(&["inspect", "--model", REPOSITORY], &[]);
+    let said = || {
+        let output = inspect();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let stored = hub.cache.path().join("token");
+    std::fs::write(&stored, "\n").unwrap();
+    assert!(said().contains("set HF_TOKEN"), "{}", said());
+    std::fs::remove_file(&stored).unwrap();
+    std::fs::create_dir(&stored).unwrap();
+    assert!(said().contains(stored.to_str().unwrap()), "{}", said());
+    std::fs::remove_dir(&stored).unwrap();
+    std::fs::write(&stored, "secret\n").unwrap();
+    assert!(inspect().status.success());
+}
+
+#[test]
 fn offline_the_cache_alone_is_used() {
     let hub = TestHub::of("llada");
     let offline = || hub.hub().offline().fetch(&id(), "main", &mut |_| {});

@@ -6,6 +6,7 @@ mod id;
 
 use std::collections::BTreeSet;
 use std::env;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
@@ -69,18 +70,20 @@ impl Hub {
     /// `HF_HOME` or `XDG_CACHE_HOME` for the cache, `~/.cache/huggingface/hub` by default.
     ///
     /// # Errors
-    /// If there is no directory for the cache.
+    /// If there is no directory for the cache, or the token that was stored cannot be read.
     pub fn from_env() -> Result<Self, HubError> {
         let home = directory("HF_HOME")
             .or_else(|| Some(directory("XDG_CACHE_HOME")?.join("huggingface")))
             .or_else(|| Some(env::home_dir()?.join(".cache/huggingface")));
         let cache = directory("HF_HUB_CACHE").or_else(|| Some(home.as_ref()?.join("hub")));
-        let stored = || std::fs::read_to_string(home.as_ref()?.join("token")).ok();
-        let token = variable("HF_TOKEN").or_else(stored);
+        let token = match (variable("HF_TOKEN"), &home) {
+            (None, Some(home)) => stored_token(home)?,
+            (token, _) => token,
+        };
         Ok(Self {
             cache: cache.ok_or(HubError::NoCacheDirectory)?,
             endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.into()),
-            token: token.map(|token| token.trim().to_owned()),
+            token: token.and_then(|token| written(&token)),
             is_offline: variable("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
         })
     }
@@ -93,10 +96,10 @@ impl Hub {
         }
     }
 
-    /// The same with a token.
+    /// The same with a token; an empty one is none.
     pub fn with_token(self, token: impl Into<String>) -> Self {
         Self {
-            token: Some(token.into()),
+            token: written(&token.into()),
             ..self
         }
     }
@@ -130,7 +133,7 @@ impl Hub {
         let failed = |error| error::of_api(error, self, repository, revision, CONFIG);
         let api = ApiBuilder::from_cache(cache.clone())
             .with_endpoint(self.endpoint.trim_end_matches('/').to_owned())
-            .with_token(self.token.clone().filter(|token| !token.is_empty()))
+            .with_token(self.token.clone())
             .with_progress(false)
             .with_user_agent("unmask", env!("CARGO_PKG_VERSION"))
             .build()
@@ -282,6 +285,22 @@ fn check_revision(revision: &str) -> Result<(), HubError> {
 /// Whether a revision is a whole commit hash.
 fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The token that was stored by logging in, if one was.
+fn stored_token(home: &Path) -> Result<Option<String>, HubError> {
+    let path = home.join("token");
+    match std::fs::read_to_string(&path) {
+        Ok(token) => Ok(Some(token)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(HubError::Disk { path, source }),
+    }
+}
+
+/// A token without the blanks around it, if anything is left.
+fn written(token: &str) -> Option<String> {
+    let token = token.trim();
+    (!token.is_empty()).then(|| token.to_owned())
 }
 
 fn variable(name: &str) -> Option<String> {

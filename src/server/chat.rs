@@ -12,16 +12,14 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::{Head, Tally};
 use super::logprobs::chat_logprobs;
-use super::run::{Update, answers, updates};
+use super::run::{Deadline, Update, answers, updates};
 use super::sse::{self, End, Frame};
 use super::state::AppState;
 use super::validate;
 use super::wire::{
-    AnswerMessage, ApplyTemplateRequest, CHAT_CHUNK_OBJECT, CHAT_OBJECT, Chat, ChatChoice,
-    ChatDelta, ChatLogprobs, ChatRequest, RenderedChat,
+    ASSISTANT, Answer, AnswerMessage, ApplyTemplateRequest, CHAT_CHUNK_OBJECT, CHAT_OBJECT,
+    ChatChoice, ChatDelta, ChatLogprobs, ChatRequest, RenderedChat,
 };
-
-const ASSISTANT: &str = "assistant";
 
 /// The text of a chat.
 #[utoipa::path(
@@ -52,7 +50,7 @@ pub(super) async fn apply_template(
     operation_id = "chat_completions",
     request_body(content = ChatRequest, example = json!({"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"}], "max_completion_tokens": 64, "seed": 1})),
     responses(
-        (status = 200, description = "The answer; with `stream`, server-sent events", body = Chat),
+        (status = 200, description = "The answer; with `stream`, server-sent events", body = Answer<ChatChoice>),
         (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),
@@ -64,6 +62,7 @@ pub(super) async fn create(
     let job = validate::checked(&state, request, validate::chat).await?;
     let head = Head::of("chatcmpl", &state, &job)?;
     let runs = start(&job, &state)?;
+    let deadline = Deadline::after(state.limits.request_timeout);
     if job.streaming.stream {
         let mut chunks = Chunks {
             head,
@@ -72,11 +71,11 @@ pub(super) async fn create(
             tally: Tally::of(runs.len()),
         };
         let render = move |update| chunks.render(update);
-        let updates = updates(runs, state.limits.request_timeout);
+        let updates = updates(runs, deadline);
         let keep_alive = state.limits.keep_alive;
         return Ok(sse::respond(updates, keep_alive, End::Done, render));
     }
-    let (answers, cost) = answers(runs, state.limits.request_timeout).await?;
+    let (answers, cost) = answers(runs, deadline).await?;
     let completion_tokens = answers.iter().map(|answer| answer.tokens).sum();
     let (usage, diffusion) = head.end(completion_tokens, &cost);
     let choices = answers
@@ -94,10 +93,10 @@ pub(super) async fn create(
             finish_reason: Some(answer.finish_reason),
         })
         .collect();
-    Ok(Json(Chat {
+    Ok(Json(Answer {
         usage: Some(Some(usage)),
         diffusion: Some(diffusion),
-        ..answer_piece(&head, CHAT_OBJECT, choices)
+        ..head.answer(CHAT_OBJECT, choices)
     })
     .into_response())
 }
@@ -105,18 +104,6 @@ pub(super) async fn create(
 fn logprobs(head: &Head, piece: &TextPiece) -> Option<ChatLogprobs> {
     let tokenizer = head.logprobs.as_deref()?;
     Some(chat_logprobs(&piece.tokens, tokenizer))
-}
-
-fn answer_piece<'a>(head: &'a Head, object: &'static str, choices: Vec<ChatChoice>) -> Chat<'a> {
-    Chat {
-        id: &head.id,
-        object,
-        created: head.created,
-        model: &head.model,
-        choices,
-        usage: None,
-        diffusion: None,
-    }
 }
 
 /// Makes the chunks of a stream: of each sequence one with the role, those with its text, and one with
@@ -162,10 +149,12 @@ impl Chunks {
         }
         frames.push(sse::frame(&last));
         if let Some((usage, diffusion)) = end.filter(|_| self.include_usage) {
-            frames.push(sse::frame(&Chat {
+            frames.push(sse::frame(&Answer {
                 usage: Some(Some(usage)),
                 diffusion: Some(diffusion),
-                ..answer_piece(&self.head, CHAT_CHUNK_OBJECT, Vec::new())
+                ..self
+                    .head
+                    .answer(CHAT_CHUNK_OBJECT, Vec::<ChatChoice>::new())
             }));
         }
         frames
@@ -177,7 +166,7 @@ impl Chunks {
         delta: ChatDelta,
         logprobs: Option<ChatLogprobs>,
         finish_reason: Option<&'static str>,
-    ) -> Chat<'_> {
+    ) -> Answer<'_, ChatChoice> {
         let choice = ChatChoice {
             index,
             message: None,
@@ -185,9 +174,9 @@ impl Chunks {
             logprobs,
             finish_reason,
         };
-        Chat {
+        Answer {
             usage: self.include_usage.then_some(None),
-            ..answer_piece(&self.head, CHAT_CHUNK_OBJECT, vec![choice])
+            ..self.head.answer(CHAT_CHUNK_OBJECT, vec![choice])
         }
     }
 }

@@ -5,7 +5,6 @@
 //! take one forward. A choice of several tokens has the product of its tokens' probabilities, each given
 //! those before it: that takes a forward a token, which run side by side.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -13,9 +12,10 @@ use futures::TryStreamExt;
 use super::error::ApiError;
 use super::probe::{self, Probe, given};
 use super::state::AppState;
-use super::validate::{Choice, InfillJob, Length};
+use super::validate::{Choice, Forward, InfillJob, Length};
 use super::wire::ChoiceProbability;
 use crate::canvas::{Canvas, Commit, TokenId};
+use crate::models::ModelSpec;
 use crate::sampling::exact::gumbel;
 use crate::sampling::philox::{Draws, Stream};
 
@@ -93,11 +93,12 @@ pub(super) async fn decide(
     job: &InfillJob,
     state: &AppState,
 ) -> Result<(Vec<Option<Decision>>, usize), ApiError> {
-    let asked = Asked::of(job, state)?;
-    let nfe = asked.canvases.len();
+    let forwards = &job.choices.forwards;
+    let spec = state.engine.spec();
+    let probes = forwards.iter().map(|forward| probe(job, forward, spec));
     let guidance_scale = job.plan.sampling.guidance_scale;
     let answers: Vec<probe::Answer> =
-        probe::run(state.engine.clone(), asked.probes(), guidance_scale)
+        probe::run(state.engine.clone(), Box::new(probes), guidance_scale)
             .try_collect()
             .await?;
     let decisions = job.gaps().enumerate().map(|(gap, fields)| {
@@ -105,9 +106,9 @@ pub(super) async fn decide(
             return None;
         };
         let of_choice = |choice: usize| {
-            let places = asked.places[&(gap, choice)].iter();
+            let places = job.choices.places[&(gap, choice)].iter();
             places
-                .map(|place| answers[place.canvas][&place.slot][place.token])
+                .map(|place| answers[place.forward][&place.slot][place.token])
                 .collect()
         };
         Some(Decision {
@@ -115,93 +116,29 @@ pub(super) async fn decide(
             logprobs: (0..choices.len()).map(of_choice).collect(),
         })
     });
-    Ok((decisions.collect(), nfe))
+    Ok((decisions.collect(), forwards.len()))
 }
 
-/// Where a log-probability is found.
-struct Place {
-    canvas: usize,
-    slot: usize,
-    token: usize,
-}
-
-/// The forwards that a request's choices take.
-#[derive(Default)]
-struct Asked {
-    canvases: Vec<(Canvas, HashMap<usize, Vec<TokenId>>)>,
-    /// Of each token of a (gap, choice).
-    places: HashMap<(usize, usize), Vec<Place>>,
-}
-
-impl Asked {
-    fn of(job: &InfillJob, state: &AppState) -> Result<Self, ApiError> {
-        let mut asked = Self::default();
-        // Canvases by their tokens: what is asked of equal ones takes one forward.
-        let mut known: HashMap<Vec<TokenId>, usize> = HashMap::new();
-        let longest = job.lengths.last().cloned().unwrap_or_default();
-        for (gap, fields) in job.gaps().enumerate() {
-            let Length::Choices(choices) = &fields.length else {
-                continue;
-            };
-            if state.engine.mask_token().is_none() {
-                return Err(ApiError::unusable(
-                    "choices",
-                    "a choice is scored with its other tokens masked, and this model was trained on the \
-                     uniform process, which has no mask; allowed: gaps of tokens",
-                ));
-            }
-            for (number, choice) in choices.iter().enumerate() {
-                let mut lengths = longest.clone();
-                lengths[gap] = choice.tokens.len();
-                let mut places = Vec::with_capacity(choice.tokens.len());
-                for (at, token) in choice.tokens.iter().enumerate() {
-                    let (_, mut canvas) = job.lay_out(&lengths, state.engine.spec())?;
-                    let first = canvas.gaps()[gap].start;
-                    for (slot, token) in (first..first + at).zip(&choice.tokens) {
-                        if let Some(slot) = canvas.gap_slot_mut(slot) {
-                            slot.commit(given(*token));
-                        }
-                    }
-                    let index = *known.entry(canvas.tokens().collect()).or_insert_with(|| {
-                        asked.canvases.push((canvas, HashMap::new()));
-                        asked.canvases.len() - 1
-                    });
-                    let slot = first + at;
-                    let tokens = asked.canvases[index].1.entry(slot).or_default();
-                    places.push(Place {
-                        canvas: index,
-                        slot,
-                        token: tokens.len(),
-                    });
-                    tokens.push(*token);
-                }
-                asked.places.insert((gap, number), places);
-            }
-        }
-        let most = state.limits.choice_forwards;
-        if asked.canvases.len() > most {
-            return Err(ApiError::unusable(
-                "segments",
-                format_args!(
-                    "the choices take {} forwards, one for each token of those of several tokens; allowed: \
-                     at most {most}",
-                    asked.canvases.len()
-                ),
-            ));
-        }
-        Ok(asked)
+/// The canvas of a forward, and what is asked of it.
+fn probe(job: &InfillJob, forward: &Forward, spec: &ModelSpec) -> Result<Probe, ApiError> {
+    let mut lengths = job.longest();
+    let mut given_tokens: &[TokenId] = &[];
+    if let Some(Length::Choices(choices)) = job.gaps().nth(forward.gap).map(|gap| &gap.length) {
+        let tokens = &choices[forward.choice].tokens;
+        lengths[forward.gap] = tokens.len();
+        given_tokens = &tokens[..forward.given];
     }
-
-    fn probes(&self) -> Vec<Probe> {
-        let canvases = self.canvases.iter();
-        canvases
-            .map(|(canvas, of)| Probe {
-                canvas: canvas.clone(),
-                of: of
-                    .iter()
-                    .map(|(slot, tokens)| (*slot, tokens.as_slice().into()))
-                    .collect(),
-            })
-            .collect()
+    let mut canvas = job.canvas(&lengths, spec)?;
+    let slots = canvas.gaps()[forward.gap].clone();
+    for (slot, token) in slots.zip(given_tokens) {
+        if let Some(slot) = canvas.gap_slot_mut(slot) {
+            slot.commit(given(*token));
+        }
     }
+    let of = forward.of.iter();
+    let of = of.map(|(slot, tokens)| (*slot, tokens.as_slice().into()));
+    Ok(Probe {
+        canvas,
+        of: of.collect(),
+    })
 }

@@ -13,11 +13,11 @@ use super::frames::CanvasView;
 use super::head::{Head, Tally};
 use super::infill_text::GapTokenizer;
 use super::logprobs::completion_logprobs;
-use super::run::{Run, Update, answers, updates};
+use super::run::{Deadline, Run, Update, answers, updates};
 use super::sse::{self, End, Frame};
 use super::state::AppState;
 use super::validate::{self, CompletionJob, nth_plan};
-use super::wire::{COMPLETION_OBJECT, Completion, CompletionChoice, CompletionRequest};
+use super::wire::{Answer, COMPLETION_OBJECT, CompletionChoice, CompletionRequest};
 use crate::canvas::TokenId;
 use crate::engine::LogprobRequest;
 use crate::text::Layout;
@@ -31,7 +31,7 @@ use crate::text::gaps::Piece;
     operation_id = "completions",
     request_body(content = CompletionRequest, example = json!({"prompt": "Once upon a time", "max_tokens": 8, "temperature": 0.7, "seed": 1, "logprobs": 2, "stop": ["\n"], "diffusion": {"steps": 4}})),
     responses(
-        (status = 200, description = "The answer; with `stream`, server-sent events", body = Completion),
+        (status = 200, description = "The answer; with `stream`, server-sent events", body = Answer<CompletionChoice>),
         (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),
@@ -43,6 +43,7 @@ pub(super) async fn create(
     let job = validate::checked(&state, request, validate::completion).await?;
     let head = Head::of("cmpl", &state, &job)?;
     let runs = start(&job, &state)?;
+    let deadline = Deadline::after(state.limits.request_timeout);
     if job.streaming.stream {
         let mut chunks = Chunks {
             head,
@@ -50,11 +51,11 @@ pub(super) async fn create(
             tally: Tally::of(runs.len()),
         };
         let render = move |update| chunks.render(update);
-        let updates = updates(runs, state.limits.request_timeout);
+        let updates = updates(runs, deadline);
         let keep_alive = state.limits.keep_alive;
         return Ok(sse::respond(updates, keep_alive, End::Done, render));
     }
-    let (answers, cost) = answers(runs, state.limits.request_timeout).await?;
+    let (answers, cost) = answers(runs, deadline).await?;
     let completion_tokens = answers.iter().map(|answer| answer.tokens).sum();
     let (usage, diffusion) = head.end(completion_tokens, &cost);
     let choices = answers
@@ -62,10 +63,10 @@ pub(super) async fn create(
         .enumerate()
         .map(|(index, answer)| choice(&head, index, answer.piece, Some(answer.finish_reason)))
         .collect();
-    Ok(Json(Completion {
+    Ok(Json(Answer {
         usage: Some(Some(usage)),
         diffusion: Some(diffusion),
-        ..chunk(&head, choices)
+        ..head.answer(COMPLETION_OBJECT, choices)
     })
     .into_response())
 }
@@ -112,18 +113,6 @@ pub(super) fn start(
     Ok(runs)
 }
 
-fn chunk(head: &Head, choices: Vec<CompletionChoice>) -> Completion<'_> {
-    Completion {
-        id: &head.id,
-        object: COMPLETION_OBJECT,
-        created: head.created,
-        model: &head.model,
-        choices,
-        usage: None,
-        diffusion: None,
-    }
-}
-
 fn choice(
     head: &Head,
     index: usize,
@@ -165,7 +154,10 @@ impl Chunks {
             None => (None, None),
         };
         let piece = piece.unwrap_or_default();
-        let mut next = chunk(head, vec![choice(head, update.index, piece, finish_reason)]);
+        let mut next = head.answer(
+            COMPLETION_OBJECT,
+            vec![choice(head, update.index, piece, finish_reason)],
+        );
         if self.include_usage {
             next.usage = Some(None);
         } else {
@@ -173,10 +165,10 @@ impl Chunks {
         }
         frames.push(sse::frame(&next));
         if let Some((usage, diffusion)) = end.filter(|_| self.include_usage) {
-            frames.push(sse::frame(&Completion {
+            frames.push(sse::frame(&Answer {
                 usage: Some(Some(usage)),
                 diffusion: Some(diffusion),
-                ..chunk(head, Vec::new())
+                ..head.answer(COMPLETION_OBJECT, Vec::<CompletionChoice>::new())
             }));
         }
         frames

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 
 use super::completion_reader::{CompletionAnswer, TextPiece};
 use super::completions::start;
@@ -13,16 +12,14 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::{Head, Tally};
 use super::logprobs::chat_logprobs;
-use super::run::{Update, answers, updates};
+use super::run::{Deadline, Update, answers, updates};
 use super::sse::{self, End, Frame};
 use super::state::AppState;
 use super::validate;
 use super::wire::{
-    CHUNK_OBJECT, Delta, DiffusionReport, FIM_OBJECT, FimAnswer, FimChoice, FimDelta, FimMessage,
-    FimRequest, Usage,
+    ASSISTANT, Answer, CHAT_CHUNK_OBJECT, CHAT_OBJECT, Delta, DiffusionReport, FimChoice, FimDelta,
+    FimMessage, FimRequest, Usage,
 };
-
-const ASSISTANT: &str = "assistant";
 
 /// Fills the gap between a prompt and a suffix.
 #[utoipa::path(
@@ -32,7 +29,7 @@ const ASSISTANT: &str = "assistant";
     operation_id = "fim_completions",
     request_body(content = FimRequest, example = json!({"prompt": "def add(a, b):\n", "suffix": "\n\nprint(add(1, 2))", "max_tokens": 12, "random_seed": 1})),
     responses(
-        (status = 200, description = "The answer; with `stream`, server-sent events", body = FimAnswer<FimMessage>),
+        (status = 200, description = "The answer; with `stream`, server-sent events", body = Answer<FimChoice<FimMessage>>),
         (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),
@@ -44,17 +41,18 @@ pub(super) async fn create(
     let job = validate::checked(&state, request, validate::fim).await?;
     let head = Head::of("fim", &state, &job)?;
     let runs = start(&job, &state)?;
+    let deadline = Deadline::after(state.limits.request_timeout);
     if job.streaming.stream {
         let mut chunks = Chunks {
             head,
             tally: Tally::of(runs.len()),
         };
         let render = move |update| chunks.render(update);
-        let updates = updates(runs, state.limits.request_timeout);
+        let updates = updates(runs, deadline);
         let keep_alive = state.limits.keep_alive;
         return Ok(sse::respond(updates, keep_alive, End::Done, render));
     }
-    let (answers, cost) = answers(runs, state.limits.request_timeout).await?;
+    let (answers, cost) = answers(runs, deadline).await?;
     let completion_tokens = answers.iter().map(|answer| answer.tokens).sum();
     let end = head.end(completion_tokens, &cost);
     let choices = answers.into_iter().enumerate().map(|(index, given)| {
@@ -64,7 +62,7 @@ pub(super) async fn create(
         })
     });
     let choices = choices.collect();
-    Ok(Json(answer(&head, FIM_OBJECT, choices, Some(end))).into_response())
+    Ok(Json(answer(&head, CHAT_OBJECT, choices, Some(end))).into_response())
 }
 
 fn message(content: String) -> Delta {
@@ -75,20 +73,16 @@ fn message(content: String) -> Delta {
 }
 
 /// An answer or a chunk; the last brings the end.
-fn answer<'a, C: Serialize>(
+fn answer<'a, C>(
     head: &'a Head,
     object: &'static str,
     choices: Vec<FimChoice<C>>,
     end: Option<(Usage, DiffusionReport)>,
-) -> FimAnswer<'a, C> {
-    FimAnswer {
-        id: &head.id,
-        object,
-        created: head.created,
-        model: &head.model,
-        choices,
-        usage: end.map(|(usage, _)| usage),
+) -> Answer<'a, FimChoice<C>> {
+    Answer {
+        usage: end.map(|(usage, _)| Some(usage)),
         diffusion: end.map(|(_, diffusion)| diffusion),
+        ..head.answer(object, choices)
     }
 }
 
@@ -136,7 +130,7 @@ impl Chunks {
         let choice = choice(head, update.index, piece, finish_reason, |text| FimDelta {
             delta: message(text),
         });
-        let chunk = answer(head, CHUNK_OBJECT, vec![choice], end);
+        let chunk = answer(head, CHAT_CHUNK_OBJECT, vec![choice], end);
         frames.push(sse::frame(&chunk));
         frames
     }

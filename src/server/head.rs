@@ -8,7 +8,7 @@ use super::random;
 use super::run::Cost;
 use super::state::{AppState, unix_time};
 use super::validate::CompletionJob;
-use super::wire::{DiffusionReport, Usage};
+use super::wire::{Answer, DiffusionReport, Usage};
 use crate::decode::DecodePlan;
 use crate::text::Tokenizer;
 
@@ -59,6 +59,19 @@ impl Head {
             logprobs: job.top_logprobs.map(|_| state.tokenizer.clone()),
             ..head
         })
+    }
+
+    /// An answer or a chunk with so many choices; what it took is not in it yet.
+    pub fn answer<C>(&self, object: &'static str, choices: Vec<C>) -> Answer<'_, C> {
+        Answer {
+            id: &self.id,
+            object,
+            created: self.created,
+            model: &self.model,
+            choices,
+            usage: None,
+            diffusion: None,
+        }
     }
 
     /// The end of the whole answer, which is counted in the metrics.

@@ -13,7 +13,7 @@ use super::extract::Body;
 use super::head::Head;
 use super::infill_reader::{GapHead, InfillAnswer, InfillReader, InfillStep};
 use super::infill_text::GapTokenizer;
-use super::run::{Cost, Reader, Run, Update, answers, updates, within};
+use super::run::{Cost, Deadline, Reader, Run, Update, answers, updates, within};
 use super::sse::{self, End, Frame};
 use super::state::AppState;
 use super::validate::{self, InfillJob, nth_plan};
@@ -43,9 +43,9 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let job = validate::checked(&state, request, validate::infill).await?;
     let head = Head::new("infill", &state, &job.plan, job.prompt_tokens())?;
-    let limit = state.limits.request_timeout;
+    let deadline = Deadline::after(state.limits.request_timeout);
     let begun = Instant::now();
-    let (decisions, nfe) = within(limit, decide(&job, &state)).await?;
+    let (decisions, nfe) = within(deadline, decide(&job, &state)).await?;
     let mut cost = Cost::of_probes(nfe, begun.elapsed());
     let sequences = sequences(&job, &decisions, &state)?;
     let (mut finished, mut runs) = (Vec::new(), Vec::new());
@@ -74,11 +74,11 @@ pub(super) async fn create(
             cost,
         };
         let render = move |update| frames.render(update);
-        let updates = updates(runs, limit);
+        let updates = updates(runs, deadline);
         let keep_alive = state.limits.keep_alive;
         return Ok(sse::respond(updates, keep_alive, End::Done, render));
     }
-    let (denoised, of_runs) = answers(runs, limit).await?;
+    let (denoised, of_runs) = answers(runs, deadline).await?;
     cost.add(of_runs);
     finished.extend(denoised);
     let choices = choices(&job, finished);
@@ -138,14 +138,14 @@ fn sequences(
             for (gap, decision, pick) in &picks {
                 lengths[*gap] = decision.length(*pick);
             }
-            let (layout, mut canvas) = job.lay_out(&lengths, spec)?;
+            let mut canvas = job.canvas(&lengths, spec)?;
             for (gap, decision, pick) in &picks {
                 decision.commit(&mut canvas, *gap, *pick);
             }
             let reader = InfillReader::new(
                 tokenizer.clone(),
                 &canvas,
-                layout,
+                job.layout(&lengths),
                 heads.clone(),
                 job.top_logprobs.is_some(),
             );

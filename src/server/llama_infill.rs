@@ -13,7 +13,7 @@ use super::completions::start;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::metrics::Metrics;
-use super::run::{Cost, Update, answers, updates};
+use super::run::{Cost, Deadline, Update, answers, updates};
 use super::sse::{self, End, Frame};
 use super::state::AppState;
 use super::validate::{self, LlamaInfillJob};
@@ -27,7 +27,7 @@ const NO_SLOT: i32 = -1;
     post,
     path = "/infill",
     tag = "Denoising",
-    operation_id = "infill",
+    operation_id = "llama_infill",
     request_body(content = LlamaInfillRequest, example = json!({"input_prefix": "fn main() {\n", "input_suffix": "}\n", "prompt": "    ", "n_predict": 8, "input_extra": [{"filename": "a.rs", "text": "mod b;"}]})),
     responses(
         (status = 200, description = "The answer; with `stream`, server-sent events", body = LlamaInfill),
@@ -42,16 +42,16 @@ pub(super) async fn create(
     let job = validate::checked(&state, request, validate::llama_infill).await?;
     let head = Head::new(&job, &state);
     let runs = start(&job.completion, &state)?;
-    let limit = state.limits.request_timeout;
+    let deadline = Deadline::after(state.limits.request_timeout);
     if job.completion.streaming.stream && !runs.is_empty() {
         let mut has_new_line = false;
         let render = move |update| head.render(update, &mut has_new_line);
-        let updates = updates(runs, limit);
+        let updates = updates(runs, deadline);
         let keep_alive = state.limits.keep_alive;
         return Ok(sse::respond(updates, keep_alive, End::Nothing, render));
     }
-    let (mut answers, cost) = answers(runs, limit).await?;
-    let answer = head.answer(answers.pop(), cost);
+    let (mut answers, cost) = answers(runs, deadline).await?;
+    let answer = head.selected(&head.answer(answers.pop(), cost))?;
     if job.completion.streaming.stream {
         let frame = sse::frame(&answer);
         let update = futures::stream::iter([Ok(frame)]);
@@ -60,9 +60,7 @@ pub(super) async fn create(
             vec![frame]
         }));
     }
-    let answer = serde_json::to_value(&answer)
-        .map_err(|error| ApiError::internal(format!("the answer cannot be written: {error}")))?;
-    Ok(Json(selected(answer, &job.response_fields)).into_response())
+    Ok(Json(answer).into_response())
 }
 
 /// The named fields of an answer under the names by which they were asked for; all if none is named. What is
@@ -87,6 +85,7 @@ struct Head {
     n_indent: usize,
     truncated: bool,
     return_tokens: bool,
+    response_fields: Vec<String>,
     settings: GenerationSettings,
     metrics: Arc<Metrics>,
 }
@@ -100,6 +99,7 @@ impl Head {
             n_indent: job.n_indent,
             truncated: job.truncated,
             return_tokens: job.return_tokens,
+            response_fields: job.response_fields.clone(),
             settings: GenerationSettings {
                 n_predict: job.n_predict,
                 seed: sampling.seed,
@@ -127,7 +127,8 @@ impl Head {
             _ => ("limit", String::new()),
         };
         let piece = answer.map(|answer| answer.piece).unwrap_or_default();
-        let content = indented(piece.text, self.n_indent);
+        let piece = indented(piece, self.n_indent);
+        let content = piece.text;
         let tokens = match self.return_tokens {
             true => piece.tokens.iter().map(|token| token.token).collect(),
             false => Vec::new(),
@@ -151,6 +152,14 @@ impl Head {
         }
     }
 
+    /// The fields of an answer that were asked for.
+    fn selected(&self, answer: &LlamaInfill) -> Result<Value, ApiError> {
+        let answer = serde_json::to_value(answer).map_err(|error| {
+            ApiError::internal(format!("the answer cannot be written: {error}"))
+        })?;
+        Ok(selected(answer, &self.response_fields))
+    }
+
     /// The frames of an update; `has_new_line` is carried from one to the next.
     fn render(
         &self,
@@ -161,11 +170,17 @@ impl Head {
         let text = piece.map(|piece| piece.text).unwrap_or_default();
         *has_new_line |= text.contains('\n');
         match update.answer {
-            Some((answer, cost)) => vec![sse::frame(&LlamaInfill {
-                content: text,
-                has_new_line: *has_new_line,
-                ..self.answer(Some(answer), cost)
-            })],
+            Some((answer, cost)) => {
+                let last = LlamaInfill {
+                    content: text,
+                    has_new_line: *has_new_line,
+                    ..self.answer(Some(answer), cost)
+                };
+                vec![match self.selected(&last) {
+                    Ok(answer) => sse::frame(&answer),
+                    Err(error) => sse::frame(&error.into_body()),
+                }]
+            }
             None if text.is_empty() => Vec::new(),
             None => vec![sse::frame(&LlamaChunk {
                 index: 0,
@@ -194,9 +209,10 @@ fn timings(prompt: usize, predicted: usize, denoising: Duration) -> Timings {
     }
 }
 
-/// `text` up to the first line after its first that is indented by fewer than `least` blanks and is not
-/// empty.
-fn indented(mut text: String, least: usize) -> String {
+/// `piece` up to the first line after its first that is indented by fewer than `least` blanks and is not
+/// empty, with the tokens that begin before it.
+fn indented(mut piece: TextPiece, least: usize) -> TextPiece {
+    let text = &mut piece.text;
     let ends_before = |line: &str| {
         let indent = line.chars().take_while(|c| matches!(c, ' ' | '\t')).count();
         !line.trim().is_empty() && indent < least
@@ -208,8 +224,10 @@ fn indented(mut text: String, least: usize) -> String {
     });
     if let Some(end) = end {
         text.truncate(end);
+        let characters = text.chars().count();
+        piece.tokens.retain(|token| token.offset < characters);
     }
-    text
+    piece
 }
 
 #[cfg(test)]
@@ -218,7 +236,13 @@ mod tests {
 
     #[test]
     fn a_filling_ends_before_a_line_that_is_indented_less() {
-        let cut = |text: &str, least| indented(text.to_owned(), least);
+        let cut = |text: &str, least| {
+            let piece = TextPiece {
+                text: text.to_owned(),
+                tokens: Vec::new(),
+            };
+            indented(piece, least).text
+        };
         assert_eq!(cut("a\n    b\n\n    c\nd", 4), "a\n    b\n\n    c");
         assert_eq!(cut("a\n    b\n  c\n", 4), "a\n    b");
         assert_eq!(cut("a\nb", 0), "a\nb");

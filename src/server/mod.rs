@@ -212,5 +212,12 @@ mod tests {
         let routes: BTreeSet<String> = routes.filter(|route| route.starts_with('/')).collect();
         assert!(routes.len() > 8, "{routes:?}");
         assert_eq!(routes, described);
+        let paths = document["paths"].as_object().unwrap().values();
+        let operations = paths.flat_map(|methods| methods.as_object().unwrap().values());
+        let names: Vec<&str> = operations
+            .map(|operation| operation["operationId"].as_str().unwrap())
+            .collect();
+        let distinct: BTreeSet<&str> = names.iter().copied().collect();
+        assert_eq!(distinct.len(), names.len(), "{names:?}");
     }
 }

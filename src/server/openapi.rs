@@ -7,7 +7,7 @@ use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::wire::{CanvasFrame, FimAnswer, FimDelta, InfillStep, LlamaChunk};
+use super::wire::{Answer, CanvasFrame, FimChoice, FimDelta, InfillStep, LlamaChunk};
 use super::{
     chat, completions, fim, infill, llama_infill, metrics, models, playground, probes, score,
     tokens,
@@ -47,7 +47,7 @@ const POLICY: &str =
         playground::style,
         playground::script,
     ),
-    components(schemas(CanvasFrame, FimAnswer<FimDelta>, InfillStep, LlamaChunk)),
+    components(schemas(CanvasFrame, Answer<FimChoice<FimDelta>>, InfillStep, LlamaChunk)),
     modifiers(&Keys),
 )]
 struct Api;

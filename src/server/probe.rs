@@ -42,14 +42,18 @@ pub(super) fn given(token: TokenId) -> Commit {
 /// The log-probabilities that a probe asked for, by slot, in the order of its tokens.
 pub(super) type Answer = HashMap<usize, Vec<f32>>;
 
-/// What each of `probes` finds, in their order. Dropping the stream drops those that still run.
+/// Probes that are made when their turn comes.
+pub(super) type Probes<'a> = Box<dyn Iterator<Item = Result<Probe, ApiError>> + Send + 'a>;
+
+/// What each of `probes` finds, in their order. They are taken one by one as their turn comes, so that few
+/// exist at a time. Dropping the stream drops those that still run.
 ///
 /// The first is refused if the queue is full; later ones wait for a place.
-pub(super) fn run(
+pub(super) fn run<'a>(
     engine: Arc<Engine>,
-    probes: impl IntoIterator<Item = Probe, IntoIter: Send>,
+    probes: Probes<'a>,
     guidance_scale: f32,
-) -> impl Stream<Item = Result<Answer, ApiError>> {
+) -> impl Stream<Item = Result<Answer, ApiError>> + Send + use<'a> {
     let plan = Arc::new(DecodePlan {
         steps: Some(1),
         sampling: Sampling {
@@ -58,7 +62,7 @@ pub(super) fn run(
         },
         ..DecodePlan::default()
     });
-    stream::iter(probes.into_iter().enumerate())
+    stream::iter(probes.enumerate())
         .map(move |(index, probe)| one(engine.clone(), plan.clone(), probe, index > 0))
         .buffered(IN_FLIGHT)
 }
@@ -66,9 +70,10 @@ pub(super) fn run(
 async fn one(
     engine: Arc<Engine>,
     plan: Arc<DecodePlan>,
-    probe: Probe,
+    probe: Result<Probe, ApiError>,
     waits: bool,
 ) -> Result<Answer, ApiError> {
+    let probe = probe?;
     let asked = LogprobRequest {
         top: 0,
         of: probe.of,

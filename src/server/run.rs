@@ -1,9 +1,11 @@
 //! Follows the generations of a request until each one's answer is known.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::future::{self, Either};
 use futures::stream::{self, Stream, StreamExt};
+use tokio::time::Instant;
 
 use super::error::ApiError;
 use super::frames::{CanvasSnapshot, CanvasView};
@@ -159,42 +161,56 @@ impl Cost {
     }
 }
 
+/// When a request must have been answered, and the limit that says so; nothing if it has all the time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(Option<(Instant, Duration)>);
+
+impl Deadline {
+    /// That of a request which is begun now. A limit beyond what the clock can tell is none.
+    pub fn after(limit: Option<Duration>) -> Self {
+        Self(limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit))))
+    }
+
+    /// Waits until it is over; the error that says so.
+    async fn passed(self) -> ApiError {
+        match self.0 {
+            Some((at, limit)) => {
+                tokio::time::sleep_until(at).await;
+                ApiError::deadline_exceeded(limit)
+            }
+            None => future::pending().await,
+        }
+    }
+}
+
 /// What `work` comes to.
 ///
 /// # Errors
-/// Its own, or that it takes longer than `limit`.
+/// Its own, or that `deadline` is over before.
 pub(super) async fn within<T>(
-    limit: Option<Duration>,
+    deadline: Deadline,
     work: impl Future<Output = Result<T, ApiError>>,
 ) -> Result<T, ApiError> {
-    match limit {
-        None => work.await,
-        Some(limit) => tokio::time::timeout(limit, work)
-            .await
-            .map_err(|_| ApiError::deadline_exceeded(limit))?,
+    match future::select(pin!(work), pin!(deadline.passed())).await {
+        Either::Left((done, _)) => done,
+        Either::Right((error, _)) => Err(error),
     }
 }
 
 type Item<R> = Result<Update<<R as Reader>::Frame, <R as Reader>::Answer>, ApiError>;
 
-/// The updates of all sequences as they come; after an error nothing follows of that sequence. If they take
-/// longer than `limit`, the last update is an error. Dropping the stream drops the generations that still
+/// The updates of all sequences as they come; after an error nothing follows of that sequence. Once `deadline`
+/// is over, the last update is an error. Dropping the stream drops the generations that still
 /// run.
 pub(super) fn updates<R: Reader>(
     runs: Vec<Run<R>>,
-    limit: Option<Duration>,
+    deadline: Deadline,
 ) -> impl Stream<Item = Item<R>> + Send {
     let updates = stream::select_all(
         runs.into_iter()
             .map(|run| Box::pin(stream::unfold(Some(run), next))),
     );
-    let late = Box::pin(async move {
-        match limit {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => future::pending().await,
-        }
-        ApiError::deadline_exceeded(limit.unwrap_or_default())
-    });
+    let late = Box::pin(deadline.passed());
     stream::unfold(Some((updates, late)), |state| async {
         let (mut updates, late) = state?;
         match future::select(updates.next(), late).await {
@@ -253,14 +269,14 @@ async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>
 /// All answers, in order, and what they took together.
 ///
 /// # Errors
-/// The first sequence's that fails, or that `limit` is over; the others are dropped with it.
+/// The first sequence's that fails, or that `deadline` is over; the others are dropped with it.
 pub(super) async fn answers<R: Reader>(
     runs: Vec<Run<R>>,
-    limit: Option<Duration>,
+    deadline: Deadline,
 ) -> Result<(Vec<R::Answer>, Cost), ApiError> {
     let mut total = Cost::default();
     let mut answers = Vec::with_capacity(runs.len());
-    let mut updates = std::pin::pin!(updates(runs, limit));
+    let mut updates = pin!(updates(runs, deadline));
     while let Some(update) = updates.next().await {
         let update = update?;
         if let Some((answer, cost)) = update.answer {

@@ -13,11 +13,12 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::probe::{self, Probe, given};
 use super::random;
-use super::run::within;
+use super::run::{Deadline, within};
 use super::state::{AppState, unix_time};
 use super::validate::{self, ScoreJob};
 use super::wire::{SCORE_OBJECT, ScoreAnswer, ScoreReport, ScoreRequest, TextScore, Usage};
 use crate::canvas::{Canvas, TokenId};
+use crate::engine::GenerationError;
 use crate::eval::Target;
 use crate::eval::likelihood::{Draw, Estimate};
 
@@ -29,7 +30,7 @@ use crate::eval::likelihood::{Draw, Estimate};
     operation_id = "score",
     request_body(content = ScoreRequest, example = json!({"input": ["A text.", "Another."], "prompt": "Read: ", "samples": 8, "seed": 1})),
     responses(
-        (status = 200, description = "The answer; with `stream`, server-sent events", body = ScoreAnswer),
+        (status = 200, description = "The answer", body = ScoreAnswer),
         (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),
@@ -40,8 +41,8 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let job = validate::checked(&state, request, validate::score).await?;
     let begun = Instant::now();
-    let limit = state.limits.request_timeout;
-    let (estimates, nfe) = within(limit, estimates(&job, &state)).await?;
+    let deadline = Deadline::after(state.limits.request_timeout);
+    let (estimates, nfe) = within(deadline, estimates(&job, &state)).await?;
     let texts = job.targets.iter().zip(&job.bytes).zip(estimates);
     let data: Vec<TextScore> = texts
         .enumerate()
@@ -105,23 +106,16 @@ async fn estimates(job: &ScoreJob, state: &AppState) -> Result<(Vec<Estimate>, u
         .enumerate()
         .filter(|(_, draw)| !draw.masked.is_empty())
         .collect();
-    let mask = state.engine.mask_token().ok_or_else(|| {
-        ApiError::unusable(
-            "model",
-            "texts are scored with tokens masked, and this model was trained on the uniform process, which \
-             has no mask; `unmask eval` bounds its likelihood",
-        )
-    })?;
     let probes = draws
         .iter()
-        .map(|(place, draw)| probe(&job.targets[place / samples], draw, mask))
-        .collect::<Result<Vec<_>, ApiError>>()?;
-    let nfe = probes.len();
+        .map(|(place, draw)| probe(&job.targets[place / samples], draw, job.mask));
     let guidance_scale = settings.guidance_scale as f32;
-    let answers: Vec<probe::Answer> = probe::run(state.engine.clone(), probes, guidance_scale)
-        .try_collect()
-        .await?;
-    for ((place, draw), answer) in draws.iter().zip(answers) {
+    let answers = probe::run(state.engine.clone(), Box::new(probes), guidance_scale);
+    let mut answers = std::pin::pin!(answers);
+    for (place, draw) in &draws {
+        let Some(answer) = answers.try_next().await? else {
+            return Err(GenerationError::Stopped.into());
+        };
         // In slot order, so that the sum does not depend on chance.
         let of_slots = draw.masked.iter().filter_map(|slot| answer.get(slot));
         let logprobs = of_slots.flatten();
@@ -136,7 +130,7 @@ async fn estimates(job: &ScoreJob, state: &AppState) -> Result<(Vec<Estimate>, u
     }
     let estimates = losses.chunks(samples);
     let estimates = estimates.map(|losses| Estimate::of(losses, settings.strata));
-    Ok((estimates.collect(), nfe))
+    Ok((estimates.collect(), draws.len()))
 }
 
 /// The forward of one draw: its masked slots are masked, and their true tokens asked for. The text is a gap

@@ -11,6 +11,9 @@ pub enum TextError {
     /// A text cannot be encoded.
     #[error("the text cannot be encoded: {0}")]
     Encode(String),
+    /// Tokens cannot be decoded.
+    #[error("the tokens cannot be decoded: {0}")]
+    Decode(String),
     /// The text cannot be laid out on a canvas.
     #[error(transparent)]
     Canvas(#[from] CanvasError),

@@ -9,6 +9,10 @@ use crate::canvas::TokenId;
 use crate::text::TextError;
 use crate::text::pieces::{Spelling, without_prefix};
 
+/// The largest token id that a tokenizer may have. The largest released vocabularies have some 2^18 tokens; the
+/// memory that a tokenizer takes grows with its largest id, however few tokens it has.
+const LARGEST_TOKEN: TokenId = 1 << 24;
+
 /// A tokenizer whose tokens each stand for the same bytes wherever they appear, so that slots can be
 /// committed in any order and the bytes of a text are those of its tokens end to end.
 pub trait Tokenizer: Send + Sync {
@@ -56,8 +60,11 @@ pub trait Tokenizer: Send + Sync {
     }
 
     /// The whole text of `tokens`, special tokens as they are called: what [`Tokenizer::encode`] gave back.
-    fn decode_whole(&self, tokens: &[TokenId]) -> String {
-        text_of(tokens.iter().map(|token| self.piece(*token)))
+    ///
+    /// # Errors
+    /// If the tokenizer cannot decode the tokens.
+    fn decode_whole(&self, tokens: &[TokenId]) -> Result<String, TextError> {
+        Ok(text_of(tokens.iter().map(|token| self.piece(*token))))
     }
 }
 
@@ -102,7 +109,13 @@ impl HfTokenizer {
         let spelling = Spelling::of(&document)?;
         let added = inner.get_added_tokens_decoder();
         let vocabulary = inner.get_vocab(true);
-        let size = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
+        let largest = vocabulary.iter().max_by_key(|(_, id)| **id);
+        if let Some((piece, id)) = largest.filter(|(_, id)| **id > LARGEST_TOKEN) {
+            return Err(TextError::Tokenizer(format!(
+                "token {piece:?} has the id {id}; allowed: at most {LARGEST_TOKEN}"
+            )));
+        }
+        let size = largest.map_or(0, |(_, id)| *id as usize + 1);
         let mut bytes = vec![Box::<[u8]>::default(); size];
         let mut special = HashMap::new();
         for (piece, id) in vocabulary {
@@ -142,8 +155,14 @@ impl HfTokenizer {
     }
 }
 
+/// The tokenizer of a file, without the truncation and the padding that are in force where it was saved: they
+/// would cut prompts short and fill them up, and say nothing.
 fn read(json: &[u8]) -> Result<tokenizers::Tokenizer, TextError> {
-    tokenizers::Tokenizer::from_bytes(json).map_err(|error| TextError::Tokenizer(error.to_string()))
+    let refused = |error: tokenizers::Error| TextError::Tokenizer(error.to_string());
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(refused)?;
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(refused)?;
+    Ok(tokenizer)
 }
 
 fn ids(
@@ -189,11 +208,14 @@ impl Tokenizer for HfTokenizer {
         }
     }
 
-    fn decode_whole(&self, tokens: &[TokenId]) -> String {
+    fn decode_whole(&self, tokens: &[TokenId]) -> Result<String, TextError> {
         // The library's decoder knows what its tokenizer put before the text.
         match &self.continuation {
-            Some(_) => self.inner.decode(tokens, false).unwrap_or_default(),
-            None => text_of(tokens.iter().map(|token| self.piece(*token))),
+            Some(_) => self
+                .inner
+                .decode(tokens, false)
+                .map_err(|error| TextError::Decode(error.to_string())),
+            None => Ok(text_of(tokens.iter().map(|token| self.piece(*token)))),
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use unmask::canvas::TokenId;
 use unmask::server::Limits;
+use unmask::text::{TextError, Tokenizer};
 
 use crate::mock::{MASK, Mock};
 use crate::server::{Server, Setup};
@@ -256,6 +258,16 @@ fn refused_completions() -> Vec<Refused> {
             json!({"prompt": "p", "logit_bias": {"the": 1}}),
             "logit_bias.the",
             &["no token id", "whole number"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": {"5": 100, "05": 100}}),
+            "logit_bias.05",
+            &["no token id", "leading zeros"],
+        ),
+        on(
+            json!({"prompt": "p", "logit_bias": {"+5": 1}}),
+            "logit_bias.+5",
+            &["no token id", "without sign"],
         ),
         on(
             json!({"prompt": "p", "logit_bias": {"260": 1}}),
@@ -554,7 +566,7 @@ fn refused_infills() -> Vec<Refused> {
         on(
             json!({"segments": [{"gap": {"choices": ["a".repeat(90), "b".repeat(90), "c".repeat(90)]}}]}),
             "segments",
-            &["268 forwards", "256"],
+            &["more than 256 forwards", "at most 256"],
         ),
         on(
             json!({"segments": [{"gap": {"tokens": 1, "stop": ""}}]}),
@@ -878,4 +890,31 @@ async fn a_body_over_the_limit_is_refused() {
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(error["code"], "body_too_large");
     assert!(error["message"].as_str().unwrap().contains("100 bytes"));
+}
+
+/// A tokenizer with a defect.
+struct Broken;
+
+impl Tokenizer for Broken {
+    fn encode(&self, _: &str) -> Result<Vec<TokenId>, TextError> {
+        panic!("what is for the log")
+    }
+
+    fn bytes(&self, _: TokenId) -> &[u8] {
+        &[]
+    }
+
+    fn longest_token(&self) -> Option<usize> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn what_a_defect_says_does_not_reach_the_client() {
+    let server = Server::speaking(Mock::uniform(), Broken).await;
+    let (status, answer) = server.ask(COMPLETIONS, &json!({"prompt": "p"})).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("defect in the server"), "{message}");
+    assert!(!message.contains("for the log"), "{message}");
 }

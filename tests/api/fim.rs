@@ -184,6 +184,38 @@ async fn a_stream_in_llama_cpps_shape_ends_with_the_answer() {
 }
 
 #[tokio::test]
+async fn the_last_frame_of_a_stream_has_the_fields_that_were_asked_for() {
+    let server = Server::of(Mock::saying_text(16, "a b c de")).await;
+    for n_predict in [8, 0] {
+        let mut body = vscode();
+        body["stream"] = true.into();
+        body["n_predict"] = n_predict.into();
+        body["response_fields"] = json!(["stop", "timings/predicted_n"]);
+        let text = server.post(INFILL, &body).await.text().await.unwrap();
+        let frames = text
+            .split("\n\n")
+            .filter_map(|event| event.strip_prefix("data: "));
+        let last: Value = serde_json::from_str(frames.last().unwrap()).unwrap();
+        assert_eq!(
+            last,
+            json!({"stop": true, "timings/predicted_n": n_predict})
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_filling_that_ends_before_its_indent_does_has_no_tokens_after_its_end() {
+    let server = Server::of(Mock::saying_text(16, "a\n  b\nc")).await;
+    let mut body = vscode();
+    body["n_indent"] = 2.into();
+    body["return_tokens"] = true.into();
+    let answer = server.answer(INFILL, &body).await;
+    assert_eq!(answer["content"], "a\n  b");
+    assert_eq!(answer["tokens"], json!(b"a\n  b"));
+    assert_eq!(answer["tokens_predicted"], 8);
+}
+
+#[tokio::test]
 async fn a_request_that_warms_the_cache_up_is_answered_with_nothing() {
     let server = Server::of(Mock::uniform()).await;
     let body = json!({

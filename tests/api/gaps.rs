@@ -108,6 +108,18 @@ async fn choices_of_several_tokens_have_the_product_of_their_tokens_probabilitie
 }
 
 #[tokio::test]
+async fn what_choices_have_in_common_is_computed_once() {
+    let server = Server::of(Mock::saying_text(1, "ac.xz")).await;
+    let body = json!({"segments": [
+        "(", {"gap": {"choices": ["ab", "ac", "b"]}}, ".", {"gap": {"choices": ["xy", "xz"]}},
+    ]});
+    let answer = server.answer(PATH, &body).await;
+    // All masked; one masked, of one token; after "a"; after "x".
+    assert_eq!(answer["diffusion"]["nfe"], 4);
+    assert_eq!(answer["choices"][0]["text"], "(ac.xz");
+}
+
+#[tokio::test]
 async fn other_gaps_are_denoised_after_a_choice_is_made() {
     let server = Server::golden().await;
     let segments =

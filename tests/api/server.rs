@@ -69,6 +69,21 @@ impl Server {
         Self::start(Box::new(model), tokenizer, files, setup).await
     }
 
+    /// Serves a model with a tokenizer of the test's own.
+    pub async fn speaking(
+        model: impl Denoiser + 'static,
+        tokenizer: impl Tokenizer + 'static,
+    ) -> Self {
+        let files = ChatFiles::default();
+        Self::start(
+            Box::new(model),
+            Arc::new(tokenizer),
+            files,
+            Setup::default(),
+        )
+        .await
+    }
+
     /// Serves the golden LLaDA checkpoint with its tokenizer and its chat template.
     pub async fn golden() -> Self {
         let checkpoint = Checkpoint::open(&golden("llada")).unwrap();

@@ -121,12 +121,13 @@ async fn the_presets_listed_are_those_that_the_model_can_follow() {
 async fn what_needs_a_mask_token_is_refused_with_the_reason() {
     let server = Server::of(Mock::uniform().of_the_uniform_process()).await;
     let choices = json!({"segments": ["ab", {"gap": {"choices": ["c", "d"]}}]});
-    for (path, body) in [
-        ("/v1/score", json!({"input": ["A text."]})),
-        ("/v1/infill", choices),
+    for (path, body, param) in [
+        ("/v1/score", json!({"input": ["A text."]}), "model"),
+        ("/v1/infill", choices, "segments[1].gap.choices"),
     ] {
         let (status, answer) = server.ask(path, &body).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+        assert_eq!(answer["error"]["param"], param);
         let message = answer["error"]["message"].as_str().unwrap();
         assert!(message.contains("uniform process"), "{message}");
     }

@@ -7,7 +7,7 @@ use super::super::completion_reader::Echo;
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{
-    CompletionRequest, Object, Prompt, PromptItem, Real, Stop, StreamOptions, Whole,
+    CompletionRequest, Object, Prompt, PromptItem, Real, StreamOptions, Texts, Whole,
 };
 use super::decoding::{DecodeFields, frames, plan, repetitions, size};
 use super::logits::completion_logprobs;
@@ -300,15 +300,15 @@ fn given_tokens(path: String, tokens: &[u64], state: &AppState) -> Result<Given,
 
 /// The stop strings of the field `param`, each of which must be of an allowed length.
 pub(super) fn stops(
-    stop: Option<Stop>,
+    stop: Option<Texts>,
     param: &str,
     state: &AppState,
 ) -> Result<Arc<[String]>, ApiError> {
     let limits = &state.limits;
     let (stops, is_list) = match stop {
         None => (Vec::new(), false),
-        Some(Stop::One(stop)) => (vec![stop], false),
-        Some(Stop::Many(stops)) => (stops, true),
+        Some(Texts::One(stop)) => (vec![stop], false),
+        Some(Texts::Many(stops)) => (stops, true),
     };
     if stops.len() > limits.stop_strings {
         return Err(ApiError::value(

@@ -167,6 +167,14 @@ fn check_choices(
             "a model of blocks does not see what follows a choice; allowed: tokens",
         ));
     }
+    if state.engine.mask_token().is_none() {
+        return Err(ApiError::unsupported(
+            param,
+            "given",
+            "a choice is scored with its other tokens masked, and this model was trained on the uniform process, \
+             which has no mask; allowed: tokens",
+        ));
+    }
     let most = state.limits.choices;
     if !(1..=most).contains(&texts.len()) {
         return Err(ApiError::value(

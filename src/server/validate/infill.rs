@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{GapFields, InfillRequest, Segment, Whole};
+use super::choices::ChoiceForwards;
 use super::decoding::{DecodeFields, frames, plan, repetitions};
 use super::gaps::{Gap, Length, gap};
 use super::logits::chat_logprobs;
@@ -23,6 +24,8 @@ pub struct InfillJob {
     /// What is tried: the slots of every gap, those of gaps with choices at their most. One entry unless there
     /// are gaps whose length is to be found.
     pub lengths: Vec<Vec<usize>>,
+    /// The forwards that gaps with choices take.
+    pub choices: ChoiceForwards,
     /// Sequences that are returned.
     pub n: usize,
     /// How they are denoised.
@@ -67,33 +70,36 @@ impl InfillJob {
         tokens.sum()
     }
 
+    /// The slots of every gap at its longest.
+    pub fn longest(&self) -> Vec<usize> {
+        self.gaps().map(|gap| gap.length.most()).collect()
+    }
+
     /// The text on a canvas, with so many slots for each gap and the scratch slots that the model needs after
     /// it.
-    pub fn lay_out(
-        &self,
-        lengths: &[usize],
-        spec: &ModelSpec,
-    ) -> Result<(Layout, Canvas), ApiError> {
+    pub fn canvas(&self, lengths: &[usize], spec: &ModelSpec) -> Result<Canvas, ApiError> {
         let mut builder = Canvas::builder(spec.blank());
         let mut lengths = lengths.iter();
-        let mut pieces = Vec::with_capacity(self.pieces.len());
         for piece in &self.pieces {
-            match piece {
-                InfillPiece::Text { text, tokens } => {
-                    builder = builder.fixed(tokens);
-                    pieces.push(Piece::Text(text.clone()));
-                }
-                InfillPiece::Gap(_) => {
-                    let length = lengths.next().copied().unwrap_or_default();
-                    builder = builder.gap(length);
-                    pieces.push(Piece::Gap(length));
-                }
-            }
+            builder = match piece {
+                InfillPiece::Text { tokens, .. } => builder.fixed(tokens),
+                InfillPiece::Gap(_) => builder.gap(lengths.next().copied().unwrap_or_default()),
+            };
         }
         let canvas = builder
             .build()
             .map_err(|error| ApiError::internal(format!("a text cannot be laid out: {error}")))?;
-        Ok((Layout::of(pieces), spec.with_scratch(&self.plan, canvas)))
+        Ok(spec.with_scratch(&self.plan, canvas))
+    }
+
+    /// How the text is read back from such a canvas.
+    pub fn layout(&self, lengths: &[usize]) -> Layout {
+        let mut lengths = lengths.iter();
+        let pieces = self.pieces.iter().map(|piece| match piece {
+            InfillPiece::Text { text, .. } => Piece::Text(text.clone()),
+            InfillPiece::Gap(_) => Piece::Gap(lengths.next().copied().unwrap_or_default()),
+        });
+        Layout::of(pieces.collect())
     }
 }
 
@@ -146,6 +152,7 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
     let mut job = InfillJob {
         pieces: pieces(segments, param, state)?,
         lengths: Vec::new(),
+        choices: ChoiceForwards::default(),
         n,
         plan,
         top_logprobs,
@@ -154,6 +161,7 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
     };
     check_length(&job, param, state)?;
     job.lengths = lengths(&job, state)?;
+    job.choices = ChoiceForwards::of(&job, &job.longest(), state.limits.choice_forwards)?;
     if job.stream && job.lengths.len() > 1 {
         return Err(ApiError::unsupported(
             "stream",
@@ -241,7 +249,7 @@ fn too_long(param: &str, slots: usize, limit: usize) -> ApiError {
 /// Checks that the text fits the model with every gap at its longest.
 fn check_length(job: &InfillJob, param: &str, state: &AppState) -> Result<(), ApiError> {
     let spec = state.engine.spec();
-    let most: usize = job.gaps().map(|gap| gap.length.most()).sum();
+    let most: usize = job.longest().iter().sum();
     let after_gaps = job.pieces.iter().rev().map_while(|piece| match piece {
         InfillPiece::Text { tokens, .. } => Some(tokens.len()),
         InfillPiece::Gap(_) => None,

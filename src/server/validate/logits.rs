@@ -28,8 +28,16 @@ pub(super) fn logit_bias(
     }
     let entries = given.into_iter().map(|(key, value)| {
         let path = format!("logit_bias.{key}");
-        let token = key.parse().map_err(|_| {
-            ApiError::unusable(&path, "the key is no token id; allowed: a whole number")
+        // One spelling each, so that no token has two entries, which would add up.
+        let token = key
+            .parse()
+            .ok()
+            .filter(|token: &u64| token.to_string() == key);
+        let token = token.ok_or_else(|| {
+            ApiError::unusable(
+                &path,
+                "the key is no token id; allowed: a whole number without sign and leading zeros",
+            )
         })?;
         let token = check_token(token, &path, state)?;
         let bias = value

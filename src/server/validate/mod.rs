@@ -2,6 +2,7 @@
 //! queued as it is.
 
 mod chat;
+mod choices;
 mod completion;
 mod decoding;
 mod fim;
@@ -16,6 +17,7 @@ mod tokens;
 use std::sync::Arc;
 
 pub(super) use chat::{apply_template, chat};
+pub(super) use choices::Forward;
 pub(super) use completion::{CompletionJob, completion};
 pub(super) use decoding::nth_plan;
 pub(super) use fim::fim;
@@ -40,13 +42,14 @@ where
     U: Send + 'static,
 {
     let state = state.clone();
-    tokio::task::spawn_blocking(move || check(request, &state))
-        .await
-        .unwrap_or_else(|error| {
-            Err(ApiError::internal(format!(
-                "checking the request failed: {error}"
-            )))
-        })
+    let checked = tokio::task::spawn_blocking(move || check(request, &state)).await;
+    checked.unwrap_or_else(|error| match error.try_into_panic() {
+        // What a panic says is for the log; whoever catches it here does not tell the client.
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => Err(ApiError::internal(format!(
+            "checking the request failed: {error}"
+        ))),
+    })
 }
 
 /// The model that is asked for, if one is, must be the one that is served.

@@ -3,9 +3,10 @@
 use super::super::error::ApiError;
 use super::super::random;
 use super::super::state::AppState;
-use super::super::wire::{EstimatorName, Real, ScoreRequest, Stop, Whole};
+use super::super::wire::{EstimatorName, Real, ScoreRequest, Texts, Whole};
 use super::decoding::size;
 use super::{Place, check_model, encode};
+use crate::canvas::TokenId;
 use crate::eval::Target;
 use crate::eval::likelihood::{Estimator, Settings};
 use crate::models::AttentionPattern;
@@ -19,6 +20,8 @@ const DEFAULT_STRATA: usize = 16;
 /// A request to score that can be run.
 #[derive(Debug)]
 pub struct ScoreJob {
+    /// The token of a masked slot.
+    pub mask: TokenId,
     /// One a text.
     pub targets: Vec<Target>,
     /// Bytes of each text.
@@ -38,10 +41,18 @@ pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiErr
             "its slots do not see the whole text, so that it cannot be scored; allowed: a bidirectional model",
         ));
     }
+    let mask = state.engine.mask_token().ok_or_else(|| {
+        ApiError::unsupported(
+            "model",
+            format_args!("{:?}", state.model_name),
+            "texts are scored with tokens masked, and this model was trained on the uniform process, which has \
+             no mask; `unmask eval` bounds its likelihood",
+        )
+    })?;
     let (texts, is_list) = match request.input {
         None => return Err(ApiError::missing("input", "a string or a list of strings")),
-        Some(Stop::One(text)) => (vec![text], false),
-        Some(Stop::Many(texts)) => (texts, true),
+        Some(Texts::One(text)) => (vec![text], false),
+        Some(Texts::Many(texts)) => (texts, true),
     };
     let samples = request.samples.map_or(DEFAULT_SAMPLES, size);
     let most = state.limits.score_samples;
@@ -143,6 +154,7 @@ pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiErr
         targets.push(Target::after_prompt(&prompt, &tokens));
     }
     Ok(ScoreJob {
+        mask,
         targets,
         bytes: texts.iter().map(String::len).collect(),
         settings,

@@ -55,7 +55,8 @@ pub fn detokenize(request: DetokenizeRequest, state: &AppState) -> Result<Detoke
         .enumerate()
         .map(|(i, token)| check_known(token.0, &format!("tokens[{i}]"), state))
         .collect::<Result<_, _>>()?;
+    let content = state.tokenizer.decode_whole(&tokens);
     Ok(Detokenized {
-        content: state.tokenizer.decode_whole(&tokens),
+        content: content.map_err(|error| ApiError::unusable("tokens", error))?,
     })
 }

@@ -47,3 +47,26 @@ pub struct DiffusionReport {
     /// The seed: given with the same request again, it gives the same answer.
     pub seed: u64,
 }
+
+/// An answer of completions in one piece, or a chunk of a stream; `C` is a choice of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Answer<'a, C> {
+    /// Identifier of the answer.
+    pub id: &'a str,
+    /// What it is: an answer or a chunk, of which endpoint.
+    pub object: &'static str,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+    /// The served model's name.
+    pub model: &'a str,
+    /// One a sequence; in a chunk, the one that it is of.
+    pub choices: Vec<C>,
+    /// Token counts. In a stream of OpenAI's shape absent unless asked for, then null in every chunk but the last;
+    /// in one of Mistral's in the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
+    pub usage: Option<Option<Usage>>,
+    /// What denoising took; in a stream, in the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diffusion: Option<DiffusionReport>,
+}

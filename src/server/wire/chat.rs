@@ -9,13 +9,12 @@ use utoipa::openapi::schema::ArrayBuilder;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::answer::{DiffusionReport, Usage};
 use super::completion::StreamOptions;
 use super::diffusion::DiffusionOptions;
 use super::logprobs::ChatLogprobs;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
-use super::prompt::{Stop, one_of};
+use super::prompt::{Texts, one_of};
 
 /// A request for an answer to a chat, in OpenAI's shape, with `top_k`, `diffusion` and what vLLM has for
 /// the template beside it.
@@ -49,7 +48,7 @@ pub struct ChatRequest {
     /// Random if absent.
     pub seed: Option<Whole>,
     /// Strings that end an answer.
-    pub stop: Option<Stop>,
+    pub stop: Option<Texts>,
     /// Whether to answer with server-sent events.
     pub stream: Option<bool>,
     /// Options of the stream.
@@ -220,33 +219,14 @@ impl<'de> Deserialize<'de> for Content {
     }
 }
 
-/// The `object` of an answer.
+/// The `object` of an answer, and of a filling in Mistral's shape.
 pub const CHAT_OBJECT: &str = "chat.completion";
 
-/// The `object` of a chunk.
+/// The `object` of a chunk of either.
 pub const CHAT_CHUNK_OBJECT: &str = "chat.completion.chunk";
 
-/// An answer, or a chunk of a stream.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Chat<'a> {
-    /// Identifier of the answer.
-    pub id: &'a str,
-    /// [`CHAT_OBJECT`] or [`CHAT_CHUNK_OBJECT`].
-    pub object: &'static str,
-    /// Seconds since the Unix epoch.
-    pub created: u64,
-    /// The served model's name.
-    pub model: &'a str,
-    /// One a sequence; in a chunk, the one that it is of.
-    pub choices: Vec<ChatChoice>,
-    /// Token counts. In a stream absent unless asked for; then null in every chunk but the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Usage>)]
-    pub usage: Option<Option<Usage>>,
-    /// What denoising took; in a stream, in the last chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub diffusion: Option<DiffusionReport>,
-}
+/// Who answers.
+pub const ASSISTANT: &str = "assistant";
 
 /// An answer's message, or a piece of one.
 #[derive(Debug, Serialize, ToSchema)]

@@ -4,13 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::answer::{DiffusionReport, Usage};
 use super::diffusion::DiffusionOptions;
 use super::frame::StreamedDiffusion;
 use super::logprobs::CompletionLogprobs;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
-use super::prompt::{Prompt, Stop};
+use super::prompt::{Prompt, Texts};
 
 /// A request for completions, in OpenAI's shape with `top_k` and `diffusion` beside it.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -36,7 +35,7 @@ pub struct CompletionRequest {
     /// Random if absent.
     pub seed: Option<Whole>,
     /// Strings that end a completion.
-    pub stop: Option<Stop>,
+    pub stop: Option<Texts>,
     /// Whether the prompt comes back before the completion.
     pub echo: Option<bool>,
     /// Whether to answer with server-sent events.
@@ -77,28 +76,6 @@ pub struct StreamOptions {
 
 /// The `object` of an answer and of each chunk.
 pub const COMPLETION_OBJECT: &str = "text_completion";
-
-/// An answer, or a chunk of a stream.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Completion<'a> {
-    /// Identifier of the answer.
-    pub id: &'a str,
-    /// [`COMPLETION_OBJECT`].
-    pub object: &'static str,
-    /// Seconds since the Unix epoch.
-    pub created: u64,
-    /// The served model's name.
-    pub model: &'a str,
-    /// One a sequence; in a chunk, the one that it is of.
-    pub choices: Vec<CompletionChoice>,
-    /// Token counts. In a stream absent unless asked for; then null in every chunk but the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Usage>)]
-    pub usage: Option<Option<Usage>>,
-    /// What denoising took; in a stream, in the last chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub diffusion: Option<DiffusionReport>,
-}
 
 /// A completion, or a piece of one.
 #[derive(Debug, Serialize, ToSchema)]

@@ -4,13 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::answer::{DiffusionReport, Usage};
 use super::completion::StreamOptions;
 use super::diffusion::DiffusionOptions;
 use super::logprobs::ChatLogprobs;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
-use super::prompt::Stop;
+use super::prompt::Texts;
 
 /// A request to fill the gap between a prompt and a suffix, in Mistral's shape.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -40,7 +39,7 @@ pub struct FimRequest {
     /// Another name of `random_seed`.
     pub seed: Option<Whole>,
     /// Strings that end the filling.
-    pub stop: Option<Stop>,
+    pub stop: Option<Texts>,
     /// Whether to answer with server-sent events.
     pub stream: Option<bool>,
     /// Options of the stream.
@@ -66,33 +65,6 @@ pub struct FimRequest {
     pub presence_penalty: Option<Real>,
     /// Not supported but at 0.
     pub frequency_penalty: Option<Real>,
-}
-
-/// The `object` of an answer.
-pub const FIM_OBJECT: &str = "chat.completion";
-
-/// The `object` of a chunk.
-pub const CHUNK_OBJECT: &str = "chat.completion.chunk";
-
-/// An answer, or a chunk of a stream: `C` is a choice with a message or a delta.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct FimAnswer<'a, C> {
-    /// Identifier of the answer.
-    pub id: &'a str,
-    /// [`FIM_OBJECT`] or [`CHUNK_OBJECT`].
-    pub object: &'static str,
-    /// Seconds since the Unix epoch.
-    pub created: u64,
-    /// The served model's name.
-    pub model: &'a str,
-    /// One a sequence; in a chunk, the one that it is of.
-    pub choices: Vec<FimChoice<C>>,
-    /// Token counts; in a stream, in the last chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Usage>,
-    /// What denoising took; in a stream, in the last chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub diffusion: Option<DiffusionReport>,
 }
 
 /// A filling, or a piece of one.

@@ -14,7 +14,7 @@ use super::diffusion::DiffusionOptions;
 use super::frame::StreamedDiffusion;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
-use super::prompt::{Stop, one_of};
+use super::prompt::{Texts, one_of};
 use crate::canvas::TokenId;
 
 /// A request to fill the gaps of a text.
@@ -86,7 +86,7 @@ pub struct GapFields {
     /// Texts of which one is to fill the gap.
     pub choices: Option<Vec<String>>,
     /// Strings before which the gap's text ends.
-    pub stop: Option<Stop>,
+    pub stop: Option<Texts>,
     /// A name that comes back with the answer.
     pub name: Option<String>,
 }

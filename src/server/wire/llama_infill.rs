@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::diffusion::DiffusionOptions;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
-use super::prompt::Stop;
+use super::prompt::Texts;
 use crate::canvas::TokenId;
 
 /// A request to fill the gap at an editor's cursor.
@@ -38,29 +38,33 @@ pub struct LlamaInfillRequest {
     /// Random if absent or −1.
     pub seed: Option<Integer>,
     /// Strings that end the filling.
-    pub stop: Option<Stop>,
+    pub stop: Option<Texts>,
     /// Whether to answer with server-sent events.
     pub stream: Option<bool>,
     /// Whether the answer holds the token ids; false if absent.
     pub return_tokens: Option<bool>,
     /// The only fields that the answer is to hold, if any are named; a nested one is written `timings/prompt_n`.
+    /// In a stream they are those of the last frame.
     pub response_fields: Option<Vec<String>>,
     /// Decode options.
     #[schema(value_type = Option<DiffusionOptions>)]
     pub diffusion: Option<Object<DiffusionOptions>>,
-    /// Where and how fast llama.cpp is to compute, which changes no answer: not used.
+    /// The slot of llama.cpp's that is to answer. It has no effect: there are none here.
     #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
     pub id_slot: Option<Integer>,
-    /// As `id_slot`.
+    /// Whether llama.cpp keeps the prompt's keys and values for the next request. It has no effect: what is
+    /// cached is said by `diffusion.cache`.
     #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
     pub cache_prompt: Option<bool>,
-    /// As `id_slot`.
+    /// How long llama.cpp may read the prompt. It has no effect: a prompt is not read apart from its gap.
     #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
     pub t_max_prompt_ms: Option<Integer>,
-    /// As `id_slot`.
+    /// After how long llama.cpp ends the filling at the next line. It has no effect: the lines of a gap are
+    /// denoised together, so that there is no half of them to end with; `diffusion.steps` bounds the time.
     #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
     pub t_max_predict_ms: Option<Integer>,
-    /// The order of llama.cpp's samplers. Here top_k comes before top_p as the plan says: not used.
+    /// The order of llama.cpp's samplers. It has no effect: `diffusion.filter_order` says whether top-k or top-p
+    /// comes first.
     #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
     pub samplers: Option<Value>,
 }
@@ -73,7 +77,7 @@ pub struct ExtraInput {
     pub filename: Option<String>,
     /// The text.
     pub text: Option<String>,
-    /// When the editor took it up, which is not used.
+    /// When the editor took it up. It has no effect: the texts keep the order in which they are given.
     #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
     pub time: Option<Value>,
 }

@@ -15,18 +15,16 @@ mod prompt;
 mod score;
 mod tokens;
 
-pub(super) use answer::{DiffusionReport, Usage};
+pub(super) use answer::{Answer, DiffusionReport, Usage};
 pub(super) use chat::{
-    AnswerMessage, ApplyTemplateRequest, CHAT_CHUNK_OBJECT, CHAT_OBJECT, Chat, ChatChoice,
+    ASSISTANT, AnswerMessage, ApplyTemplateRequest, CHAT_CHUNK_OBJECT, CHAT_OBJECT, ChatChoice,
     ChatDelta, ChatRequest, Content, MessageFields, RenderedChat,
 };
 pub(super) use completion::{
-    COMPLETION_OBJECT, Completion, CompletionChoice, CompletionRequest, StreamOptions,
+    COMPLETION_OBJECT, CompletionChoice, CompletionRequest, StreamOptions,
 };
 pub(super) use diffusion::DiffusionOptions;
-pub(super) use fim::{
-    CHUNK_OBJECT, Delta, FIM_OBJECT, FimAnswer, FimChoice, FimDelta, FimMessage, FimRequest,
-};
+pub(super) use fim::{Delta, FimChoice, FimDelta, FimMessage, FimRequest};
 pub(super) use frame::{CanvasFrame, FRAME_OBJECT, GapFrame, SlotFrame, StreamedDiffusion};
 pub(super) use infill::{
     Alternative, ChoiceProbability, CommittedSlot, GapAnswer, GapFields, GapPosition,
@@ -41,7 +39,7 @@ pub(super) use logprobs::{
 };
 pub(super) use number::{Integer, Real, Whole};
 pub(super) use object::Object;
-pub(super) use prompt::{Prompt, PromptItem, Stop};
+pub(super) use prompt::{Prompt, PromptItem, Texts};
 pub(super) use score::{
     EstimatorName, SCORE_OBJECT, ScoreAnswer, ScoreReport, ScoreRequest, TextScore,
 };

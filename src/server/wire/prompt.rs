@@ -31,10 +31,10 @@ pub enum PromptItem {
     Tokens(Vec<u64>),
 }
 
-/// `stop`: a text, or a list of texts.
+/// A text, or a list of texts: `stop`, and what is to be scored.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Stop {
-    /// One stop string.
+pub enum Texts {
+    /// One text.
     One(String),
     /// Several.
     Many(Vec<String>),
@@ -65,7 +65,7 @@ impl PartialSchema for Prompt {
 
 impl ToSchema for Prompt {}
 
-impl PartialSchema for Stop {
+impl PartialSchema for Texts {
     fn schema() -> RefOr<Schema> {
         one_of(
             "A text, or a list of texts.",
@@ -74,7 +74,7 @@ impl PartialSchema for Stop {
     }
 }
 
-impl ToSchema for Stop {}
+impl ToSchema for Texts {}
 
 fn list<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut items: A) -> Result<Vec<T>, A::Error> {
     let mut list = Vec::new();
@@ -135,24 +135,24 @@ impl<'de> Deserialize<'de> for PromptItem {
     }
 }
 
-impl<'de> Deserialize<'de> for Stop {
+impl<'de> Deserialize<'de> for Texts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct StopVisitor;
-        impl<'de> Visitor<'de> for StopVisitor {
-            type Value = Stop;
+        struct TextsVisitor;
+        impl<'de> Visitor<'de> for TextsVisitor {
+            type Value = Texts;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a string or a list of strings")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Stop, E> {
-                Ok(Stop::One(text.to_owned()))
+            fn visit_str<E: Error>(self, text: &str) -> Result<Texts, E> {
+                Ok(Texts::One(text.to_owned()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Stop, A::Error> {
-                list(items).map(Stop::Many)
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Texts, A::Error> {
+                list(items).map(Texts::Many)
             }
         }
-        deserializer.deserialize_any(StopVisitor)
+        deserializer.deserialize_any(TextsVisitor)
     }
 }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::answer::Usage;
 use super::number::{Real, Whole};
 use super::object::Object;
-use super::prompt::Stop;
+use super::prompt::Texts;
 
 /// A request to bound the likelihood of texts.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -16,7 +16,7 @@ pub struct ScoreRequest {
     pub model: Option<String>,
     /// The text, or a list of texts.
     #[schema(required = true)]
-    pub input: Option<Stop>,
+    pub input: Option<Texts>,
     /// What every text follows; it is not scored.
     pub prompt: Option<String>,
     /// Monte-Carlo samples a text; 64 if absent.

@@ -20,8 +20,7 @@ pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Va
         Some([item, key]) => (item.clone(), key.clone()),
         Some(_) => return Err(invalid("separators must be two strings".into())),
     };
-    let mut writer = Writer {
-        out: String::new(),
+    let format = Format {
         ensure_ascii: options
             .get::<Option<bool>>("ensure_ascii")?
             .unwrap_or(false),
@@ -31,6 +30,10 @@ pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Va
         key,
     };
     options.assert_all_used()?;
+    let mut writer = Writer {
+        out: String::new(),
+        format: &format,
+    };
     writer.value(state, value, 0)?;
     Ok(Value::from_safe_string(writer.out))
 }
@@ -46,8 +49,8 @@ fn items(state: &State, value: &Value) -> Result<Vec<Value>, Error> {
     value.try_iter()?.map(paid).collect()
 }
 
-struct Writer {
-    out: String,
+/// How JSON is written.
+struct Format {
     ensure_ascii: bool,
     sort_keys: bool,
     indent: Option<usize>,
@@ -57,92 +60,118 @@ struct Writer {
     key: String,
 }
 
-impl Writer {
+struct Writer<'a> {
+    out: String,
+    format: &'a Format,
+}
+
+impl Writer<'_> {
     fn value(&mut self, state: &State, value: &Value, depth: usize) -> Result<(), Error> {
-        state.consume_fuel(1)?;
+        let format = self.format;
         if depth > MAX_DEPTH {
             return Err(invalid(format!("nested deeper than {MAX_DEPTH}")));
         }
         match value.kind() {
-            ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self
-                .out
-                .push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::None => self.push(state, "null"),
+            ValueKind::Bool => self.push(state, if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => match f64::try_from(value.clone()) {
-                Ok(number) if !value.is_integer() => self.out.push_str(&python_float(number)),
-                _ => self.out.push_str(&value.to_string()),
+                Ok(number) if !value.is_integer() => self.push(state, &python_float(number)),
+                _ => self.push(state, &value.to_string()),
             },
-            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::String => self.string(state, value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items = items(state, value)?;
-                self.open('[');
+                self.push(state, "[")?;
                 for (at, item) in items.iter().enumerate() {
-                    self.separate(at, depth + 1);
+                    self.separate(state, at, depth + 1)?;
                     self.value(state, item, depth + 1)?;
                 }
-                self.close(']', items.is_empty(), depth);
+                self.close(state, "]", items.is_empty(), depth)
             }
             ValueKind::Map => {
                 let mut keys = items(state, value)?;
-                if self.sort_keys {
+                if format.sort_keys {
                     keys.sort();
                 }
-                self.open('{');
+                self.push(state, "{")?;
                 for (at, key) in keys.iter().enumerate() {
-                    self.separate(at, depth + 1);
-                    self.string(&key.to_string());
-                    self.out.push_str(&self.key.clone());
+                    self.separate(state, at, depth + 1)?;
+                    self.string(state, &key.to_string())?;
+                    self.push(state, &format.key)?;
                     self.value(state, &value.get_item(key)?, depth + 1)?;
                 }
-                self.close('}', keys.is_empty(), depth);
+                self.close(state, "}", keys.is_empty(), depth)
             }
-            other => return Err(invalid(format!("a value of type {other} has no JSON"))),
+            other => Err(invalid(format!("a value of type {other} has no JSON"))),
+        }
+    }
+
+    fn separate(&mut self, state: &State, at: usize, depth: usize) -> Result<(), Error> {
+        let format = self.format;
+        if at > 0 {
+            self.push(state, &format.item)?;
+        }
+        self.line(state, depth)
+    }
+
+    fn close(
+        &mut self,
+        state: &State,
+        bracket: &str,
+        is_empty: bool,
+        depth: usize,
+    ) -> Result<(), Error> {
+        if !is_empty {
+            self.line(state, depth)?;
+        }
+        self.push(state, bracket)
+    }
+
+    fn line(&mut self, state: &State, depth: usize) -> Result<(), Error> {
+        if let Some(indent) = self.format.indent {
+            let blanks = indent.saturating_mul(depth);
+            pay(state, blanks)?;
+            self.out.push('\n');
+            self.out.extend(std::iter::repeat_n(' ', blanks));
         }
         Ok(())
     }
 
-    fn open(&mut self, bracket: char) {
-        self.out.push(bracket);
-    }
-
-    fn separate(&mut self, at: usize, depth: usize) {
-        if at > 0 {
-            self.out.push_str(&self.item.clone());
-        }
-        self.line(depth);
-    }
-
-    fn close(&mut self, bracket: char, is_empty: bool, depth: usize) {
-        if !is_empty {
-            self.line(depth);
-        }
-        self.out.push(bracket);
-    }
-
-    fn line(&mut self, depth: usize) {
-        if let Some(indent) = self.indent {
-            self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    }
-
-    fn string(&mut self, text: &str) {
+    fn string(&mut self, state: &State, text: &str) -> Result<(), Error> {
         // JSON of a string cannot fail.
         let json = serde_json::to_string(text).unwrap_or_default();
-        if !self.ensure_ascii {
-            self.out.push_str(&json);
-            return;
+        match self.format.ensure_ascii {
+            true => self.push(state, &escaped(&json)),
+            false => self.push(state, &json),
         }
-        for character in json.chars() {
-            if character.is_ascii() {
-                self.out.push(character);
-            } else {
-                for unit in character.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(self.out, "\\u{unit:04x}");
-                }
+    }
+
+    fn push(&mut self, state: &State, text: &str) -> Result<(), Error> {
+        pay(state, text.len())?;
+        self.out.push_str(text);
+        Ok(())
+    }
+}
+
+/// Pays for so many bytes before they are written, as the template's own output is paid for.
+fn pay(state: &State, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel(1 + bytes as u64 / 64)
+}
+
+/// JSON with every character that is not ASCII as an escape.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character.is_ascii() {
+            out.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "\\u{unit:04x}");
             }
         }
     }
+    out
 }
 
 /// A number as Python writes it: with an exponent where that is below −4 or above 15.
