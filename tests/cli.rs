@@ -299,6 +299,37 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
 }
 
 #[test]
+fn bench_has_a_floor_for_the_products_that_it_measures_and_says_why_there_is_none_for_others() {
+    let bench = |more: &[&str]| {
+        let few = "bench --device cpu --gap 2 --requests 1 --concurrency 1";
+        let arguments: Vec<&str> = few.split(' ').chain(more.iter().copied()).collect();
+        stdout(&arguments)
+    };
+    let floor = |dtype: &str| {
+        let report: Value = serde_json::from_str(&bench(&["--json", "--dtype", dtype])).unwrap();
+        report["floor"].clone()
+    };
+    assert!(floor("f32")["step_ms"].as_f64().unwrap() > 0.0);
+    assert!(floor("q8_0").is_null());
+    let text = bench(&["--dtype", "q8_0"]);
+    assert!(
+        text.contains("floor                   not measured: it is for f32"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_minutes_of_a_selftest_have_a_limit() {
+    for minutes in ["10081", "18446744073709551615", "307445734561825861"] {
+        let error = refusal(&["selftest", "--device", "cpu", "--soak", minutes]);
+        assert!(
+            error.contains("--soak <MINUTES>") && error.contains("10080"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn selftest_without_a_gpu_checks_the_model_and_says_what_it_did_not_run() {
     let report = stdout(&["selftest", "--device", "cpu"]);
     assert!(report.contains("not run  categorical: "), "{report}");

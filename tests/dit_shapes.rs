@@ -1,7 +1,6 @@
 //! The diffusion transformers in shapes that no golden has, with weights of no meaning.
 
 #[path = "support/dit.rs"]
-#[allow(dead_code)]
 mod dit;
 mod support;
 

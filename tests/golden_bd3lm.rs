@@ -1,7 +1,6 @@
 //! BD3-LM against the official implementation: scoring, sampling, and sampling with cached blocks.
 
 #[path = "support/dit.rs"]
-#[allow(dead_code)]
 mod dit;
 mod support;
 

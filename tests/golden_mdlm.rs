@@ -1,7 +1,6 @@
 //! MDLM against the official implementation.
 
 #[path = "support/dit.rs"]
-#[allow(dead_code)]
 mod dit;
 mod support;
 

@@ -1,7 +1,6 @@
 //! SEDD against the official implementation, absorbing and uniform.
 
 #[path = "support/dit.rs"]
-#[allow(dead_code)]
 mod dit;
 mod support;
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
@@ -68,43 +68,34 @@ struct DataOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Likelihood options")]
 struct LikelihoodOptions {
-    /// Draws a window, by each of the two estimators; each draw is a forward
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    draws: usize,
+    /// Draws a window, by each of the two estimators; each draw is a forward [default: 8]
+    #[arg(long, value_name = "N")]
+    draws: Option<usize>,
 }
 
 #[derive(Args)]
 #[command(next_help_heading = "Infill and speed options")]
 struct SpanOptions {
     /// Windows denoised at most, spread evenly over all; each takes up to one forward a masked token
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    decode_windows: usize,
-    /// Tokens a masked span
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    span: usize,
-    /// Shares of a window that are masked to measure infilling
-    #[arg(
-        long,
-        value_name = "RATES",
-        value_delimiter = ',',
-        default_values_t = [0.05, 0.25, 0.5, 0.75, 0.95]
-    )]
-    mask_rates: Vec<f64>,
-    /// Thresholds of the sampler whose speed is measured
-    #[arg(
-        long,
-        value_name = "PROBABILITIES",
-        value_delimiter = ',',
-        default_values_t = [0.5, 0.7, 0.8, 0.9, 0.99]
-    )]
-    thresholds: Vec<f32>,
-    /// Share of a window that is masked to measure speed
-    #[arg(long, value_name = "RATE", default_value_t = 0.5)]
-    speed_mask_rate: f64,
+    /// [default: 4]
+    #[arg(long, value_name = "N")]
+    decode_windows: Option<usize>,
+    /// Tokens a masked span [default: 4]
+    #[arg(long, value_name = "N")]
+    span: Option<usize>,
+    /// Shares of a window that are masked to measure infilling [default: 0.05,0.25,0.5,0.75,0.95]
+    #[arg(long, value_name = "RATES", value_delimiter = ',')]
+    mask_rates: Option<Vec<f64>>,
+    /// Thresholds of the sampler whose speed is measured [default: 0.5,0.7,0.8,0.9,0.99]
+    #[arg(long, value_name = "PROBABILITIES", value_delimiter = ',')]
+    thresholds: Option<Vec<f32>>,
+    /// Share of a window that is masked to measure speed [default: 0.5]
+    #[arg(long, value_name = "RATE")]
+    speed_mask_rate: Option<f64>,
 }
 
 /// Values of `--parts`.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// NELBO, perplexity bound, bits a character and a byte.
     Likelihood,
@@ -116,18 +107,39 @@ enum Part {
 
 impl Part {
     const ALL: [Self; 3] = [Self::Likelihood, Self::Infill, Self::Speed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Likelihood => "likelihood",
+            Self::Infill => "infill",
+            Self::Speed => "speed",
+        }
+    }
 }
 
 /// Runs `unmask eval`.
 pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let (likelihood, infill, speed) = (args.likelihood(), args.infill(), args.speed());
-    likelihood.check()?;
-    infill.check()?;
-    speed.check()?;
-    let texts = read_documents(&args.data)?;
     let spec = checkpoint.spec()?;
+    let uniform = spec.process() == ForwardProcess::Uniform;
+    let measured: Vec<Part> = Part::ALL
+        .into_iter()
+        .filter(|part| args.parts.contains(part) && !(uniform && *part == Part::Speed))
+        .collect();
+    let measures = |part: Part| measured.contains(&part);
+    args.check_options(&measured)?;
+    let (likelihood, infill, speed) = (args.likelihood(), args.infill(), args.speed());
+    if measures(Part::Likelihood) {
+        likelihood.check()?;
+    }
+    if measures(Part::Infill) {
+        infill.check()?;
+    }
+    if measures(Part::Speed) {
+        speed.check()?;
+    }
+    let texts = read_documents(&args.data)?;
     let corpus = Corpus::new(&texts, &*tokenizer, &spec, &args.selection())
         .with_context(|| format!("cannot evaluate on {}", args.data.display()))?;
     if let Some(folder) = &args.out {
@@ -144,10 +156,9 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
         speed: None,
         left_out: Vec::new(),
     };
-    let uniform = spec.process() == ForwardProcess::Uniform;
     let windows = report.data.windows;
     let model = args.model.load(&checkpoint)?;
-    if args.asks_for(Part::Likelihood) {
+    if measures(Part::Likelihood) {
         for estimator in Estimator::ALL {
             if uniform && estimator == Estimator::ExactCount {
                 report.left_out.push(LeftOut {
@@ -169,7 +180,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
                 })?);
         }
     }
-    if args.asks_for(Part::Infill) {
+    if measures(Part::Infill) {
         let name = "infill, one forward".to_owned();
         let forwards = windows * infill.mask_rates.len();
         report.infill = Some(InfillReport {
@@ -180,35 +191,38 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
             decoded: Vec::new(),
         });
     }
-    // One canvas at a time: what is measured must not depend on which canvases happen to share a batch,
-    // whose sums round differently.
-    let config = EngineConfig {
-        max_sequences: 1,
-        ..EngineConfig::default()
-    };
-    let engine = Engine::start(model, config)?;
-    if let Some(report) = &mut report.infill {
-        let name = "infill, default plan".to_owned();
-        let canvases = infill.decode_windows.min(windows) * infill.mask_rates.len();
-        report.decoded = with_progress(name, canvases, |progress| {
-            infill::decoded(&engine, &corpus, &infill, progress)
-        })?;
+    if measures(Part::Infill) || measures(Part::Speed) {
+        // One canvas at a time: what is measured must not depend on which canvases happen to share a
+        // batch, whose sums round differently.
+        let config = EngineConfig {
+            max_sequences: 1,
+            ..EngineConfig::default()
+        };
+        let engine = Engine::start(model, config)?;
+        if let Some(report) = &mut report.infill {
+            let name = "infill, default plan".to_owned();
+            let canvases = infill.decode_windows.min(windows) * infill.mask_rates.len();
+            report.decoded = with_progress(name, canvases, |progress| {
+                infill::decoded(&engine, &corpus, &infill, progress)
+            })?;
+        }
+        if measures(Part::Speed) {
+            let windows = speed.decode_windows.min(windows);
+            let canvases = windows * speed.thresholds.len();
+            report.speed = Some(SpeedReport {
+                span: speed.span,
+                mask_rate: speed.mask_rate,
+                windows,
+                points: with_progress("speed".to_owned(), canvases, |progress| {
+                    speed::evaluate(&engine, &corpus, &speed, progress)
+                })?,
+            });
+        }
     }
-    if args.asks_for(Part::Speed) && uniform {
+    if args.parts.contains(&Part::Speed) && uniform {
         report.left_out.push(LeftOut {
             measure: "speed".to_owned(),
             reason: speed::THRESHOLDS_ARE_FOR_MASKS,
-        });
-    } else if args.asks_for(Part::Speed) {
-        let windows = speed.decode_windows.min(windows);
-        let canvases = windows * speed.thresholds.len();
-        report.speed = Some(SpeedReport {
-            span: speed.span,
-            mask_rate: speed.mask_rate,
-            windows,
-            points: with_progress("speed".to_owned(), canvases, |progress| {
-                speed::evaluate(&engine, &corpus, &speed, progress)
-            })?,
         });
     }
     // Minutes or hours of measurement must survive whatever fails from here on: each way out of them is
@@ -226,8 +240,39 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
 }
 
 impl EvalArgs {
-    fn asks_for(&self, part: Part) -> bool {
-        self.parts.contains(&part)
+    /// Refuses options that no measured part has a use for.
+    fn check_options(&self, measured: &[Part]) -> anyhow::Result<()> {
+        let (likelihood, spans) = (&self.likelihood_options, &self.span_options);
+        let options: [(&str, bool, &[Part]); 6] = [
+            ("draws", likelihood.draws.is_some(), &[Part::Likelihood]),
+            (
+                "decode-windows",
+                spans.decode_windows.is_some(),
+                &[Part::Infill, Part::Speed],
+            ),
+            ("span", spans.span.is_some(), &[Part::Infill, Part::Speed]),
+            ("mask-rates", spans.mask_rates.is_some(), &[Part::Infill]),
+            ("thresholds", spans.thresholds.is_some(), &[Part::Speed]),
+            (
+                "speed-mask-rate",
+                spans.speed_mask_rate.is_some(),
+                &[Part::Speed],
+            ),
+        ];
+        for (option, given, parts) in options {
+            if !given || parts.iter().any(|part| measured.contains(part)) {
+                continue;
+            }
+            let names: Vec<&str> = parts.iter().map(|part| part.name()).collect();
+            let names = names.join(" or ");
+            // What was asked for and is not measured, the process of the model rules out.
+            if parts.iter().any(|part| self.parts.contains(part)) {
+                let reason = speed::THRESHOLDS_ARE_FOR_MASKS;
+                bail!("--{option} is for --parts {names}, not measured of this model: {reason}");
+            }
+            bail!("--{option} is for --parts {names}");
+        }
+        Ok(())
     }
 
     fn selection(&self) -> Selection {
@@ -242,27 +287,31 @@ impl EvalArgs {
     fn likelihood(&self) -> likelihood::Settings {
         likelihood::Settings {
             groups: 1,
-            strata: self.likelihood_options.draws,
+            strata: self.likelihood_options.draws.unwrap_or(8),
             seed: self.seed,
             ..likelihood::Settings::default()
         }
     }
 
     fn infill(&self) -> infill::Settings {
+        let options = &self.span_options;
+        let rates = options.mask_rates.clone();
         infill::Settings {
-            mask_rates: self.span_options.mask_rates.clone(),
-            span: self.span_options.span,
-            decode_windows: self.span_options.decode_windows,
+            mask_rates: rates.unwrap_or_else(|| vec![0.05, 0.25, 0.5, 0.75, 0.95]),
+            span: options.span.unwrap_or(4),
+            decode_windows: options.decode_windows.unwrap_or(4),
             seed: self.seed,
         }
     }
 
     fn speed(&self) -> speed::Settings {
+        let options = &self.span_options;
+        let thresholds = options.thresholds.clone();
         speed::Settings {
-            thresholds: self.span_options.thresholds.clone(),
-            mask_rate: self.span_options.speed_mask_rate,
-            span: self.span_options.span,
-            decode_windows: self.span_options.decode_windows,
+            thresholds: thresholds.unwrap_or_else(|| vec![0.5, 0.7, 0.8, 0.9, 0.99]),
+            mask_rate: options.speed_mask_rate.unwrap_or(0.5),
+            span: options.span.unwrap_or(4),
+            decode_windows: options.decode_windows.unwrap_or(4),
             seed: self.seed,
         }
     }

@@ -17,10 +17,13 @@ pub struct SelftestArgs {
     /// What to test
     #[arg(long, value_enum, default_value_t)]
     device: DeviceChoice,
-    /// Repeat the checks until so many minutes have passed
-    #[arg(long, value_name = "MINUTES")]
+    /// Repeat the checks until so many minutes have passed, at most 10080 (a week)
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(..=LONGEST_SOAK))]
     soak: Option<u64>,
 }
+
+/// A week, in minutes.
+const LONGEST_SOAK: u64 = 7 * 24 * 60;
 
 /// What became of the checks so far.
 #[derive(Default)]

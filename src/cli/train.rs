@@ -7,6 +7,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::diffusion::Schedule;
 use unmask::models::ForwardProcess;
+use unmask::train::checkpoint::{load_config, state_path};
 use unmask::train::run::Event;
 use unmask::train::{
     self, Initial, ModelDtype, Objective, Packing, Precision, TimeSampling, TrainConfig,
@@ -183,13 +184,19 @@ fn parse_device(text: &str) -> Result<TrainDevice, String> {
 }
 
 impl TrainArgs {
-    /// The settings; a network's size that is not given is that of the checkpoint in --init, if there is
-    /// one.
+    /// The settings. With --init, a network's size that is not given is that of the checkpoint; a resumed
+    /// run has taken it over already, and the checkpoint may be gone.
     fn config(self) -> Result<TrainConfig, TrainError> {
         let args = self;
         let mut base = TrainConfig::new(args.data, args.valid, args.out);
         if let Some(init) = &args.init {
-            base = base.starting_from(&Initial::open(init)?);
+            base = match args.resume {
+                true => {
+                    let saved = load_config(&state_path(&base.out))?;
+                    base.continuing(&saved)
+                }
+                false => base.starting_from(&Initial::open(init)?),
+            };
         }
         Ok(TrainConfig {
             pairs: args.pairs,

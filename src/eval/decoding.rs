@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::scorer::MaskedTarget;
-use super::{EvalError, Target};
+use super::EvalError;
+use super::spans::MaskedWindow;
 use crate::canvas::Canvas;
 use crate::decode::{DecodePlan, Sampling};
 use crate::engine::{Engine, Event, Generation, GenerationError};
@@ -22,9 +22,12 @@ pub(super) fn check_windows(windows: usize) -> Result<(), EvalError> {
     }
 }
 
-/// `plan` without randomness: the most probable tokens, no filters; guidance stays.
+/// `plan` with the most probable tokens, no filters, and candidates ranked by their scores alone; guidance
+/// stays. Random draws that are the sampler itself remain: scores that are random, slots that a reverse
+/// process masks again or draws anew.
 pub(super) fn greedy(plan: &DecodePlan) -> DecodePlan {
     DecodePlan {
+        score_temperature: 0.0,
         sampling: Sampling {
             guidance_scale: plan.sampling.guidance_scale,
             ..Sampling::default()
@@ -33,23 +36,26 @@ pub(super) fn greedy(plan: &DecodePlan) -> DecodePlan {
     }
 }
 
-/// Denoises every canvas by `plan`; each finished canvas with the number of its forwards, in order.
+/// Denoises every window by `plan` with the window's own seed; each finished canvas with the number of its
+/// forwards, in order.
 pub(super) fn denoise(
     engine: &Engine,
-    canvases: impl IntoIterator<Item = Result<Canvas, EvalError>>,
+    windows: &[MaskedWindow],
     plan: &DecodePlan,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<(Canvas, usize)>, EvalError> {
     let mut finished = Vec::new();
     let mut waiting: VecDeque<Generation> = VecDeque::new();
-    for canvas in canvases {
+    let mut plan = plan.clone();
+    for window in windows {
         if waiting.len() == IN_FLIGHT
             && let Some(generation) = waiting.pop_front()
         {
             finished.push(finish(generation)?);
             progress(1);
         }
-        waiting.push_back(engine.submit(canvas?, plan)?);
+        plan.sampling.seed = window.seed;
+        waiting.push_back(engine.submit(window.canvas(engine.blank())?, &plan)?);
     }
     for generation in waiting {
         finished.push(finish(generation)?);
@@ -69,25 +75,29 @@ fn finish(mut generation: Generation) -> Result<(Canvas, usize), EvalError> {
     }
 }
 
-/// Whether greedy denoising of all scored slots of `target`, one a step in order of confidence, gives
-/// exactly its tokens (`suffix_greedy_prediction` of ML-GSAI/LLaDA's eval_llada.py, but the mask token
-/// is never predicted).
-///
-/// # Errors
-/// If the target does not fit the model, or the engine fails.
-pub fn is_greedy(engine: &Engine, target: &Target, guidance_scale: f32) -> Result<bool, EvalError> {
-    let spec = engine.spec();
-    target.check(spec)?;
-    let sequence = MaskedTarget {
-        target,
-        masked: &target.slots,
-        seed: 0,
-    };
-    let canvas = sequence.canvas(engine.blank())?;
-    let mut plan = DecodePlan::default();
-    plan.sampling.guidance_scale = guidance_scale;
-    let finished = denoise(engine, [Ok(canvas)], &plan, &mut |_| ())?;
-    Ok(finished
-        .iter()
-        .all(|(canvas, _)| canvas.tokens().eq(target.tokens.iter().copied())))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_greedy_plan_keeps_the_sampler_and_drops_what_makes_its_choices_random() {
+        let plan = DecodePlan {
+            steps: Some(7),
+            score_temperature: 0.4,
+            sampling: Sampling {
+                temperature: 0.9,
+                top_k: Some(5),
+                guidance_scale: 1.5,
+                ..Sampling::default()
+            },
+            ..DecodePlan::default()
+        };
+        let greedy = greedy(&plan);
+        assert_eq!((greedy.steps, greedy.score_temperature), (Some(7), 0.0));
+        assert_eq!(greedy.sampling.guidance_scale, 1.5);
+        assert_eq!(
+            (greedy.sampling.temperature, greedy.sampling.top_k),
+            (0.0, None)
+        );
+    }
 }

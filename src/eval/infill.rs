@@ -2,7 +2,8 @@
 //!
 //! At each rate, random spans of every window are masked. The same spans are predicted in two ways: by a
 //! single forward, whose most probable token of each slot is taken, and, for fewer windows since it takes
-//! many forwards, by denoising with the model's default plan. Both are greedy.
+//! many forwards, by denoising with the model's default plan. Both take the most probable tokens. For a
+//! model of the uniform process, masked slots begin as random tokens, others in every window.
 //!
 //! Every token, or span, weighs the same; intervals are over documents.
 
@@ -24,7 +25,7 @@ pub struct Settings {
     pub span: usize,
     /// Windows that are denoised at most, spread evenly over the corpus; at least 1.
     pub decode_windows: usize,
-    /// Seed of the spans' places.
+    /// Seed of the spans' places, and for each window of the draws of its denoising.
     pub seed: u64,
 }
 
@@ -126,8 +127,7 @@ pub fn decoded(
         settings.decode_windows,
         settings,
         |mask_rate, windows| {
-            let canvases = windows.iter().map(|window| window.canvas(engine.blank()));
-            let finished = decoding::denoise(engine, canvases, &plan, progress)?;
+            let finished = decoding::denoise(engine, windows, &plan, progress)?;
             let filled: Vec<Filled> = windows
                 .iter()
                 .zip(&finished)

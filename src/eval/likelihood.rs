@@ -10,8 +10,8 @@
 //!
 //! where M is the set of masked slots. The second line is the first with t integrated out, given the
 //! number of masked slots. A model of the uniform process has a loss at every slot, which is not a function
-//! of M alone; only the first line carries over to it. Prompt slots are never masked, and what is bounded is −ln p(target | prompt),
-//! given its length.
+//! of M alone; only the first line carries over to it. Prompt slots are never masked, and what is bounded
+//! is −ln p(target | prompt), given its length.
 
 use serde::Serialize;
 

@@ -28,7 +28,6 @@ mod uniform;
 mod words;
 
 pub use corpus::{Corpus, Document, Selection, Window};
-pub use decoding::is_greedy;
 pub use error::EvalError;
 pub use measure::Measure;
 pub use report::{DataReport, InfillReport, LeftOut, Report, SpeedReport};

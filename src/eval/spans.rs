@@ -16,8 +16,10 @@ pub(super) struct MaskedWindow<'a> {
     window: &'a Window,
     /// The spans, from left to right. Neighbours may touch.
     pub spans: Vec<Range<usize>>,
+    /// Seed of the window's own draws: of the noise that masked slots hold where there is no mask token,
+    /// and of its denoising.
+    pub seed: u64,
     masked: Vec<usize>,
-    seed: u64,
 }
 
 impl MaskedWindow<'_> {
@@ -47,8 +49,8 @@ impl MaskedWindow<'_> {
 }
 
 /// At most `limit` windows of `corpus`, spread evenly, each with spans of `length` tokens masked such
-/// that their tokens make up about `rate` of it, at least one span. Seeded by (`seed`, `index` of the
-/// rate, the window's place in the corpus): a smaller limit leaves the spans of a window as they are.
+/// that their tokens make up about `rate` of it, at least one span. A window's spans and its own seed are
+/// drawn by (`seed`, `index` of the rate, its place in the corpus): a smaller limit leaves them as they are.
 pub(super) fn masked_windows<'a>(
     corpus: &'a Corpus,
     limit: usize,
@@ -68,8 +70,8 @@ pub(super) fn masked_windows<'a>(
                 document,
                 window,
                 spans,
+                seed: words.bits(),
                 masked,
-                seed,
             }
         })
         .collect()

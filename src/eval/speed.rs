@@ -27,7 +27,7 @@ pub struct Settings {
     pub span: usize,
     /// Windows that are denoised at most, spread evenly over the corpus; at least 1.
     pub decode_windows: usize,
-    /// Seed of the spans' places.
+    /// Seed of the spans' places, and for each window of the draws of its denoising.
     pub seed: u64,
 }
 
@@ -93,8 +93,7 @@ pub fn evaluate(
                 budget: Budget::Threshold(threshold),
                 ..decoding::greedy(&spec.default_plan)
             };
-            let canvases = windows.iter().map(|window| window.canvas(engine.blank()));
-            let finished = decoding::denoise(engine, canvases, &plan, progress)?;
+            let finished = decoding::denoise(engine, &windows, &plan, progress)?;
             let results = || windows.iter().zip(&finished);
             let tokens_per_forward = results().map(|(window, (_, steps))| {
                 let masked = window.masked().len() as f64;

@@ -18,7 +18,7 @@ impl Words {
     }
 
     /// 64 random bits.
-    fn bits(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         let words = self.draws.quad(self.next / 2);
         let at = 2 * (self.next % 2) as usize;
         self.next += 1;

@@ -3,6 +3,11 @@
 use super::draws::Stream;
 use crate::diffusion::{Error, Noise, Process, Schedule};
 
+/// The strongest signal of the uniform process that has a loss: its square and its products with a
+/// vocabulary's size stay far below the largest f32. What weaker noise adds to the bound of a slot whose
+/// token has the probability p is at most 1/(p · 10¹⁶) nats.
+const MAX_SIGNAL: f64 = 1e16;
+
 /// Windows before they are noised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Windows {
@@ -83,7 +88,8 @@ pub struct Batch {
     /// The objective's weight of each window, `[windows]`.
     pub weights: Vec<f32>,
     /// For the uniform process K α/(1 − α) of each window, `[windows]`: by how much its own token is
-    /// likelier to be seen at a slot than another one is, less 1. Empty for the absorbing process.
+    /// likelier to be seen at a slot than another one is, less 1; 0 where the weight is. Empty for the
+    /// absorbing process.
     pub signal: Vec<f32>,
     /// The first slots of texts that see only themselves: ascending indices into `noisy`. Each window
     /// begins one.
@@ -95,7 +101,8 @@ impl Batch {
     /// drawn for each of these slots, in order.
     ///
     /// The weight of a window is that of the continuous-time NELBO: −α′/(1 − α) on the cross-entropy of
-    /// masked slots, or −α′/(α K) on the divergence of the uniform process, 0 where α = 0.
+    /// masked slots, or −α′/(α K) on the divergence of the uniform process. The latter is 0 where α = 0,
+    /// and where so little is noised (K α/(1 − α) > 10¹⁶) that f32 cannot hold the divergence's terms.
     ///
     /// # Errors
     /// [`Error::TimeOutOfRange`], or [`Error::StateOutOfRange`] for a token that is no state of `process`.
@@ -125,15 +132,18 @@ impl Batch {
                     scored.push(slot as u32);
                 }
             }
-            let weight = match absorbing {
-                true => schedule.weight(time),
-                false if level.alpha() == 0.0 => 0.0,
-                false => schedule.rate(time) / process.states() as f64,
-            };
-            weights.push(weight as f32);
-            if !absorbing {
-                signal.push(process.signal(level) as f32);
+            if absorbing {
+                weights.push(schedule.weight(time) as f32);
+                continue;
             }
+            // Infinite where nothing is noised.
+            let ratio = process.signal(level);
+            let weight = match level.alpha() > 0.0 && ratio <= MAX_SIGNAL {
+                true => (schedule.rate(time) / process.states() as f64) as f32,
+                false => 0.0,
+            };
+            weights.push(weight);
+            signal.push(if weight > 0.0 { ratio as f32 } else { 0.0 });
         }
         Ok(Self {
             context,

@@ -136,6 +136,9 @@ pub enum TrainError {
         /// The value given now.
         given: String,
     },
+    /// The settings cannot be written as a state holds them.
+    #[error("the settings cannot be written as JSON, as a saved run holds them: {0}")]
+    UnwritableSettings(serde_json::Error),
     /// The saved state or the log is damaged.
     #[error("{} is damaged: {reason}", path.display())]
     CorruptState {

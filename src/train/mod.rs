@@ -18,6 +18,9 @@
 //! | [`throughput`] | operations of a step, and how many the machine does a second |
 //! | [`trainer`] | one training step, one validation |
 //! | [`run`](mod@run) | the loop of `unmask train`: logging, validation, checkpoints |
+//! | [`log`] | `log.jsonl`: a line a step and a validation, read again when a run is resumed |
+//! | [`plot`] | `loss.svg`: the losses of a log, drawn |
+//! | [`error`] | what can go wrong, said so that a person knows what to do |
 //!
 //! Two processes noise the text: the absorbing one, which masks tokens, and the uniform one, which
 //! replaces them by random ones. The network is the same and is not told the noise level: a masked slot

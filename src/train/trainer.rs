@@ -355,11 +355,11 @@ impl Trainer {
 
 /// Compares the settings that decide the course of a run with the saved ones. Paths, precision and
 /// the cadence of validations and saves may change, and with a new schedule what the learning rate
-/// follows.
+/// follows. The checkpoint that a run started from is not looked at again.
 ///
 /// # Errors
 /// [`TrainError::ResumeMismatch`] names the first setting that differs; [`TrainError::Setting`] when a
-/// new schedule ends at or before the step reached.
+/// new schedule ends at or before the step reached; [`TrainError::UnwritableSettings`].
 pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainError> {
     fn same<T: PartialEq + std::fmt::Debug>(
         field: &str,
@@ -377,10 +377,13 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
     }
     let new_lr_schedule = given.new_lr_schedule;
     // The saved settings went through JSON, which may move a number by its last digit.
-    let reread = serde_json::to_string(given).and_then(|text| serde_json::from_str(&text));
-    let given: &TrainConfig = reread.as_ref().unwrap_or(given);
+    let given: &TrainConfig = &serde_json::to_string(given)
+        .and_then(|text| serde_json::from_str(&text))
+        .map_err(TrainError::UnwritableSettings)?;
     let saved = &state.config;
-    same("init", &saved.init, &given.init)?;
+    if saved.init.is_some() != given.init.is_some() {
+        same("init", &saved.init, &given.init)?;
+    }
     let vocab = state.shape.vocab;
     same("vocab-size", vocab, given.vocab_size.unwrap_or(vocab))?;
     let shapes = (saved.shape(0), given.shape(0));

@@ -1,7 +1,10 @@
 //! Infill accuracy and speed of a model that knows the text.
 
+use unmask::canvas::TokenId;
+use unmask::decode::preset;
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::{Corpus, Selection, infill, speed};
+use unmask::models::{Corruption, RaggedBatch};
 use unmask::text::ByteTokenizer;
 
 use crate::oracle::Oracle;
@@ -67,4 +70,83 @@ fn the_threshold_decides_how_many_tokens_a_forward_commits() {
     );
     assert_eq!(points[1].tokens_per_forward.value, 1.0);
     assert!(points.iter().all(|point| point.token_accuracy.value == 1.0));
+}
+
+/// Forwards that the uniform model below takes a canvas.
+const STEPS: usize = 4;
+
+/// A model of the uniform process.
+fn uniform() -> Oracle {
+    let mut model = Oracle::new(TEXT, 9.0, 0);
+    model.spec.corruption = Corruption::Uniform;
+    let preset = preset::by_name("uniform-ancestral").unwrap();
+    model.spec.default_plan = preset.plan().clone();
+    model.spec.default_plan.steps = Some(STEPS);
+    model
+}
+
+/// Three equal windows, nine tenths of each masked, twice.
+fn uniform_settings(seed: u64) -> infill::Settings {
+    infill::Settings {
+        mask_rates: vec![0.9, 0.9],
+        span: 3,
+        decode_windows: 3,
+        seed,
+    }
+}
+
+/// The tokens of every sequence of the batches.
+fn sequences<'a>(batches: impl IntoIterator<Item = &'a RaggedBatch>) -> Vec<Vec<TokenId>> {
+    let of_batch = |batch: &'a RaggedBatch| {
+        let segments = batch.segments().iter();
+        segments.map(|segment| batch.tokens()[segment.rows.clone()].to_vec())
+    };
+    batches.into_iter().flat_map(of_batch).collect()
+}
+
+/// No two of the sequences, each of which is [`TEXT`] with noise, have the same noise.
+fn assert_noise_is_never_the_same(sequences: &[Vec<TokenId>]) {
+    let noise = |token: TokenId, text: u8| token != TokenId::from(text);
+    for (place, a) in sequences.iter().enumerate() {
+        for b in &sequences[..place] {
+            let both = a.iter().zip(b).zip(TEXT);
+            let both = both.filter(|((a, b), text)| noise(**a, **text) && noise(**b, **text));
+            let (same, apart): (Vec<_>, Vec<_>) = both.partition(|((a, b), _)| a == b);
+            assert!(apart.len() > 20 && same.len() < 5, "{a:?} {b:?}");
+        }
+    }
+}
+
+#[test]
+fn every_window_of_the_uniform_process_has_noise_of_its_own_at_every_mask_rate() {
+    let model = uniform();
+    let corpus = oracle_corpus(&model);
+    for seed in [1, 2] {
+        infill::one_forward(&model, &corpus, &uniform_settings(seed), &mut |_| ()).unwrap();
+    }
+    let seen = sequences(model.seen.lock().unwrap().iter());
+    assert_eq!(seen.len(), 3 * 2 * 2, "windows, mask rates, seeds");
+    assert_noise_is_never_the_same(&seen);
+}
+
+#[test]
+fn the_seed_decides_what_denoising_draws_in_every_window() {
+    let run = |seed| {
+        let model = uniform();
+        let corpus = oracle_corpus(&model);
+        let seen = model.seen.clone();
+        let config = EngineConfig {
+            max_sequences: 1,
+            ..EngineConfig::default()
+        };
+        let engine = Engine::start(Box::new(model), config).unwrap();
+        infill::decoded(&engine, &corpus, &uniform_settings(seed), &mut |_| ()).unwrap();
+        let seen = seen.lock().unwrap();
+        // A canvas begins as noise.
+        sequences(seen.iter().step_by(STEPS))
+    };
+    let (first, second) = (run(1), run(2));
+    assert_eq!(first.len(), 3 * 2, "windows, mask rates");
+    assert_eq!(first, run(1));
+    assert_noise_is_never_the_same(&[first, second].concat());
 }

@@ -65,12 +65,13 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     let folder = tempfile::tempdir().unwrap();
     let data = text_file(folder.path());
     let out = folder.path().join("new/results");
-    let run = |more: &[&str]| {
-        let output = eval("llada", &data, &[SMALL, more].concat());
+    let alone = |options: &[&str]| {
+        let output = eval("llada", &data, options);
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{errors}");
         String::from_utf8(output.stdout).unwrap()
     };
+    let run = |more: &[&str]| alone(&[SMALL, more].concat());
     let printed = run(&["--json", "--out", out.to_str().unwrap()]);
     assert_eq!(printed, run(&["--json"]));
     let written = std::fs::read_to_string(out.join("eval.json")).unwrap();
@@ -160,8 +161,9 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     ] {
         assert!(table.contains(part), "{part}: {table}");
     }
-    let likelihood_only: Value =
-        serde_json::from_str(&run(&["--json", "--parts", "likelihood"])).unwrap();
+    let options = "--context 24 --draws 2 --json --parts likelihood";
+    let options: Vec<&str> = options.split(' ').collect();
+    let likelihood_only: Value = serde_json::from_str(&alone(&options)).unwrap();
     assert_eq!(likelihood_only["likelihood"], report["likelihood"]);
     assert!(likelihood_only["infill"].is_null());
 }
@@ -239,6 +241,55 @@ fn the_command_says_what_is_wrong_with_its_input() {
     ];
     for (model, data, options, expected) in cases {
         let output = eval(model, data, options);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{expected}");
+        assert!(errors.contains(expected), "{expected}: {errors}");
+    }
+}
+
+#[test]
+fn an_option_of_a_part_that_is_not_measured_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = text_file(folder.path());
+    for (parts, option, value, expected) in [
+        (
+            "infill",
+            "--draws",
+            "7",
+            "--draws is for --parts likelihood",
+        ),
+        (
+            "infill",
+            "--thresholds",
+            "0.3",
+            "--thresholds is for --parts speed",
+        ),
+        (
+            "likelihood,infill",
+            "--speed-mask-rate",
+            "0.3",
+            "--speed-mask-rate is for --parts speed",
+        ),
+        (
+            "likelihood,speed",
+            "--mask-rates",
+            "0.3",
+            "--mask-rates is for --parts infill",
+        ),
+        (
+            "likelihood",
+            "--span",
+            "3",
+            "--span is for --parts infill or speed",
+        ),
+        (
+            "likelihood",
+            "--decode-windows",
+            "3",
+            "--decode-windows is for --parts infill or speed",
+        ),
+    ] {
+        let output = eval("llada", &data, &["--parts", parts, option, value]);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{expected}");
         assert!(errors.contains(expected), "{expected}: {errors}");

@@ -1,6 +1,6 @@
 //! A model whose answers are known.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use unmask::canvas::TokenId;
@@ -14,7 +14,7 @@ pub struct Oracle {
     pub spec: ModelSpec,
     pub text: Vec<TokenId>,
     logit: f32,
-    pub seen: Mutex<Vec<RaggedBatch>>,
+    pub seen: Arc<Mutex<Vec<RaggedBatch>>>,
 }
 
 impl Oracle {
@@ -27,7 +27,7 @@ impl Oracle {
             },
             text: text.iter().map(|byte| TokenId::from(*byte)).collect(),
             logit,
-            seen: Mutex::default(),
+            seen: Arc::default(),
         }
     }
 }

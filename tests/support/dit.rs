@@ -1,4 +1,6 @@
 //! What the tests of the diffusion transformers share.
+// Each binary uses a part of it.
+#![allow(dead_code)]
 
 use std::collections::HashMap;
 

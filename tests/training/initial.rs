@@ -47,6 +47,52 @@ fn a_run_starts_from_the_weights_and_the_tokenizer_of_a_checkpoint() {
 }
 
 #[test]
+fn a_resumed_run_needs_its_initial_checkpoint_no_more() {
+    let (first, mut second) = runs();
+    let command = |steps: &str, init: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unmask"));
+        command
+            .args(["train", "--batch", "2", "--steps", steps, "--init"])
+            .arg(init)
+            .arg("--data")
+            .arg(&second.config.data[0])
+            .arg("--valid")
+            .arg(&second.config.valid)
+            .arg("--out")
+            .arg(&second.config.out);
+        command
+    };
+    let done = |mut command: Command| {
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+    };
+    done(command("2", &first.config.out));
+    // The same checkpoint by another path, and none at all.
+    let name = first.config.out.file_name().unwrap();
+    let mut resumed = command("3", &first.config.out.join("..").join(name));
+    resumed.args(["--resume", "--new-lr-schedule"]);
+    done(resumed);
+    fs::remove_dir_all(&first.config.out).unwrap();
+    let mut resumed = command("4", &first.config.out);
+    resumed.args(["--resume", "--new-lr-schedule"]);
+    done(resumed);
+    let state = load_state(&state_path(&second.config.out)).unwrap();
+    assert_eq!(state.progress.step, 4);
+
+    second.config.resume = true;
+    second.config.out = second.path("elsewhere");
+    let mut nowhere = second.command();
+    nowhere.arg("--resume").arg("--init").arg(&first.config.out);
+    let stderr = nowhere.output().unwrap().stderr;
+    let stderr = String::from_utf8_lossy(&stderr);
+    assert!(
+        stderr.contains("holds no training state to resume"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn the_shape_of_a_checkpoint_need_not_be_repeated() {
     let (first, second) = runs();
     let mut command = Command::new(env!("CARGO_BIN_EXE_unmask"));

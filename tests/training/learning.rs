@@ -29,18 +29,29 @@ fn the_loss_falls() {
 
 #[test]
 fn the_bound_falls_with_every_objective_time_sampling_and_schedule() {
-    let changes: [fn(&mut TrainConfig); 5] = [
+    let changes: [fn(&mut TrainConfig); 7] = [
         |c| c.objective = Objective::CrossEntropy,
         |c| c.time_sampling = TimeSampling::Uniform,
         |c| c.schedule = Schedule::MaskGit,
         |c| c.schedule = Schedule::polynomial(2.0).unwrap(),
         |c| c.schedule = Schedule::geometric(1e-3, 20.0).unwrap(),
+        // Times at which nothing is noised, or next to nothing.
+        |c| {
+            c.process = ForwardProcess::Uniform;
+            c.schedule = "table:1,1,0".parse().unwrap();
+        },
+        |c| {
+            c.process = ForwardProcess::Uniform;
+            c.schedule = Schedule::polynomial(16.0).unwrap();
+        },
     ];
-    let reference = Case::new().trainer();
     for (index, change) in changes.iter().enumerate() {
         let mut case = Case::new();
         change(&mut case.config);
         let trainer = case.trainer();
+        let mut reference = Case::new();
+        reference.config.process = case.config.process;
+        let reference = reference.trainer();
         assert!(
             trainer.data().valid == reference.data().valid,
             "runs compare"

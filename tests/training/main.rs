@@ -107,8 +107,9 @@ impl Case {
         Trainer::new(self.config.clone(), data).unwrap()
     }
 
-    /// Starts the run and kills it when its log has so many lines.
-    fn kill_after(&self, mut command: Command, lines: usize) {
+    /// Starts the run and kills it when its log has so many lines; the step of the state that is left, which
+    /// is the last one if the run came to its end before.
+    fn kill_after(&self, mut command: Command, lines: usize) -> u64 {
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let log = self.config.out.join("log.jsonl");
         while fs::read_to_string(&log).unwrap_or_default().lines().count() < lines {
@@ -119,6 +120,8 @@ impl Case {
         }
         child.kill().unwrap();
         child.wait().unwrap();
+        let state = load_state(&state_path(&self.config.out)).unwrap();
+        state.progress.step
     }
 
     /// Trains so many steps and leaves the run resumable, as if it had been killed.

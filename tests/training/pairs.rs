@@ -100,45 +100,49 @@ fn a_pair_weighs_as_much_as_another_whatever_its_prompts_length() {
 }
 
 #[test]
-fn a_model_is_fine_tuned_on_pairs_and_served() {
+fn a_model_fine_tuned_on_pairs_gives_the_learned_answers_and_ends_there() {
     let mut base = Case::new();
     base.config.context = 40;
+    base.config.hidden = 64;
     base.config.steps = 10;
     base.run().unwrap();
     let mut case = Case::on_pairs();
     case.config.vocab_size = None;
+    case.config.hidden = 64;
     case.config.init = Some(base.config.out.clone());
-    case.config.lr = 1e-2;
-    case.config.steps = 120;
+    case.config.lr = 3e-3;
+    case.config.steps = 800;
     let mut validations = Vec::new();
     let trained = train::run(case.config.clone(), |event| {
         if let Event::Validated(validation) = event {
             validations.push(validation.nats_per_token);
         }
     });
-    assert_eq!(
-        trained.unwrap().shape().vocab,
-        300,
-        "the checkpoint's tokenizer"
-    );
+    let trained = trained.unwrap();
+    assert_eq!(trained.shape().vocab, 300, "the checkpoint's tokenizer");
     let (first, last) = (validations[0], validations[validations.len() - 1]);
     assert!(last < 0.25 * first, "{validations:?}");
-    let output = Command::new(env!("CARGO_BIN_EXE_unmask"))
-        .args([
-            "generate",
-            "What is the fox like? ",
-            "--gap",
-            "16",
-            "--model",
-        ])
-        .arg(&case.config.out)
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.starts_with("What is the fox like? "), "{text}");
+    for (animal, colour) in [
+        ("cat", "red"),
+        ("dog", "blue"),
+        ("bear", "green"),
+        ("fox", "grey"),
+    ] {
+        let prompt = format!("What is the {animal} like? ");
+        // A whole window, as in training: the slots after the answer are the end.
+        let encoded = trained.data().tokenizer.encode(prompt.as_str(), false);
+        let gap = (40 - encoded.unwrap().len()).to_string();
+        let output = Command::new(env!("CARGO_BIN_EXE_unmask"))
+            .args(["generate", &prompt, "--gap", &gap, "--model"])
+            .arg(&case.config.out)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text, format!("{prompt}It is {colour}.\n"));
+    }
 
     case.config.resume = true;
-    assert_eq!(case.run().unwrap().progress().step, 120);
+    assert_eq!(case.run().unwrap().progress().step, 800);
     case.config.truncate_pairs = true;
     assert!(case.fails().contains("cannot resume: truncate-pairs"));
 }

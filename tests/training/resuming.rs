@@ -1,18 +1,24 @@
+use unmask::train::trainer::check_same_run;
+
 use super::*;
 
 #[test]
 fn a_run_killed_at_any_moment_resumes_to_the_same_curve_bit_for_bit() {
-    let whole = Case::new();
+    let mut whole = Case::new();
+    whole.config.steps = 200;
     let expected = whole.run().unwrap();
 
     let mut killed = Case::new();
-    for lines in [1, 30, 55] {
+    killed.config.steps = 200;
+    let mut reached = Vec::new();
+    for lines in [1, 60, 120] {
         let mut command = killed.command();
         if state_path(&killed.config.out).exists() {
             command.arg("--resume");
         }
-        killed.kill_after(command, lines);
+        reached.push(killed.kill_after(command, lines));
     }
+    assert!(reached.iter().any(|step| *step < 200), "{reached:?}");
     killed.config.resume = true;
     let resumed = killed.run().unwrap();
     assert!(resumed.weights() == expected.weights());
@@ -25,9 +31,11 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_curve_bit_for_bit() {
 #[test]
 fn a_run_resumed_with_other_cadences_keeps_the_best_model_and_its_loss() {
     let mut case = Case::new();
+    case.config.steps = 200;
     (case.config.save_every, case.config.valid_every) = (40, 20);
     // The start, 20 steps and their validation, and a few steps on: step 20 is no save of the schedule.
-    case.kill_after(case.command(), 1 + 20 + 1 + 3);
+    let reached = case.kill_after(case.command(), 1 + 20 + 1 + 3);
+    assert!(reached < 200, "{reached}");
     let best = || -> Vec<(u64, f64)> {
         let lines = log(&case.config.out);
         let best = lines.iter().filter(|line| line["best"] == true);
@@ -38,7 +46,6 @@ fn a_run_resumed_with_other_cadences_keeps_the_best_model_and_its_loss() {
         .collect()
     };
     let state = load_state(&state_path(&case.config.out)).unwrap();
-    let reached = state.progress.step;
     assert!(reached >= 20, "saved with the best model of step 20");
     let mut before = best();
     before.retain(|(step, _)| *step <= reached);
@@ -234,4 +241,23 @@ fn a_damaged_state_is_refused() {
     }
     fs::write(&path, &good).unwrap();
     case.run().unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn settings_that_a_state_cannot_hold_are_refused_when_they_are_compared() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let mut case = Case::new();
+    case.stop_at(1);
+    let state = load_state(&state_path(&case.config.out)).unwrap();
+    let name = std::ffi::OsString::from_vec(b"caf\xe9.txt".to_vec());
+    case.config.data = vec![name.into()];
+    let error = check_same_run(&state, &case.config)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("the settings cannot be written as JSON"),
+        "{error}"
+    );
 }

@@ -1,3 +1,6 @@
+use std::io::{BufRead, BufReader};
+use std::process::Child;
+
 use super::*;
 
 /// A short run on the uniform process.
@@ -111,6 +114,13 @@ fn a_model_of_the_uniform_process_learns_and_is_validated_evaluated_and_sampled(
         table.contains("random tokens") && table.contains("speed: not measured"),
         "{table}"
     );
+    let mut arguments = vec!["eval", "--device", "cpu", "--model", model, "--data", valid];
+    arguments.extend(["--thresholds", "0.3"]);
+    let (_, error) = unmask(&arguments);
+    assert!(
+        error.contains("--thresholds is for --parts speed, not measured of this model"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -164,4 +174,72 @@ fn every_slot_has_a_loss_and_noise_is_any_token() {
     );
     let distinct: BTreeSet<u32> = tokens.iter().copied().collect();
     assert!(distinct.len() > 290, "{}", distinct.len());
+}
+
+/// A server of a model; it ends with the test.
+struct Server {
+    process: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(model: &Path) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_unmask"))
+            .args(["serve", "--device", "cpu", "--port", "0", "--model"])
+            .arg(model)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let url = line.strip_prefix("listening on ").map(str::trim_end);
+        let url = url.unwrap_or_default().to_owned();
+        Self { process, url }
+    }
+
+    fn complete(&self, request: &Value) -> Value {
+        let answer = reqwest::blocking::Client::new()
+            .post(format!("{}/v1/completions", self.url))
+            .json(request)
+            .send()
+            .unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.json().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // What fails here has ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn trained_models_of_both_processes_are_served() {
+    let mut absorbing = Case::new();
+    absorbing.config.steps = 20;
+    absorbing.run().unwrap();
+    for case in [absorbing, trained()] {
+        let server = Server::start(&case.config.out);
+        let request = |seed: u64| {
+            serde_json::json!({
+                "prompt": "the cat",
+                "max_tokens": 8,
+                "seed": seed,
+                "temperature": 1.0,
+                "diffusion": {"steps": 4},
+            })
+        };
+        let answer = server.complete(&request(1));
+        let text = |answer: &Value| answer["choices"][0]["text"].as_str().unwrap().to_owned();
+        assert!(!text(&answer).is_empty(), "{answer}");
+        assert_eq!(answer["diffusion"]["steps"], 4, "{answer}");
+        assert_eq!(text(&server.complete(&request(1))), text(&answer), "seeded");
+        assert_ne!(text(&server.complete(&request(2))), text(&answer), "drawn");
+    }
 }

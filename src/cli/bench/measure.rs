@@ -17,7 +17,8 @@ use super::report::{Concurrent, EngineFigures, Floor, HttpFigures, Memory, Sprea
 /// Seeds of the measurements begin here.
 const FIRST_SEED: u64 = 1;
 
-/// The least time that a step can take: its matrix products at the machine's measured rate.
+/// The least time that a step in f32 on the CPU can take: its matrix products at the measured rate of such
+/// products.
 pub fn floor(setup: &Setup) -> anyhow::Result<Floor> {
     const SIZE: usize = 1024;
     const TRIES: usize = 8;

@@ -9,10 +9,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use anyhow::Context;
+use candle_core::DType;
 use clap::Args;
 use tokio::net::TcpListener;
 use unmask::engine::{Engine, EngineConfig};
-use unmask::models::Checkpoint;
+use unmask::models::{Checkpoint, WeightFormat};
 use unmask::server::{self, AppState, Limits, ListenConfig};
 
 use crate::cli::model::{ModelArgs, tokenizer};
@@ -64,7 +65,9 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         max_queue: args.concurrency.get(),
         ..EngineConfig::default()
     };
-    let format = args.model.dtype.resolve(&args.model.device.resolve()?);
+    let device = args.model.device.resolve()?;
+    let format = args.model.dtype.resolve(&device);
+    let is_f32_on_cpu = device.is_cpu() && format == WeightFormat::from(DType::F32);
     let weight_bytes = checkpoint.weight_bytes(format)?;
     let engine = Arc::new(args.model.engine(&checkpoint, config)?);
     let setup = Setup {
@@ -83,7 +86,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let report = report::Report {
         model: checkpoint.name().to_owned(),
         gap: setup.gap,
-        floor: measure::floor(&setup)?,
+        floor: is_f32_on_cpu.then(|| measure::floor(&setup)).transpose()?,
         engine: measure::engine(&setup)?,
         http: runtime.block_on(measure::http(&setup, address))?,
         concurrent: runtime.block_on(measure::concurrent(&setup, address))?,

@@ -43,7 +43,10 @@ impl fmt::Display for Spread {
     }
 }
 
-/// The least that a denoise step can take on this machine's CPU.
+/// Why a model that is not in f32 on the CPU has no [`Floor`].
+const NO_FLOOR: &str = "not measured: it is for f32 on the CPU, whose products have another rate";
+
+/// The least that a denoise step in f32 can take on this machine's CPU.
 #[derive(Serialize)]
 pub struct Floor {
     /// Measured rate of f32 matrix products.
@@ -105,8 +108,9 @@ pub struct Report {
     pub model: String,
     /// Tokens a completion.
     pub gap: usize,
-    /// The least that a step can take.
-    pub floor: Floor,
+    /// The least that a step can take; `None` for a model on another device or in another format than the
+    /// products whose rate is measured.
+    pub floor: Option<Floor>,
     /// Without HTTP.
     pub engine: EngineFigures,
     /// Over HTTP.
@@ -136,11 +140,14 @@ impl Report {
         } = self;
         writeln!(out, "{model}, completions of {gap} tokens")?;
         writeln!(out, "denoise step, ms          {}", engine.step_ms)?;
-        writeln!(
-            out,
-            "  floor, ms               {:9.3}   (matrix products at {:.0} GFLOP/s)",
-            floor.step_ms, floor.matrix_gflops
-        )?;
+        match floor {
+            Some(floor) => writeln!(
+                out,
+                "  floor, ms               {:9.3}   (matrix products at {:.0} GFLOP/s)",
+                floor.step_ms, floor.matrix_gflops
+            )?,
+            None => writeln!(out, "  floor                   {NO_FLOOR}")?,
+        }
         writeln!(
             out,
             "tokens/s                  {}",

@@ -14,7 +14,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::error::TrainError;
 pub use model::{config_json, write_model, write_model_files, write_tokenizer};
-pub use state::{Progress, State, load_state, save_state, state_path};
+pub use state::{Progress, State, load_config, load_state, save_state, state_path};
 
 /// Writes a file atomically.
 ///

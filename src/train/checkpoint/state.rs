@@ -135,26 +135,26 @@ pub fn save_state(path: &Path, state: &State) -> Result<(), TrainError> {
     write_atomically(path, &serialize(tensors, metadata, path)?)
 }
 
-/// Reads the state of a run.
-///
-/// # Errors
-/// [`TrainError::NothingToResume`] when there is none, [`TrainError::CorruptState`] when it is
-/// damaged or of another version.
-pub fn load_state(path: &Path) -> Result<State, TrainError> {
-    let bytes = match fs::read(path) {
+/// The bytes of a state.
+fn read(path: &Path) -> Result<Vec<u8>, TrainError> {
+    match fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(TrainError::NothingToResume {
+            Err(TrainError::NothingToResume {
                 path: path.to_path_buf(),
-            });
+            })
         }
-        other => other.map_err(TrainError::io("read", path))?,
-    };
+        other => other.map_err(TrainError::io("read", path)),
+    }
+}
+
+/// What the file at `path`, whose bytes are given, holds beside its tensors.
+fn header(bytes: &[u8], path: &Path) -> Result<Header, TrainError> {
     let corrupt = |reason: String| TrainError::CorruptState {
         path: path.to_path_buf(),
         reason,
     };
     let (_, metadata) =
-        SafeTensors::read_metadata(&bytes).map_err(|error| corrupt(error.to_string()))?;
+        SafeTensors::read_metadata(bytes).map_err(|error| corrupt(error.to_string()))?;
     let header = metadata
         .metadata()
         .as_ref()
@@ -162,12 +162,34 @@ pub fn load_state(path: &Path) -> Result<State, TrainError> {
     let header = header.ok_or_else(|| corrupt("it has no unmask_train entry".into()))?;
     let header: Header =
         serde_json::from_str(header).map_err(|error| corrupt(error.to_string()))?;
-    if header.version != VERSION {
-        return Err(corrupt(format!(
-            "its format is version {}, not {VERSION}",
-            header.version
-        )));
+    match header.version {
+        VERSION => Ok(header),
+        other => Err(corrupt(format!(
+            "its format is version {other}, not {VERSION}"
+        ))),
     }
+}
+
+/// The settings of the run whose state is saved at `path`.
+///
+/// # Errors
+/// As [`load_state`], but tensors are not looked at.
+pub fn load_config(path: &Path) -> Result<TrainConfig, TrainError> {
+    Ok(header(&read(path)?, path)?.config)
+}
+
+/// Reads the state of a run.
+///
+/// # Errors
+/// [`TrainError::NothingToResume`] when there is none, [`TrainError::CorruptState`] when it is
+/// damaged or of another version.
+pub fn load_state(path: &Path) -> Result<State, TrainError> {
+    let bytes = read(path)?;
+    let header = header(&bytes, path)?;
+    let corrupt = |reason: String| TrainError::CorruptState {
+        path: path.to_path_buf(),
+        reason,
+    };
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| corrupt(error.to_string()))?;
     let layout = Layout::new(&header.shape);
     let buffer = |name: &str| -> Result<Vec<f32>, TrainError> {
