@@ -2,13 +2,14 @@
 
 # Two images from one file:
 #   docker build --target cpu  -t unmask:cpu  .
-#   docker build --target cuda -t unmask:cuda --build-arg COMPUTE_CAP=90 .
+#   docker build --target cuda -t unmask:cuda --build-arg COMPUTE_CAPS="80 90" .
 # Every step is a plain command; scripts/build runs the same build outside Docker.
 
 ARG RUST_VERSION=1.95.0
 ARG CUDA_VERSION=13.0.1
 
 FROM rust:${RUST_VERSION}-bookworm AS build-cpu
+ARG FEATURES=""
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
@@ -18,11 +19,11 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 FROM rust:${RUST_VERSION}-bookworm AS rust
 
 FROM nvidia/cuda:${CUDA_VERSION}-devel-ubuntu24.04 AS build-cuda
-ARG COMPUTE_CAP=80
+ARG COMPUTE_CAPS=80
+ARG FEATURES=""
 ENV CARGO_HOME=/usr/local/cargo \
     RUSTUP_HOME=/usr/local/rustup \
-    PATH=/usr/local/cargo/bin:/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    CUDA_COMPUTE_CAP=${COMPUTE_CAP}
+    PATH=/usr/local/cargo/bin:/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 COPY --from=rust /usr/local/rustup /usr/local/rustup
 COPY --from=rust /usr/local/cargo /usr/local/cargo
 WORKDIR /src
@@ -32,12 +33,14 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     scripts/build cuda /out
 
 FROM nvidia/cuda:${CUDA_VERSION}-runtime-ubuntu24.04 AS cuda
-COPY --from=build-cuda /out/unmask /usr/local/bin/unmask
+COPY --from=build-cuda /out/ /usr/local/lib/unmask/
+COPY docker/start-cuda /usr/local/bin/unmask
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/unmask/
 USER 65532:65532
 VOLUME /models
 EXPOSE 8080
 STOPSIGNAL SIGTERM
+HEALTHCHECK --start-period=10m --interval=30s --timeout=10s CMD ["unmask", "ready"]
 ENTRYPOINT ["unmask"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]
 
@@ -48,5 +51,6 @@ USER 65532:65532
 VOLUME /models
 EXPOSE 8080
 STOPSIGNAL SIGTERM
+HEALTHCHECK --start-period=10m --interval=30s --timeout=10s CMD ["unmask", "ready"]
 ENTRYPOINT ["unmask"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]

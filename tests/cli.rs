@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -38,6 +40,41 @@ fn llada() -> String {
 #[test]
 fn help_lists_the_subcommands() {
     insta::assert_snapshot!(stdout(&["--help"]));
+}
+
+#[test]
+fn ready_succeeds_only_where_a_server_says_that_it_is_ready() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let server = std::thread::spawn(move || {
+        for answer in [
+            "200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}",
+            "503 Service Unavailable\r\ncontent-length: 7\r\nconnection: close\r\n\r\nstalled",
+        ] {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            let mut lines = BufReader::new(&connection);
+            lines.read_line(&mut request).unwrap();
+            assert_eq!(request.trim(), "GET /ready HTTP/1.1");
+            while lines.read_line(&mut request).unwrap() > 2 {}
+            connection
+                .write_all(format!("HTTP/1.1 {answer}").as_bytes())
+                .unwrap();
+        }
+    });
+    assert_eq!(stdout(&["ready", "--port", &port]), "{}\n");
+    let url = format!("http://127.0.0.1:{port}/");
+    let refused = refusal(&["ready", "--url", &url]);
+    assert!(
+        refused.contains("is not ready: status 503") && refused.contains("stalled"),
+        "{refused}"
+    );
+    server.join().unwrap();
+    let refused = refusal(&["ready", "--port", &port]);
+    assert!(
+        refused.contains(&format!("no server answers at http://127.0.0.1:{port}")),
+        "{refused}"
+    );
 }
 
 #[test]

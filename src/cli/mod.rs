@@ -12,6 +12,7 @@ mod infill;
 mod inspect;
 mod model;
 mod output;
+mod ready;
 mod selftest;
 mod serve;
 mod train;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Serve a model over HTTP.
     Serve(serve::ServeArgs),
+    /// Ask a running server whether it is ready; fails if it is not.
+    Ready(ready::ReadyArgs),
     /// Complete a text.
     #[command(after_help = generate::EXAMPLES)]
     Generate(generate::GenerateArgs),
@@ -58,6 +61,7 @@ enum Command {
 pub fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::Ready(args) => ready::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Infill(args) => infill::run(args),

@@ -17,6 +17,9 @@ use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConf
 
 use super::model::{ModelArgs, chat_template, tokenizer};
 
+/// The port where nothing else is said.
+pub const DEFAULT_PORT: u16 = 8080;
+
 /// Arguments of `unmask serve`.
 #[derive(clap::Args)]
 pub struct ServeArgs {
@@ -26,7 +29,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "127.0.0.1")]
     host: IpAddr,
     /// Port to listen on; 0 takes a free one
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, env = "UNMASK_PORT", default_value_t = DEFAULT_PORT)]
     port: u16,
     /// Most sequences denoised at a time
     #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_sequences, value_parser = at_least_one)]
@@ -96,7 +99,8 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// A number of seconds above 0.
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds: &f64| *seconds > 0.0);
     seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())

@@ -1,0 +1,42 @@
+//! `unmask ready`.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use ureq::Agent;
+
+/// Arguments of `unmask ready`.
+#[derive(clap::Args)]
+pub struct ReadyArgs {
+    /// The server's address [default: http://127.0.0.1 and --port]
+    #[arg(long, value_name = "URL", conflicts_with = "port")]
+    url: Option<String>,
+    /// The port of a server on this machine
+    #[arg(long, env = "UNMASK_PORT", default_value_t = super::serve::DEFAULT_PORT)]
+    port: u16,
+    /// Seconds to wait for an answer
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = super::serve::seconds)]
+    timeout: Duration,
+}
+
+/// Runs `unmask ready`: fails unless the server says that it is ready.
+pub fn run(args: ReadyArgs) -> anyhow::Result<()> {
+    let address = match args.url {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => format!("http://127.0.0.1:{}", args.port),
+    };
+    let config = Agent::config_builder()
+        .timeout_global(Some(args.timeout))
+        .http_status_as_error(false)
+        .build();
+    let mut answer = Agent::new_with_config(config)
+        .get(format!("{address}/ready"))
+        .call()
+        .with_context(|| format!("no server answers at {address}"))?;
+    let body = answer.body_mut().read_to_string()?;
+    if !answer.status().is_success() {
+        bail!("{address} is not ready: status {}: {body}", answer.status());
+    }
+    println!("{body}");
+    Ok(())
+}
