@@ -46,14 +46,15 @@ fn refusal(output: Output) -> String {
 }
 
 #[test]
-fn the_newest_build_that_every_card_runs_is_started() {
-    let builds = [80, 90, 100];
+fn the_newest_build_that_the_weakest_card_runs_is_started() {
+    let builds = [75, 80, 90, 100];
     for (cards, build) in [
         ("8.0\\n", 80),
         ("8.9\\n", 80),
         ("9.0\\n", 90),
-        ("10.3\\n", 100),
-        ("12.0\\n9.0\\n", 90),
+        // Builds for 9.0 and 10.0 run on nothing else.
+        ("10.3\\n", 80),
+        ("12.0\\n10.0\\n", 100),
     ] {
         assert_eq!(
             started(&builds, cards),
@@ -67,7 +68,7 @@ fn the_newest_build_that_every_card_runs_is_started() {
 fn it_says_why_no_build_is_started() {
     let older = refusal(start(&[80, 90], Some("echo 7.5")));
     assert!(
-        older.contains("builds for compute capabilities 80 90 and later ones, and the card has 75")
+        older.contains("builds for compute capabilities 80 90, none of which runs on a card of 75")
     );
     assert!(older.contains("--build-arg COMPUTE_CAPS=75"), "{older}");
     let no_driver = refusal(start(&[80], None));
