@@ -69,12 +69,14 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
   for (uint32_t row = 0; row < rows; ++row)
     most = max(most, visible[first_row + row]);
   float largest[OWN], sum[OWN], result[OWN][PART];
+  bool seen[OWN];
 #pragma unroll
   for (int r = 0; r < OWN; ++r) {
     uint32_t row = warp * OWN + r;
     sees[r] = row < rows ? segment.context + visible[first_row + row] : 0;
     largest[r] = -INFINITY;
     sum[r] = 0;
+    seen[r] = false;
 #pragma unroll
     for (int i = 0; i < PART; ++i)
       result[r][i] = 0;
@@ -104,13 +106,15 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
         uint32_t row = query_tile.first + warp * OWN + r, other = key - segment.context;
         may = allowed[segment.allowed + row * words + other / 32] >> other % 32 & 1;
       }
+      seen[r] |= may;
       float masked = may ? score[r] : -INFINITY, top = masked;
       for (int mask = 16; mask > 0; mask /= 2)
         top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, mask));
       float next = fmaxf(largest[r], top);
       // Where nothing was seen yet, there is nothing to scale.
       float shrink = next > -INFINITY ? __expf(largest[r] - next) : 1.0f;
-      score[r] = next > -INFINITY ? __expf(masked - next) : 0.0f;
+      // The maximum passes over NaN; the sum does not.
+      score[r] = next > -INFINITY || masked != masked ? __expf(masked - next) : 0.0f;
       float of_tile = score[r];
       for (int mask = 16; mask > 0; mask /= 2)
         of_tile += __shfl_xor_sync(FULL_WARP, of_tile, mask);
@@ -137,8 +141,10 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
 #pragma unroll
   for (int r = 0; r < OWN; ++r) {
     uint32_t row = warp * OWN + r;
-    // A row that sees nothing gets zeros.
-    float by_sum = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
+    for (int mask = 16; mask > 0; mask /= 2)
+      seen[r] |= __shfl_xor_sync(FULL_WARP, int(seen[r]), mask) != 0;
+    // A row that sees nothing gets zeros; one whose scores are all -infinity, or one of them NaN, gets NaN.
+    float by_sum = seen[r] ? 1.0f / sum[r] : 0.0f;
     if (row < rows) {
 #pragma unroll
       for (int i = 0; i < PART; ++i)

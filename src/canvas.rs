@@ -324,7 +324,7 @@ impl CanvasBuilder {
     pub fn gap(mut self, length: usize) -> Self {
         let start = self.slots.len();
         // What goes beyond the limit is refused when the canvas is built.
-        let length = length.min(MAX_SLOTS + 1);
+        let length = length.min((MAX_SLOTS + 1).saturating_sub(start));
         self.slots
             .extend(std::iter::repeat_n(blank_slot(self.blank), length));
         self.gaps.push(start..start + length);

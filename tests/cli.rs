@@ -300,7 +300,7 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         (&["generate", "x", "--gap", "0"], "gap 0 has no slots"),
         (
             &["generate", "x", "--gap", "100000"],
-            "the model's limit is",
+            "the limit is 256, that of the model",
         ),
         (&["generate", "x", "--top-p", "0"], "top_p is 0"),
         (&["generate", "x", "--score", "magic"], "confidence, margin"),

@@ -216,6 +216,18 @@ fn fields_of_networks_that_are_not_built_are_refused_by_name() {
             "clip_qkv is 8.0; only null",
         ),
         (
+            qwen3(json!({"use_sliding_window": true})),
+            "use_sliding_window is true; only",
+        ),
+        (
+            {
+                let mut config = llada();
+                config["quantization_config"] = json!({"bits": 4});
+                config
+            },
+            "quantization_config is {",
+        ),
+        (
             sdar(json!({"use_sliding_window": true})),
             "use_sliding_window is true; only",
         ),
@@ -309,10 +321,70 @@ fn missing_and_impossible_fields_are_named() {
             "partial_rotary_factor 1.5 rotates 192",
         ),
         (dream(json!({"rope_theta": -1.0})), "rope_theta is -1"),
+        (
+            llada2_mini(
+                json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1.0}}),
+            ),
+            "partial_rotary_factor is 0.5, and in rope_parameters 1.0",
+        ),
+        (
+            dream(json!({"rope_parameters": {"rope_type": "yarn"}})),
+            "rope_parameters is {",
+        ),
+        (
+            dream(json!({
+                "rope_parameters": {"rope_type": "default"},
+                "rope_scaling": {"rope_type": "llama3"},
+            })),
+            "rope_parameters and rope_scaling are both given and differ",
+        ),
+        (
+            dream(json!({"num_hidden_layers": 16_000_000})),
+            "num_hidden_layers is 16000000; it must be 1 to 1024",
+        ),
+        (
+            llada2_mini(json!({"num_shared_experts": 5000})),
+            "num_shared_experts is 5000",
+        ),
+        (
+            dream(
+                json!({"num_attention_heads": 8_388_608, "num_key_value_heads": 1, "head_dim": 8_388_608}),
+            ),
+            "num_attention_heads × head_dim is",
+        ),
     ] {
         let error = spec(&config).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn fields_of_the_rotary_embedding_are_read_wherever_they_are() {
+    let rotary = |fields: Value| {
+        let mut config = llada2_mini(json!({}));
+        let object = config.as_object_mut().unwrap();
+        object.remove("rope_theta");
+        object.remove("partial_rotary_factor");
+        for (name, value) in fields.as_object().unwrap() {
+            config[name] = value.clone();
+        }
+        spec(&config)
+    };
+    let both = json!({"rope_type": "default", "rope_theta": 6e5, "partial_rotary_factor": 0.5});
+    assert!(rotary(json!({"rope_parameters": both})).is_ok());
+    assert!(
+        rotary(json!({
+            "partial_rotary_factor": 0.5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 6e5},
+        }))
+        .is_ok()
+    );
+    let error = rotary(json!({"rope_parameters": {"rope_type": "default", "rope_theta": 6e5}}));
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("partial_rotary_factor is missing"),
+        "{error}"
+    );
 }
 
 #[test]

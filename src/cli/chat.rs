@@ -59,10 +59,10 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
             checkpoint.name()
         )
     })?;
-    let spec = checkpoint.spec()?;
-    let plan = args.decode.plan(&spec)?;
+    let plan = args.decode.plan(&checkpoint.spec()?)?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
+    let engine = args.model.engine(&checkpoint, EngineConfig::unshared())?;
+    let spec = engine.spec().clone();
     let mut chat = Chat {
         template,
         tokenizer,

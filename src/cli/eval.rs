@@ -12,7 +12,7 @@ use unmask::eval::{
     Corpus, DataReport, InfillReport, LeftOut, Report, Selection, SpeedReport, bound, infill, plot,
     speed,
 };
-use unmask::models::ForwardProcess;
+use unmask::models::{Denoiser, ForwardProcess};
 use unmask::text::documents::read_documents;
 
 use crate::cli::model::{ModelArgs, tokenizer};
@@ -156,9 +156,50 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
         speed: None,
         left_out: Vec::new(),
     };
-    let windows = report.data.windows;
+    // Minutes or hours of measurement must survive whatever fails after them: what was measured is told, each
+    // way out of here is tried, and what failed is told at the end.
     let model = args.model.load(&checkpoint)?;
-    if measures(Part::Likelihood) {
+    let settings = PartSettings {
+        likelihood: measures(Part::Likelihood).then_some(likelihood),
+        infill: measures(Part::Infill).then_some(infill),
+        speed: measures(Part::Speed).then_some(speed),
+    };
+    let mut failed: Vec<anyhow::Error> = Vec::new();
+    failed.extend(measure(model, &corpus, settings, &mut report).err());
+    if args.parts.contains(&Part::Speed) && uniform {
+        report.left_out.push(LeftOut {
+            measure: "speed".to_owned(),
+            reason: speed::THRESHOLDS_ARE_FOR_MASKS,
+        });
+    }
+    failed.extend(print_report(&report, args.json).err());
+    if let Some(folder) = &args.out {
+        failed.extend(write_report(folder, &report));
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let failed: Vec<String> = failed.iter().map(|error| format!("{error:#}")).collect();
+    Err(anyhow!("{}", failed.join("; ")))
+}
+
+/// What is measured of each part; `None` of one that is not.
+struct PartSettings {
+    likelihood: Option<likelihood::Settings>,
+    infill: Option<infill::Settings>,
+    speed: Option<speed::Settings>,
+}
+
+/// Measures part by part into `report`, up to the first that fails.
+fn measure(
+    model: Box<dyn Denoiser>,
+    corpus: &Corpus,
+    settings: PartSettings,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let uniform = report.process == ForwardProcess::Uniform;
+    let windows = report.data.windows;
+    if let Some(likelihood) = settings.likelihood {
         for estimator in Estimator::ALL {
             if uniform && estimator == Estimator::ExactCount {
                 report.left_out.push(LeftOut {
@@ -176,37 +217,37 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
             report
                 .likelihood
                 .push(with_progress(name, forwards, |progress| {
-                    bound::evaluate(&*model, &corpus, &settings, progress)
+                    bound::evaluate(&*model, corpus, &settings, progress)
                 })?);
         }
     }
-    if measures(Part::Infill) {
+    if let Some(infill) = &settings.infill {
         let name = "infill, one forward".to_owned();
         let forwards = windows * infill.mask_rates.len();
         report.infill = Some(InfillReport {
             span: infill.span,
             one_forward: with_progress(name, forwards, |progress| {
-                infill::one_forward(&*model, &corpus, &infill, progress)
+                infill::one_forward(&*model, corpus, infill, progress)
             })?,
             decoded: Vec::new(),
         });
     }
-    if measures(Part::Infill) || measures(Part::Speed) {
+    if settings.infill.is_some() || settings.speed.is_some() {
         // One canvas at a time: what is measured must not depend on which canvases happen to share a
         // batch, whose sums round differently.
         let config = EngineConfig {
             max_sequences: 1,
-            ..EngineConfig::default()
+            ..EngineConfig::unshared()
         };
         let engine = Engine::start(model, config)?;
-        if let Some(report) = &mut report.infill {
+        if let (Some(infill), Some(report)) = (&settings.infill, &mut report.infill) {
             let name = "infill, default plan".to_owned();
             let canvases = infill.decode_windows.min(windows) * infill.mask_rates.len();
             report.decoded = with_progress(name, canvases, |progress| {
-                infill::decoded(&engine, &corpus, &infill, progress)
+                infill::decoded(&engine, corpus, infill, progress)
             })?;
         }
-        if measures(Part::Speed) {
+        if let Some(speed) = &settings.speed {
             let windows = speed.decode_windows.min(windows);
             let canvases = windows * speed.thresholds.len();
             report.speed = Some(SpeedReport {
@@ -214,29 +255,12 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
                 mask_rate: speed.mask_rate,
                 windows,
                 points: with_progress("speed".to_owned(), canvases, |progress| {
-                    speed::evaluate(&engine, &corpus, &speed, progress)
+                    speed::evaluate(&engine, corpus, speed, progress)
                 })?,
             });
         }
     }
-    if args.parts.contains(&Part::Speed) && uniform {
-        report.left_out.push(LeftOut {
-            measure: "speed".to_owned(),
-            reason: speed::THRESHOLDS_ARE_FOR_MASKS,
-        });
-    }
-    // Minutes or hours of measurement must survive whatever fails from here on: each way out of them is
-    // tried, and what failed is told at the end.
-    let mut failed: Vec<anyhow::Error> = Vec::new();
-    failed.extend(print_report(&report, args.json).err());
-    if let Some(folder) = &args.out {
-        failed.extend(write_report(folder, &report));
-    }
-    if failed.is_empty() {
-        return Ok(());
-    }
-    let failed: Vec<String> = failed.iter().map(|error| format!("{error:#}")).collect();
-    Err(anyhow!("{}", failed.join("; ")))
+    Ok(())
 }
 
 impl EvalArgs {

@@ -49,7 +49,7 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
         (None, None) => Vec::new(),
     };
     let prompt = args.prompt.unwrap_or_else(|| tokenizer.decode(&prompt_ids));
-    let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
+    let engine = args.model.engine(&checkpoint, EngineConfig::unshared())?;
     let canvas = Canvas::builder(engine.blank())
         .fixed(&prompt_ids)
         .gap(args.gap)

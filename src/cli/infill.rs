@@ -41,7 +41,7 @@ pub fn run(args: InfillArgs) -> anyhow::Result<()> {
     let spec = checkpoint.spec()?;
     let plan = args.decode.infill_plan(&spec)?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let engine = args.model.engine(&checkpoint, EngineConfig::default())?;
+    let engine = args.model.engine(&checkpoint, EngineConfig::unshared())?;
     let (layout, canvas) = match args.canvas_ids {
         Some(ids) => {
             let mask = engine.mask_token().context(

@@ -66,27 +66,35 @@ pub enum Rounding {
     Nearest,
 }
 
+/// Moves the candidates that qualify to the front, both parts in their order; how many they are.
+fn to_front(ranked: &mut [Candidate], qualifies: impl Fn(&Candidate) -> bool) -> usize {
+    ranked.sort_by_key(|candidate| !qualifies(candidate));
+    ranked.partition_point(qualifies)
+}
+
 impl Budget {
-    /// How many of `ranked` the budget itself asks for; `ranked` is in falling order of score. None for
-    /// the budgets that go by the step and not by the candidates.
-    pub(super) fn by_candidates(self, ranked: &[Candidate]) -> usize {
+    /// How many of `ranked` the budget itself asks for, which it moves to the front; `ranked` is in falling
+    /// order of score, and what is moved and what is left stay so. None for the budgets that go by the step
+    /// and not by the candidates.
+    pub(super) fn by_candidates(self, ranked: &mut [Candidate]) -> usize {
         match self {
             Budget::Even
             | Budget::Schedule { .. }
             | Budget::Ancestral { .. }
             | Budget::Analytic { .. } => 0,
-            Budget::Threshold(threshold) => ranked
-                .iter()
-                .filter(|candidate| candidate.probability >= threshold)
-                .count(),
+            Budget::Threshold(threshold) => to_front(ranked, |c| c.probability >= threshold),
             Budget::Factor(factor) => {
                 let mut probabilities: Vec<f32> = ranked.iter().map(|c| c.probability).collect();
                 probabilities.sort_by(|a, b| b.total_cmp(a));
-                probabilities
-                    .iter()
-                    .enumerate()
+                let confident = probabilities.iter().enumerate();
+                let count = confident
                     .take_while(|(i, p)| (i + 2) as f32 * (1.0 - **p) <= factor)
-                    .count()
+                    .count();
+                let Some(least) = count.checked_sub(1).map(|last| probabilities[last]) else {
+                    return 0;
+                };
+                to_front(ranked, |c| c.probability >= least);
+                count
             }
             Budget::EntropyBound(bound) => {
                 let (mut sum, mut largest) = (0.0f32, 0.0f32);
@@ -110,6 +118,12 @@ impl Budget {
             }
             _ => None,
         }
+    }
+
+    /// Whether the last time of the grid is 0 in f32, as the decoder computes it.
+    pub(crate) fn ends_at_zero(self) -> bool {
+        self.last_time()
+            .is_some_and(|last| 1.0 - (1.0 - last) <= 0.0)
     }
 
     /// Whether each slot is unmasked by itself, by chance, and not the best of them.
@@ -235,23 +249,46 @@ mod tests {
 
     #[test]
     fn threshold_takes_all_that_reach_it() {
-        let candidates = ranked(&[0.95, 0.9, 0.5]);
-        assert_eq!(Budget::Threshold(0.9).by_candidates(&candidates), 2);
-        assert_eq!(Budget::Threshold(0.99).by_candidates(&candidates), 0);
+        let mut candidates = ranked(&[0.95, 0.9, 0.5]);
+        assert_eq!(Budget::Threshold(0.9).by_candidates(&mut candidates), 2);
+        assert_eq!(Budget::Threshold(0.99).by_candidates(&mut candidates), 0);
+    }
+
+    #[test]
+    fn those_that_qualify_come_first_however_they_are_ranked() {
+        for (budget, count, slots) in [
+            (Budget::Threshold(0.9), 2, [1, 3, 0, 2]),
+            // 2 (1 − 0.95) ≤ 0.4, 3 (1 − 0.9) ≤ 0.4, 4 (1 − 0.4) > 0.4.
+            (Budget::Factor(0.4), 2, [1, 3, 0, 2]),
+            (Budget::Threshold(0.99), 0, [0, 1, 2, 3]),
+        ] {
+            let mut candidates = ranked(&[0.1, 0.9, 0.4, 0.95]);
+            assert_eq!(budget.by_candidates(&mut candidates), count, "{budget:?}");
+            let order: Vec<usize> = candidates.iter().map(|c| c.slot).collect();
+            assert_eq!(order, slots, "{budget:?}");
+        }
+    }
+
+    #[test]
+    fn a_grid_whose_last_time_vanishes_in_f32_ends_at_zero() {
+        for (eps, vanishes) in [(0.0, true), (1e-9, true), (1e-7, false), (1e-3, false)] {
+            assert_eq!(Budget::Analytic { eps }.ends_at_zero(), vanishes, "{eps}");
+        }
+        assert!(!Budget::Even.ends_at_zero());
     }
 
     #[test]
     fn factor_takes_the_largest_n_whose_nth_probability_is_high_enough() {
         // n = 1 needs 1 − p ≤ 1/2, n = 2 needs ≤ 1/3, n = 3 needs ≤ 1/4.
-        let candidates = ranked(&[0.9, 0.7, 0.7]);
-        assert_eq!(Budget::Factor(1.0).by_candidates(&candidates), 2);
+        let mut candidates = ranked(&[0.9, 0.7, 0.7]);
+        assert_eq!(Budget::Factor(1.0).by_candidates(&mut candidates), 2);
     }
 
     #[test]
     fn entropy_bound_ignores_the_largest_entropy() {
-        let candidates = ranked(&[0.9, 0.8, 0.5]);
-        assert_eq!(Budget::EntropyBound(0.15).by_candidates(&candidates), 2);
-        assert_eq!(Budget::EntropyBound(0.35).by_candidates(&candidates), 3);
+        let mut candidates = ranked(&[0.9, 0.8, 0.5]);
+        let mut taken = |bound| Budget::EntropyBound(bound).by_candidates(&mut candidates);
+        assert_eq!((taken(0.15), taken(0.35)), (2, 3));
     }
 
     #[test]

@@ -337,7 +337,7 @@ impl Decoder {
                 self.scheduled(block, ranked.len(), rounding, eps)
             }
             budget => budget
-                .by_candidates(&ranked)
+                .by_candidates(&mut ranked)
                 .max(block.even_share(self.step_in_block))
                 .max(self.plan.at_least)
                 .max(1),

@@ -308,7 +308,7 @@ impl DecodePlan {
             );
         }
         if self.revision == Revision::Renoise {
-            if self.budget.last_time() == Some(0.0) && self.finish != Finish::WithLastInterval {
+            if self.budget.ends_at_zero() && self.finish != Finish::WithLastInterval {
                 return invalid(
                     "budget",
                     "the last step looks at the last time, and at 0 a slot is certain to hold its clean \

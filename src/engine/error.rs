@@ -38,12 +38,12 @@ pub enum SubmitError {
     /// The canvas is longer than the model's context.
     #[error(
         "the canvas has {length} slots, prompt and gaps together and the last block whole where the \
-         model knows whole blocks only; the model's limit is {limit}"
+         model knows whole blocks only; the limit is {limit}, that of the model or, if it is less, of the rows of a step"
     )]
     CanvasTooLong {
         /// Slots of the canvas.
         length: usize,
-        /// The model's limit.
+        /// The model's limit, or that of a step's rows if it is less.
         limit: usize,
     },
     /// A token id outside the vocabulary.

@@ -64,6 +64,16 @@ impl Default for EngineConfig {
     }
 }
 
+impl EngineConfig {
+    /// For one caller, whose canvases may be as long as the model allows.
+    pub fn unshared() -> Self {
+        Self {
+            max_rows: usize::MAX,
+            ..Self::default()
+        }
+    }
+}
+
 /// Rows of a step on a CPU after which more only take longer: the matrix rate is reached.
 const CPU_STEP_ROWS: usize = 512;
 

@@ -122,6 +122,16 @@ pub(super) struct Worker {
     arrivals: u64,
 }
 
+/// Closes a queue when it is dropped, and drops what still waits in it.
+struct CloseOnDrop(Arc<Queue>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+        while self.0.pop_if(|_| true).is_some() {}
+    }
+}
+
 impl Worker {
     pub fn new(
         model: Box<dyn Denoiser>,
@@ -143,6 +153,8 @@ impl Worker {
 
     /// Serves until the queue is closed and all that was queued is finished.
     pub fn run(mut self) {
+        // Whatever ends this thread, nobody is to wait for it.
+        let _gone = CloseOnDrop(self.queue.clone());
         loop {
             self.drop_cancelled();
             self.publish();
@@ -182,10 +194,9 @@ impl Worker {
                 );
                 cached.is_some()
             });
-            let (Some(mut sequence), Some(cached)) = (next, cached) else {
+            let (Some(sequence), Some(cached)) = (next, cached) else {
                 return;
             };
-            sequence.started = Some(Instant::now());
             // A newcomer's account is that of the one that is furthest behind: it takes its turn after that
             // one, and does not make up for the time before it came.
             let work = self.running.iter().map(|other| other.work).min();
@@ -215,6 +226,10 @@ impl Worker {
         let shift = self.model.spec().logit_shift;
         let Schedule { parts, reused } =
             schedule(&mut self.running, &mut self.memory, shift, budget);
+        for part in &parts {
+            let sequence = &mut self.running[part.index].sequence;
+            sequence.started.get_or_insert(begun);
+        }
         let blocks: Vec<_> = parts
             .iter()
             .map(|part| self.running[part.index].sequence.decoder.block())

@@ -137,10 +137,10 @@ impl Corpus {
 
 impl Window {
     fn new(tokens: Vec<u32>, tokenizer: &dyn Tokenizer) -> Self {
-        let bytes = || tokens.iter().flat_map(|token| tokenizer.bytes(*token));
-        // Bytes 10xxxxxx continue a character.
-        let characters = bytes().filter(|byte| **byte & 0xC0 != 0x80).count();
-        let bytes = bytes().count();
+        let characters = tokens.iter().map(|token| tokenizer.characters(*token));
+        let characters = characters.sum();
+        let bytes = tokens.iter().map(|token| tokenizer.bytes(*token).len());
+        let bytes = bytes.sum();
         Self {
             target: Target::whole(tokens),
             characters,

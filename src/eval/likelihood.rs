@@ -130,6 +130,9 @@ pub struct Draw {
     pub weight: f64,
 }
 
+/// The most draws of a group, and the most groups: all draws of a text are held at once.
+const MAX_DRAWS: usize = 4096;
+
 /// How many draws are taken, and how.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
@@ -166,8 +169,8 @@ impl Settings {
     /// [`EvalError::Setting`] names the first field out of range.
     pub fn check(&self) -> Result<(), EvalError> {
         for (field, value) in [("groups", self.groups), ("draws", self.strata)] {
-            if value == 0 {
-                return Err(EvalError::setting(field, 0, "at least 1"));
+            if !(1..=MAX_DRAWS).contains(&value) {
+                return Err(EvalError::setting(field, value, "1 to 4096"));
             }
         }
         let scale = self.guidance_scale;

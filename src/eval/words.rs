@@ -27,7 +27,8 @@ impl Words {
 
     /// Uniform in (0, 1): neither end is ever drawn.
     pub fn uniform(&mut self) -> f64 {
-        ((self.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+        // With 53 bits the half would round the largest up to 1.
+        ((self.bits() >> 12) as f64 + 0.5) / (1u64 << 52) as f64
     }
 
     /// Uniform in 0..n, for n ≥ 1.

@@ -63,7 +63,8 @@ pub(super) const fn family<A: Architecture>(
 
 fn spec(architecture: &impl Architecture) -> Result<ModelSpec, ModelError> {
     let sizes = tensors(architecture)?;
-    let parameters = sizes.values().map(|s| s.iter().product::<usize>()).sum();
+    let counts = sizes.values().map(|shape| shape.iter().product());
+    let parameters = counts.fold(0, usize::saturating_add);
     Ok(architecture.spec(parameters))
 }
 

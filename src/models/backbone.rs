@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::canvas::TokenId;
 use crate::decode::DecodePlan;
 use crate::models::checkpoint::{CONFIG, config_error, token_ids};
-use crate::models::fields::Fields;
+use crate::models::fields::{Fields, check_size};
 use crate::models::layers::{
     Block, ExpertShape, Llama3Scaling, Mlp, Network, RmsNorm, Rotary, SelfAttention,
     embedding_and_head, frequencies,
@@ -60,6 +60,7 @@ impl Backbone {
         fields.only(&[
             ("hidden_act", "silu".into()),
             ("quantization_config", Value::Null),
+            ("use_sliding_window", false.into()),
         ])?;
         let hidden_size = fields.size("hidden_size")?;
         let heads = fields.size("num_attention_heads")?;
@@ -81,13 +82,11 @@ impl Backbone {
                 )));
             }
         };
-        let (rope, scaling) = match &config["rope_parameters"] {
-            Value::Null => (config, &config["rope_scaling"]),
-            parameters => (parameters, parameters),
-        };
-        let rope_theta = Fields(rope).positive("rope_theta")?;
-        let factor: Option<f64> = Fields(rope).optional("partial_rotary_factor")?;
-        let factor = factor.unwrap_or(1.0);
+        // No tensor has more than this and another size as its sides.
+        check_size("num_attention_heads × head_dim", heads * head_dim)?;
+        let rope_theta = rope_field(config, "rope_theta")?
+            .ok_or_else(|| config_error("rope_theta is missing".into()))?;
+        let factor = rope_field(config, "partial_rotary_factor")?.unwrap_or(1.0);
         let rotary_dim = (head_dim as f64 * factor) as usize;
         if rotary_dim == 0 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
             return Err(config_error(format!(
@@ -109,7 +108,7 @@ impl Backbone {
         Ok(Self {
             vocab_size,
             hidden_size,
-            layers: fields.size("num_hidden_layers")?,
+            layers: fields.count("num_hidden_layers")?,
             heads,
             kv_heads,
             head_dim,
@@ -119,7 +118,7 @@ impl Backbone {
             mask_token,
             stop_tokens: token_ids(CONFIG, &config["eos_token_id"])?,
             rope_theta,
-            rope_scaling: rope_scaling(scaling)?,
+            rope_scaling: rope_scaling(config)?,
             rotary_dim,
         })
     }
@@ -222,6 +221,9 @@ impl Backbone {
     }
 }
 
+/// Where newer files hold what belongs to the rotary embedding.
+const ROPE_PARAMETERS: &str = "rope_parameters";
+
 /// The fields of a mixture of experts; `width` names that of an expert's width.
 ///
 /// # Errors
@@ -234,7 +236,7 @@ pub(super) fn experts(
     let shape = ExpertShape {
         hidden,
         intermediate: fields.size(width)?,
-        experts: fields.size("num_experts")?,
+        experts: fields.count("num_experts")?,
         per_row: fields.size("num_experts_per_tok")?,
     };
     if shape.per_row > shape.experts {
@@ -246,8 +248,42 @@ pub(super) fn experts(
     Ok(shape)
 }
 
-/// `rope_scaling`: null, or an object whose `rope_type` (`type` in old files) is "default" or "llama3".
-fn rope_scaling(given: &Value) -> std::result::Result<Option<Llama3Scaling>, ModelError> {
+/// A positive field of the rotary embedding, which newer files hold in `rope_parameters` and older ones beside
+/// the others; absent if it is in neither.
+///
+/// # Errors
+/// If it is in both and differs, of the wrong type, or not above 0.
+pub(super) fn rope_field(
+    config: &Value,
+    name: &str,
+) -> std::result::Result<Option<f64>, ModelError> {
+    let inner = &config[ROPE_PARAMETERS];
+    match (&inner[name], &config[name]) {
+        (Value::Null, Value::Null) => Ok(None),
+        (Value::Null, _) => Fields(config).positive(name).map(Some),
+        (within, outside) if !outside.is_null() && within != outside => Err(config_error(format!(
+            "{name} is {outside}, and in {ROPE_PARAMETERS} {within}; one of them is wrong"
+        ))),
+        _ => Fields(inner).positive(name).map(Some),
+    }
+}
+
+/// The scaling that `rope_parameters`, or in older files `rope_scaling`, holds: null, or an object whose
+/// `rope_type` (`type` in old files) is "default" or "llama3".
+///
+/// # Errors
+/// Names the object that asks for another one, or both if both are there.
+fn rope_scaling(config: &Value) -> std::result::Result<Option<Llama3Scaling>, ModelError> {
+    let (name, given) = match (&config[ROPE_PARAMETERS], &config["rope_scaling"]) {
+        (Value::Null, scaling) => ("rope_scaling", scaling),
+        (parameters, Value::Null) => (ROPE_PARAMETERS, parameters),
+        (parameters, scaling) if parameters == scaling => (ROPE_PARAMETERS, parameters),
+        _ => {
+            return Err(config_error(format!(
+                "{ROPE_PARAMETERS} and rope_scaling are both given and differ; one of them is wrong"
+            )));
+        }
+    };
     if given.is_null() {
         return Ok(None);
     }
@@ -264,14 +300,14 @@ fn rope_scaling(given: &Value) -> std::result::Result<Option<Llama3Scaling>, Mod
             };
             if scaling.low_freq_factor >= scaling.high_freq_factor {
                 return Err(config_error(format!(
-                    "rope_scaling.low_freq_factor {} must be less than high_freq_factor {}",
+                    "{name}.low_freq_factor {} must be less than high_freq_factor {}",
                     scaling.low_freq_factor, scaling.high_freq_factor
                 )));
             }
             Ok(Some(scaling))
         }
         _ => Err(config_error(format!(
-            "rope_scaling is {given}; supported are null and the rope_type \"default\" and \"llama3\""
+            "{name} is {given}; supported are null and the rope_type \"default\" and \"llama3\""
         ))),
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::decode::{BlockOrigin, DecodePlan};
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitConfig, DitShape};
-use crate::models::fields::check_size;
+use crate::models::fields::{self, check_size};
 use crate::models::registry::Family;
 use crate::models::weights::Shapes;
 use crate::models::{ModelError, ModelSpec};
@@ -78,7 +78,7 @@ fn yes() -> bool {
 
 impl Bd3lmConfig {
     fn from_json(config: &Value) -> Result<Self, ModelError> {
-        let config = Self::deserialize(config).map_err(|error| config_error(error.to_string()))?;
+        let config: Self = fields::read(config)?;
         if config.causal {
             return Err(config_error(
                 "causal is true; only false is supported".into(),

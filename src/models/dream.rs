@@ -61,10 +61,7 @@ struct Dream {
 impl Architecture for Dream {
     fn from_json(config: &Value) -> std::result::Result<Self, ModelError> {
         let fields = Fields(config);
-        fields.only(&[
-            ("use_mrope", false.into()),
-            ("use_sliding_window", false.into()),
-        ])?;
+        fields.only(&[("use_mrope", false.into())])?;
         Ok(Self {
             backbone: Backbone::from_json(config)?,
             intermediate_size: fields.size("intermediate_size")?,

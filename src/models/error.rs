@@ -47,7 +47,12 @@ impl ModelError {
         // candle passes on what the driver or the allocator says, as text.
         let said = |text: String| {
             let text = text.to_lowercase();
-            text.contains("out of memory") || text.contains("out_of_memory")
+            let signs = [
+                "out of memory",
+                "out_of_memory",
+                "cublas_status_alloc_failed",
+            ];
+            signs.iter().any(|sign| text.contains(sign))
         };
         matches!(self, Self::Tensor(error) if said(error.to_string()))
     }

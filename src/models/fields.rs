@@ -6,8 +6,56 @@ use serde_json::Value;
 use crate::models::ModelError;
 use crate::models::checkpoint::config_error;
 
-/// Sizes are below this, so that products of a few of them cannot overflow.
+/// Sizes are below this, so that the product of two of them is far from overflowing, and of three with a byte
+/// width is caught where tensors are counted.
 const MAX_SIZE: usize = 1 << 24;
+
+/// Layers, and experts of a layer, are at most so many: a config.json alone can make neither the list of
+/// tensors nor what is computed from it grow without bound.
+const MAX_COUNT: usize = 1024;
+
+/// The number of layers or experts that the field `name` holds.
+///
+/// # Errors
+/// If it is out of range.
+pub(super) fn check_count(name: &str, count: usize) -> Result<usize, ModelError> {
+    if (1..=MAX_COUNT).contains(&count) {
+        return Ok(count);
+    }
+    Err(config_error(format!(
+        "{name} is {count}; it must be 1 to {MAX_COUNT}"
+    )))
+}
+
+/// Reads the fields of a config.json into a struct. A field that is null counts as absent.
+///
+/// # Errors
+/// Names the field that is missing or of the wrong type.
+pub(super) fn read<T: DeserializeOwned>(config: &Value) -> Result<T, ModelError> {
+    serde_path_to_error::deserialize(without_nulls(config)).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.into_inner();
+        config_error(match path.as_str() {
+            // The reason names a field that is missing.
+            "." => reason.to_string(),
+            field => format!("{field}: {reason}"),
+        })
+    })
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let given = fields.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(
+                given
+                    .map(|(name, value)| (name.clone(), without_nulls(value)))
+                    .collect(),
+            )
+        }
+        other => other.clone(),
+    }
+}
 
 /// The size that the field `name` holds.
 ///
@@ -63,17 +111,26 @@ impl Fields<'_> {
         size.map(|size| check_size(name, size)).transpose()
     }
 
-    /// A finite number above zero.
+    /// A number of layers or experts, in 1..=1024.
+    ///
+    /// # Errors
+    /// If it is absent, of the wrong type, or out of range.
+    pub fn count(&self, name: &str) -> Result<usize, ModelError> {
+        check_count(name, self.required(name)?)
+    }
+
+    /// A finite number above zero, also in f32.
     ///
     /// # Errors
     /// If it is absent, of the wrong type, or out of range.
     pub fn positive(&self, name: &str) -> Result<f64, ModelError> {
         let number: f64 = self.required(name)?;
-        if number.is_finite() && number > 0.0 {
+        let narrow = number as f32;
+        if narrow.is_finite() && narrow > 0.0 {
             return Ok(number);
         }
         Err(config_error(format!(
-            "{name} is {number}; it must be more than 0"
+            "{name} is {number}; it must be more than 0, and neither vanish nor overflow in f32"
         )))
     }
 
@@ -103,6 +160,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn structs_are_read_with_errors_that_name_the_field_and_nulls_as_absent() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Shape {
+            width: usize,
+            #[serde(default)]
+            tied: bool,
+        }
+        let shape: Shape = read(&json!({"width": 3, "tied": null})).unwrap();
+        assert_eq!((shape.width, shape.tied), (3, false));
+        let error = |config| read::<Shape>(&config).unwrap_err().to_string();
+        assert!(error(json!({"width": "3"})).starts_with("config.json: width: invalid type"));
+        assert_eq!(
+            error(json!({"width": null})),
+            "config.json: missing field `width`"
+        );
+    }
+
+    #[test]
     fn errors_name_the_field_and_what_was_given() {
         let config = json!({"a": "x", "b": 0, "c": null, "d": -1.0, "e": true});
         let fields = Fields(&config);
@@ -110,6 +185,8 @@ mod tests {
         assert!(error(fields.size("a")).starts_with("config.json: a is \"x\": "));
         assert!(error(fields.size("b")).starts_with("config.json: b is 0; "));
         assert_eq!(error(fields.size("c")), "config.json: c is missing");
+        let tiny = json!({"eps": 1e-300});
+        assert!(Fields(&tiny).positive("eps").is_err());
         let number = fields.positive("d").unwrap_err().to_string();
         assert!(number.starts_with("config.json: d is -1; "));
         let built = fields.only(&[("c", true.into()), ("e", false.into())]);

@@ -11,7 +11,7 @@ use crate::canvas::TokenId;
 use crate::decode::{DecodePlan, preset};
 use crate::models::architecture::{Architecture, family};
 use crate::models::checkpoint::config_error;
-use crate::models::fields::Fields;
+use crate::models::fields::{self, Fields};
 use crate::models::layers::{
     Block, GatedMlp, Mlp, Network, RmsNorm, Rotary, SelfAttention, embedding_and_head,
 };
@@ -25,7 +25,7 @@ use crate::models::{
 pub(super) const FAMILY: Family = family::<LladaConfig>("llada", &["LLaDAModelLM"], &["llada"]);
 
 /// Fields of `config.json` that would change the network, each with the one value that is built here.
-fn built() -> [(&'static str, Value); 11] {
+fn built() -> [(&'static str, Value); 12] {
     [
         ("activation_type", "silu".into()),
         ("alibi", false.into()),
@@ -36,6 +36,7 @@ fn built() -> [(&'static str, Value); 11] {
         ("include_qkv_bias", false.into()),
         ("input_emb_norm", false.into()),
         ("layer_norm_type", "rms".into()),
+        ("quantization_config", Value::Null),
         ("rope", true.into()),
         ("scale_logits", false.into()),
     ]
@@ -70,6 +71,9 @@ pub struct LladaConfig {
     pub rms_norm_eps: f64,
     /// Base of the rotary embedding.
     pub rope_theta: f64,
+    /// Whether heads are rotated in f32 whatever the weights' type; OLMo's default.
+    #[serde(default = "default_rope_full_precision")]
+    pub rope_full_precision: bool,
     /// The head is the transposed embedding.
     #[serde(default)]
     pub weight_tying: bool,
@@ -86,6 +90,10 @@ pub struct LladaConfig {
     pub unmask_process: ForwardProcess,
 }
 
+fn default_rope_full_precision() -> bool {
+    true
+}
+
 fn default_mlp_ratio() -> usize {
     4
 }
@@ -98,15 +106,10 @@ impl LladaConfig {
     pub fn from_json(config: &Value) -> Result<Self, ModelError> {
         let fields = Fields(config);
         fields.only(&built())?;
-        for size in [
-            "d_model",
-            "n_heads",
-            "n_layers",
-            "vocab_size",
-            "max_sequence_length",
-        ] {
+        for size in ["d_model", "n_heads", "vocab_size", "max_sequence_length"] {
             fields.size(size)?;
         }
+        fields.count("n_layers")?;
         for size in [
             "n_kv_heads",
             "mlp_hidden_size",
@@ -117,8 +120,7 @@ impl LladaConfig {
         }
         fields.positive("rms_norm_eps")?;
         fields.positive("rope_theta")?;
-        let config: Self = serde_json::from_value(config.clone())
-            .map_err(|error| config_error(error.to_string()))?;
+        let config: Self = fields::read(config)?;
         if !config.d_model.is_multiple_of(2 * config.n_heads) {
             return Err(config_error(format!(
                 "d_model {} does not give each of {} heads an even width",
@@ -207,6 +209,10 @@ impl Architecture for LladaConfig {
 
     fn rotary(&self, dtype: DType, device: &Device) -> candle_core::Result<Rotary> {
         let (head_dim, positions) = (self.head_dim(), self.max_sequence_length);
+        let dtype = match self.rope_full_precision {
+            true => DType::F32,
+            false => dtype,
+        };
         Rotary::new(head_dim, self.rope_theta, positions, dtype, device)
     }
 

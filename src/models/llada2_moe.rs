@@ -18,9 +18,9 @@ use serde_json::Value;
 
 use crate::decode::preset;
 use crate::models::architecture::{Architecture, family};
-use crate::models::backbone::{Backbone, experts};
+use crate::models::backbone::{Backbone, experts, rope_field};
 use crate::models::checkpoint::config_error;
-use crate::models::fields::Fields;
+use crate::models::fields::{Fields, check_count};
 use crate::models::layers::{
     Block, ExpertShape, GatedMlp, MixtureOfExperts, Mlp, Network, RmsNorm, Rotary, Router,
     SelfAttention, embedding_and_head,
@@ -90,11 +90,14 @@ impl Experts {
             )));
         }
         let shared: usize = fields.optional("num_shared_experts")?.unwrap_or(0);
+        if shared > 0 {
+            check_count("num_shared_experts", shared)?;
+        }
         Ok(Self {
             groups,
             kept_groups,
             scale: fields.positive("routed_scaling_factor")? as f32,
-            shared_width: (shared > 0).then(|| shared.saturating_mul(shape.intermediate)),
+            shared_width: (shared > 0).then(|| shared * shape.intermediate),
             shape,
         })
     }
@@ -103,9 +106,10 @@ impl Experts {
 impl Architecture for Llada2Moe {
     fn from_json(config: &Value) -> std::result::Result<Self, ModelError> {
         let fields = Fields(config);
-        fields.only(&[("use_sliding_window", false.into())])?;
         // The official class has another default than the other families.
-        fields.positive("partial_rotary_factor")?;
+        if rope_field(config, "partial_rotary_factor")?.is_none() {
+            return Err(config_error("partial_rotary_factor is missing".into()));
+        }
         let backbone = Backbone::from_json(config)?;
         let (has_experts, first_experts) = match config["num_experts"] {
             Value::Null => (false, backbone.layers),

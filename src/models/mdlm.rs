@@ -3,12 +3,12 @@
 //! `models/dit.py` of kuleshov-group/mdlm; the released kuleshov-group/mdlm-owt embeds σ = 0 at every
 //! noise level.
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::diffusion::Schedule;
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitConfig, DitShape, LOG_LINEAR_EPS};
+use crate::models::fields;
 use crate::models::registry::Family;
 use crate::models::{ModelError, ModelSpec};
 
@@ -29,7 +29,7 @@ pub(super) const FAMILY: Family = Family {
 
 /// Reads and checks a `config.json`.
 fn read(config: &Value) -> Result<(DitShape, ModelSpec), ModelError> {
-    let config = DitConfig::deserialize(config).map_err(|error| config_error(error.to_string()))?;
+    let config: DitConfig = fields::read(config)?;
     let shape = config.shape(true)?;
     let spec = config.spec(FAMILY.name, &shape)?;
     let noise =

@@ -63,7 +63,6 @@ impl Experts {
 impl Architecture for Sdar {
     fn from_json(config: &Value) -> std::result::Result<Self, ModelError> {
         let fields = Fields(config);
-        fields.only(&[("use_sliding_window", false.into())])?;
         let backbone = Backbone::from_json(config)?;
         let experts = MOE
             .contains(&class_of(config))

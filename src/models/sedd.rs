@@ -12,6 +12,7 @@ use crate::decode::preset;
 use crate::diffusion::Schedule;
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitShape, FieldNames, LOG_LINEAR_EPS, NoiseInput};
+use crate::models::fields;
 use crate::models::registry::Family;
 use crate::models::weights::Weights;
 use crate::models::{
@@ -112,7 +113,7 @@ fn ddit() -> String {
 
 impl SeddConfig {
     fn from_json(config: &Value) -> Result<Self, ModelError> {
-        let config = Self::deserialize(config).map_err(|error| config_error(error.to_string()))?;
+        let config: Self = fields::read(config)?;
         let graph = &config.graph.kind;
         if !["absorb", "uniform"].contains(&graph.as_str()) {
             return Err(config_error(format!(

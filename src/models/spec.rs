@@ -204,8 +204,7 @@ impl ModelSpec {
                 );
             }
             Parameterisation::LogScore
-                if plan.budget.last_time() == Some(0.0)
-                    && plan.finish != Finish::WithLastInterval =>
+                if plan.budget.ends_at_zero() && plan.finish != Finish::WithLastInterval =>
             {
                 return invalid(
                     "budget",

@@ -186,6 +186,38 @@ pub(super) fn random(machine: &mut dyn Machine, extent: Extent) -> Result<String
     ))
 }
 
+/// Queries that overflowed: a row with one gets NaN, and no other row does.
+pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
+    let mut random = Random::new(22);
+    let (rows, dim, cached) = (70, 64, 40);
+    let segment = Segment {
+        rows: 0..rows,
+        context: (0..cached as u32).collect(),
+        ..Segment::default()
+    };
+    for element in ELEMENTS {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut layer = Layer::random(&mut random, element, (2, 1, dim), rows, cached);
+            let row = random.below(rows);
+            // All of the row's scores are infinite or NaN, whatever the keys' signs are.
+            layer.q[row * 2 * dim..(row + 1) * 2 * dim].fill(bad);
+            layer.k.iter_mut().for_each(|key| *key = key.abs());
+            layer.pool_keys.iter_mut().for_each(|key| *key = key.abs());
+            let out = layer.run(machine, std::slice::from_ref(&segment))?;
+            for (at, value) in out.iter().enumerate() {
+                let is_bad = at / (2 * dim) == row;
+                if value.is_nan() != is_bad {
+                    return Err(Failure::Differs(format!(
+                        "{element:?}, {bad} in row {row}: row {} has {value}",
+                        at / (2 * dim)
+                    )));
+                }
+            }
+        }
+    }
+    Ok("rows of NaN and infinite scores give NaN, the others do not".into())
+}
+
 pub(super) fn invariance(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
     let mut random = Random::new(21);
     let (slots, dim) = (50, 64);

@@ -88,6 +88,10 @@ pub const CHECKS: &[Check] = &[
         run: attention::random,
     },
     Check {
+        name: "ragged attention: what is not finite stays so, in its row",
+        run: attention::not_finite,
+    },
+    Check {
         name: "ragged attention: a row's result is the same in any batch",
         run: attention::invariance,
     },

@@ -44,6 +44,14 @@ pub trait Tokenizer: Send + Sync {
     /// part of a character.
     fn bytes(&self, token: TokenId) -> &[u8];
 
+    /// How many Unicode characters begin in `token`: summed over tokens wherever a text is cut, those of the
+    /// whole.
+    fn characters(&self, token: TokenId) -> usize {
+        // Bytes 10xxxxxx continue a character.
+        let bytes = self.bytes(token).iter();
+        bytes.filter(|byte| **byte & 0xC0 != 0x80).count()
+    }
+
     /// The most bytes of text that become one token; `None` if there is no bound. A text of more than n
     /// times as many has more than n tokens.
     fn longest_token(&self) -> Option<usize>;

@@ -12,6 +12,7 @@ use super::tokenizer::{self, SpecialTokens};
 use crate::diffusion::{Process, Schedule};
 use crate::models::ForwardProcess;
 use crate::text::documents::read_documents;
+use crate::text::{HfTokenizer, Tokenizer as _};
 
 /// Windows of a validation batch.
 const VALIDATION_BATCH: usize = 32;
@@ -155,14 +156,13 @@ enum Texts {
 
 /// Unicode characters that the slots with a loss stand for.
 fn characters(windows: &Windows, tokenizer: &Tokenizer) -> Result<usize, TrainError> {
+    let json = tokenizer.to_string(false);
+    let json = json.map_err(|error| TrainError::Tokenizer(error.to_string()))?;
+    let tokenizer = HfTokenizer::from_bytes(json.as_bytes())
+        .map_err(|error| TrainError::Tokenizer(error.to_string()))?;
     let parts = windows.tokens.chunks(windows.context).zip(&windows.prompts);
-    parts
-        .map(|(window, &prompt)| {
-            let text = tokenizer.decode(&window[prompt..], true);
-            text.map(|text| text.chars().count())
-                .map_err(|error| TrainError::Tokenizer(error.to_string()))
-        })
-        .sum()
+    let tokens = parts.flat_map(|(window, &prompt)| &window[prompt..]);
+    Ok(tokens.map(|token| tokenizer.characters(*token)).sum())
 }
 
 /// The windows noised at times and with draws that are the same for every run, so that runs compare.

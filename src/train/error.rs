@@ -126,7 +126,8 @@ pub enum TrainError {
     /// The saved run differs from what was asked for.
     #[error(
         "cannot resume: {field} was {saved} when the run was saved and is {given} now; \
-         repeat the saved value, or start a new run with another --out"
+         repeat the saved value, {}start a new run with another --out",
+        new_schedule(field)
     )]
     ResumeMismatch {
         /// The setting that differs.
@@ -191,5 +192,15 @@ impl TrainError {
             path,
             source,
         }
+    }
+}
+
+/// What helps where a setting of the learning rate's schedule differs.
+fn new_schedule(field: &str) -> &'static str {
+    match field {
+        "steps" | "lr" | "warmup" | "min-lr-ratio" => {
+            "go on with the new one by --new-lr-schedule, or "
+        }
+        _ => "or ",
     }
 }

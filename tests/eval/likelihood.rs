@@ -260,7 +260,7 @@ fn what_cannot_be_evaluated_is_refused_with_the_reason() {
         ..Settings::default()
     };
     let error = estimate(&model, &[&target], &no_draws, &mut |_| ()).unwrap_err();
-    assert_eq!(error.to_string(), "draws is 0; allowed: at least 1");
+    assert_eq!(error.to_string(), "draws is 0; allowed: 1 to 4096");
     let unknown = Target::after_prompt(&[999], &[1]);
     let error = estimate(&*load(), &[&unknown], &Settings::default(), &mut |_| ()).unwrap_err();
     assert!(matches!(

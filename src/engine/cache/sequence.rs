@@ -104,13 +104,12 @@ impl SequenceCache {
         })
     }
 
-    /// Gives the memory back.
+    /// Gives the memory back, last blocks first: what is found by what comes before it is of no use without
+    /// that, so that the beginning of a canvas is to be forgotten last.
     pub fn release(self, memory: &mut CacheMemory) {
         for table in self.tables {
-            table
-                .blocks
-                .into_iter()
-                .for_each(|block| memory.blocks.give_back(block));
+            let blocks = table.blocks.into_iter().rev();
+            blocks.for_each(|block| memory.blocks.give_back(block));
         }
     }
 
@@ -223,7 +222,7 @@ impl SequenceCache {
         }
     }
 
-    /// Notes that a step with `window` was taken on `canvas`, as it was before the step, in `block`.
+    /// Notes that a step with `window` was taken on `canvas`, as it is after the step, in `block`.
     pub fn stepped(
         &mut self,
         memory: &mut CacheMemory,

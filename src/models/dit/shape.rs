@@ -3,7 +3,7 @@
 use crate::canvas::TokenId;
 use crate::decode::DecodePlan;
 use crate::models::checkpoint::config_error;
-use crate::models::fields::check_size;
+use crate::models::fields::{check_count, check_size};
 use crate::models::layers::{MLP_RATIO, SINUSOIDS};
 use crate::models::weights::Shapes;
 use crate::models::{AttentionPattern, Corruption, ModelError, ModelSpec, Parameterisation};
@@ -71,13 +71,13 @@ impl DitShape {
         for (name, size) in [
             (names.vocab, self.vocab),
             (names.hidden, self.hidden),
-            (names.blocks, self.blocks),
             (names.heads, self.heads),
             (names.length, self.length),
             (names.cond_dim, self.noise.cond_dim().unwrap_or(1)),
         ] {
             check_size(name, size)?;
         }
+        check_count(names.blocks, self.blocks)?;
         if !self.hidden.is_multiple_of(self.heads.saturating_mul(2)) {
             return Err(config_error(format!(
                 "{} {} does not give each of {} heads an even width",

@@ -53,15 +53,51 @@ impl Module for Linear {
 /// Entries of a product up to which the CPU's kernels sum in another order.
 const SMALL_PRODUCT: usize = 256;
 
+/// Rows and columns up to which, both together, they cut a long sum elsewhere.
+const SMALL_SIDE: usize = 64;
+
 /// x wᵀ for `x` `[rows, from]` and `w` `[to, from]`, each row of which does not depend on how many others
 /// there are.
 pub(in crate::models) fn product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (rows, to) = (x.dim(0)?, w.dim(0)?);
-    let enough = (SMALL_PRODUCT / to + 1).max(2);
+    let enough = match to {
+        ..=SMALL_SIDE => (SMALL_PRODUCT / to.max(1) + 1).max(SMALL_SIDE + 1),
+        _ => (SMALL_PRODUCT / to + 1).max(2),
+    };
     if rows == 0 || rows >= enough || !x.device().is_cpu() {
         return x.matmul(&w.t()?);
     }
     x.pad_with_zeros(0, 0, enough - rows)?
         .matmul(&w.t()?)?
         .narrow(0, 0, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{D, Device};
+
+    use super::*;
+
+    #[test]
+    fn a_row_of_a_product_does_not_depend_on_how_many_others_there_are() -> Result<()> {
+        for (from, to) in [
+            (40, 1),
+            (40, 30),
+            (768, 64),
+            (1500, 17),
+            (768, 65),
+            (700, 300),
+        ] {
+            let x = Tensor::randn(0f32, 1.0, (130, from), &Device::Cpu)?;
+            let w = Tensor::randn(0f32, 1.0, (to, from), &Device::Cpu)?;
+            let all = product(&x, &w)?;
+            for rows in [1, 2, 3, 9, 63, 64, 65, 66, 129] {
+                let some = product(&x.narrow(0, 0, rows)?, &w)?;
+                let differences = (some - all.narrow(0, 0, rows)?)?.abs()?.max(D::Minus1)?;
+                let largest = differences.max(0)?.to_scalar::<f32>()?;
+                assert_eq!(largest, 0.0, "{rows} of 130 rows, {from} to {to}");
+            }
+        }
+        Ok(())
+    }
 }

@@ -308,6 +308,15 @@ fn count_not_finite(bytes: &[u8], dtype: Dtype) -> (usize, usize) {
         Dtype::F32 => count(bytes, f32::from_le_bytes),
         Dtype::BF16 => count(bytes, |b| bf16::from_le_bytes(b).to_f32()),
         Dtype::F16 => count(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::F8_E4M3 => count(
+            bytes,
+            |[b]: [u8; 1]| if b & 0x7f == 0x7f { f32::NAN } else { 0.0 },
+        ),
+        Dtype::F8_E5M2 => count(bytes, |[b]: [u8; 1]| match b & 0x7f {
+            0x7c => f32::INFINITY,
+            0x7d.. => f32::NAN,
+            _ => 0.0,
+        }),
         _ => (0, 0),
     }
 }
