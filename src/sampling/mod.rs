@@ -102,7 +102,10 @@ pub struct RowSample {
 #[derive(Debug, thiserror::Error)]
 pub enum SamplingError {
     /// The network produced something that is no distribution.
-    #[error("the model's logits for slot {slot} after {step} steps hold {what}")]
+    #[error(
+        "the model's logits for slot {slot} after {step} steps hold {what}; `unmask inspect --check` looks for \
+         damaged weights, and --dtype bf16 or f32 has a wider range than f16"
+    )]
     NotADistribution {
         /// Slot on the canvas.
         slot: usize,
