@@ -2,7 +2,7 @@
 
 use crate::decode::{
     BlockEntry, BlockOrigin, Budget, Cache, CachePolicy, DecodePlan, EarlyStop, Finish, PlanError,
-    Remasking, Revision, Rounding, Sampling, Score,
+    Remasking, Resizing, Revision, Rounding, Sampling, Score,
 };
 use crate::sampling::{Basis, FilterOrder};
 
@@ -86,6 +86,16 @@ pub(crate) fn dream(score: Score, eps: f32) -> DecodePlan {
             ..Sampling::default()
         },
         ..DecodePlan::default()
+    }
+}
+
+/// DreamOn's `diffusion_generate` (`generation_utils.py` of Dream-org/DreamOn-v0-7B): one slot a step, which may
+/// be expanded or removed.
+pub(crate) fn dreamon(score: Score) -> DecodePlan {
+    DecodePlan {
+        budget: Budget::Even,
+        revision: Revision::Resize(Resizing::default()),
+        ..dream(score, DREAM_EPS)
     }
 }
 
@@ -257,6 +267,11 @@ pub fn all() -> Vec<Preset> {
             "dream-entropy",
             "Dream's `entropy`: the least entropy first",
             dream(Score::Entropy, DREAM_EPS),
+        ),
+        preset(
+            "dreamon",
+            "DreamOn: one slot a step, the least entropy first; the network expands and removes slots",
+            dreamon(Score::Entropy),
         ),
         preset(
             "dllm",

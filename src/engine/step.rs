@@ -159,9 +159,12 @@ fn lay_out(
                 sigma,
             },
             own: own_token_bias,
-            params: sequence
-                .row_params
-                .params(slot, sequence.decoder.steps(), temperature),
+            params: sequence.row_params.params(
+                slot,
+                sequence.decoder.steps(),
+                temperature,
+                &sequence.decoder.barred(canvas, slot),
+            ),
         });
     }
 }
@@ -270,12 +273,16 @@ fn commit(
             .is_ok()
     });
     let count = committed.len();
+    sequence
+        .row_params
+        .spliced(&change.spliced, &sequence.canvas);
     sequence.report(StepReport {
         step: sequence.decoder.steps(),
         committed,
         logprobs,
         remasked: change.remasked,
         noise: change.noise,
+        spliced: change.spliced,
         statistics: sequence.statistics(),
     })?;
     Ok(count)

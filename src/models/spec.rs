@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::canvas::{Blank, Canvas, TokenId};
 use crate::decode::preset::{self, Preset};
-use crate::decode::{BlockOrigin, Budget, CachePolicy, DecodePlan, Finish, PlanError};
+use crate::decode::{
+    BlockOrigin, Budget, CachePolicy, DecodePlan, Finish, PlanError, Resizable, ResizeTokens,
+};
 use crate::diffusion::Schedule;
 
 /// Which slots a slot may attend to.
@@ -128,6 +130,9 @@ pub struct ModelSpec {
     pub noise_schedule: Option<Schedule>,
     /// Tokens that end a completion.
     pub stop_tokens: Vec<TokenId>,
+    /// The tokens by which the network changes the length of gaps, if it was trained to (DreamOn).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize_tokens: Option<ResizeTokens>,
     /// Which slots a slot may attend to.
     pub attention: AttentionPattern,
     /// The logits of slot i are read at row i − shift (at row 0 for the first slots): 0, or 1 for
@@ -182,6 +187,15 @@ impl ModelSpec {
         }
     }
 
+    /// What a decoder has to know of a network that can change the length of gaps.
+    pub fn resizable(&self) -> Option<Resizable> {
+        let tokens = self.resize_tokens?;
+        Some(Resizable {
+            tokens,
+            max_canvas: self.max_canvas,
+        })
+    }
+
     /// Checks that `plan` is of the network's process, tells it what it has to know of the noise, and reads
     /// its output as what it is.
     ///
@@ -195,6 +209,12 @@ impl ModelSpec {
             })
         };
         plan.check_blank(self.blank())?;
+        if plan.is_resizing() && self.resize_tokens.is_none() {
+            return invalid(
+                "revision",
+                "`resize` needs a model with an expand and a delete token, and this one has none",
+            );
+        }
         let is_analytic = matches!(plan.budget, Budget::Analytic { .. });
         match self.parameterisation {
             Parameterisation::LogScore if !is_analytic => {

@@ -49,6 +49,7 @@ impl Mock {
                 noise_conditioned: false,
                 noise_schedule: None,
                 stop_tokens: vec![STOP],
+                resize_tokens: None,
                 ..spec
             },
             script: Box::new(script),
