@@ -18,7 +18,10 @@ impl Splice {
     /// Where `slot` is after `splices`, which are in slot order; `None` if it was replaced.
     pub fn moved(splices: &[Self], slot: usize) -> Option<usize> {
         let before = splices.partition_point(|splice| splice.slot < slot);
-        if splices.get(before).is_some_and(|splice| splice.slot == slot) {
+        if splices
+            .get(before)
+            .is_some_and(|splice| splice.slot == slot)
+        {
             return None;
         }
         let added: usize = splices[..before].iter().map(|splice| splice.count).sum();

@@ -38,7 +38,7 @@ pub struct DecodeArgs {
     #[arg(long, value_name = "T")]
     score_temperature: Option<f32>,
     /// How many are committed a step: even, threshold:P, factor:F, entropy_bound:NATS,
-    /// schedule_floor:EPS, schedule_nearest:EPS, ancestral:EPS, analytic:EPS
+    /// schedule_floor:EPS, schedule_nearest:EPS, ancestral:EPS, analytic:EPS, euler:EPS
     #[arg(long, value_name = "BUDGET")]
     budget: Option<Budget>,
     /// The fewest that a step commits

@@ -190,6 +190,11 @@ impl Decoder {
         }
     }
 
+    /// How many the plan commits a step.
+    pub fn budget(&self) -> Budget {
+        self.plan.budget
+    }
+
     /// Denoise steps taken.
     pub fn steps(&self) -> usize {
         self.steps
@@ -340,7 +345,10 @@ impl Decoder {
         if matches!(self.plan.budget, Budget::Ancestral { .. }) || ranked.is_empty() {
             return ranked;
         }
-        if let Budget::Analytic { eps } = self.plan.budget {
+        if let (true, Some(eps)) = (
+            self.plan.budget.is_by_scores(),
+            self.plan.budget.last_time(),
+        ) {
             if block.times(self.step_in_block, eps).is_some() {
                 ranked.retain(|c| c.uniform < c.unmasking.unwrap_or(0.0));
             }

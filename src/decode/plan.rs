@@ -318,8 +318,11 @@ impl DecodePlan {
                      token; allowed: an eps above 0",
                 );
             }
-            if !matches!(self.budget, Budget::Ancestral { .. }) {
-                return invalid("revision", "`renoise` needs the budget `ancestral`");
+            if !self.budget.is_by_chance() {
+                return invalid(
+                    "revision",
+                    "`renoise` needs the budget `ancestral`, or for a model of log-scores `analytic` or `euler`",
+                );
             }
             if self.early_stop == EarlyStop::AtOnce {
                 return invalid(
@@ -358,7 +361,10 @@ impl DecodePlan {
             return slots_move("budget", "even, threshold, factor, entropy_bound");
         }
         if matches!(self.cache.policy, CachePolicy::Prefix | CachePolicy::Dual) {
-            return slots_move("cache.policy", "auto, none, as what is cached is of the slot it was");
+            return slots_move(
+                "cache.policy",
+                "auto, none, as what is cached is of the slot it was",
+            );
         }
         Ok(())
     }
@@ -372,7 +378,7 @@ impl DecodePlan {
             (Blank::Noise { .. }, Revision::Renoise) => return Ok(()),
             (Blank::Noise { .. }, _) => {
                 "this model was trained on the uniform process and has no mask token to fill; allowed: \
-                 renoise, as in the preset uniform-ancestral"
+                 renoise, as in the presets uniform-ancestral and, for log-scores, sedd-analytic"
             }
             (Blank::Mask(_), Revision::Renoise) => {
                 "`renoise` is for models of the uniform process, and this one fills masks"

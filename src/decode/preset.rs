@@ -121,6 +121,14 @@ pub(crate) fn sedd_analytic() -> DecodePlan {
     }
 }
 
+/// The same with the Euler predictor.
+fn sedd_euler() -> DecodePlan {
+    DecodePlan {
+        budget: Budget::Euler { eps: 1e-5 },
+        ..sedd_analytic()
+    }
+}
+
 /// `generate` of LLaDA2.0 (`modeling_llada2_moe.py`): blocks of 32 in at most 32 steps.
 pub(crate) fn llada2() -> DecodePlan {
     DecodePlan {
@@ -287,6 +295,11 @@ pub fn all() -> Vec<Preset> {
             "sedd-analytic",
             "SEDD's analytic predictor: each slot by itself as the network's scores unmask it",
             sedd_analytic(),
+        ),
+        preset(
+            "sedd-euler",
+            "SEDD's Euler predictor: as its analytic one, by Euler's method",
+            sedd_euler(),
         ),
         preset(
             "remdm-cap",

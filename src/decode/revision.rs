@@ -27,7 +27,9 @@ pub enum Revision {
     /// Every slot of the block is drawn anew at every step, from q(x_s | x_t, x̂_0) of the uniform process
     /// with x̂_0 drawn from the network: it becomes x̂_0, stays, or becomes noise. That is the reverse step
     /// Σ q p_θ. In the last step it becomes x̂_0. For models of the uniform process, which take no other; goes
-    /// with [`Budget::Ancestral`](crate::decode::Budget::Ancestral) only.
+    /// with [`Budget::Ancestral`](crate::decode::Budget::Ancestral), and for models of log-scores, which give
+    /// x_s itself, with [`Budget::Analytic`](crate::decode::Budget::Analytic) and
+    /// [`Budget::Euler`](crate::decode::Budget::Euler).
     Renoise,
     /// A token of the current block is replaced where the network prefers another one with more than this
     /// probability (LLaDA2.1). Once no slot of the block is masked, the block is looked at again at

@@ -447,10 +447,15 @@ fn check_served(spec: &ModelSpec) -> Result<(), StartError> {
     if spec.corruption != Corruption::Uniform {
         return Ok(());
     }
-    if spec.parameterisation != Parameterisation::Logits || spec.noise_conditioned {
+    let is_denoised = match spec.parameterisation {
+        Parameterisation::Logits => !spec.noise_conditioned,
+        Parameterisation::LogScore => true,
+        Parameterisation::Subs => false,
+    };
+    if !is_denoised {
         return Err(unsupported(
-            "it was trained on the uniform process and has no mask token to fill, and what it gives are not \
-             logits of the clean token, by which random tokens are denoised",
+            "it was trained on the uniform process and has no mask token to fill, and what it gives are neither \
+             log-scores nor logits of the clean token at any noise level, by which random tokens are denoised",
         ));
     }
     if spec.attention != AttentionPattern::Bidirectional {

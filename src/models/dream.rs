@@ -148,8 +148,7 @@ impl Architecture for Dream {
                 Algorithm::Entropy => Score::Entropy,
             });
             resizing.max_gap = option(options, "max_new_tokens")?.unwrap_or(resizing.max_gap);
-            resizing.expansions =
-                option(options, "expand_budget")?.unwrap_or(2 * resizing.max_gap);
+            resizing.expansions = option(options, "expand_budget")?.unwrap_or(2 * resizing.max_gap);
             resizing.delete_right = option(options, "pad_delete_to_right")?.unwrap_or(false);
             plan.revision = Revision::Resize(resizing);
             plan.at_least = option(options, "number_transfer_tokens")?.unwrap_or(0);

@@ -8,8 +8,10 @@ use crate::canvas::{Blank, Canvas, TokenId};
 use crate::decode::preset::{self, Preset};
 use crate::decode::{
     BlockOrigin, Budget, CachePolicy, DecodePlan, Finish, PlanError, Resizable, ResizeTokens,
+    Revision,
 };
 use crate::diffusion::Schedule;
+use crate::sampling::score::ScoreStep;
 
 /// Which slots a slot may attend to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -158,6 +160,25 @@ impl ModelSpec {
         Some(-(-schedule.one_minus_alpha(f64::from(t))).ln_1p() as f32)
     }
 
+    /// The reverse step that `budget` takes from time t to s of a network that gives log-scores; at s = 0 it
+    /// is the one to clean text. `None` without a noise schedule, or of another budget.
+    pub fn score_step(&self, budget: Budget, t: f32, s: f32) -> Option<ScoreStep> {
+        let schedule = self.noise_schedule.as_ref()?;
+        match budget {
+            Budget::Analytic { .. } | Budget::Euler { .. } if s == 0.0 => {
+                let delta_sigma = self.sigma(t)?;
+                Some(ScoreStep::Analytic { delta_sigma })
+            }
+            Budget::Analytic { .. } => Some(ScoreStep::Analytic {
+                delta_sigma: self.sigma(t)? - self.sigma(s)?,
+            }),
+            Budget::Euler { .. } => Some(ScoreStep::Euler {
+                amount: (t - s) * schedule.rate(f64::from(t)) as f32,
+            }),
+            _ => None,
+        }
+    }
+
     /// The same model denoising block after block of `block_length` slots, each of which sees itself
     /// and those before it, by `plan` with such blocks.
     pub(super) fn block_causal(mut self, block_length: usize, plan: DecodePlan) -> Self {
@@ -215,12 +236,13 @@ impl ModelSpec {
                 "`resize` needs a model with an expand and a delete token, and this one has none",
             );
         }
-        let is_analytic = matches!(plan.budget, Budget::Analytic { .. });
+        let is_by_scores = plan.budget.is_by_scores();
         match self.parameterisation {
-            Parameterisation::LogScore if !is_analytic => {
+            Parameterisation::LogScore if !is_by_scores => {
                 return invalid(
                     "budget",
-                    "this model gives log-scores, by which only `analytic` (preset sedd-analytic) can denoise",
+                    "this model gives log-scores, by which only `analytic` (preset sedd-analytic) and `euler` \
+                     (sedd-euler) can denoise",
                 );
             }
             Parameterisation::LogScore
@@ -234,10 +256,11 @@ impl ModelSpec {
             Parameterisation::LogScore if plan.sampling.guidance_scale > 0.0 => {
                 return invalid("guidance_scale", "log-scores cannot be guided; allowed: 0");
             }
-            Parameterisation::Logits | Parameterisation::Subs if is_analytic => {
+            Parameterisation::Logits | Parameterisation::Subs if is_by_scores => {
                 return invalid(
                     "budget",
-                    "`analytic` needs a model of log-scores, and this one gives logits; use `ancestral`",
+                    "`analytic` and `euler` need a model of log-scores, and this one gives logits; use \
+                     `ancestral`",
                 );
             }
             _ => {}
@@ -274,7 +297,8 @@ impl ModelSpec {
     }
 
     /// The plan of `preset` for this model. A block-causal network keeps its blocks, whose cache is exact;
-    /// another one takes the preset's, or those of the default plan where the preset names none.
+    /// another one takes the preset's, or those of the default plan where the preset names none. SEDD's
+    /// predictors draw every slot of the uniform process anew.
     pub fn plan(&self, preset: &Preset) -> DecodePlan {
         let mut plan = preset.plan().clone();
         let default = &self.default_plan;
@@ -284,6 +308,9 @@ impl ModelSpec {
         }
         if self.attention != AttentionPattern::Bidirectional {
             plan.cache = default.cache;
+        }
+        if self.corruption == Corruption::Uniform && plan.budget.is_by_scores() {
+            plan.revision = Revision::Renoise;
         }
         plan
     }

@@ -110,8 +110,10 @@ impl Decoder {
         for (gap, slots) in canvas.gaps().iter().enumerate() {
             let of_token = |token: TokenId| {
                 let of_gap = chosen.iter().filter(|c| slots.contains(&c.slot));
-                let mut slots: Vec<usize> =
-                    of_gap.filter(|c| c.token == token).map(|c| c.slot).collect();
+                let mut slots: Vec<usize> = of_gap
+                    .filter(|c| c.token == token)
+                    .map(|c| c.slot)
+                    .collect();
                 slots.sort_unstable();
                 slots
             };
