@@ -269,16 +269,18 @@ fn every_canvas_equals_the_official_algorithms_step_by_step() {
     );
 }
 
+/// Without room for all that a step expands, the official code cuts off what follows the gap.
 #[test]
-fn several_slots_a_step_are_the_official_ones_while_none_runs_out_of_room() {
+fn several_slots_a_step_equal_the_official_ones_where_there_is_room_for_them() {
+    let mut compared = 0;
     for seed in 0..24 {
-        let leaning = [[1.0, 1.0], [2.0, 2.0]][seed % 2];
+        let leaning = [[1.0, 1.0], [2.0, 2.5]][seed % 2];
         let engine = Leaning::new(leaning).engine();
         let config = Official {
             max_new_tokens: 60,
-            expand_budget: 30,
+            expand_budget: 1000,
             pad_delete_to_right: seed % 3 == 0,
-            number_transfer_tokens: 1,
+            number_transfer_tokens: 2 + seed % 2,
         };
         let ids = infilling(3, 6 + seed % 4, 4, seed as u32);
         let plan = DecodePlan {
@@ -286,14 +288,20 @@ fn several_slots_a_step_are_the_official_ones_while_none_runs_out_of_room() {
             at_least: config.number_transfer_tokens,
             ..resizing(Resizing {
                 max_gap: 60,
-                expansions: 30,
+                expansions: 1000,
                 delete_right: config.pad_delete_to_right,
             })
         };
+        let expected = official(&ids, leaning, &config);
+        if expected.iter().any(|canvas| canvas.len() > 60) {
+            continue;
+        }
         let (_, finished) = steps(&engine, Canvas::from_ids(&ids, MASK).unwrap(), &plan);
-        let expected = official(&ids, leaning, &config).pop().unwrap();
-        assert_eq!(finished.tokens().collect::<Vec<_>>(), expected, "{seed}");
+        let finished: Vec<_> = finished.tokens().collect();
+        assert_eq!(Some(&finished), expected.last(), "{seed}");
+        compared += 1;
     }
+    assert!(compared > 12, "{compared}");
 }
 
 fn fixed(canvas: &Canvas) -> Vec<TokenId> {
@@ -360,7 +368,7 @@ proptest! {
 
 #[test]
 fn a_gap_grows_up_to_the_models_context_and_no_further() {
-    let engine = Leaning::new([30.0, 0.0]).engine();
+    let engine = Leaning::new([30.0, -30.0]).engine();
     let plan = resizing(Resizing {
         max_gap: 500,
         expansions: 4000,
