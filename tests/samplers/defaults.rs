@@ -61,7 +61,7 @@ fn an_a2d_model_with_blocks_begins_them_at_the_gap_and_stops_after_one() {
 #[test]
 fn a_block_causal_model_keeps_its_blocks_under_every_preset() {
     let spec = spec("sdar", json!({"block_size": 16}));
-    for preset in preset::all() {
+    for preset in spec.presets() {
         let plan = spec.plan(&preset);
         assert_eq!(plan.block_length, Some(16), "{}", preset.name);
         assert_eq!(plan.block_origin, BlockOrigin::Canvas, "{}", preset.name);
