@@ -6,11 +6,17 @@
 //!
 //! A gap begins as masks, or for models of the uniform process as noise.
 //!
+//! A gap may grow or shrink while it is denoised: [`Canvas::splice`] moves fixed slots, and changes none.
+//!
 //! A canvas may end in scratch slots: masked slots that belong to no gap. They are denoised with the
 //! others and not read, for networks that know whole blocks only.
 
+mod splice;
+
 use std::fmt;
 use std::ops::Range;
+
+pub use splice::Splice;
 
 /// A token of the model's vocabulary.
 pub type TokenId = u32;
@@ -154,6 +160,8 @@ pub struct Canvas {
     blank: Blank,
     slots: Vec<Slot>,
     gaps: Vec<Range<usize>>,
+    /// For each gap the fewest and the most slots that it may come to have, if it has limits of its own.
+    limits: Vec<Option<(usize, usize)>>,
     /// Scratch slots, at the end.
     scratch: usize,
 }
@@ -165,6 +173,7 @@ impl Canvas {
             blank: blank.into(),
             slots: Vec::new(),
             gaps: Vec::new(),
+            limits: Vec::new(),
         }
     }
 
@@ -236,6 +245,12 @@ impl Canvas {
     /// The gaps in order, each as its range of slots.
     pub fn gaps(&self) -> &[Range<usize>] {
         &self.gaps
+    }
+
+    /// The fewest and the most slots that the `gap`th gap may come to have, where it is resized; `None` if it has
+    /// no limits of its own.
+    pub fn gap_limits(&self, gap: usize) -> Option<(usize, usize)> {
+        self.limits.get(gap).copied().flatten()
     }
 
     /// The token in `slot`; the mask token, or noise, if it is masked. Before [`Canvas::noised`] noise is
@@ -311,6 +326,7 @@ pub struct CanvasBuilder {
     blank: Blank,
     slots: Vec<Slot>,
     gaps: Vec<Range<usize>>,
+    limits: Vec<Option<(usize, usize)>>,
 }
 
 impl CanvasBuilder {
@@ -328,7 +344,18 @@ impl CanvasBuilder {
         self.slots
             .extend(std::iter::repeat_n(blank_slot(self.blank), length));
         self.gaps.push(start..start + length);
+        self.limits.push(None);
         self
+    }
+
+    /// Appends a gap of `length` masked slots, which at no time has fewer than `least` or more than `most`
+    /// slots where it is resized.
+    pub fn gap_between(self, length: usize, least: usize, most: usize) -> Self {
+        let mut builder = self.gap(length);
+        if let Some(limits) = builder.limits.last_mut() {
+            *limits = Some((least, most));
+        }
+        builder
     }
 
     /// The finished canvas.
@@ -358,6 +385,7 @@ impl CanvasBuilder {
             blank: self.blank,
             slots: self.slots,
             gaps: self.gaps,
+            limits: self.limits,
             scratch: 0,
         })
     }

@@ -8,8 +8,9 @@ use candle_core::Tensor;
 use dit::{TOLERANCE, batch, load, load_edited, numbers, outputs, rows, sequences, tensors};
 use support::max_difference;
 use unmask::decode::{Budget, CachePolicy, DecodePlan};
-use unmask::engine::{Engine, EngineConfig, StartError};
+use unmask::engine::{Engine, EngineConfig};
 use unmask::models::{Corruption, Parameterisation};
+use unmask::sampling::score::{ScoreStep, uniform_reverse};
 
 const CHECKPOINTS: [&str; 2] = ["sedd_absorb", "sedd_uniform"];
 
@@ -119,14 +120,67 @@ fn the_spec_says_what_is_masked_and_what_the_output_is() {
     );
 }
 
+/// Probabilities `[rows, vocab]` that sum to one; what is negative is never drawn.
+fn normalised(weights: &Tensor) -> Tensor {
+    let weights = weights.relu().unwrap();
+    let sum = weights.sum_keepdim(1).unwrap();
+    weights.broadcast_div(&sum).unwrap()
+}
+
 #[test]
-fn the_engine_denoises_with_the_absorbing_model_and_refuses_the_uniform_one() {
-    assert!(Engine::start(load("sedd_absorb"), EngineConfig::default()).is_ok());
-    let error = Engine::start(load("sedd_uniform"), EngineConfig::default());
-    let Err(error @ StartError::Unsupported { .. }) = error else {
-        panic!("the engine started");
+fn reverse_steps_of_the_uniform_process_have_the_official_probabilities() {
+    let goldens = tensors("sedd_uniform", "forward.safetensors");
+    let first = |name: &str| {
+        let tensor = &goldens[name];
+        tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]
     };
-    assert!(error.to_string().contains("no mask token"), "{error}");
+    let log_scores = rows(&goldens["predictor0.score"]).log().unwrap();
+    let held = sequences(&goldens["predictor0.x"])[0].clone();
+    let log_scores = log_scores.narrow(0, 0, held.len()).unwrap();
+    let amount = first("predictor0.step_size") * first("predictor0.dsigma_rate");
+    for (name, step) in [
+        (
+            "analytic0.probs",
+            ScoreStep::Analytic {
+                delta_sigma: first("analytic0.dsigma"),
+            },
+        ),
+        (
+            "denoiser0.probs",
+            ScoreStep::Analytic {
+                delta_sigma: first("predictor0.sigma"),
+            },
+        ),
+        ("euler0.probs", ScoreStep::Euler { amount }),
+    ] {
+        let reversed = uniform_reverse(&log_scores, &held, &vec![step; held.len()]).unwrap();
+        let got = normalised(&reversed.exp().unwrap());
+        let expected = normalised(&rows(&goldens[name]));
+        let difference = max_difference(&got, &expected);
+        assert!(difference < 1e-5, "{name}: {difference}");
+    }
+}
+
+#[test]
+fn scores_beyond_the_range_of_numbers_still_give_a_distribution() {
+    let row = Tensor::new(&[[0f32, 200.0, 199.0, -300.0]], &candle_core::Device::Cpu).unwrap();
+    for step in [
+        ScoreStep::Analytic { delta_sigma: 1e-6 },
+        ScoreStep::Analytic { delta_sigma: 20.0 },
+        ScoreStep::Euler { amount: 1e-6 },
+    ] {
+        let reversed = uniform_reverse(&row, &[0], &[step]).unwrap();
+        let got: Vec<Vec<f32>> = normalised(&reversed.exp().unwrap()).to_vec2().unwrap();
+        assert!(got[0].iter().all(|p| (0.0..=1.0).contains(p)), "{got:?}");
+        assert!(got[0][1] > got[0][2] && got[0][0] < 1e-6, "{got:?}");
+    }
+}
+
+#[test]
+fn the_engine_denoises_with_models_of_both_processes() {
+    for name in CHECKPOINTS {
+        assert!(Engine::start(load(name), EngineConfig::default()).is_ok());
+    }
 }
 
 #[test]

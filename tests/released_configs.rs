@@ -251,3 +251,27 @@ fn inspect_says_how_much_memory_each_number_format_takes() {
     let linear = parameters - embedding - norms;
     assert_eq!(bytes("q8_0"), 4 * (embedding + norms) + linear / 32 * 34);
 }
+
+/// The benchmark's mixture of experts and its dense twin: a row meets as many weights of the one as of the other.
+#[test]
+fn the_benchmarks_mixture_of_experts_has_the_active_size_of_its_dense_twin() {
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/configs");
+    let [moe, dense] = ["llada-moe.json", "llada-moe-dense.json"].map(|file| {
+        let path = benches.join(file);
+        let config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        (
+            config,
+            inspect(&path, &[])["spec"]["parameters"].as_u64().unwrap(),
+        )
+    });
+    let size = |name: &str| moe.0[name].as_u64().unwrap();
+    let (hidden, layers, experts) = (
+        size("hidden_size"),
+        size("num_hidden_layers"),
+        size("num_experts"),
+    );
+    let expert = 3 * hidden * size("expert_intermediate_size");
+    let idle = layers * (experts - size("num_experts_per_tok")) * expert;
+    let routers = layers * experts * hidden;
+    assert_eq!(moe.1 - idle - routers, dense.1);
+}

@@ -35,6 +35,7 @@ impl Independent {
             noise_conditioned: false,
             noise_schedule: None,
             stop_tokens: Vec::new(),
+            resize_tokens: None,
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,
             default_plan: preset.plan().clone(),

@@ -1,7 +1,7 @@
 //! Redraws a canvas on the terminal while it is denoised.
 
 use console::{Color, Style, Term};
-use unmask::canvas::Canvas;
+use unmask::canvas::{Canvas, Splice};
 use unmask::engine::StepReport;
 use unmask::text::Tokenizer;
 
@@ -13,6 +13,7 @@ pub struct Animation<'a> {
     lines: usize,
 }
 
+#[derive(Clone, Default)]
 struct Slot {
     /// `None` while masked.
     text: Option<String>,
@@ -51,6 +52,7 @@ impl<'a> Animation<'a> {
         for slot in &report.remasked {
             self.slots[*slot].text = None;
         }
+        Splice::apply(&report.spliced, &mut self.slots, 0, &Slot::default());
         self.draw(&format!("step {}", report.step))
     }
 

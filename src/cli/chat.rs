@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use serde_json::Map;
-use unmask::canvas::{Canvas, TokenId};
+use unmask::canvas::{Canvas, Splice, TokenId};
 use unmask::decode::DecodePlan;
 use unmask::engine::{Engine, EngineConfig, Event, StepReport};
 use unmask::models::ModelSpec;
@@ -155,7 +155,7 @@ impl Chat {
         }
         let canvas = Canvas::builder(self.engine.blank())
             .fixed(&tokens)
-            .gap(gap)
+            .gap_between(gap, 0, gap)
             .build()?;
         let canvas = self.spec.with_scratch(&self.plan, canvas);
         let answer = self.denoise(canvas)?;
@@ -195,9 +195,8 @@ impl Chat {
                     }
                 }
                 Some(Event::Finished(canvas, _)) => {
-                    for (at, slot) in gap.enumerate() {
-                        text.slots[at] = Some(canvas.token(slot));
-                    }
+                    let gap = canvas.gaps().last().cloned().unwrap_or_default();
+                    text.slots = gap.map(|slot| Some(canvas.token(slot))).collect();
                     break;
                 }
                 Some(Event::Failed(error)) => return Err(error.into()),
@@ -237,6 +236,7 @@ impl AnswerText<'_> {
                 *place = Some(commit.token);
             }
         }
+        Splice::apply(&report.spliced, &mut self.slots, self.start, &None);
     }
 
     /// The tokens up to the first hole.

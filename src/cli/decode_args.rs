@@ -38,7 +38,7 @@ pub struct DecodeArgs {
     #[arg(long, value_name = "T")]
     score_temperature: Option<f32>,
     /// How many are committed a step: even, threshold:P, factor:F, entropy_bound:NATS,
-    /// schedule_floor:EPS, schedule_nearest:EPS, ancestral:EPS, analytic:EPS
+    /// schedule_floor:EPS, schedule_nearest:EPS, ancestral:EPS, analytic:EPS, euler:EPS
     #[arg(long, value_name = "BUDGET")]
     budget: Option<Budget>,
     /// The fewest that a step commits
@@ -46,7 +46,8 @@ pub struct DecodeArgs {
     at_least: Option<usize>,
     /// What may happen to a committed slot: none, renoise, remask_cap:ETA, remask_rescale:ETA,
     /// remask_confidence:ETA, remask_stochastic:ETA, remask_corrector:BETA,
-    /// remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS
+    /// remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS,
+    /// resize:MAX_GAP,EXPANSIONS[,right]
     #[arg(long, value_name = "REVISION")]
     revision: Option<Revision>,
     /// Which keys and values are taken from earlier steps: auto, none, prefix, dual

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
-use unmask::canvas::{Canvas, TokenId};
+use unmask::canvas::{Canvas, Splice, TokenId};
 use unmask::decode::DecodePlan;
 use unmask::engine::{Statistics, StepReport};
 use unmask::text::{Reading, Tokenizer};
@@ -119,7 +119,8 @@ impl Trace {
             tokens: canvas.tokens().collect(),
             mask: canvas.mask(),
         };
-        trace.write(0, &[], &[])?;
+        let first = json!({"step": 0, "canvas": trace.tokens, "committed": []});
+        writeln!(trace.file, "{first}")?;
         Ok(trace)
     }
 
@@ -147,7 +148,10 @@ impl Trace {
                 })
             })
             .collect();
-        self.write(report.step, &committed, &report.remasked)
+        if let Some(mask) = self.mask {
+            Splice::apply(&report.spliced, &mut self.tokens, 0, &mask);
+        }
+        self.write(report.step, &committed, report)
     }
 
     /// Makes sure that all lines are in the file.
@@ -159,11 +163,18 @@ impl Trace {
         &mut self,
         step: usize,
         committed: &[Value],
-        remasked: &[usize],
+        report: &StepReport,
     ) -> anyhow::Result<()> {
         let mut line = json!({"step": step, "canvas": self.tokens, "committed": committed});
-        if !remasked.is_empty() {
-            line["remasked"] = json!(remasked);
+        if !report.remasked.is_empty() {
+            line["remasked"] = json!(report.remasked);
+        }
+        if !report.spliced.is_empty() {
+            let spliced = report.spliced.iter();
+            let spliced: Vec<Value> = spliced
+                .map(|splice| json!({"slot": splice.slot, "masked": splice.count}))
+                .collect();
+            line["spliced"] = json!(spliced);
         }
         Ok(writeln!(self.file, "{line}")?)
     }

@@ -50,6 +50,13 @@ pub enum Budget {
         #[serde(default = "analytic_eps")]
         eps: f32,
     },
+    /// As `Analytic`, by Euler's method on the reverse process's rates in the place of Tweedie's formula (SEDD's
+    /// `euler` predictor).
+    Euler {
+        /// The last time of the grid, in [0, 1); 1e-5 if absent, as the official sampler has it.
+        #[serde(default = "analytic_eps")]
+        eps: f32,
+    },
 }
 
 fn analytic_eps() -> f32 {
@@ -81,7 +88,8 @@ impl Budget {
             Budget::Even
             | Budget::Schedule { .. }
             | Budget::Ancestral { .. }
-            | Budget::Analytic { .. } => 0,
+            | Budget::Analytic { .. }
+            | Budget::Euler { .. } => 0,
             Budget::Threshold(threshold) => to_front(ranked, |c| c.probability >= threshold),
             Budget::Factor(factor) => {
                 let mut probabilities: Vec<f32> = ranked.iter().map(|c| c.probability).collect();
@@ -113,9 +121,10 @@ impl Budget {
     /// The last time of the grid, for the budgets that follow a noise schedule.
     pub(crate) fn last_time(self) -> Option<f32> {
         match self {
-            Budget::Schedule { eps, .. } | Budget::Ancestral { eps } | Budget::Analytic { eps } => {
-                Some(eps)
-            }
+            Budget::Schedule { eps, .. }
+            | Budget::Ancestral { eps }
+            | Budget::Analytic { eps }
+            | Budget::Euler { eps } => Some(eps),
             _ => None,
         }
     }
@@ -128,7 +137,12 @@ impl Budget {
 
     /// Whether each slot is unmasked by itself, by chance, and not the best of them.
     pub(super) fn is_by_chance(self) -> bool {
-        matches!(self, Budget::Ancestral { .. } | Budget::Analytic { .. })
+        matches!(self, Budget::Ancestral { .. }) || self.is_by_scores()
+    }
+
+    /// Whether the network's scores say what a step does.
+    pub(crate) fn is_by_scores(self) -> bool {
+        matches!(self, Budget::Analytic { .. } | Budget::Euler { .. })
     }
 
     pub(super) fn validate(self) -> Result<(), PlanError> {
@@ -137,7 +151,10 @@ impl Budget {
             Budget::Threshold(p) => (p, "a probability in [0, 1]", (0.0..=1.0).contains(&p)),
             Budget::Factor(f) => (f, "a finite number of at least 0", f >= 0.0),
             Budget::EntropyBound(h) => (h, "a finite number of nats of at least 0", h >= 0.0),
-            Budget::Schedule { eps, .. } | Budget::Ancestral { eps } | Budget::Analytic { eps } => {
+            Budget::Schedule { eps, .. }
+            | Budget::Ancestral { eps }
+            | Budget::Analytic { eps }
+            | Budget::Euler { eps } => {
                 let ok = (0.0..1.0).contains(&eps);
                 (eps, "eps of at least 0 and less than 1", ok)
             }
@@ -186,6 +203,7 @@ impl fmt::Display for Budget {
             } => write!(f, "schedule_nearest:{eps}"),
             Budget::Ancestral { eps } => write!(f, "ancestral:{eps}"),
             Budget::Analytic { eps } => write!(f, "analytic:{eps}"),
+            Budget::Euler { eps } => write!(f, "euler:{eps}"),
         }
     }
 }
@@ -199,7 +217,7 @@ impl FromStr for Budget {
             field: "budget",
             given: text.to_owned(),
             allowed: "even, threshold:P, factor:F, entropy_bound:NATS, schedule_floor:EPS, \
-                      schedule_nearest:EPS, ancestral:EPS, analytic:EPS"
+                      schedule_nearest:EPS, ancestral:EPS, analytic:EPS, euler:EPS"
                 .to_owned(),
         };
         if text == "even" {
@@ -219,6 +237,7 @@ impl FromStr for Budget {
             "schedule_nearest" => schedule(Rounding::Nearest),
             "ancestral" => Budget::Ancestral { eps: value },
             "analytic" => Budget::Analytic { eps: value },
+            "euler" => Budget::Euler { eps: value },
             _ => return Err(unknown()),
         };
         budget.validate()?;
@@ -302,6 +321,7 @@ mod tests {
             "schedule_nearest:0",
             "ancestral:0.00001",
             "analytic:0.00001",
+            "euler:0.00001",
         ] {
             assert_eq!(text.parse::<Budget>().unwrap().to_string(), text);
         }

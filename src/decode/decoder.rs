@@ -2,12 +2,13 @@
 
 mod chance;
 mod renoising;
+mod resizing;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
-use crate::canvas::{Canvas, Commit, TokenId};
+use crate::canvas::{Canvas, Commit, Splice, TokenId};
 use crate::decode::blocks::blocks;
 use crate::decode::budget::scheduled;
 use crate::decode::{
@@ -15,6 +16,9 @@ use crate::decode::{
 };
 use crate::sampling::exact::gumbel;
 use crate::sampling::philox::{Draws, Stream};
+
+pub use resizing::Resizable;
+use resizing::ResizeState;
 
 /// The state of one canvas's denoising: the current block and how many of its steps are taken.
 #[derive(Debug, Clone)]
@@ -29,6 +33,8 @@ pub struct Decoder {
     steps: usize,
     /// For each step and slot, the number that decides in the place of the seed's whether it is unmasked.
     recorded: Option<Vec<Vec<f32>>>,
+    /// For models that can change the length of gaps.
+    resize: Option<ResizeState>,
 }
 
 /// What a step changed.
@@ -40,6 +46,9 @@ pub struct Change {
     pub remasked: Vec<usize>,
     /// Slots that hold another noise token than before, with it, in slot order: of the uniform process only.
     pub noise: Vec<(usize, TokenId)>,
+    /// Slots that were replaced by masked ones after all that, in slot order, as they were before. None of them
+    /// was committed.
+    pub spliced: Vec<Splice>,
 }
 
 #[derive(Debug, Clone)]
@@ -85,13 +94,19 @@ impl Decoder {
     /// Begins `plan` on `canvas`. A stop token ends the denoising as [`DecodePlan::early_stop`] says.
     ///
     /// # Errors
-    /// If the plan is invalid, is of the other process than the canvas, or has fewer steps than the canvas
-    /// has blocks.
+    /// If the plan is invalid, is of the other process than the canvas, has fewer steps than the canvas
+    /// has blocks, or resizes gaps, for which [`Decoder::resizable`] is.
     pub fn new(
         plan: &DecodePlan,
         canvas: &Canvas,
         stop_tokens: &[TokenId],
     ) -> Result<Self, PlanError> {
+        if plan.is_resizing() {
+            return Err(PlanError::Invalid {
+                field: "revision",
+                reason: "`resize` needs a model with an expand and a delete token".into(),
+            });
+        }
         let mut decoder = Self::begin(plan, canvas, stop_tokens)?;
         decoder.skip_idle_steps(canvas);
         Ok(decoder)
@@ -129,6 +144,7 @@ impl Decoder {
             post_steps: 0,
             steps: 0,
             recorded: None,
+            resize: None,
         })
     }
 
@@ -174,6 +190,11 @@ impl Decoder {
         }
     }
 
+    /// How many the plan commits a step.
+    pub fn budget(&self) -> Budget {
+        self.plan.budget
+    }
+
     /// Denoise steps taken.
     pub fn steps(&self) -> usize {
         self.steps
@@ -183,6 +204,7 @@ impl Decoder {
     pub fn step_limit(&self) -> usize {
         let post_steps = match self.plan.revision {
             Revision::Edit { max_post_steps, .. } => max_post_steps.saturating_add(1),
+            Revision::Resize(_) => self.resize.map_or(0, |resize| resize.step_allowance()),
             _ => 0,
         };
         self.blocks[self.block.min(self.blocks.len())..]
@@ -242,6 +264,7 @@ impl Decoder {
         self.steps += 1;
         let had_masked = canvas.masked_in(block.slots.clone()).next().is_some();
         let mut committed = self.choose(canvas, &block, candidates);
+        let spliced = self.splices(canvas, &mut committed);
         let edits = self.edits(canvas, candidates);
         let edited = !edits.is_empty();
         committed.extend(edits);
@@ -256,6 +279,7 @@ impl Decoder {
             }
         }
         chance::remask(canvas, &remasked);
+        let block = self.splice(canvas, block, &spliced);
         self.step_in_block += 1;
         self.leave_block_if_done(canvas, &block, had_masked || edited);
         remasked.extend(self.skip_idle_steps_and_remask(canvas));
@@ -265,6 +289,7 @@ impl Decoder {
             committed,
             remasked,
             noise: Vec::new(),
+            spliced,
         }
     }
 
@@ -320,7 +345,10 @@ impl Decoder {
         if matches!(self.plan.budget, Budget::Ancestral { .. }) || ranked.is_empty() {
             return ranked;
         }
-        if let Budget::Analytic { eps } = self.plan.budget {
+        if let (true, Some(eps)) = (
+            self.plan.budget.is_by_scores(),
+            self.plan.budget.last_time(),
+        ) {
             if block.times(self.step_in_block, eps).is_some() {
                 ranked.retain(|c| c.uniform < c.unmasking.unwrap_or(0.0));
             }

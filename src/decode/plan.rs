@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::canvas::{Blank, Canvas, TokenId};
-use crate::decode::{BlockEntry, BlockOrigin, Budget, Cache, Revision, Score};
+use crate::decode::{BlockEntry, BlockOrigin, Budget, Cache, CachePolicy, Revision, Score};
 use crate::sampling::philox::{Draws, Stream};
 use crate::sampling::{Basis, FilterOrder, LogitBias};
 
@@ -307,6 +307,9 @@ impl DecodePlan {
                  after_block",
             );
         }
+        if let Revision::Resize(_) = self.revision {
+            self.validate_resizing()?;
+        }
         if self.revision == Revision::Renoise {
             if self.budget.ends_at_zero() && self.finish != Finish::WithLastInterval {
                 return invalid(
@@ -315,8 +318,11 @@ impl DecodePlan {
                      token; allowed: an eps above 0",
                 );
             }
-            if !matches!(self.budget, Budget::Ancestral { .. }) {
-                return invalid("revision", "`renoise` needs the budget `ancestral`");
+            if !self.budget.is_by_chance() {
+                return invalid(
+                    "revision",
+                    "`renoise` needs the budget `ancestral`, or for a model of log-scores `analytic` or `euler`",
+                );
             }
             if self.early_stop == EarlyStop::AtOnce {
                 return invalid(
@@ -334,6 +340,35 @@ impl DecodePlan {
         Ok(())
     }
 
+    /// Checks that nothing in the plan depends on the number of slots, which changes while gaps are resized.
+    fn validate_resizing(&self) -> Result<(), PlanError> {
+        let slots_move = |field, allowed: &str| {
+            Err(PlanError::Invalid {
+                field,
+                reason: format!(
+                    "gaps that are resized change the number of slots while they are denoised; allowed with \
+                     `resize`: {allowed}"
+                ),
+            })
+        };
+        if self.block_length.is_some() {
+            return slots_move("block_length", "none, the whole canvas at once");
+        }
+        if self.steps.is_some() {
+            return slots_move("steps", "none, as many as the budget takes");
+        }
+        if self.budget.last_time().is_some() {
+            return slots_move("budget", "even, threshold, factor, entropy_bound");
+        }
+        if matches!(self.cache.policy, CachePolicy::Prefix | CachePolicy::Dual) {
+            return slots_move(
+                "cache.policy",
+                "auto, none, as what is cached is of the slot it was",
+            );
+        }
+        Ok(())
+    }
+
     /// Checks that the plan denoises canvases whose gaps begin as `blank`.
     ///
     /// # Errors
@@ -343,7 +378,7 @@ impl DecodePlan {
             (Blank::Noise { .. }, Revision::Renoise) => return Ok(()),
             (Blank::Noise { .. }, _) => {
                 "this model was trained on the uniform process and has no mask token to fill; allowed: \
-                 renoise, as in the preset uniform-ancestral"
+                 renoise, as in the presets uniform-ancestral and, for log-scores, sedd-analytic"
             }
             (Blank::Mask(_), Revision::Renoise) => {
                 "`renoise` is for models of the uniform process, and this one fills masks"
@@ -370,6 +405,11 @@ impl DecodePlan {
 
     /// Whether a committed slot may change again, so that nothing is final before the end.
     pub fn is_revising(&self) -> bool {
-        self.revision != Revision::None
+        !matches!(self.revision, Revision::None | Revision::Resize(_))
+    }
+
+    /// Whether the number of slots may change, so that committed slots move.
+    pub fn is_resizing(&self) -> bool {
+        matches!(self.revision, Revision::Resize(_))
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::decode::{
     BlockEntry, BlockOrigin, Budget, Cache, CachePolicy, DecodePlan, EarlyStop, Finish, PlanError,
-    Remasking, Revision, Rounding, Sampling, Score,
+    Remasking, Resizing, Revision, Rounding, Sampling, Score,
 };
 use crate::sampling::{Basis, FilterOrder};
 
@@ -89,6 +89,16 @@ pub(crate) fn dream(score: Score, eps: f32) -> DecodePlan {
     }
 }
 
+/// DreamOn's `diffusion_generate` (`generation_utils.py` of Dream-org/DreamOn-v0-7B): one slot a step, which may
+/// be expanded or removed.
+pub(crate) fn dreamon(score: Score) -> DecodePlan {
+    DecodePlan {
+        budget: Budget::Even,
+        revision: Revision::Resize(Resizing::default()),
+        ..dream(score, DREAM_EPS)
+    }
+}
+
 /// Dream's algorithm `origin`.
 pub(crate) fn dream_origin(eps: f32) -> DecodePlan {
     DecodePlan {
@@ -108,6 +118,14 @@ pub(crate) fn sedd_analytic() -> DecodePlan {
             ..Sampling::default()
         },
         ..DecodePlan::default()
+    }
+}
+
+/// The same with the Euler predictor.
+fn sedd_euler() -> DecodePlan {
+    DecodePlan {
+        budget: Budget::Euler { eps: 1e-5 },
+        ..sedd_analytic()
     }
 }
 
@@ -259,6 +277,11 @@ pub fn all() -> Vec<Preset> {
             dream(Score::Entropy, DREAM_EPS),
         ),
         preset(
+            "dreamon",
+            "DreamOn: one slot a step, the least entropy first; the network expands and removes slots",
+            dreamon(Score::Entropy),
+        ),
+        preset(
             "dllm",
             "dllm's MDLMSampler: the most confident slots, as many as the linear schedule asks for",
             dllm(),
@@ -272,6 +295,11 @@ pub fn all() -> Vec<Preset> {
             "sedd-analytic",
             "SEDD's analytic predictor: each slot by itself as the network's scores unmask it",
             sedd_analytic(),
+        ),
+        preset(
+            "sedd-euler",
+            "SEDD's Euler predictor: as its analytic one, by Euler's method",
+            sedd_euler(),
         ),
         preset(
             "remdm-cap",

@@ -6,9 +6,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::canvas::TokenId;
 use crate::decode::PlanError;
 use crate::decode::plan::MAX_STEPS;
 use crate::diffusion::{Error, Interval, Schedule, flow, remasking};
+
+/// The most expansions of a plan: each may take two steps.
+const MAX_EXPANSIONS: usize = 4000;
 
 /// What may happen to a slot after it was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
@@ -23,7 +27,9 @@ pub enum Revision {
     /// Every slot of the block is drawn anew at every step, from q(x_s | x_t, x̂_0) of the uniform process
     /// with x̂_0 drawn from the network: it becomes x̂_0, stays, or becomes noise. That is the reverse step
     /// Σ q p_θ. In the last step it becomes x̂_0. For models of the uniform process, which take no other; goes
-    /// with [`Budget::Ancestral`](crate::decode::Budget::Ancestral) only.
+    /// with [`Budget::Ancestral`](crate::decode::Budget::Ancestral), and for models of log-scores, which give
+    /// x_s itself, with [`Budget::Analytic`](crate::decode::Budget::Analytic) and
+    /// [`Budget::Euler`](crate::decode::Budget::Euler).
     Renoise,
     /// A token of the current block is replaced where the network prefers another one with more than this
     /// probability (LLaDA2.1). Once no slot of the block is masked, the block is looked at again at
@@ -34,6 +40,45 @@ pub enum Revision {
         /// Most steps over a block without masked slots.
         max_post_steps: usize,
     },
+    /// The network changes the length of gaps (DreamOn, arXiv:2602.01326): a slot whose token is the expand
+    /// token becomes two masked slots, and one whose token is the delete token is removed. For models with
+    /// these tokens; what is committed otherwise is final.
+    Resize(Resizing),
+}
+
+/// How far gaps may grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resizing {
+    /// The most slots to which a gap without limits of its own grows, at least 1; never beyond the model's
+    /// context.
+    pub max_gap: usize,
+    /// The most slots that are expanded on a canvas, from 0 to 4000.
+    pub expansions: usize,
+    /// With a slot, all masked slots of its gap to the right of it are removed (`pad_delete_to_right`); false if
+    /// absent.
+    #[serde(default)]
+    pub delete_right: bool,
+}
+
+impl Default for Resizing {
+    /// Up to 64 slots a gap, as DreamOn's authors evaluate it, and twice as many expansions.
+    fn default() -> Self {
+        Self {
+            max_gap: 64,
+            expansions: 128,
+            delete_right: false,
+        }
+    }
+}
+
+/// The tokens by which a network changes the length of a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ResizeTokens {
+    /// Its slot becomes two masked slots.
+    pub expand: TokenId,
+    /// Its slot is removed.
+    pub delete: TokenId,
 }
 
 /// How likely a committed slot is masked again in a step of the reverse process.
@@ -140,9 +185,30 @@ impl RemaskingStep {
 }
 
 impl Revision {
+    /// The same, or none where it would change the length of gaps.
+    pub fn at_fixed_length(self) -> Self {
+        match self {
+            Revision::Resize(_) => Revision::None,
+            other => other,
+        }
+    }
+
     pub(super) fn validate(self) -> Result<(), PlanError> {
         match self {
             Revision::None | Revision::Renoise => Ok(()),
+            Revision::Resize(Resizing { max_gap: 0, .. }) => Err(PlanError::OutOfRange {
+                field: "revision",
+                given: "0".into(),
+                allowed: "a max_gap of at least 1",
+            }),
+            Revision::Resize(Resizing { expansions, .. }) if expansions > MAX_EXPANSIONS => {
+                Err(PlanError::OutOfRange {
+                    field: "revision",
+                    given: expansions.to_string(),
+                    allowed: "at most 4000 expansions",
+                })
+            }
+            Revision::Resize(_) => Ok(()),
             Revision::Remask(remasking) => match remasking.step(0.4, 0.5) {
                 Ok(_) => Ok(()),
                 Err(error) => Err(PlanError::Invalid {
@@ -187,6 +253,14 @@ impl fmt::Display for Revision {
                 threshold,
                 max_post_steps,
             } => write!(f, "edit:{threshold},{max_post_steps}"),
+            Revision::Resize(Resizing {
+                max_gap,
+                expansions,
+                delete_right,
+            }) => {
+                let right = if *delete_right { ",right" } else { "" };
+                write!(f, "resize:{max_gap},{expansions}{right}")
+            }
         }
     }
 }
@@ -195,14 +269,16 @@ impl FromStr for Revision {
     type Err = PlanError;
 
     /// Reads what [`Display`](fmt::Display) writes: `none`, `renoise`, `remask_cap:0.02`,
-    /// `remask_loop:0.02,0.55,0.05,0.9` (η, t_on, t_off, α_on), `edit:0.9,16` (threshold, post steps).
+    /// `remask_loop:0.02,0.55,0.05,0.9` (η, t_on, t_off, α_on), `edit:0.9,16` (threshold, post steps),
+    /// `resize:64,128` or `resize:64,128,right` (slots a gap, expansions, what is right of a deletion too).
     fn from_str(text: &str) -> Result<Self, PlanError> {
         let unknown = || PlanError::UnknownName {
             field: "revision",
             given: text.to_owned(),
             allowed: "none, renoise, remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, \
                       remask_stochastic:ETA, remask_corrector:BETA, \
-                      remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS"
+                      remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS, \
+                      resize:MAX_GAP,EXPANSIONS[,right]"
                 .to_owned(),
         };
         match text {
@@ -211,6 +287,23 @@ impl FromStr for Revision {
             _ => {}
         }
         let (name, values) = text.split_once(':').ok_or_else(unknown)?;
+        if name == "resize" {
+            let values: Vec<&str> = values.split(',').collect();
+            let (sizes, delete_right) = match values.as_slice() {
+                [sizes @ .., "right"] => (sizes, true),
+                sizes => (sizes, false),
+            };
+            let [max_gap, expansions] = sizes else {
+                return Err(unknown());
+            };
+            let revision = Revision::Resize(Resizing {
+                max_gap: max_gap.parse().map_err(|_| unknown())?,
+                expansions: expansions.parse().map_err(|_| unknown())?,
+                delete_right,
+            });
+            revision.validate()?;
+            return Ok(revision);
+        }
         let numbers: Vec<f64> = values
             .split(',')
             .map(str::parse)
@@ -257,6 +350,8 @@ mod tests {
             "remask_corrector:1",
             "remask_loop:0.02,0.55,0.05,0.9",
             "edit:0.9,16",
+            "resize:64,128",
+            "resize:1,0,right",
         ] {
             assert_eq!(text.parse::<Revision>().unwrap().to_string(), text);
         }
@@ -267,6 +362,11 @@ mod tests {
             "remask_loop:0.1",
             "edit:1.5,3",
             "edit:0.9,-1",
+            "resize:0,1",
+            "resize:64",
+            "resize:64,1,left",
+            "resize:64,1e9",
+            "resize:64,5000",
         ] {
             assert!(text.parse::<Revision>().is_err(), "{text}");
         }

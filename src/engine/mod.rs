@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::canvas::{Blank, Canvas, Commit, TokenId};
+use crate::canvas::{Blank, Canvas, Commit, Splice, TokenId};
 use crate::decode::{CachePolicy, DecodePlan, Decoder, MAX_STEPS, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 use crate::sampling::Logprobs;
@@ -92,6 +92,10 @@ pub struct StepReport {
     /// The slots that hold another noise token than before, with it, in slot order: of models of the uniform
     /// process only.
     pub noise: Vec<(usize, TokenId)>,
+    /// The slots that were replaced by masked ones, or removed, after all that, in slot order, as they were
+    /// before: every other slot of this report is named by where it was before, too. Of plans that resize gaps
+    /// only.
+    pub spliced: Vec<Splice>,
     /// What the generation took so far, this step included.
     pub statistics: Statistics,
 }
@@ -318,7 +322,11 @@ impl Engine {
         }
         let scheme = self.affordable_scheme(plan, canvas.len())?;
         self.spec.check_plan(plan)?;
-        let decoder = Decoder::new(plan, &canvas, &self.spec.stop_tokens)?;
+        let stop_tokens = &self.spec.stop_tokens;
+        let decoder = match self.spec.resizable() {
+            Some(model) => Decoder::resizable(plan, &canvas, stop_tokens, model)?,
+            None => Decoder::new(plan, &canvas, stop_tokens)?,
+        };
         let most = MAX_STEPS.max(canvas.len());
         if decoder.step_limit() > most {
             return Err(SubmitError::Plan(PlanError::OutOfRange {
@@ -336,7 +344,7 @@ impl Engine {
         };
         // One more place is for the end.
         let (events, receiver) = mpsc::channel(pending + 1);
-        let row_params = SequenceRows::new(plan.sampling.clone(), &canvas, &self.spec, logprobs);
+        let row_params = SequenceRows::new(plan, &canvas, &self.spec, logprobs);
         let sequence = Sequence {
             canvas,
             decoder,
@@ -439,10 +447,15 @@ fn check_served(spec: &ModelSpec) -> Result<(), StartError> {
     if spec.corruption != Corruption::Uniform {
         return Ok(());
     }
-    if spec.parameterisation != Parameterisation::Logits || spec.noise_conditioned {
+    let is_denoised = match spec.parameterisation {
+        Parameterisation::Logits => !spec.noise_conditioned,
+        Parameterisation::LogScore => true,
+        Parameterisation::Subs => false,
+    };
+    if !is_denoised {
         return Err(unsupported(
-            "it was trained on the uniform process and has no mask token to fill, and what it gives are not \
-             logits of the clean token, by which random tokens are denoised",
+            "it was trained on the uniform process and has no mask token to fill, and what it gives are neither \
+             log-scores nor logits of the clean token at any noise level, by which random tokens are denoised",
         ));
     }
     if spec.attention != AttentionPattern::Bidirectional {

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::canvas::{Canvas, TokenId};
-use crate::decode::{Sampling, StopTokens};
+use crate::canvas::{Canvas, Splice, TokenId};
+use crate::decode::{DecodePlan, Sampling, StopTokens};
 use crate::models::{ModelSpec, Parameterisation};
 use crate::sampling::{LogitBias, RowLogprobs, RowParams};
 
@@ -32,20 +32,27 @@ pub(super) struct SequenceRows {
 
 impl SequenceRows {
     pub fn new(
-        sampling: Sampling,
+        plan: &DecodePlan,
         canvas: &Canvas,
         spec: &ModelSpec,
         logprobs: Option<LogprobRequest>,
     ) -> Self {
-        let last_fixed = (0..canvas.len()).rev().find(|slot| canvas.is_fixed(*slot));
+        let sampling = plan.sampling.clone();
         let bias_before_text = match sampling.stop_tokens {
             StopTokens::Anywhere => sampling.logit_bias.clone(),
-            StopTokens::AtEnd => sampling.logit_bias.without(&spec.stop_tokens),
+            StopTokens::AtEnd => {
+                let mut stop_tokens = spec.stop_tokens.clone();
+                if let (true, Some(tokens)) = (plan.is_resizing(), spec.resize_tokens) {
+                    // It removes its slot, and stops nothing.
+                    stop_tokens.retain(|token| *token != tokens.delete);
+                }
+                sampling.logit_bias.without(&stop_tokens)
+            }
         };
         Self {
             sampling,
             bias_before_text,
-            text_end: last_fixed.map_or(0, |slot| slot + 1),
+            text_end: text_end(canvas),
             // Without a mask token no token is excluded.
             mask: canvas.mask().unwrap_or(TokenId::MAX),
             mask_is_impossible: spec.parameterisation != Parameterisation::Logits,
@@ -58,8 +65,28 @@ impl SequenceRows {
         self.sampling.guidance_scale
     }
 
-    /// The parameters of `slot` after `step` steps, at the `temperature` of the next.
-    pub fn params(&self, slot: usize, step: usize, temperature: f32) -> RowParams {
+    /// Takes in that `splices` have changed the canvas's length.
+    pub fn spliced(&mut self, splices: &[Splice], canvas: &Canvas) {
+        if splices.is_empty() {
+            return;
+        }
+        self.text_end = text_end(canvas);
+        if let Some(asked) = &mut self.logprobs {
+            let of = std::mem::take(&mut asked.of).into_iter();
+            let moved = of.filter_map(|(slot, of)| Some((Splice::moved(splices, slot)?, of)));
+            asked.of = moved.collect();
+        }
+    }
+
+    /// The parameters of `slot` after `step` steps, at the `temperature` of the next; it is not to become one
+    /// of the `barred` tokens.
+    pub fn params(
+        &self,
+        slot: usize,
+        step: usize,
+        temperature: f32,
+        barred: &[TokenId],
+    ) -> RowParams {
         let sampling = &self.sampling;
         let bias = match slot < self.text_end {
             true => &self.bias_before_text,
@@ -70,7 +97,10 @@ impl SequenceRows {
             of: asked.of.get(&slot).cloned().unwrap_or_default(),
         });
         RowParams {
-            bias: bias.clone(),
+            bias: match barred {
+                [] => bias.clone(),
+                barred => bias.without(barred),
+            },
             temperature,
             top_k: sampling.top_k,
             top_p: sampling.top_p,
@@ -85,4 +115,10 @@ impl SequenceRows {
             logprobs,
         }
     }
+}
+
+/// The slot from which on none is fixed.
+fn text_end(canvas: &Canvas) -> usize {
+    let last_fixed = (0..canvas.len()).rev().find(|slot| canvas.is_fixed(*slot));
+    last_fixed.map_or(0, |slot| slot + 1)
 }

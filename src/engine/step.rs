@@ -13,6 +13,7 @@ use crate::decode::Candidate;
 use crate::models::{
     Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, RowInput, Segment,
 };
+use crate::sampling::score::{self, ScoreStep};
 use crate::sampling::{self, RowParams, RowSample, SamplingError};
 
 /// Rows that go through the head at once: bounds the memory that logits take.
@@ -34,6 +35,8 @@ struct ScoredRow {
     input: RowInput,
     /// What is added to the logit of the token that the slot holds.
     own: Option<f32>,
+    /// The reverse step that its log-scores are for, of the uniform process.
+    reverse: Option<ScoreStep>,
     params: RowParams,
 }
 
@@ -72,10 +75,11 @@ pub(super) fn step(
     for rows in scored.chunks(HEAD_ROWS) {
         let begun = Instant::now();
         let logits = with_own_tokens(logits(model, &hidden, rows)?, rows)?;
+        let logits = reversed(logits, rows)?;
         cost.model += begun.elapsed();
         let params: Vec<RowParams> = rows.iter().map(|row| row.params.clone()).collect();
         samples.extend(sampling::reduce(&logits, &params)?);
-        if model.spec().parameterisation == Parameterisation::LogScore {
+        if by_total_scores(model.spec()) {
             totals.extend(score_totals(&logits)?);
         }
     }
@@ -144,6 +148,9 @@ fn lay_out(
         return;
     }
     let own_token_bias = sequence.decoder.own_token_bias(canvas);
+    let reverse = (!by_total_scores(spec))
+        .then(|| score_step(spec, sequence))
+        .flatten();
     for slot in sequence.decoder.scored_slots(canvas) {
         let row = slot.saturating_sub(spec.logit_shift) - window.rows.start;
         scored.push(ScoredRow {
@@ -159,9 +166,13 @@ fn lay_out(
                 sigma,
             },
             own: own_token_bias,
-            params: sequence
-                .row_params
-                .params(slot, sequence.decoder.steps(), temperature),
+            reverse,
+            params: sequence.row_params.params(
+                slot,
+                sequence.decoder.steps(),
+                temperature,
+                &sequence.decoder.barred(canvas, slot),
+            ),
         });
     }
 }
@@ -192,6 +203,28 @@ fn logits(model: &dyn Denoiser, hidden: &Tensor, rows: &[ScoredRow]) -> Result<T
     Ok((unconditional + direction.broadcast_mul(&weights)?)?)
 }
 
+/// Whether the total of its scores says how likely a slot is unmasked: of the absorbing process.
+fn by_total_scores(spec: &ModelSpec) -> bool {
+    spec.parameterisation == Parameterisation::LogScore && spec.mask_token().is_some()
+}
+
+/// The reverse step that the next step of a sequence takes by scores, if it does.
+fn score_step(spec: &ModelSpec, sequence: &Sequence) -> Option<ScoreStep> {
+    let (t, s) = sequence.decoder.times()?;
+    spec.score_step(sequence.decoder.budget(), t, s)
+}
+
+/// `logits`, of rows of log-scores of the uniform process those of the tokens that the slots become.
+fn reversed(logits: Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelError> {
+    // A model gives either log-scores in all rows or none.
+    let steps: Option<Vec<ScoreStep>> = rows.iter().map(|row| row.reverse).collect();
+    let Some(steps) = steps.filter(|steps| !steps.is_empty()) else {
+        return Ok(logits);
+    };
+    let held: Vec<TokenId> = rows.iter().map(|row| row.input.token).collect();
+    Ok(score::uniform_reverse(&logits, &held, &steps)?)
+}
+
 /// For each row of log-scores `[rows, vocab]` the sum of the scores of all tokens but the row's own, whose
 /// score is 1.
 fn score_totals(log_scores: &Tensor) -> Result<Vec<f32>, ModelError> {
@@ -205,14 +238,10 @@ fn score_totals(log_scores: &Tensor) -> Result<Vec<f32>, ModelError> {
 /// From σ to σ − Δσ a masked slot becomes token y with probability (e^Δσ − 1) s(y), the product of the
 /// staggered score and the transition (SEDD, arXiv:2310.16834, theorem 4.1; `AnalyticPredictor`).
 fn unmasking(spec: &ModelSpec, sequence: &Sequence, totals: &[f32]) -> Vec<f32> {
-    let Some((t, s)) = sequence.decoder.times() else {
-        return Vec::new();
-    };
-    let (Some(sigma_t), Some(sigma_s)) = (spec.sigma(t), spec.sigma(s)) else {
-        return Vec::new();
-    };
-    let growth = (sigma_t - sigma_s).exp_m1();
-    totals.iter().map(|total| growth * total).collect()
+    match score_step(spec, sequence) {
+        Some(step) => totals.iter().map(|total| step.unmasking(*total)).collect(),
+        None => Vec::new(),
+    }
 }
 
 /// `logits` with what is added to those of the tokens that the slots hold.
@@ -270,12 +299,16 @@ fn commit(
             .is_ok()
     });
     let count = committed.len();
+    sequence
+        .row_params
+        .spliced(&change.spliced, &sequence.canvas);
     sequence.report(StepReport {
         step: sequence.decoder.steps(),
         committed,
         logprobs,
         remasked: change.remasked,
         noise: change.noise,
+        spliced: change.spliced,
         statistics: sequence.statistics(),
     })?;
     Ok(count)

@@ -23,11 +23,12 @@ pub(super) fn check_windows(windows: usize) -> Result<(), EvalError> {
 }
 
 /// `plan` with the most probable tokens, no filters, and candidates ranked by their scores alone; guidance
-/// stays. Random draws that are the sampler itself remain: scores that are random, slots that a reverse
+/// stays, and gaps keep their length, since what fills them is compared slot by slot. Random draws that are the sampler itself remain: scores that are random, slots that a reverse
 /// process masks again or draws anew.
 pub(super) fn greedy(plan: &DecodePlan) -> DecodePlan {
     DecodePlan {
         score_temperature: 0.0,
+        revision: plan.revision.at_fixed_length(),
         sampling: Sampling {
             guidance_scale: plan.sampling.guidance_scale,
             ..Sampling::default()

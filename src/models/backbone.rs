@@ -141,6 +141,7 @@ impl Backbone {
             noise_conditioned: false,
             noise_schedule: None,
             stop_tokens: self.stop_tokens.clone(),
+            resize_tokens: None,
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,
             default_plan: DecodePlan::default(),

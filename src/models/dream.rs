@@ -5,6 +5,9 @@
 //! kept the autoregressive offset: the logits of slot i are read at row i − 1. Dream-reasoner, whose
 //! class is `DreamForCausalLM`, is block-causal and not shifted, and is not built here.
 //!
+//! DreamOn is a Dream network with a token that becomes two masked slots, `expand_token_id`; the end of the text
+//! is the token that removes its slot (`DreamOnGenerationConfig`).
+//!
 //! The default plan is that of the official `diffusion_generate` with the options that the checkpoint's
 //! generation_config.json gives.
 
@@ -13,10 +16,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::decode::{DecodePlan, Score, preset};
+use crate::decode::{DecodePlan, ResizeTokens, Revision, Score, preset};
 use crate::models::architecture::{Architecture, family};
 use crate::models::backbone::{Backbone, Projections};
-use crate::models::checkpoint::GENERATION_CONFIG;
+use crate::models::checkpoint::{CONFIG, GENERATION_CONFIG, config_error, token_ids};
 use crate::models::fields::Fields;
 use crate::models::layers::{GatedMlp, Mlp, Network, Rotary};
 use crate::models::registry::Family;
@@ -53,8 +56,48 @@ fn option<T: DeserializeOwned>(
         .map_err(|error| invalid(format!("{name} is {given}: {error}")))
 }
 
+/// The options that say how tokens are drawn and ranked.
+fn sampling(options: &Value, plan: &mut DecodePlan) -> std::result::Result<(), ModelError> {
+    plan.score_temperature = option(options, "alg_temp")?.unwrap_or(0.0);
+    plan.sampling.temperature = option(options, "temperature")?.unwrap_or(0.0);
+    plan.sampling.top_p = option(options, "top_p")?;
+    plan.sampling.top_k = option(options, "top_k")?;
+    plan.validate().map_err(|error| invalid(error.to_string()))
+}
+
+/// DreamOn's tokens, if config.json names them. Where it names no `delete_token_id`, the first end of the text
+/// is the delete token, as in the official code.
+fn resize_tokens(
+    config: &Value,
+    vocab_size: usize,
+) -> std::result::Result<Option<ResizeTokens>, ModelError> {
+    let fields = Fields(config);
+    let Some(expand) = fields.optional("expand_token_id")? else {
+        return Ok(None);
+    };
+    let delete = match fields.optional("delete_token_id")? {
+        Some(delete) => Some(delete),
+        None => token_ids(CONFIG, &config["eos_token_id"])?.first().copied(),
+    };
+    let delete = delete.ok_or_else(|| {
+        config_error(format!(
+            "expand_token_id is {expand}, but neither delete_token_id nor eos_token_id says which token removes \
+             its slot"
+        ))
+    })?;
+    for (field, token) in [("expand_token_id", expand), ("delete_token_id", delete)] {
+        if token as usize >= vocab_size {
+            return Err(config_error(format!(
+                "{field} {token} is outside the vocabulary of {vocab_size}"
+            )));
+        }
+    }
+    Ok(Some(ResizeTokens { expand, delete }))
+}
+
 struct Dream {
     backbone: Backbone,
+    resize_tokens: Option<ResizeTokens>,
     intermediate_size: usize,
 }
 
@@ -62,8 +105,10 @@ impl Architecture for Dream {
     fn from_json(config: &Value) -> std::result::Result<Self, ModelError> {
         let fields = Fields(config);
         fields.only(&[("use_mrope", false.into())])?;
+        let backbone = Backbone::from_json(config)?;
         Ok(Self {
-            backbone: Backbone::from_json(config)?,
+            resize_tokens: resize_tokens(config, backbone.vocab_size)?,
+            backbone,
             intermediate_size: fields.size("intermediate_size")?,
         })
     }
@@ -71,30 +116,52 @@ impl Architecture for Dream {
     fn spec(&self, parameters: usize) -> ModelSpec {
         ModelSpec {
             logit_shift: 1,
-            default_plan: preset::dream(Score::Entropy, preset::DREAM_EPS),
+            resize_tokens: self.resize_tokens,
+            default_plan: match self.resize_tokens {
+                Some(_) => preset::dreamon(Score::Entropy),
+                None => preset::dream(Score::Entropy, preset::DREAM_EPS),
+            },
             ..self.backbone.spec(FAMILY.name, parameters)
         }
     }
 
     /// The official `DreamGenerationConfig`. Its default algorithm is `origin`; here it is `entropy`, the
-    /// one that the model's authors recommend, unless the file says otherwise.
+    /// one that the model's authors recommend, unless the file says otherwise. Of DreamOn it is
+    /// `DreamOnGenerationConfig`.
     fn generation_config(
         options: &Value,
         plan: &mut DecodePlan,
     ) -> std::result::Result<(), ModelError> {
         let eps = option(options, "eps")?.unwrap_or(preset::DREAM_EPS);
-        *plan = match option(options, "alg")?.unwrap_or(Algorithm::Entropy) {
+        let algorithm = option(options, "alg")?.unwrap_or(Algorithm::Entropy);
+        if let Revision::Resize(mut resizing) = plan.revision {
+            *plan = preset::dreamon(match algorithm {
+                Algorithm::Origin => {
+                    return Err(invalid(
+                        "alg is \"origin\"; a model that changes the length of gaps has maskgit_plus, \
+                         topk_margin and entropy"
+                            .into(),
+                    ));
+                }
+                Algorithm::MaskgitPlus => Score::Confidence,
+                Algorithm::TopkMargin => Score::Margin,
+                Algorithm::Entropy => Score::Entropy,
+            });
+            resizing.max_gap = option(options, "max_new_tokens")?.unwrap_or(resizing.max_gap);
+            resizing.expansions = option(options, "expand_budget")?.unwrap_or(2 * resizing.max_gap);
+            resizing.delete_right = option(options, "pad_delete_to_right")?.unwrap_or(false);
+            plan.revision = Revision::Resize(resizing);
+            plan.at_least = option(options, "number_transfer_tokens")?.unwrap_or(0);
+            return sampling(options, plan);
+        }
+        *plan = match algorithm {
             Algorithm::Origin => preset::dream_origin(eps),
             Algorithm::MaskgitPlus => preset::dream(Score::Confidence, eps),
             Algorithm::TopkMargin => preset::dream(Score::Margin, eps),
             Algorithm::Entropy => preset::dream(Score::Entropy, eps),
         };
         plan.steps = option(options, "steps")?;
-        plan.score_temperature = option(options, "alg_temp")?.unwrap_or(0.0);
-        plan.sampling.temperature = option(options, "temperature")?.unwrap_or(0.0);
-        plan.sampling.top_p = option(options, "top_p")?;
-        plan.sampling.top_k = option(options, "top_k")?;
-        plan.validate().map_err(|error| invalid(error.to_string()))
+        sampling(options, plan)
     }
 
     fn rotary(&self, dtype: DType, device: &Device) -> Result<Rotary> {

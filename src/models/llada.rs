@@ -198,6 +198,7 @@ impl Architecture for LladaConfig {
             noise_conditioned: false,
             noise_schedule: None,
             stop_tokens: vec![self.eos_token_id],
+            resize_tokens: None,
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,
             default_plan: match self.unmask_process {

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::decode::preset;
+use crate::decode::{DecodePlan, Revision, preset};
 use crate::diffusion::Schedule;
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitShape, FieldNames, LOG_LINEAR_EPS, NoiseInput};
@@ -168,9 +168,16 @@ impl SeddConfig {
         } else {
             Corruption::Uniform
         };
+        let revision = match corruption {
+            Corruption::Absorbing { .. } => Revision::None,
+            Corruption::Uniform => Revision::Renoise,
+        };
         Ok(ModelSpec {
             noise_schedule: Some(self.noise.schedule()?),
-            default_plan: preset::sedd_analytic(),
+            default_plan: DecodePlan {
+                revision,
+                ..preset::sedd_analytic()
+            },
             ..shape.spec(FAMILY.name, corruption, Parameterisation::LogScore)
         })
     }

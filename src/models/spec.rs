@@ -6,8 +6,12 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::canvas::{Blank, Canvas, TokenId};
 use crate::decode::preset::{self, Preset};
-use crate::decode::{BlockOrigin, Budget, CachePolicy, DecodePlan, Finish, PlanError};
+use crate::decode::{
+    BlockOrigin, Budget, CachePolicy, DecodePlan, Finish, PlanError, Resizable, ResizeTokens,
+    Revision,
+};
 use crate::diffusion::Schedule;
+use crate::sampling::score::ScoreStep;
 
 /// Which slots a slot may attend to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -128,6 +132,9 @@ pub struct ModelSpec {
     pub noise_schedule: Option<Schedule>,
     /// Tokens that end a completion.
     pub stop_tokens: Vec<TokenId>,
+    /// The tokens by which the network changes the length of gaps, if it was trained to (DreamOn).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize_tokens: Option<ResizeTokens>,
     /// Which slots a slot may attend to.
     pub attention: AttentionPattern,
     /// The logits of slot i are read at row i − shift (at row 0 for the first slots): 0, or 1 for
@@ -151,6 +158,25 @@ impl ModelSpec {
     pub fn sigma(&self, t: f32) -> Option<f32> {
         let schedule = self.noise_schedule.as_ref()?;
         Some(-(-schedule.one_minus_alpha(f64::from(t))).ln_1p() as f32)
+    }
+
+    /// The reverse step that `budget` takes from time t to s of a network that gives log-scores; at s = 0 it
+    /// is the one to clean text. `None` without a noise schedule, or of another budget.
+    pub fn score_step(&self, budget: Budget, t: f32, s: f32) -> Option<ScoreStep> {
+        let schedule = self.noise_schedule.as_ref()?;
+        match budget {
+            Budget::Analytic { .. } | Budget::Euler { .. } if s == 0.0 => {
+                let delta_sigma = self.sigma(t)?;
+                Some(ScoreStep::Analytic { delta_sigma })
+            }
+            Budget::Analytic { .. } => Some(ScoreStep::Analytic {
+                delta_sigma: self.sigma(t)? - self.sigma(s)?,
+            }),
+            Budget::Euler { .. } => Some(ScoreStep::Euler {
+                amount: (t - s) * schedule.rate(f64::from(t)) as f32,
+            }),
+            _ => None,
+        }
     }
 
     /// The same model denoising block after block of `block_length` slots, each of which sees itself
@@ -182,6 +208,15 @@ impl ModelSpec {
         }
     }
 
+    /// What a decoder has to know of a network that can change the length of gaps.
+    pub fn resizable(&self) -> Option<Resizable> {
+        let tokens = self.resize_tokens?;
+        Some(Resizable {
+            tokens,
+            max_canvas: self.max_canvas,
+        })
+    }
+
     /// Checks that `plan` is of the network's process, tells it what it has to know of the noise, and reads
     /// its output as what it is.
     ///
@@ -195,12 +230,19 @@ impl ModelSpec {
             })
         };
         plan.check_blank(self.blank())?;
-        let is_analytic = matches!(plan.budget, Budget::Analytic { .. });
+        if plan.is_resizing() && self.resize_tokens.is_none() {
+            return invalid(
+                "revision",
+                "`resize` needs a model with an expand and a delete token, and this one has none",
+            );
+        }
+        let is_by_scores = plan.budget.is_by_scores();
         match self.parameterisation {
-            Parameterisation::LogScore if !is_analytic => {
+            Parameterisation::LogScore if !is_by_scores => {
                 return invalid(
                     "budget",
-                    "this model gives log-scores, by which only `analytic` (preset sedd-analytic) can denoise",
+                    "this model gives log-scores, by which only `analytic` (preset sedd-analytic) and `euler` \
+                     (sedd-euler) can denoise",
                 );
             }
             Parameterisation::LogScore
@@ -214,10 +256,11 @@ impl ModelSpec {
             Parameterisation::LogScore if plan.sampling.guidance_scale > 0.0 => {
                 return invalid("guidance_scale", "log-scores cannot be guided; allowed: 0");
             }
-            Parameterisation::Logits | Parameterisation::Subs if is_analytic => {
+            Parameterisation::Logits | Parameterisation::Subs if is_by_scores => {
                 return invalid(
                     "budget",
-                    "`analytic` needs a model of log-scores, and this one gives logits; use `ancestral`",
+                    "`analytic` and `euler` need a model of log-scores, and this one gives logits; use \
+                     `ancestral`",
                 );
             }
             _ => {}
@@ -254,7 +297,8 @@ impl ModelSpec {
     }
 
     /// The plan of `preset` for this model. A block-causal network keeps its blocks, whose cache is exact;
-    /// another one takes the preset's, or those of the default plan where the preset names none.
+    /// another one takes the preset's, or those of the default plan where the preset names none. SEDD's
+    /// predictors draw every slot of the uniform process anew.
     pub fn plan(&self, preset: &Preset) -> DecodePlan {
         let mut plan = preset.plan().clone();
         let default = &self.default_plan;
@@ -264,6 +308,9 @@ impl ModelSpec {
         }
         if self.attention != AttentionPattern::Bidirectional {
             plan.cache = default.cache;
+        }
+        if self.corruption == Corruption::Uniform && plan.budget.is_by_scores() {
+            plan.revision = Revision::Renoise;
         }
         plan
     }

@@ -13,6 +13,7 @@ pub mod layout;
 mod logprobs;
 pub mod philox;
 pub mod posterior;
+pub mod score;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};

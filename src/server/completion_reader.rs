@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::completion_text::CompletionText;
 use super::logprobs::TextToken;
 use super::run::Reader;
-use crate::canvas::{Canvas, TokenId};
+use crate::canvas::{Canvas, Splice, TokenId};
 use crate::engine::StepReport;
 use crate::sampling::Logprobs;
 use crate::text::Tokenizer;
@@ -17,6 +17,8 @@ pub(super) struct CompletionReader {
     tokenizer: Arc<dyn Tokenizer>,
     stop_tokens: Arc<[TokenId]>,
     gap: Range<usize>,
+    /// Slots that the gap began with.
+    asked: usize,
     /// Whether committed slots may change, so that nothing is certain before the end.
     is_revising: bool,
     /// The gap's tokens where they are committed.
@@ -94,6 +96,7 @@ impl CompletionReader {
             logprobs: None,
             read: 0,
             text: CompletionText::new(stops),
+            asked: gap.len(),
             unsent: String::new(),
             waiting: VecDeque::new(),
             echoed: 0,
@@ -199,11 +202,17 @@ impl Reader for CompletionReader {
         if self.is_revising {
             return (None, None);
         }
+        // Slots are replaced only where nothing was committed, so that what was read stays where it is.
         for (slot, commit) in &report.committed {
             if self.gap.contains(slot) {
                 self.slots[slot - self.gap.start] = Some(commit.token);
             }
         }
+        Splice::apply(&report.spliced, &mut self.slots, self.gap.start, &None);
+        if let Some(logprobs) = &mut self.logprobs {
+            Splice::apply(&report.spliced, logprobs, self.gap.start, &None);
+        }
+        self.gap = Splice::resized(&report.spliced, &self.gap);
         let stopped = self.read();
         let frame = self.frame(stopped);
         (frame, stopped.then(|| self.answer("stop")))
@@ -216,7 +225,8 @@ impl Reader for CompletionReader {
         let stopped = self.read();
         let rest = self.text.finish();
         self.unsent.push_str(&rest);
-        let reason = if stopped || self.text.is_stopped() {
+        // A gap that the network made shorter ends where the network ended it.
+        let reason = if stopped || self.text.is_stopped() || self.gap.len() < self.asked {
             "stop"
         } else {
             "length"

@@ -74,6 +74,7 @@ impl CanvasView {
                 slot.renoise(*noise);
             }
         }
+        self.canvas.splice(&report.spliced);
         self.statistics = report.statistics;
     }
 

@@ -121,6 +121,7 @@ fn sequences(
         name: gap.name.clone(),
         stops: gap.stops.clone(),
         choices: decision.as_ref().map(Decision::probabilities),
+        length: gap.length_source(&job.plan),
     });
     let heads: Arc<[GapHead]> = heads.collect();
     let mut sequences = Vec::with_capacity(job.n * job.lengths.len());
@@ -216,6 +217,7 @@ impl Frames {
                 step: step.step,
                 committed: step.committed,
                 remasked: step.remasked,
+                spliced: step.spliced,
             }));
         }
         if let Some((answer, cost)) = update.answer {

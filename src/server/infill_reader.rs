@@ -8,9 +8,10 @@ use super::frames::CanvasView;
 use super::infill_text::{CutText, GapTokenizer, provenance};
 use super::run::Reader;
 use super::wire::{
-    ChoiceProbability, CommittedSlot, GapAnswer, GapPosition, InfillChoice, LengthCandidate,
+    ChoiceProbability, CommittedSlot, GapAnswer, GapLength, GapPosition, InfillChoice,
+    LengthCandidate, SplicedSlot,
 };
-use crate::canvas::{Canvas, Commit};
+use crate::canvas::{Canvas, Commit, Splice};
 use crate::engine::StepReport;
 use crate::sampling::Logprobs;
 use crate::text::{Layout, Tokenizer};
@@ -23,6 +24,8 @@ pub(super) struct GapHead {
     pub stops: Arc<[String]>,
     /// The probabilities of its choices, if it has any.
     pub choices: Option<Vec<ChoiceProbability>>,
+    /// What decides how many slots it has.
+    pub length: GapLength,
 }
 
 /// Reads one canvas.
@@ -54,6 +57,8 @@ pub(super) struct InfillStep {
     pub committed: Vec<CommittedSlot>,
     /// What it masked again.
     pub remasked: Vec<GapPosition>,
+    /// What it replaced by masked slots, or removed.
+    pub spliced: Vec<SplicedSlot>,
 }
 
 impl InfillAnswer {
@@ -120,6 +125,19 @@ impl InfillReader {
         })
     }
 
+    /// Follows slots to where they are after a step.
+    fn splice(&mut self, splices: &[Splice]) {
+        if splices.is_empty() {
+            return;
+        }
+        for gap in &mut self.slots {
+            *gap = Splice::resized(splices, gap);
+        }
+        let logprobs = std::mem::take(&mut self.logprobs).into_iter();
+        let moved = logprobs.filter_map(|(slot, of)| Some((Splice::moved(splices, slot)?, of)));
+        self.logprobs = moved.collect();
+    }
+
     fn committed(&self, slot: usize, commit: &Commit) -> Option<CommittedSlot> {
         Some(CommittedSlot {
             position: self.position(slot)?,
@@ -149,13 +167,23 @@ impl Reader for InfillReader {
         self.logprobs.extend(report.logprobs.iter().cloned());
         let committed = report.committed.iter();
         let remasked = report.remasked.iter();
+        let spliced = report.spliced.iter();
         let step = InfillStep {
             step: report.step,
             committed: committed
                 .filter_map(|(slot, commit)| self.committed(*slot, commit))
                 .collect(),
             remasked: remasked.filter_map(|slot| self.position(*slot)).collect(),
+            spliced: spliced
+                .filter_map(|splice| {
+                    Some(SplicedSlot {
+                        position: self.position(splice.slot)?,
+                        masked: splice.count,
+                    })
+                })
+                .collect(),
         };
+        self.splice(&report.spliced);
         (Some(step), None)
     }
 
@@ -179,6 +207,7 @@ impl Reader for InfillReader {
                 tokens: provenance.iter().map(|token| token.token).collect(),
                 stop,
                 choices: head.choices.clone(),
+                length: head.length,
                 start: gap.characters.start,
                 end: gap.characters.end,
                 start_byte: gap.bytes.start,

@@ -33,7 +33,7 @@ pub(super) struct Run<R> {
     index: usize,
     generation: Generation,
     reader: R,
-    /// Slots from here on are scratch and do not count.
+    /// Slots from here on are scratch and do not count. A canvas that has none may grow.
     scratch: usize,
     cost: Cost,
     view: Option<CanvasView>,
@@ -46,7 +46,10 @@ impl<R: Reader> Run<R> {
             index,
             generation,
             reader,
-            scratch: canvas.scratch().start,
+            scratch: match canvas.scratch() {
+                scratch if scratch.is_empty() => usize::MAX,
+                scratch => scratch.start,
+            },
             cost: Cost::default(),
             view: None,
         }

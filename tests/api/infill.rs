@@ -172,7 +172,7 @@ async fn an_infilling_says_where_each_token_came_from() {
                 "gaps": [
                     {
                         "index": 0, "name": "letter", "text": "é", "tokens": [0xC3, 0xA9],
-                        "start": 2, "end": 3, "start_byte": 2, "end_byte": 4,
+                        "length": "given", "start": 2, "end": 3, "start_byte": 2, "end_byte": 4,
                         "provenance": [
                             provenance(0xC3, "\u{FFFD}", -2.0, 1),
                             provenance(0xA9, "\u{FFFD}", -3.0, 2),
@@ -180,7 +180,7 @@ async fn an_infilling_says_where_each_token_came_from() {
                     },
                     {
                         "index": 1, "name": null, "text": "!", "tokens": [b'!'],
-                        "start": 5, "end": 6, "start_byte": 6, "end_byte": 7,
+                        "length": "given", "start": 5, "end": 6, "start_byte": 6, "end_byte": 7,
                         "provenance": [provenance(b'!', "!", -6.0, 3)],
                     },
                 ],

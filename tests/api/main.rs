@@ -18,6 +18,7 @@ mod mock;
 mod models;
 mod openapi;
 mod playground;
+mod resizing;
 mod score;
 mod server;
 #[path = "../support/mod.rs"]

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use candle_core::{Device, Tensor};
 use unmask::canvas::TokenId;
-use unmask::decode::{BlockOrigin, DecodePlan, EarlyStop, preset};
+use unmask::decode::{BlockOrigin, DecodePlan, EarlyStop, ResizeTokens, preset};
 use unmask::models::{
     AttentionPattern, Checkpoint, Corruption, Denoiser, KvPool, ModelError, ModelSpec,
     Parameterisation, RaggedBatch,
@@ -49,6 +49,7 @@ impl Mock {
                 noise_conditioned: false,
                 noise_schedule: None,
                 stop_tokens: vec![STOP],
+                resize_tokens: None,
                 ..spec
             },
             script: Box::new(script),
@@ -93,6 +94,16 @@ impl Mock {
         self.spec.corruption = Corruption::Uniform;
         self.spec.vocab_size = POISON as usize;
         let preset = preset::by_name("uniform-ancestral").unwrap();
+        self.by_default(preset.plan().clone())
+    }
+
+    /// Makes it a model that expands the slots of special tokens and removes those of stop tokens.
+    pub fn resizing(mut self) -> Self {
+        self.spec.resize_tokens = Some(ResizeTokens {
+            expand: SPECIAL,
+            delete: STOP,
+        });
+        let preset = preset::by_name("dreamon").unwrap();
         self.by_default(preset.plan().clone())
     }
 

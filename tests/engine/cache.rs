@@ -1,19 +1,62 @@
 //! Cached keys and values.
 
+use candle_core::{DType, Device};
+use serde_json::{Value, json};
 use unmask::canvas::{Canvas, TokenId};
 use unmask::decode::{Budget, Cache, CachePolicy, DecodePlan};
 use unmask::engine::{CacheScheme, Engine, EngineConfig, SubmitError};
-use unmask::models::AttentionPattern;
+use unmask::models::{AttentionPattern, Checkpoint};
 
-use crate::support::{denoise, engine, load};
+use crate::support::{self, denoise, engine, golden, load};
 use crate::{end, finish};
 
-/// The golden checkpoints whose attention is block-causal, by their nature or as the engine is told.
-fn block_causal() -> Vec<(String, Engine)> {
-    ["llada2_moe", "llada21", "sdar"]
+/// An engine of every block-causal family: the golden checkpoints, A2D's with the blocks of its bd3lm variants,
+/// BD3-LM's with room for more than a block of the pool, and SDAR-MoE, of which there is no golden, with made-up
+/// weights.
+fn block_causal() -> Vec<(&'static str, Engine)> {
+    let mut engines: Vec<_> = ["llada2_moe", "llada21", "sdar"]
         .into_iter()
-        .map(|name| (name.to_owned(), engine(name)))
-        .collect()
+        .map(|name| (name, engine(name)))
+        .collect();
+    engines.push(("a2d bd3lm", edited("a2d_qwen3", "block_size", 8)));
+    engines.push(("bd3lm", edited("bd3lm", "model_length", 128)));
+    let mut config = support::json(&golden("sdar").join("config.json"));
+    for (field, value) in [
+        ("architectures", json!(["SDARMoeForCausalLM"])),
+        ("model_type", "sdar_moe".into()),
+        ("num_experts", 6.into()),
+        ("num_experts_per_tok", 2.into()),
+        ("moe_intermediate_size", 24.into()),
+        ("norm_topk_prob", true.into()),
+    ] {
+        config[field] = value;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sdar-moe.json");
+    std::fs::write(&file, config.to_string()).unwrap();
+    engines.push(("sdar_moe", start(&Checkpoint::open_dummy(&file).unwrap())));
+    engines
+}
+
+/// An engine of a golden checkpoint whose config.json says something else of `field`.
+fn edited(name: &str, field: &str, value: impl Into<Value>) -> Engine {
+    let directory = tempfile::tempdir().unwrap();
+    for file in [
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        std::fs::copy(golden(name).join(file), directory.path().join(file)).ok();
+    }
+    let mut config = support::json(&golden(name).join("config.json"));
+    config[field] = value.into();
+    std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+    start(&Checkpoint::open(directory.path()).unwrap())
+}
+
+fn start(checkpoint: &Checkpoint) -> Engine {
+    let model = checkpoint.load(DType::F32, &Device::Cpu).unwrap();
+    Engine::start(model, EngineConfig::default()).unwrap()
 }
 
 fn prompt(length: usize, seed: u32) -> Vec<TokenId> {
@@ -63,7 +106,8 @@ fn finished_blocks_from_the_cache_give_bit_for_bit_what_recomputing_them_gives()
 
 #[test]
 fn a_prompt_that_another_request_began_with_is_not_computed_again() {
-    for (name, engine) in block_causal() {
+    for name in ["llada2_moe", "llada21", "sdar"] {
+        let engine = engine(name);
         let plan = &engine.spec().default_plan;
         let canvas = |last: TokenId| {
             let mut tokens = prompt(70, 1);
@@ -78,7 +122,7 @@ fn a_prompt_that_another_request_began_with_is_not_computed_again() {
         let answer = denoise(&engine, canvas(6), plan).1;
         let after = engine.status();
         assert!(after.reused - before.reused >= 32, "{name} {after:?}");
-        let fresh = self::engine(&name);
+        let fresh = self::engine(name);
         assert_eq!(answer, denoise(&fresh, canvas(6), plan).1, "{name}");
         assert!(fresh.status().rows > after.rows - before.rows, "{name}");
     }

@@ -51,6 +51,7 @@ impl DigestModel {
                 noise_conditioned: false,
                 noise_schedule: None,
                 stop_tokens: Vec::new(),
+                resize_tokens: None,
                 attention: AttentionPattern::BlockCausal { block_length },
                 logit_shift: 0,
                 default_plan: DecodePlan {

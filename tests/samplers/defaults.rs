@@ -1,8 +1,11 @@
 //! The plan of a model unless a request says otherwise, and what a model makes of a preset.
 
 use serde_json::{Value, json};
-use unmask::canvas::Canvas;
-use unmask::decode::{BlockOrigin, Budget, DecodePlan, EarlyStop, Rounding, Score, preset};
+use unmask::canvas::{Canvas, TokenId};
+use unmask::decode::{
+    BlockOrigin, Budget, DecodePlan, EarlyStop, ResizeTokens, Resizing, Revision, Rounding, Score,
+    preset,
+};
 use unmask::models::registry::family_of;
 use unmask::models::{Checkpoint, ModelSpec};
 
@@ -58,7 +61,7 @@ fn an_a2d_model_with_blocks_begins_them_at_the_gap_and_stops_after_one() {
 #[test]
 fn a_block_causal_model_keeps_its_blocks_under_every_preset() {
     let spec = spec("sdar", json!({"block_size": 16}));
-    for preset in preset::all() {
+    for preset in spec.presets() {
         let plan = spec.plan(&preset);
         assert_eq!(plan.block_length, Some(16), "{}", preset.name);
         assert_eq!(plan.block_origin, BlockOrigin::Canvas, "{}", preset.name);
@@ -157,6 +160,88 @@ fn dreams_default_plan_has_the_options_of_generation_config_json() {
     ] {
         let error = plan(options).unwrap_err().to_string();
         assert!(error.starts_with("generation_config.json: "), "{error}");
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+/// DreamOn is a Dream network whose config.json names an expand token.
+#[test]
+fn dreamons_default_plan_resizes_gaps_with_the_options_of_generation_config_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let spec = |expand: Value, delete: Value, options: Value| {
+        let mut config = read(&golden("dream").join("config.json"));
+        config["expand_token_id"] = expand;
+        config["delete_token_id"] = delete;
+        let write = |file: &str, json: Value| {
+            std::fs::write(directory.path().join(file), json.to_string()).unwrap();
+        };
+        write("config.json", config);
+        write("generation_config.json", options);
+        Checkpoint::open(directory.path()).unwrap().spec()
+    };
+    let config = read(&golden("dream").join("config.json"));
+    let end = config["eos_token_id"].as_u64().unwrap() as TokenId;
+    let dreamon = preset::by_name("dreamon").unwrap().plan().clone();
+    for (config, options) in [
+        (json!(505), json!({})),
+        (json!(null), json!({"expand_token_id": 505})),
+    ] {
+        let spec = spec(config, json!(null), options).unwrap();
+        let tokens = ResizeTokens {
+            expand: 505,
+            delete: end,
+        };
+        assert_eq!(spec.resize_tokens, Some(tokens));
+        assert_eq!(spec.default_plan, dreamon);
+        assert!(spec.presets().iter().any(|preset| preset.name == "dreamon"));
+    }
+    let options = json!({
+        "alg": "maskgit_plus", "temperature": 0.2, "top_p": 0.9, "max_new_tokens": 32,
+        "number_transfer_tokens": 2, "pad_delete_to_right": true,
+    });
+    let plan = spec(json!(505), json!(506), options).unwrap().default_plan;
+    let expected = Resizing {
+        max_gap: 32,
+        expansions: 64,
+        delete_right: true,
+    };
+    assert_eq!(plan.revision, Revision::Resize(expected));
+    assert_eq!((plan.score, plan.at_least), (Score::Confidence, 2));
+    assert_eq!(
+        (plan.sampling.temperature, plan.sampling.top_p),
+        (0.2, Some(0.9))
+    );
+
+    let without = spec(json!(null), json!(null), json!({})).unwrap();
+    assert_eq!(without.resize_tokens, None);
+    assert!(
+        without
+            .presets()
+            .iter()
+            .all(|preset| preset.name != "dreamon")
+    );
+    for (expand, delete, options, says) in [
+        (
+            json!(99999),
+            json!(null),
+            json!({}),
+            "expand_token_id 99999",
+        ),
+        (json!(505), json!(99999), json!({}), "delete_token_id 99999"),
+        (
+            json!(505),
+            json!(null),
+            json!({"alg": "origin"}),
+            "alg is \"origin\"",
+        ),
+        (
+            json!(505),
+            json!(null),
+            json!({"expand_budget": 1_000_000}),
+            "expansions",
+        ),
+    ] {
+        let error = spec(expand, delete, options).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
 }

@@ -1,5 +1,5 @@
-//! Runs of official samplers whose random numbers were recorded: MDLM's ancestral sampling, SEDD's analytic
-//! predictor and BD3-LM's first-hitting sampler.
+//! Runs of official samplers whose random numbers were recorded: MDLM's ancestral sampling, SEDD's predictors and
+//! BD3-LM's first-hitting sampler.
 //!
 //! The official code draws a slot's next token, the mask among them, as the arg-max of p(v) / E(v) with E(v) =
 //! 10⁻¹⁰ − ln(u(v) + 10⁻¹⁰). Here chance decides first whether a slot is unmasked, by one uniform number, and
@@ -10,12 +10,15 @@
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 use unmask::canvas::{Canvas, TokenId};
-use unmask::decode::{BlockOrigin, Budget, Candidate, DecodePlan, Decoder, Score, preset};
+use unmask::decode::{
+    BlockOrigin, Budget, Candidate, DecodePlan, Decoder, Revision, Score, preset,
+};
 use unmask::engine::Engine;
 use unmask::models::{Denoiser, RaggedBatch, Segment};
 use unmask::sampling::philox::{Draws, Stream};
+use unmask::sampling::score::uniform_reverse;
 
-use crate::support::{engine, golden, ids, json, load, trace};
+use crate::support::{denoise, engine, golden, ids, json, load, trace};
 
 /// A run of a golden's generate.json.
 struct Recording {
@@ -171,12 +174,21 @@ fn ancestral_sampling_equals_mdlms_and_evaluates_the_network_only_where_a_slot_c
 }
 
 #[test]
-fn the_analytic_predictor_equals_sedds() {
+fn both_predictors_of_the_absorbing_process_equal_sedds() {
+    for name in ["analytic", "euler"] {
+        the_predictor_of_the_absorbing_process_equals_sedds(name);
+    }
+}
+
+fn the_predictor_of_the_absorbing_process_equals_sedds(name: &str) {
     let model = load("sedd_absorb");
     let mask = model.spec().mask_token().unwrap();
-    let run = Recording::open("sedd_absorb", "analytic", "analytic");
+    let run = Recording::open("sedd_absorb", name, name);
     let steps = run.number("steps");
-    let mut plan = preset::by_name("sedd-analytic").unwrap().plan().clone();
+    let mut plan = preset::by_name(&format!("sedd-{name}"))
+        .unwrap()
+        .plan()
+        .clone();
     plan.steps = Some(steps + 1);
 
     let start = ids(&run.case["initial_canvas"]);
@@ -189,9 +201,8 @@ fn the_analytic_predictor_equals_sedds() {
             continue;
         }
         let (t, s) = decoder.times().unwrap();
-        let sigma = |t| model.spec().sigma(t).unwrap();
-        let growth = f64::from(sigma(t) - sigma(s)).exp_m1();
-        let rows = output(&*model, &tokens(&canvas), Some(sigma(t)));
+        let reverse = model.spec().score_step(plan.budget, t, s).unwrap();
+        let rows = output(&*model, &tokens(&canvas), model.spec().sigma(t));
         let candidates: Vec<Candidate> = decoder
             .scored_slots(&canvas)
             .into_iter()
@@ -200,7 +211,7 @@ fn the_analytic_predictor_equals_sedds() {
                 let replayed = replay(&scores, &run.uniforms[step][slot], mask);
                 Candidate {
                     uniform: replayed.uniform,
-                    unmasking: Some((growth * replayed.total) as f32),
+                    unmasking: Some(reverse.unmasking(replayed.total as f32)),
                     ..candidate(slot, replayed.token)
                 }
             })
@@ -210,6 +221,78 @@ fn the_analytic_predictor_equals_sedds() {
     }
     assert!(decoder.is_done());
     assert_eq!(tokens(&canvas), ids(&run.case["output_ids"]));
+}
+
+/// Of the uniform process every slot is drawn in every step, from the distribution that `uniform_reverse` gives.
+#[test]
+fn both_predictors_of_the_uniform_process_equal_sedds() {
+    let model = load("sedd_uniform");
+    let spec = model.spec();
+    for name in ["analytic", "euler"] {
+        let run = Recording::open("sedd_uniform", name, name);
+        let mut plan = spec.plan(&preset::by_name(&format!("sedd-{name}")).unwrap());
+        assert_eq!(plan.revision, Revision::Renoise);
+        plan.steps = Some(run.number("steps") + 1);
+        let start = ids(&run.case["initial_canvas"]);
+        let canvas = Canvas::builder(spec.blank()).gap(start.len());
+        let mut canvas = canvas.build().unwrap().noised(|slot| start[slot]);
+        let mut decoder = Decoder::new(&plan, &canvas, &[]).unwrap();
+        for (step, recorded) in run.canvases().iter().enumerate() {
+            let held = tokens(&canvas);
+            let (t, s) = decoder.times().unwrap();
+            let reverse = spec.score_step(plan.budget, t, s).unwrap();
+            let rows = output(&*model, &held, spec.sigma(t));
+            let shape = (held.len(), spec.vocab_size);
+            let rows = Tensor::from_vec(rows.concat(), shape, &Device::Cpu).unwrap();
+            let reversed = uniform_reverse(&rows, &held, &vec![reverse; held.len()]).unwrap();
+            let reversed: Vec<Vec<f32>> = reversed.to_vec2().unwrap();
+            let drawn = reversed
+                .iter()
+                .zip(&run.uniforms[step])
+                .map(|(row, uniforms)| {
+                    let race = |token: usize| {
+                        let exponential = 1e-10 - (f64::from(uniforms[token]) + 1e-10).ln();
+                        f64::from(row[token]) - exponential.ln()
+                    };
+                    (0..row.len()).max_by(|a, b| race(*a).total_cmp(&race(*b)))
+                });
+            let candidates: Vec<Candidate> = drawn
+                .enumerate()
+                .map(|(slot, token)| candidate(slot, token.unwrap() as TokenId))
+                .collect();
+            assert_eq!(decoder.scored_slots(&canvas).len(), candidates.len());
+            decoder.advance(&mut canvas, &candidates);
+            assert_eq!(tokens(&canvas), *recorded, "{name} {step}");
+        }
+        assert!(decoder.is_done() && canvas.masked() == 0);
+        assert_eq!(tokens(&canvas), ids(&run.case["output_ids"]), "{name}");
+    }
+}
+
+#[test]
+fn the_engine_denoises_with_sedd_of_the_uniform_process() {
+    let engine = engine("sedd_uniform");
+    let canvas = || {
+        let builder = Canvas::builder(engine.blank()).fixed(&[7, 8, 9]).gap(9);
+        builder.fixed(&[4]).build().unwrap()
+    };
+    for name in ["sedd-analytic", "sedd-euler"] {
+        let mut plan = engine.spec().plan(&preset::by_name(name).unwrap());
+        (plan.steps, plan.sampling.seed) = (Some(8), 3);
+        let (steps, finished) = denoise(&engine, plan.noised(canvas()), &plan);
+        assert_eq!((steps.len(), finished.masked()), (8, 0));
+        assert_eq!(tokens(&finished)[..3], [7, 8, 9]);
+        assert_eq!(finished.token(12), 4);
+        assert_eq!(denoise(&engine, canvas(), &plan).1, finished, "{name}");
+        plan.sampling.seed = 4;
+        assert_ne!(denoise(&engine, canvas(), &plan).1, finished, "{name}");
+    }
+    let error = engine.submit(
+        canvas(),
+        preset::by_name("uniform-ancestral").unwrap().plan(),
+    );
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("sedd-analytic"), "{error}");
 }
 
 /// A slot is unmasked in a step just if its draw is below (e^Δσ − 1) Σ s(y), as the predictor has it.

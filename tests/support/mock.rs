@@ -64,6 +64,7 @@ impl MockModel {
                 noise_conditioned: false,
                 noise_schedule: None,
                 stop_tokens: Vec::new(),
+                resize_tokens: None,
                 attention: AttentionPattern::Bidirectional,
                 logit_shift: 0,
                 default_plan: DecodePlan::default(),

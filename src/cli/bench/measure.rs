@@ -72,6 +72,8 @@ fn generate(setup: &Setup, seed: u64) -> anyhow::Result<Statistics> {
         .gap(setup.gap)
         .build()?;
     let mut plan = setup.engine.spec().default_plan.clone();
+    // A measurement is of canvases that keep their length.
+    plan.revision = plan.revision.at_fixed_length();
     plan.steps = setup.steps.or(plan.steps);
     plan.sampling.seed = seed;
     let mut generation = setup.engine.submit(canvas, &plan)?;

@@ -11,8 +11,12 @@ const IN_RANGE: &str = "times and tokens are in range";
 
 impl Decoder {
     /// ln q(x_t = k | x_0 = k) − ln q(x_t = k | x_0 ≠ k) in the next step: what Bayes' rule adds to the logit
-    /// of the token k that a slot holds. `None` for plans that do not renoise.
+    /// of the token k that a slot holds. `None` for plans that do not renoise, or do so by scores, which say it
+    /// all.
     pub fn own_token_bias(&self, canvas: &Canvas) -> Option<f32> {
+        if self.plan.budget.is_by_scores() {
+            return None;
+        }
         let block = self.renoised_block()?;
         let t = block.time(self.step_in_block, self.plan.budget.last_time()?)?;
         let level = Schedule::LogLinear.level(f64::from(t)).expect(IN_RANGE);
@@ -29,7 +33,8 @@ impl Decoder {
     /// last step x_s is x̂_0.
     ///
     /// A slot that becomes x̂_0 is committed, one that keeps its token stays what it is, and one that
-    /// becomes another token holds noise.
+    /// becomes another token holds noise. By scores each candidate's token is x_s: a slot whose token changes
+    /// is committed, and in the last step every one.
     pub(super) fn renoise(
         &mut self,
         canvas: &mut Canvas,
@@ -38,7 +43,9 @@ impl Decoder {
     ) -> Change {
         let times = self.plan.budget.last_time();
         let times = times.and_then(|last| block.times(self.step_in_block, last));
-        let interval = times.map(|(t, s)| {
+        let is_last = times.is_none();
+        let by_scores = self.plan.budget.is_by_scores();
+        let interval = times.filter(|_| !by_scores).map(|(t, s)| {
             let interval = Schedule::LogLinear.interval(f64::from(s), f64::from(t));
             interval.expect(IN_RANGE)
         });
@@ -54,6 +61,9 @@ impl Decoder {
                 continue;
             };
             let committed = slot.provenance().is_some();
+            if by_scores && !is_last && drawn == held {
+                continue;
+            }
             if drawn == candidate.token as usize {
                 if !committed || drawn != held {
                     let commit = self.commit_of(candidate);

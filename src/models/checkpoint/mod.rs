@@ -207,7 +207,12 @@ impl Checkpoint {
     }
 
     fn spec_of(&self, config: &Value) -> Result<ModelSpec, ModelError> {
-        let mut spec = (self.family.spec)(config)?;
+        let mut config = config.clone();
+        let expand = &self.generation_config["expand_token_id"];
+        if config["expand_token_id"].is_null() && !expand.is_null() {
+            config["expand_token_id"] = expand.clone();
+        }
+        let mut spec = (self.family.spec)(&config)?;
         let ends = &self.generation_config["eos_token_id"];
         for token in token_ids(GENERATION_CONFIG, ends)? {
             if !spec.stop_tokens.contains(&token) {

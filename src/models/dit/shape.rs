@@ -166,6 +166,7 @@ impl DitShape {
             noise_conditioned: matches!(self.noise, NoiseInput::Given { .. }),
             noise_schedule: None,
             stop_tokens: Vec::new(),
+            resize_tokens: None,
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,
             default_plan: DecodePlan::default(),

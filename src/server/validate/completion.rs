@@ -204,7 +204,7 @@ pub(super) fn lay_out(
     }
     let canvas = Canvas::builder(state.engine.blank())
         .fixed(&tokens)
-        .gap(max_tokens)
+        .gap_between(max_tokens, 0, max_tokens)
         .fixed(suffix)
         .build()
         .map_err(|error| ApiError::unusable(&path, error))?

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::super::error::ApiError;
 use super::super::state::AppState;
-use super::super::wire::GapFields;
+use super::super::wire::{GapFields, GapLength};
 use super::completion::stops;
 use super::decoding::size;
 use super::{Place, encode};
 use crate::canvas::TokenId;
+use crate::decode::DecodePlan;
 use crate::models::AttentionPattern;
 
 /// A gap that can be laid out.
@@ -19,8 +20,36 @@ pub struct Gap {
     pub name: Option<String>,
     /// How many slots it has.
     pub length: Length,
+    /// The fewest and the most slots that it may come to have, if the request says.
+    pub limits: Option<(usize, usize)>,
     /// Strings before which its text ends.
     pub stops: Arc<[String]>,
+}
+
+/// Slots that a gap begins with whose length the network is to find, where its limits allow it: as many as
+/// DreamOn's authors take.
+const FIRST_SLOTS: usize = 4;
+
+impl Gap {
+    /// What decides how many slots it has under `plan`.
+    pub fn length_source(&self, plan: &DecodePlan) -> GapLength {
+        let is_fixed = self.limits.is_some_and(|(least, most)| least == most);
+        match self.length {
+            Length::Choices(_) => GapLength::Choices,
+            _ if is_fixed => GapLength::Given,
+            _ if plan.is_resizing() => GapLength::Resized,
+            Length::Exact(_) => GapLength::Given,
+            Length::Between(..) => GapLength::Searched,
+        }
+    }
+
+    /// The slots that it begins with where the network changes its length.
+    pub fn first_slots(&self) -> usize {
+        match self.length {
+            Length::Between(least, most) => FIRST_SLOTS.clamp(least, most),
+            _ => self.length.most(),
+        }
+    }
 }
 
 /// How many slots a gap has.
@@ -123,9 +152,11 @@ pub(super) fn gap(
             "it is not allowed with choices, each of which is a whole text",
         ));
     }
+    let limits = gap.max_tokens.map(size);
     Ok(Gap {
         name: gap.name,
         length,
+        limits: limits.map(|most| (gap.min_tokens.map_or(1, size), most)),
         stops: stops(gap.stop, &param("stop"), state)?,
     })
 }

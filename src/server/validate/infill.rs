@@ -83,7 +83,13 @@ impl InfillJob {
         for piece in &self.pieces {
             builder = match piece {
                 InfillPiece::Text { tokens, .. } => builder.fixed(tokens),
-                InfillPiece::Gap(_) => builder.gap(lengths.next().copied().unwrap_or_default()),
+                InfillPiece::Gap(gap) => {
+                    let length = lengths.next().copied().unwrap_or_default();
+                    match gap.limits {
+                        Some((least, most)) => builder.gap_between(length, least, most),
+                        None => builder.gap(length),
+                    }
+                }
             };
         }
         let canvas = builder
@@ -263,9 +269,12 @@ fn check_length(job: &InfillJob, param: &str, state: &AppState) -> Result<(), Ap
     }
 }
 
-/// The lengths of gaps that are tried: all combinations of as many lengths of each gap as the limit on
+/// The lengths of gaps that are tried: the first ones where the network changes them, else all combinations of as many lengths of each gap as the limit on
 /// sequences allows, evenly spread over its range.
 fn lengths(job: &InfillJob, state: &AppState) -> Result<Vec<Vec<usize>>, ApiError> {
+    if job.plan.is_resizing() {
+        return Ok(vec![job.gaps().map(Gap::first_slots).collect()]);
+    }
     let open = job
         .gaps()
         .filter(|gap| matches!(gap.length, Length::Between(..)));

@@ -77,11 +77,13 @@ pub enum Segment {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GapFields {
-    /// Slots of the gap. Either this, or `max_tokens`, or `choices`.
+    /// Slots of the gap; with the revision `resize` those that it begins with. Either this, or `max_tokens`, or
+    /// `choices`.
     pub tokens: Option<Whole>,
     /// The fewest slots of a gap whose length is to be found; 1 if absent.
     pub min_tokens: Option<Whole>,
-    /// The most slots of a gap whose length is to be found.
+    /// The most slots of a gap whose length is to be found: by the network where the plan resizes gaps, else by
+    /// trying several.
     pub max_tokens: Option<Whole>,
     /// Texts of which one is to fill the gap.
     pub choices: Option<Vec<String>>,
@@ -200,6 +202,8 @@ pub struct GapAnswer {
     /// The stop string before which it ends, if one came.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop: Option<String>,
+    /// What decided how many slots it has.
+    pub length: GapLength,
     /// The probability of each choice, in the order in which they were given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choices: Option<Vec<ChoiceProbability>>,
@@ -213,6 +217,20 @@ pub struct GapAnswer {
     pub end_byte: usize,
     /// How each token came to be.
     pub provenance: Vec<Provenance>,
+}
+
+/// What decides how many slots a gap has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GapLength {
+    /// The request.
+    Given,
+    /// Its choices.
+    Choices,
+    /// A search: of the lengths that were tried the one of the best filling.
+    Searched,
+    /// The network, which was trained to expand and remove slots (the revision `resize`).
+    Resized,
 }
 
 /// How probable a choice is.
@@ -278,6 +296,20 @@ pub struct InfillStep<'a> {
     pub committed: Vec<CommittedSlot>,
     /// The slots that it masked again after that, in their order on the canvas.
     pub remasked: Vec<GapPosition>,
+    /// The slots that were replaced by masked ones, or removed, after all that, in their order on the canvas.
+    /// Their places, and those above, are as they were before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub spliced: Vec<SplicedSlot>,
+}
+
+/// A slot that the network expanded or removed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SplicedSlot {
+    /// Where it was.
+    #[serde(flatten)]
+    pub position: GapPosition,
+    /// The masked slots in its place: 2, or 0 where it was removed.
+    pub masked: usize,
 }
 
 /// A slot of a gap.

@@ -27,9 +27,9 @@ pub(super) use diffusion::DiffusionOptions;
 pub(super) use fim::{Delta, FimChoice, FimDelta, FimMessage, FimRequest};
 pub(super) use frame::{CanvasFrame, FRAME_OBJECT, GapFrame, SlotFrame, StreamedDiffusion};
 pub(super) use infill::{
-    Alternative, ChoiceProbability, CommittedSlot, GapAnswer, GapFields, GapPosition,
+    Alternative, ChoiceProbability, CommittedSlot, GapAnswer, GapFields, GapLength, GapPosition,
     INFILL_OBJECT, Infill, InfillChoice, InfillRequest, InfillStep, LengthCandidate, Provenance,
-    STEP_OBJECT, Segment,
+    STEP_OBJECT, Segment, SplicedSlot,
 };
 pub(super) use llama_infill::{
     ExtraInput, GenerationSettings, LlamaChunk, LlamaInfill, LlamaInfillRequest, Timings,

@@ -1,0 +1,81 @@
+//! The reverse step of networks that give log-scores (SEDD, arXiv:2310.16834; `sampling.py` and `graph_lib.py` of
+//! louaaron/Score-Entropy-Discrete-Diffusion).
+
+use candle_core::{D, DType, Result, Tensor};
+
+use crate::canvas::TokenId;
+
+/// By which predictor a reverse step is taken, and how far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ScoreStep {
+    /// From σ to σ − Δσ by the analytic predictor (Tweedie τ-leaping, theorem 4.2); with Δσ = σ to clean text
+    /// (`Denoiser`).
+    Analytic {
+        /// Δσ, more than 0.
+        delta_sigma: f32,
+    },
+    /// Through a time h by Euler's method.
+    Euler {
+        /// h σ′(t), more than 0.
+        amount: f32,
+    },
+}
+
+impl ScoreStep {
+    /// What of the total score of a masked slot is its probability to be unmasked, by the absorbing process: the
+    /// product of the staggered score and the transition, or the reverse rate times h. May come to more
+    /// than 1.
+    pub fn unmasking(self, total: f32) -> f32 {
+        match self {
+            Self::Analytic { delta_sigma } => delta_sigma.exp_m1() * total,
+            Self::Euler { amount } => amount * total,
+        }
+    }
+
+    /// c, a and b for the step over a vocabulary of `vocab` tokens: the weight of another token y is
+    /// s(y) − c Σ s, that of the row's own a + b Σ s, up to a common factor.
+    fn weights(self, vocab: usize) -> [f32; 3] {
+        let vocab = vocab as f64;
+        let [c, a, b] = match self {
+            Self::Analytic { delta_sigma } => {
+                let delta = f64::from(delta_sigma);
+                // What the own token is more likely than another to be kept by the forward step.
+                let kept = 1.0 + vocab / delta.exp_m1();
+                let c = -(-delta).exp_m1() / vocab;
+                [c, kept, -kept * c]
+            }
+            Self::Euler { amount } => [0.0, 1.0 + vocab / f64::from(amount), -1.0],
+        };
+        [c as f32, a as f32, b as f32]
+    }
+}
+
+/// Logarithms `[rows, vocab]`, up to a constant a row, of the probabilities with which each row's slot becomes
+/// each token in a reverse step of the uniform process. `log_scores` are `[rows, vocab]` with 0 at the token that
+/// the row holds. What a formula makes negative, as it may of scores that are no ratios of probabilities, has
+/// probability zero.
+///
+/// # Errors
+/// A device's.
+pub fn uniform_reverse(
+    log_scores: &Tensor,
+    held: &[TokenId],
+    steps: &[ScoreStep],
+) -> Result<Tensor> {
+    let (rows, vocab) = log_scores.dims2()?;
+    let device = log_scores.device();
+    let log_scores = log_scores.to_dtype(DType::F32)?;
+    let weights: Vec<[f32; 3]> = steps.iter().map(|step| step.weights(vocab)).collect();
+    let column = |which: usize| {
+        let column: Vec<f32> = weights.iter().map(|weights| weights[which]).collect();
+        Tensor::from_vec(column, (rows, 1), device)
+    };
+    // In units of the largest score, which keeps sums finite.
+    let largest = log_scores.max_keepdim(D::Minus1)?;
+    let scores = log_scores.broadcast_sub(&largest)?.exp()?;
+    let total = scores.sum_keepdim(D::Minus1)?;
+    let others = scores.broadcast_sub(&(&total * column(0)?)?)?.relu()?;
+    let own = ((largest.neg()?.exp()? * column(1)?)? + (total * column(2)?)?)?.relu()?;
+    let held = Tensor::from_slice(held, (rows, 1), device)?;
+    others.contiguous()?.scatter(&held, &own, 1)?.log()
+}
