@@ -107,7 +107,7 @@ fn search_path() -> String {
 /// What a line prints in a shell.
 fn printed(line: &str, place: &str) -> String {
     let output = Command::new("bash")
-        .args(["-euo", "pipefail", "-c", line])
+        .args(["-eo", "pipefail", "-c", line])
         .current_dir(root())
         .env("PATH", search_path())
         .env_remove("RUST_LOG")
