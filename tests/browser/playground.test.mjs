@@ -1,5 +1,5 @@
-// The playground in a browser, against running servers of the embedded model: UNMASK_URL is open, UNMASK_KEYED_URL asks
-// for UNMASK_KEY. BROWSER_MODULES is the folder that Playwright is installed in, CHROMIUM the browser. With SCREENSHOTS, a
+// The playground in a browser, against running servers: UNMASK_URL of the embedded model, UNMASK_KEYED_URL of the same, which
+// asks for UNMASK_KEY, and UNMASK_CHAT_URL of a model with a chat template. BROWSER_MODULES is the folder that Playwright is installed in, CHROMIUM the browser. With SCREENSHOTS, a
 // folder, the pictures of the README are written there.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -156,6 +156,15 @@ test("a preset is described and sent", async () => {
   assert.deepEqual((await sent).postDataJSON().diffusion, { preset: "fast-dllm" });
   await idle();
   assert.equal(await slots(".masked").count(), 0);
+});
+
+test("a chat is answered where the model has a template", async () => {
+  await open({ url: process.env.UNMASK_CHAT_URL });
+  await page.check("[value=chat]");
+  await run({ text: "Hello", max_tokens: "8" });
+  await idle();
+  assert.equal(await page.isVisible("#error"), false, await shown("#error"));
+  assert.equal(await slots().count(), 8);
 });
 
 test("a chat that the model cannot answer is refused in the server's words", async () => {
