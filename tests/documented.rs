@@ -5,7 +5,7 @@
 //! - a `sh` block that begins with `curl` is run, and the `json` block after it is its answer, up to ids and times;
 //! - a `console` block is run line by line, and shows what is printed;
 //! - a line of a `sh` block that begins with `unmask` names options that exist;
-//! - a link to a file of the repository leads to one.
+//! - a link within the repository leads to a file, and to a heading of it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -266,19 +266,39 @@ fn every_command_that_is_shown_has_its_options() {
     assert!(seen > 20, "only {seen} commands are shown");
 }
 
+/// The fragment that leads to a heading, as GitHub makes it.
+fn fragment(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = kept.chars().filter_map(|c| match c {
+        ' ' => Some('-'),
+        c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+        _ => None,
+    });
+    kept.collect()
+}
+
 #[test]
-fn links_lead_to_files() {
+fn links_lead_to_files_and_headings() {
     let mut seen = 0;
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
         let links = text.split("](").skip(1).filter_map(|rest| {
             let link = rest.split([')', ' ']).next()?;
-            let is_elsewhere = link.contains("://") || link.starts_with('#');
-            (!is_elsewhere).then(|| link.split('#').next().unwrap())
+            (!link.contains("://")).then_some(link)
         });
         for link in links {
-            let target = page.parent().unwrap().join(link);
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.clone(),
+                file => page.parent().unwrap().join(file),
+            };
             assert!(target.exists(), "{}: {link}", page.display());
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                let headings = text.lines().filter(|line| line.starts_with('#'));
+                let found = headings.map(fragment).any(|found| found == heading);
+                assert!(found, "{}: {link}", page.display());
+            }
             seen += 1;
         }
     }
