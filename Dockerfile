@@ -36,6 +36,9 @@ FROM nvidia/cuda:${CUDA_VERSION}-runtime-ubuntu24.04 AS cuda
 COPY --from=build-cuda /out/ /usr/local/lib/unmask/
 COPY docker/start-cuda /usr/local/bin/unmask
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/unmask/
+# The cache of models must belong to who runs the server.
+RUN install --directory --owner 65532 --group 65532 /models
+ENV HF_HOME=/models/huggingface
 USER 65532:65532
 VOLUME /models
 EXPOSE 8080
@@ -47,6 +50,9 @@ CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]
 FROM debian:12.12-slim AS cpu
 COPY --from=build-cpu /out/unmask /usr/local/bin/unmask
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/unmask/
+# The cache of models must belong to who runs the server.
+RUN install --directory --owner 65532 --group 65532 /models
+ENV HF_HOME=/models/huggingface
 USER 65532:65532
 VOLUME /models
 EXPOSE 8080

@@ -11,6 +11,10 @@ use unmask::models::{RaggedBatch, Segment};
 
 use crate::cli::model::ModelArgs;
 
+/// Shown below the help.
+pub const EXAMPLES: &str = "Examples:
+  unmask forward --model LLaDA-8B-Base --input inputs.safetensors --output logits.safetensors";
+
 /// Arguments of `unmask forward`.
 #[derive(Args)]
 pub struct ForwardArgs {

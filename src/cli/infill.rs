@@ -15,7 +15,7 @@ use crate::cli::output::OutputArgs;
 /// Shown below the help.
 pub const EXAMPLES: &str = "Examples:
   unmask infill \"The old {{4}} was very {{2}} of his garden.\" --seed 1
-  unmask infill --canvas-ids 5,0,0,7 --ids        (where 0 is the model's mask token)
+  unmask infill --canvas-ids 5,0,0,7 --ids        # where 0 is the mask token
   unmask infill \"\\{{ and }} stay, {{3}} does not\" --json";
 
 /// Arguments of `unmask infill`.

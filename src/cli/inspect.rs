@@ -9,6 +9,12 @@ use unmask::models::Checkpoint;
 
 use crate::cli::model::{ModelArgs, with_byte_progress};
 
+/// Shown below the help.
+pub const EXAMPLES: &str = "Examples:
+  unmask inspect
+  unmask inspect --model GSAI-ML/LLaDA-8B-Instruct --check
+  unmask inspect --model config.json --load-format dummy --json";
+
 /// Arguments of `unmask inspect`.
 #[derive(Args)]
 pub struct InspectArgs {

@@ -3,6 +3,7 @@
 mod animate;
 mod bench;
 mod chat;
+mod completions;
 mod decode_args;
 mod denoise;
 mod eval;
@@ -17,7 +18,7 @@ mod selftest;
 mod serve;
 mod train;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Serve, train and evaluate masked text diffusion language models.
 #[derive(Parser)]
@@ -30,8 +31,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve a model over HTTP.
+    #[command(after_help = serve::EXAMPLES)]
     Serve(serve::ServeArgs),
     /// Ask a running server whether it is ready; fails if it is not.
+    #[command(after_help = ready::EXAMPLES)]
     Ready(ready::ReadyArgs),
     /// Complete a text.
     #[command(after_help = generate::EXAMPLES)]
@@ -43,18 +46,26 @@ enum Command {
     #[command(after_help = infill::EXAMPLES)]
     Infill(infill::InfillArgs),
     /// Train a tokenizer and a model on text files.
+    #[command(after_help = train::EXAMPLES)]
     Train(train::TrainArgs),
     /// Measure likelihood, infill accuracy and tokens a forward on text files.
     #[command(after_help = eval::EXAMPLES)]
     Eval(eval::EvalArgs),
     /// Tell what a checkpoint is: family, sizes, tokens, default plan, memory.
+    #[command(after_help = inspect::EXAMPLES)]
     Inspect(inspect::InspectArgs),
     /// Compute the logits of given inputs, to check a checkpoint against another implementation.
+    #[command(after_help = forward::EXAMPLES)]
     Forward(forward::ForwardArgs),
     /// Measure denoise steps, throughput, HTTP overhead and memory on this machine.
+    #[command(after_help = bench::EXAMPLES)]
     Bench(bench::BenchArgs),
     /// Check this build's kernels and the embedded model on a device.
+    #[command(after_help = selftest::EXAMPLES)]
     Selftest(selftest::SelftestArgs),
+    /// Print a script that completes this command line in a shell.
+    #[command(after_help = completions::EXAMPLES)]
+    Completions(completions::CompletionsArgs),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -71,5 +82,56 @@ pub fn run() -> anyhow::Result<()> {
         Command::Forward(args) => forward::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Selftest(args) => selftest::run(args),
+        Command::Completions(args) => completions::run(args, &mut Cli::command()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::Cli;
+
+    /// The words of a line as a shell has them, where all quotes are double.
+    fn words(line: &str) -> Vec<String> {
+        line.split('"')
+            .enumerate()
+            .fold(vec![String::new()], |mut words, (i, part)| {
+                if i % 2 == 1 {
+                    words.last_mut().expect("there is one").push_str(part);
+                } else {
+                    let mut pieces = part.split(' ');
+                    let first = pieces.next().unwrap_or_default();
+                    words.last_mut().expect("there is one").push_str(first);
+                    words.extend(pieces.map(String::from));
+                }
+                words
+            })
+            .into_iter()
+            .filter(|word| !word.is_empty())
+            .collect()
+    }
+
+    #[test]
+    fn every_subcommand_has_examples_that_it_accepts() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().unwrap_or_default().to_string();
+            let (_, examples) = help.split_once("Examples:\n").unwrap_or_else(|| {
+                panic!("{} has no examples", command.get_name());
+            });
+            for example in examples.lines() {
+                let line = example.split("unmask ").nth(1).unwrap_or_else(|| {
+                    panic!("{example}");
+                });
+                let line = line.split(" #").next().unwrap_or_default();
+                let line = line.split(" > ").next().unwrap_or_default();
+                let mut arguments = words(line);
+                arguments.insert(0, "unmask".into());
+                if let Err(error) = Cli::try_parse_from(&arguments) {
+                    panic!("{example}: {error}");
+                }
+                assert_eq!(arguments[1], command.get_name());
+            }
+        }
     }
 }

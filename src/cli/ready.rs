@@ -5,6 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use ureq::Agent;
 
+/// Shown below the help.
+pub const EXAMPLES: &str = "Examples:
+  unmask ready
+  unmask ready --url http://10.0.0.7:8080 --timeout 1";
+
 /// Arguments of `unmask ready`.
 #[derive(clap::Args)]
 pub struct ReadyArgs {

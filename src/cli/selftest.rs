@@ -11,6 +11,11 @@ use unmask::selftest::{CHECKS, Extent, model};
 
 use crate::cli::model::DeviceChoice;
 
+/// Shown below the help.
+pub const EXAMPLES: &str = "Examples:
+  unmask selftest
+  unmask selftest --device cuda --soak 60";
+
 /// Arguments of `unmask selftest`.
 #[derive(Args)]
 pub struct SelftestArgs {

@@ -20,6 +20,12 @@ use super::model::{ModelArgs, chat_template, tokenizer};
 /// The port where nothing else is said.
 pub const DEFAULT_PORT: u16 = 8080;
 
+/// Shown below the help.
+pub const EXAMPLES: &str = "Examples:
+  unmask serve
+  unmask serve --model GSAI-ML/LLaDA-8B-Instruct --device cuda --host 0.0.0.0 --api-key app:secret
+  unmask serve --model ./my-model --port 9000 --max-queue 64 --request-timeout 60 --log-format json";
+
 /// Arguments of `unmask serve`.
 #[derive(clap::Args)]
 pub struct ServeArgs {

@@ -14,6 +14,12 @@ use unmask::train::{
     TrainDevice, TrainError,
 };
 
+/// Shown below the help.
+pub const EXAMPLES: &str = "Examples:
+  unmask train --data train.txt.zst --valid valid.txt.zst --out my-model
+  unmask train --data train.txt.zst --valid valid.txt.zst --out my-model --resume
+  unmask train --init my-model --pairs train.jsonl --valid valid.jsonl --out my-chat-model --lr 0.0003";
+
 /// Arguments of `unmask train`.
 #[derive(clap::Args)]
 pub struct TrainArgs {

@@ -18,6 +18,12 @@ use unmask::server::{self, AppState, Limits, ListenConfig};
 
 use crate::cli::model::{ModelArgs, tokenizer};
 
+/// Shown below the help.
+pub const EXAMPLES: &str = "Examples:
+  unmask bench
+  unmask bench --steps 16 --concurrency 16 --json
+  unmask bench --model config.json --load-format dummy --dtype q8_0 --gap 64";
+
 /// Arguments of `unmask bench`.
 #[derive(Args)]
 pub struct BenchArgs {

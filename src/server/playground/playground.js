@@ -53,8 +53,10 @@ function request() {
   }
 }
 
+/** An infill's stream ends with its answer, which has the usage; of the others it is asked for. */
 function streamed(body) {
-  return { ...body, stream: true, stream_options: { diffusion: "frames" } };
+  const usage = state.mode === "infill" ? {} : { include_usage: true };
+  return { ...body, stream: true, stream_options: { diffusion: "frames", ...usage } };
 }
 
 function headers() {
