@@ -6,6 +6,7 @@
 mod cache;
 mod error;
 mod queue;
+mod reports;
 mod row_params;
 mod scheduler;
 mod sequence;
@@ -16,8 +17,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 use crate::canvas::{Blank, Canvas, Commit, TokenId};
 use crate::decode::{CachePolicy, DecodePlan, Decoder, MAX_STEPS, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
@@ -27,9 +26,10 @@ pub use cache::CacheScheme;
 use cache::{CacheMemory, SequenceCache};
 pub use error::{GenerationError, StartError, SubmitError};
 use queue::Queue;
+use reports::{ReportReceiver, reports};
 pub use row_params::LogprobRequest;
 use row_params::SequenceRows;
-use sequence::{MAX_PENDING, Sequence};
+use sequence::Sequence;
 use worker::{Counters, Worker};
 
 /// Limits of an engine.
@@ -77,7 +77,8 @@ impl EngineConfig {
 /// Rows of a step on a CPU after which more only take longer: the matrix rate is reached.
 const CPU_STEP_ROWS: usize = 512;
 
-/// What one denoise step changed on a canvas.
+/// What one denoise step changed on a canvas, or several where the reader is far behind: then the latest state
+/// of each slot that they changed, and the number and the statistics of the last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// The step, from 1.
@@ -126,23 +127,23 @@ pub enum Event {
 /// A running generation. Dropping it removes its sequence before the sequence's next step.
 #[derive(Debug)]
 pub struct Generation {
-    events: mpsc::Receiver<Event>,
+    reports: ReportReceiver,
 }
 
 impl Generation {
     /// The next event; `None` after the last.
     pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
+        self.reports.next().await
     }
 
     /// The next event, if it is there already.
     pub fn try_next(&mut self) -> Option<Event> {
-        self.events.try_recv().ok()
+        self.reports.try_next()
     }
 
     /// The next event, for callers outside an async runtime; `None` after the last.
     pub fn next_blocking(&mut self) -> Option<Event> {
-        self.events.blocking_recv()
+        self.reports.next_blocking()
     }
 }
 
@@ -330,19 +331,14 @@ impl Engine {
                 allowed: "at most 10000, or one a slot",
             }));
         }
-        let pending = match plan.is_revising() {
-            true => decoder.step_limit().min(MAX_PENDING),
-            false => decoder.step_limit(),
-        };
-        // One more place is for the end.
-        let (events, receiver) = mpsc::channel(pending + 1);
+        let (sender, receiver) = reports(canvas.len());
         let row_params = SequenceRows::new(plan.sampling.clone(), &canvas, &self.spec, logprobs);
         let sequence = Sequence {
             canvas,
             decoder,
             row_params,
             cache: (scheme, plan.cache),
-            events,
+            reports: sender,
             submitted: Instant::now(),
             started: None,
             nfe: 0,
@@ -352,7 +348,7 @@ impl Engine {
             self.counters.progress();
         }
         self.queue.push(sequence)?;
-        Ok(Generation { events: receiver })
+        Ok(Generation { reports: receiver })
     }
 
     /// Whether a request with a seed gives the same answer whatever else is denoised at the same time: so of

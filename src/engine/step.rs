@@ -270,13 +270,13 @@ fn commit(
             .is_ok()
     });
     let count = committed.len();
-    sequence.report(StepReport {
+    sequence.reports.step(StepReport {
         step: sequence.decoder.steps(),
         committed,
         logprobs,
         remasked: change.remasked,
         noise: change.noise,
         statistics: sequence.statistics(),
-    })?;
+    });
     Ok(count)
 }

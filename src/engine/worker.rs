@@ -276,7 +276,7 @@ impl Worker {
         for (running, error) in ended.into_iter().zip(errors) {
             running.cached.release(&mut self.memory);
             match error {
-                Some(error) => running.sequence.end(Event::Failed(error)),
+                Some(error) => running.sequence.reports.end(Event::Failed(error)),
                 None => running.sequence.finish(),
             }
         }
@@ -288,7 +288,7 @@ impl Worker {
         let failed = |index, _: &mut Running| parts.iter().any(|part| part.index == index);
         for running in self.take_where(failed) {
             running.cached.release(&mut self.memory);
-            running.sequence.end(Event::Failed(error.clone()));
+            running.sequence.reports.end(Event::Failed(error.clone()));
         }
     }
 
@@ -301,7 +301,7 @@ impl Worker {
         for running in self.take_where(|index, _| shed.contains(&index)) {
             running.cached.release(&mut self.memory);
             let reason = GenerationError::OutOfMemory;
-            running.sequence.end(Event::Failed(reason));
+            running.sequence.reports.end(Event::Failed(reason));
         }
     }
 
