@@ -5,6 +5,7 @@
 
 mod cache;
 mod error;
+mod phases;
 mod queue;
 mod reports;
 mod row_params;
@@ -25,6 +26,7 @@ use crate::sampling::Logprobs;
 pub use cache::CacheScheme;
 use cache::{CacheMemory, SequenceCache};
 pub use error::{GenerationError, StartError, SubmitError};
+pub use phases::Phases;
 use queue::Queue;
 use reports::{ReportReceiver, reports};
 pub use row_params::LogprobRequest;
@@ -158,6 +160,8 @@ pub struct EngineStatus {
     pub steps: u64,
     /// Rows computed in them.
     pub rows: u64,
+    /// Those of them that only prepared a cache.
+    pub prefilled: u64,
     /// Rows whose logits were computed in them.
     pub scored: u64,
     /// Slots committed or edited in them.
@@ -168,21 +172,25 @@ pub struct EngineStatus {
     pub kv_slots: usize,
     /// Those in blocks that running sequences use.
     pub kv_used: usize,
-    /// Time spent in the steps.
-    pub busy: Duration,
-    /// The part of `busy` spent in the model.
-    pub model: Duration,
+    /// Time spent in the steps, and between them while there was work.
+    pub phases: Phases,
 }
 
 /// A denoise step of all running sequences.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepSummary {
     /// Rows computed.
     pub rows: usize,
+    /// Those of them that only prepared a cache.
+    pub prefilled: usize,
+    /// Rows whose logits were computed.
+    pub scored: usize,
     /// Slots committed or edited.
     pub committed: usize,
-    /// Time spent.
-    pub duration: Duration,
+    /// How long those waited that were admitted since the step before.
+    pub waited: Vec<Duration>,
+    /// Time spent, since the step before if there was work all the while.
+    pub phases: Phases,
 }
 
 /// A handle to the worker thread that owns a model. Dropping it lets running and queued generations
@@ -387,7 +395,7 @@ impl Engine {
     }
 
     /// Calls `observer` on the worker thread after every denoise step.
-    pub fn on_step(&self, observer: impl Fn(StepSummary) + Send + Sync + 'static) {
+    pub fn on_step(&self, observer: impl Fn(&StepSummary) + Send + Sync + 'static) {
         self.counters.observe(Box::new(observer));
     }
 

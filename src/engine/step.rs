@@ -1,10 +1,9 @@
 //! One denoise step over all running sequences.
 
-use std::time::{Duration, Instant};
-
 use candle_core::{DType, Tensor};
 
 use super::cache::Window;
+use super::phases::{Phases, Stopwatch};
 use super::scheduler::Part;
 use super::sequence::{Running, Sequence};
 use super::{GenerationError, StepReport};
@@ -22,9 +21,10 @@ const HEAD_ROWS: usize = 256;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct StepCost {
     pub rows: usize,
+    pub prefilled: usize,
     pub scored: usize,
     pub committed: usize,
-    pub model: Duration,
+    pub phases: Phases,
 }
 
 /// A row whose logits are needed, and the row of the unconditional segment if it is guided.
@@ -41,16 +41,19 @@ struct ScoredRow {
 pub(super) type Outcome = Result<(), GenerationError>;
 
 /// Takes one step with the scheduled sequences. Each outcome is a sequence's own, in the order of `parts`; the
-/// outer error is the whole batch's.
+/// outer error is the whole batch's. What `stopwatch` has run already is scheduling.
 pub(super) fn step(
     model: &dyn Denoiser,
     pool: Option<&KvPool>,
     running: &mut [Running],
     parts: &[Part],
+    stopwatch: &mut Stopwatch,
 ) -> Result<(Vec<Outcome>, StepCost), ModelError> {
     let mut batch = RaggedBatch::new();
     let mut scored = Vec::new();
+    let mut prefilled = 0;
     for part in parts {
+        let rows = batch.rows();
         lay_out(
             &running[part.index],
             &part.window,
@@ -58,26 +61,31 @@ pub(super) fn step(
             &mut batch,
             &mut scored,
         );
+        if !part.window.denoises {
+            prefilled += batch.rows() - rows;
+        }
     }
     let mut cost = StepCost {
         rows: batch.rows(),
+        prefilled,
         scored: scored.len(),
         ..StepCost::default()
     };
-    let begun = Instant::now();
+    let phases = &mut cost.phases;
+    phases.schedule = stopwatch.lap();
     let hidden = model.hidden(&batch, pool)?;
-    cost.model = begun.elapsed();
+    phases.forward = stopwatch.lap();
     let mut samples = Vec::with_capacity(scored.len());
     let mut totals = Vec::new();
     for rows in scored.chunks(HEAD_ROWS) {
-        let begun = Instant::now();
         let logits = with_own_tokens(logits(model, &hidden, rows)?, rows)?;
-        cost.model += begun.elapsed();
+        phases.head += stopwatch.lap();
         let params: Vec<RowParams> = rows.iter().map(|row| row.params.clone()).collect();
         samples.extend(sampling::reduce(&logits, &params)?);
         if model.spec().parameterisation == Parameterisation::LogScore {
             totals.extend(score_totals(&logits)?);
         }
+        phases.sampling += stopwatch.lap();
     }
     let mut samples = samples.into_iter();
     let mut totals = totals.into_iter();
@@ -96,6 +104,7 @@ pub(super) fn step(
             Ok(())
         })
         .collect();
+    cost.phases.decode = stopwatch.lap();
     Ok((outcomes, cost))
 }
 
