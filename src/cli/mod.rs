@@ -51,7 +51,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Compute the logits of given inputs, to check a checkpoint against another implementation.
     Forward(forward::ForwardArgs),
-    /// Measure denoise steps, throughput, HTTP overhead and memory on this machine.
+    /// Measure steps, a server under load, and the engine's promises on this machine.
     Bench(bench::BenchArgs),
     /// Check this build's kernels and the embedded model on a device.
     Selftest(selftest::SelftestArgs),
