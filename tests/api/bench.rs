@@ -169,7 +169,6 @@ fn loads_that_make_no_sense_are_refused_by_the_name_of_their_option() {
         ("serve --requests-count 1 --duration 2", "--duration"),
         ("serve --plot load.png", ".svg"),
         ("serve --diffusion 3", "--diffusion"),
-        ("serve --api-key key", "--url"),
         ("serve --requests no-such-file", "no-such-file"),
         ("engine --only nothing", "--only"),
         ("engine --dtype bf16", "--dtype f32"),

@@ -86,18 +86,21 @@ impl Setup {
         Ok(spec.with_scratch(&self.plan(None), canvas))
     }
 
-    /// A plan that commits an even share of the masked slots in each of so many steps, or one a step.
+    /// A plan that commits an even share of the masked slots in each of so many steps, or one a step. A
+    /// block-causal model takes at most four steps a block instead.
     pub fn plan(&self, steps: Option<usize>) -> DecodePlan {
         let spec = self.engine.spec();
         let default = spec.default_plan.clone();
-        let block_length = match spec.attention {
-            AttentionPattern::Bidirectional => None,
-            AttentionPattern::BlockCausal { block_length } => Some(block_length),
+        let (block_length, steps, steps_per_block) = match spec.attention {
+            AttentionPattern::Bidirectional => (None, steps, None),
+            AttentionPattern::BlockCausal { block_length } => {
+                let most = steps.map(|steps| steps.min(block_length).min(4));
+                (Some(block_length), None, most)
+            }
         };
-        // Every block takes a step at least.
-        let blocks = block_length.map_or(1, |length| spec.max_canvas.div_ceil(length));
         DecodePlan {
-            steps: steps.map(|steps| steps.max(blocks)),
+            steps,
+            steps_per_block,
             block_length,
             block_origin: default.block_origin,
             score: default.score,

@@ -52,13 +52,12 @@ pub struct ServeArgs {
         conflicts_with_all = ["model", "model_revision", "device", "dtype", "load_format", "max_sequences", "step_rows"]
     )]
     url: Option<String>,
-    /// The API key that the server asks for
+    /// The API key that the server at --url asks for
     #[arg(
         long,
         value_name = "KEY",
         env = "UNMASK_API_KEY",
-        hide_env_values = true,
-        requires = "url"
+        hide_env_values = true
     )]
     api_key: Option<String>,
     /// Most sequences denoised at a time by the server in this process
