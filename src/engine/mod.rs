@@ -160,8 +160,8 @@ pub struct EngineStatus {
     pub steps: u64,
     /// Rows computed in them.
     pub rows: u64,
-    /// Those of them that only prepared a cache.
-    pub prefilled: u64,
+    /// Those of them whose keys and values were kept.
+    pub kept: u64,
     /// Rows whose logits were computed in them.
     pub scored: u64,
     /// Slots committed or edited in them.
@@ -181,8 +181,8 @@ pub struct EngineStatus {
 pub struct StepSummary {
     /// Rows computed.
     pub rows: usize,
-    /// Those of them that only prepared a cache.
-    pub prefilled: usize,
+    /// Those of them whose keys and values were kept.
+    pub kept: usize,
     /// Rows whose logits were computed.
     pub scored: usize,
     /// Slots committed or edited.

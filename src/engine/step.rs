@@ -21,7 +21,7 @@ const HEAD_ROWS: usize = 256;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct StepCost {
     pub rows: usize,
-    pub prefilled: usize,
+    pub kept: usize,
     pub scored: usize,
     pub committed: usize,
     pub phases: Phases,
@@ -51,9 +51,8 @@ pub(super) fn step(
 ) -> Result<(Vec<Outcome>, StepCost), ModelError> {
     let mut batch = RaggedBatch::new();
     let mut scored = Vec::new();
-    let mut prefilled = 0;
+    let mut kept = 0;
     for part in parts {
-        let rows = batch.rows();
         lay_out(
             &running[part.index],
             &part.window,
@@ -61,13 +60,16 @@ pub(super) fn step(
             &mut batch,
             &mut scored,
         );
-        if !part.window.denoises {
-            prefilled += batch.rows() - rows;
-        }
+        let segments = if running[part.index].sequence.is_guided() {
+            2
+        } else {
+            1
+        };
+        kept += segments * part.window.kept.len();
     }
     let mut cost = StepCost {
         rows: batch.rows(),
-        prefilled,
+        kept,
         scored: scored.len(),
         ..StepCost::default()
     };

@@ -26,7 +26,7 @@ pub(super) struct Counters {
     running: AtomicUsize,
     steps: AtomicU64,
     rows: AtomicU64,
-    prefilled: AtomicU64,
+    kept: AtomicU64,
     scored: AtomicU64,
     committed: AtomicU64,
     reused: AtomicU64,
@@ -44,7 +44,7 @@ impl Counters {
             running: AtomicUsize::new(0),
             steps: AtomicU64::new(0),
             rows: AtomicU64::new(0),
-            prefilled: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
             scored: AtomicU64::new(0),
             committed: AtomicU64::new(0),
             reused: AtomicU64::new(0),
@@ -84,7 +84,7 @@ impl Counters {
             running: self.running.load(Ordering::Relaxed),
             steps: self.steps.load(Ordering::Relaxed),
             rows: self.rows.load(Ordering::Relaxed),
-            prefilled: self.prefilled.load(Ordering::Relaxed),
+            kept: self.kept.load(Ordering::Relaxed),
             scored: self.scored.load(Ordering::Relaxed),
             committed: self.committed.load(Ordering::Relaxed),
             reused: self.reused.load(Ordering::Relaxed),
@@ -100,7 +100,7 @@ impl Counters {
         };
         add(&self.steps, 1);
         add(&self.rows, cost.rows as u64);
-        add(&self.prefilled, cost.prefilled as u64);
+        add(&self.kept, cost.kept as u64);
         add(&self.scored, cost.scored as u64);
         add(&self.committed, cost.committed as u64);
         add(&self.reused, reused as u64);
@@ -113,7 +113,7 @@ impl Counters {
             .unwrap_or_else(PoisonError::into_inner);
         let summary = StepSummary {
             rows: cost.rows,
-            prefilled: cost.prefilled,
+            kept: cost.kept,
             scored: cost.scored,
             committed: cost.committed,
             waited,

@@ -58,9 +58,9 @@ const STEPS: Metric = (
     "Denoise steps; each is one batch.",
 );
 const ROWS_TOTAL: Metric = ("unmask_denoise_rows_total", "Rows computed in them.");
-const PREFILL_ROWS: Metric = (
-    "unmask_prefill_rows_total",
-    "Those of them that only prepared a cache.",
+const KEPT_ROWS: Metric = (
+    "unmask_kept_rows_total",
+    "Those of them whose keys and values were kept.",
 );
 const SCORED_ROWS: Metric = (
     "unmask_scored_rows_total",
@@ -189,7 +189,7 @@ impl Metrics {
         let set = |metric, value| gauge(&self.recorder, metric, Vec::new()).set(value);
         count(STEPS, status.steps);
         count(ROWS_TOTAL, status.rows);
-        count(PREFILL_ROWS, status.prefilled);
+        count(KEPT_ROWS, status.kept);
         count(SCORED_ROWS, status.scored);
         count(COMMITTED, status.committed);
         count(REUSED, status.reused);
@@ -245,7 +245,7 @@ fn describe(recorder: &PrometheusRecorder) {
         REQUESTS,
         STEPS,
         ROWS_TOTAL,
-        PREFILL_ROWS,
+        KEPT_ROWS,
         SCORED_ROWS,
         REUSED,
         COMMITTED,

@@ -112,7 +112,7 @@ async fn the_memory_of_keys_and_values_and_what_it_spares_are_told() {
     let (_, text) = server.get("/metrics").await;
     // Two blocks of 16 slots of the prompt are whole; the second request found them computed.
     assert_eq!(value(&text, "unmask_prefix_cache_reused_slots_total"), 32.0);
-    assert!(value(&text, "unmask_prefill_rows_total") >= 32.0);
+    assert!(value(&text, "unmask_kept_rows_total") >= 32.0);
     eventually("all is given back", || server.engine.status().kv_used == 0).await;
     let (_, text) = server.get("/metrics").await;
     assert_eq!(value(&text, "unmask_kv_pool_used_slots"), 0.0);
