@@ -57,7 +57,7 @@ enum Command {
     /// Compute the logits of given inputs, to check a checkpoint against another implementation.
     #[command(after_help = forward::EXAMPLES)]
     Forward(forward::ForwardArgs),
-    /// Measure denoise steps, throughput, HTTP overhead and memory on this machine.
+    /// Measure steps, a server under load, and the engine's promises on this machine.
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::BenchArgs),
     /// Check this build's kernels and the embedded model on a device.

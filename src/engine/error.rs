@@ -103,9 +103,6 @@ pub enum GenerationError {
         "the device has no memory left for this request; try again later, or with a shorter canvas"
     )]
     OutOfMemory,
-    /// Nobody read the reports for so long that no more could be kept.
-    #[error("the reports of this generation were not read fast enough")]
-    SlowReader,
     /// The engine stopped before the generation was finished.
     #[error("the engine stopped before the generation was finished")]
     Stopped,

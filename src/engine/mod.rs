@@ -5,7 +5,9 @@
 
 mod cache;
 mod error;
+mod phases;
 mod queue;
+mod reports;
 mod row_params;
 mod scheduler;
 mod sequence;
@@ -16,8 +18,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 use crate::canvas::{Blank, Canvas, Commit, Splice, TokenId};
 use crate::decode::{CachePolicy, DecodePlan, Decoder, MAX_STEPS, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
@@ -26,10 +26,12 @@ use crate::sampling::Logprobs;
 pub use cache::CacheScheme;
 use cache::{CacheMemory, SequenceCache};
 pub use error::{GenerationError, StartError, SubmitError};
+pub use phases::Phases;
 use queue::Queue;
+use reports::{ReportReceiver, reports};
 pub use row_params::LogprobRequest;
 use row_params::SequenceRows;
-use sequence::{MAX_PENDING, Sequence};
+use sequence::Sequence;
 use worker::{Counters, Worker};
 
 /// Limits of an engine.
@@ -77,7 +79,8 @@ impl EngineConfig {
 /// Rows of a step on a CPU after which more only take longer: the matrix rate is reached.
 const CPU_STEP_ROWS: usize = 512;
 
-/// What one denoise step changed on a canvas.
+/// What one denoise step changed on a canvas, or several where the reader is far behind: then the latest state
+/// of each slot that they changed, and the number and the statistics of the last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// The step, from 1.
@@ -130,23 +133,23 @@ pub enum Event {
 /// A running generation. Dropping it removes its sequence before the sequence's next step.
 #[derive(Debug)]
 pub struct Generation {
-    events: mpsc::Receiver<Event>,
+    reports: ReportReceiver,
 }
 
 impl Generation {
     /// The next event; `None` after the last.
     pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
+        self.reports.next().await
     }
 
     /// The next event, if it is there already.
     pub fn try_next(&mut self) -> Option<Event> {
-        self.events.try_recv().ok()
+        self.reports.try_next()
     }
 
     /// The next event, for callers outside an async runtime; `None` after the last.
     pub fn next_blocking(&mut self) -> Option<Event> {
-        self.events.blocking_recv()
+        self.reports.next_blocking()
     }
 }
 
@@ -161,6 +164,8 @@ pub struct EngineStatus {
     pub steps: u64,
     /// Rows computed in them.
     pub rows: u64,
+    /// Those of them whose keys and values were kept.
+    pub kept: u64,
     /// Rows whose logits were computed in them.
     pub scored: u64,
     /// Slots committed or edited in them.
@@ -171,21 +176,25 @@ pub struct EngineStatus {
     pub kv_slots: usize,
     /// Those in blocks that running sequences use.
     pub kv_used: usize,
-    /// Time spent in the steps.
-    pub busy: Duration,
-    /// The part of `busy` spent in the model.
-    pub model: Duration,
+    /// Time spent in the steps, and between them while there was work.
+    pub phases: Phases,
 }
 
 /// A denoise step of all running sequences.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepSummary {
     /// Rows computed.
     pub rows: usize,
+    /// Those of them whose keys and values were kept.
+    pub kept: usize,
+    /// Rows whose logits were computed.
+    pub scored: usize,
     /// Slots committed or edited.
     pub committed: usize,
-    /// Time spent.
-    pub duration: Duration,
+    /// How long those waited that were admitted since the step before.
+    pub waited: Vec<Duration>,
+    /// Time spent, since the step before if there was work all the while.
+    pub phases: Phases,
 }
 
 /// A handle to the worker thread that owns a model. Dropping it lets running and queued generations
@@ -338,19 +347,14 @@ impl Engine {
                 allowed: "at most 10000, or one a slot",
             }));
         }
-        let pending = match plan.is_revising() {
-            true => decoder.step_limit().min(MAX_PENDING),
-            false => decoder.step_limit(),
-        };
-        // One more place is for the end.
-        let (events, receiver) = mpsc::channel(pending + 1);
+        let (sender, receiver) = reports(canvas.len());
         let row_params = SequenceRows::new(plan, &canvas, &self.spec, logprobs);
         let sequence = Sequence {
             canvas,
             decoder,
             row_params,
             cache: (scheme, plan.cache),
-            events,
+            reports: sender,
             submitted: Instant::now(),
             started: None,
             nfe: 0,
@@ -360,7 +364,7 @@ impl Engine {
             self.counters.progress();
         }
         self.queue.push(sequence)?;
-        Ok(Generation { events: receiver })
+        Ok(Generation { reports: receiver })
     }
 
     /// Whether a request with a seed gives the same answer whatever else is denoised at the same time: so of
@@ -399,7 +403,7 @@ impl Engine {
     }
 
     /// Calls `observer` on the worker thread after every denoise step.
-    pub fn on_step(&self, observer: impl Fn(StepSummary) + Send + Sync + 'static) {
+    pub fn on_step(&self, observer: impl Fn(&StepSummary) + Send + Sync + 'static) {
         self.counters.observe(Box::new(observer));
     }
 

@@ -2,17 +2,12 @@
 
 use std::time::Instant;
 
-use tokio::sync::mpsc;
-
 use super::cache::{CacheScheme, Place, SequenceCache};
+use super::reports::ReportSender;
 use super::row_params::SequenceRows;
-use super::{Event, GenerationError, Statistics, StepReport};
+use super::{Event, Statistics};
 use crate::canvas::Canvas;
 use crate::decode::{Cache, Decoder};
-
-/// The most reports that wait to be read where committed slots may change; where they may not, all
-/// reports together hold each slot once.
-pub(super) const MAX_PENDING: usize = 256;
 
 /// A canvas to be denoised.
 pub(super) struct Sequence {
@@ -20,7 +15,7 @@ pub(super) struct Sequence {
     pub decoder: Decoder,
     pub row_params: SequenceRows,
     pub cache: (CacheScheme, Cache),
-    pub events: mpsc::Sender<Event>,
+    pub reports: ReportSender,
     pub submitted: Instant,
     pub started: Option<Instant>,
     pub nfe: usize,
@@ -39,7 +34,7 @@ pub(super) struct Running {
 impl Sequence {
     /// Whether nobody waits for the answer any more.
     pub fn is_cancelled(&self) -> bool {
-        self.events.is_closed()
+        self.reports.is_closed()
     }
 
     /// Whether a second segment, with the fixed slots masked, goes into the batch.
@@ -61,24 +56,6 @@ impl Sequence {
         }
     }
 
-    /// Reports a step, and leaves room for the end.
-    ///
-    /// # Errors
-    /// If the reader is so far behind that there is no room. That nobody listens any more is no error: the
-    /// check for cancellation before the next step finds it.
-    pub fn report(&self, report: StepReport) -> Result<(), GenerationError> {
-        if self.events.capacity() <= 1 {
-            return Err(GenerationError::SlowReader);
-        }
-        let _ = self.events.try_send(Event::Step(report));
-        Ok(())
-    }
-
-    /// Reports the end, for which there always is room.
-    pub fn end(&self, event: Event) {
-        let _ = self.events.try_send(event);
-    }
-
     /// What the sequence took so far.
     pub fn statistics(&self) -> Statistics {
         let started = self.started.unwrap_or(self.submitted);
@@ -94,8 +71,6 @@ impl Sequence {
     /// Reports the finished canvas.
     pub fn finish(self) {
         let statistics = self.statistics();
-        let _ = self
-            .events
-            .try_send(Event::Finished(self.canvas, statistics));
+        self.reports.end(Event::Finished(self.canvas, statistics));
     }
 }

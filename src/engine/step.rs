@@ -1,10 +1,9 @@
 //! One denoise step over all running sequences.
 
-use std::time::{Duration, Instant};
-
 use candle_core::{DType, Tensor};
 
 use super::cache::Window;
+use super::phases::{Phases, Stopwatch};
 use super::scheduler::Part;
 use super::sequence::{Running, Sequence};
 use super::{GenerationError, StepReport};
@@ -23,9 +22,10 @@ const HEAD_ROWS: usize = 256;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct StepCost {
     pub rows: usize,
+    pub kept: usize,
     pub scored: usize,
     pub committed: usize,
-    pub model: Duration,
+    pub phases: Phases,
 }
 
 /// A row whose logits are needed, and the row of the unconditional segment if it is guided.
@@ -44,15 +44,17 @@ struct ScoredRow {
 pub(super) type Outcome = Result<(), GenerationError>;
 
 /// Takes one step with the scheduled sequences. Each outcome is a sequence's own, in the order of `parts`; the
-/// outer error is the whole batch's.
+/// outer error is the whole batch's. What `stopwatch` has run already is scheduling.
 pub(super) fn step(
     model: &dyn Denoiser,
     pool: Option<&KvPool>,
     running: &mut [Running],
     parts: &[Part],
+    stopwatch: &mut Stopwatch,
 ) -> Result<(Vec<Outcome>, StepCost), ModelError> {
     let mut batch = RaggedBatch::new();
     let mut scored = Vec::new();
+    let mut kept = 0;
     for part in parts {
         lay_out(
             &running[part.index],
@@ -61,27 +63,35 @@ pub(super) fn step(
             &mut batch,
             &mut scored,
         );
+        let segments = if running[part.index].sequence.is_guided() {
+            2
+        } else {
+            1
+        };
+        kept += segments * part.window.kept.len();
     }
     let mut cost = StepCost {
         rows: batch.rows(),
+        kept,
         scored: scored.len(),
         ..StepCost::default()
     };
-    let begun = Instant::now();
+    let phases = &mut cost.phases;
+    phases.schedule = stopwatch.lap();
     let hidden = model.hidden(&batch, pool)?;
-    cost.model = begun.elapsed();
+    phases.forward = stopwatch.lap();
     let mut samples = Vec::with_capacity(scored.len());
     let mut totals = Vec::new();
     for rows in scored.chunks(HEAD_ROWS) {
-        let begun = Instant::now();
         let logits = with_own_tokens(logits(model, &hidden, rows)?, rows)?;
         let logits = reversed(logits, rows)?;
-        cost.model += begun.elapsed();
+        phases.head += stopwatch.lap();
         let params: Vec<RowParams> = rows.iter().map(|row| row.params.clone()).collect();
         samples.extend(sampling::reduce(&logits, &params)?);
         if by_total_scores(model.spec()) {
             totals.extend(score_totals(&logits)?);
         }
+        phases.sampling += stopwatch.lap();
     }
     let mut samples = samples.into_iter();
     let mut totals = totals.into_iter();
@@ -100,6 +110,7 @@ pub(super) fn step(
             Ok(())
         })
         .collect();
+    cost.phases.decode = stopwatch.lap();
     Ok((outcomes, cost))
 }
 
@@ -302,7 +313,7 @@ fn commit(
     sequence
         .row_params
         .spliced(&change.spliced, &sequence.canvas);
-    sequence.report(StepReport {
+    sequence.reports.step(StepReport {
         step: sequence.decoder.steps(),
         committed,
         logprobs,
@@ -310,6 +321,6 @@ fn commit(
         noise: change.noise,
         spliced: change.spliced,
         statistics: sequence.statistics(),
-    })?;
+    });
     Ok(count)
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::cache::{CacheMemory, SequenceCache};
+use super::phases::{Phases, Stopwatch};
 use super::queue::Queue;
 use super::scheduler::{Part, RowBudget, Schedule, schedule};
 use super::sequence::Running;
@@ -14,7 +15,7 @@ use super::{EngineConfig, EngineStatus, Event, GenerationError, StepSummary};
 use crate::models::{Denoiser, ModelError};
 
 /// Told of every denoise step.
-pub(super) type Observer = Box<dyn Fn(StepSummary) + Send + Sync>;
+pub(super) type Observer = Box<dyn Fn(&StepSummary) + Send + Sync>;
 
 /// What the worker counts for others to read.
 pub(super) struct Counters {
@@ -25,12 +26,13 @@ pub(super) struct Counters {
     running: AtomicUsize,
     steps: AtomicU64,
     rows: AtomicU64,
+    kept: AtomicU64,
     scored: AtomicU64,
     committed: AtomicU64,
     reused: AtomicU64,
     kv_used: AtomicUsize,
-    busy_nanos: AtomicU64,
-    model_nanos: AtomicU64,
+    /// Nanoseconds of each phase.
+    phases: [AtomicU64; 5],
 }
 
 impl Counters {
@@ -42,12 +44,12 @@ impl Counters {
             running: AtomicUsize::new(0),
             steps: AtomicU64::new(0),
             rows: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
             scored: AtomicU64::new(0),
             committed: AtomicU64::new(0),
             reused: AtomicU64::new(0),
             kv_used: AtomicUsize::new(0),
-            busy_nanos: AtomicU64::new(0),
-            model_nanos: AtomicU64::new(0),
+            phases: Default::default(),
         }
     }
 
@@ -71,43 +73,54 @@ impl Counters {
         self.started.elapsed().saturating_sub(last)
     }
 
+    fn phases(&self) -> Phases {
+        let nanos = |phase: &AtomicU64| Duration::from_nanos(phase.load(Ordering::Relaxed));
+        Phases::of(self.phases.each_ref().map(nanos))
+    }
+
     pub fn status(&self, queued: usize, kv_slots: usize) -> EngineStatus {
         EngineStatus {
             queued,
             running: self.running.load(Ordering::Relaxed),
             steps: self.steps.load(Ordering::Relaxed),
             rows: self.rows.load(Ordering::Relaxed),
+            kept: self.kept.load(Ordering::Relaxed),
             scored: self.scored.load(Ordering::Relaxed),
             committed: self.committed.load(Ordering::Relaxed),
             reused: self.reused.load(Ordering::Relaxed),
             kv_slots,
             kv_used: self.kv_used.load(Ordering::Relaxed),
-            busy: Duration::from_nanos(self.busy_nanos.load(Ordering::Relaxed)),
-            model: Duration::from_nanos(self.model_nanos.load(Ordering::Relaxed)),
+            phases: self.phases(),
         }
     }
 
-    fn count(&self, cost: StepCost, reused: usize, busy: Duration) {
+    fn count(&self, cost: StepCost, reused: usize, waited: Vec<Duration>) {
         let add = |counter: &AtomicU64, count: u64| {
             counter.fetch_add(count, Ordering::Relaxed);
         };
         add(&self.steps, 1);
         add(&self.rows, cost.rows as u64);
+        add(&self.kept, cost.kept as u64);
         add(&self.scored, cost.scored as u64);
         add(&self.committed, cost.committed as u64);
         add(&self.reused, reused as u64);
-        add(&self.busy_nanos, busy.as_nanos() as u64);
-        add(&self.model_nanos, cost.model.as_nanos() as u64);
+        for (counter, duration) in self.phases.iter().zip(cost.phases.durations()) {
+            add(counter, duration.as_nanos() as u64);
+        }
         let observers = self
             .observers
             .read()
             .unwrap_or_else(PoisonError::into_inner);
+        let summary = StepSummary {
+            rows: cost.rows,
+            kept: cost.kept,
+            scored: cost.scored,
+            committed: cost.committed,
+            waited,
+            phases: cost.phases,
+        };
         for observer in observers.iter() {
-            observer(StepSummary {
-                rows: cost.rows,
-                committed: cost.committed,
-                duration: busy,
-            });
+            observer(&summary);
         }
     }
 }
@@ -120,6 +133,10 @@ pub(super) struct Worker {
     counters: Arc<Counters>,
     running: Vec<Running>,
     arrivals: u64,
+    /// How long those waited for their first step that took it since the last count.
+    waited: Vec<Duration>,
+    /// Runs since the last step, or since there is work.
+    stopwatch: Stopwatch,
 }
 
 /// Closes a queue when it is dropped, and drops what still waits in it.
@@ -148,6 +165,8 @@ impl Worker {
             counters,
             running: Vec::new(),
             arrivals: 0,
+            waited: Vec::new(),
+            stopwatch: Stopwatch::start(),
         }
     }
 
@@ -158,8 +177,11 @@ impl Worker {
         loop {
             self.drop_cancelled();
             self.publish();
-            if self.running.is_empty() && !self.queue.wait() {
-                return;
+            if self.running.is_empty() {
+                if !self.queue.wait() {
+                    return;
+                }
+                self.stopwatch = Stopwatch::start();
             }
             self.counters.progress();
             self.admit();
@@ -213,7 +235,6 @@ impl Worker {
     /// Steps those whose turn it is and retires those that are done or failed. A panic or an error of the
     /// whole step fails the sequences of that step only.
     fn step(&mut self) {
-        let begun = Instant::now();
         let budget = RowBudget {
             most: self.config.max_rows,
             target: self
@@ -226,21 +247,25 @@ impl Worker {
         let shift = self.model.spec().logit_shift;
         let Schedule { parts, reused } =
             schedule(&mut self.running, &mut self.memory, shift, budget);
+        let now = Instant::now();
         for part in &parts {
             let sequence = &mut self.running[part.index].sequence;
-            sequence.started.get_or_insert(begun);
+            if sequence.started.is_none() {
+                sequence.started = Some(now);
+                self.waited.push(now - sequence.submitted);
+            }
         }
         let blocks: Vec<_> = parts
             .iter()
             .map(|part| self.running[part.index].sequence.decoder.block())
             .collect();
         let (model, pool, running) = (&*self.model, self.memory.pool(), &mut self.running);
-        let result = catch_unwind(AssertUnwindSafe(|| step(model, pool, running, &parts)));
-        let outcomes = match result {
-            Ok(Ok((outcomes, cost))) => {
-                self.counters.count(cost, reused, begun.elapsed());
-                outcomes
-            }
+        let stopwatch = &mut self.stopwatch;
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            step(model, pool, running, &parts, stopwatch)
+        }));
+        let (outcomes, mut cost) = match result {
+            Ok(Ok(stepped)) => stepped,
             Ok(Err(error)) if error.is_out_of_memory() && parts.len() > 1 => {
                 return self.shed_newest(&parts, &error);
             }
@@ -256,6 +281,9 @@ impl Worker {
             } = &mut self.running[part.index];
             cached.stepped(&mut self.memory, &part.window, &sequence.canvas, block);
         }
+        cost.phases.decode += self.stopwatch.lap();
+        let waited = std::mem::take(&mut self.waited);
+        self.counters.count(cost, reused, waited);
         let mut outcomes: Vec<_> = parts.iter().map(|part| part.index).zip(outcomes).collect();
         outcomes.sort_by_key(|(index, _)| *index);
         let mut outcomes = outcomes.into_iter().peekable();
@@ -276,7 +304,7 @@ impl Worker {
         for (running, error) in ended.into_iter().zip(errors) {
             running.cached.release(&mut self.memory);
             match error {
-                Some(error) => running.sequence.end(Event::Failed(error)),
+                Some(error) => running.sequence.reports.end(Event::Failed(error)),
                 None => running.sequence.finish(),
             }
         }
@@ -285,15 +313,17 @@ impl Worker {
     /// Ends the sequences of a failed step.
     fn fail(&mut self, parts: &[Part], error: &GenerationError) {
         tracing::error!(%error, sequences = parts.len(), "a step failed");
+        self.stopwatch = Stopwatch::start();
         let failed = |index, _: &mut Running| parts.iter().any(|part| part.index == index);
         for running in self.take_where(failed) {
             running.cached.release(&mut self.memory);
-            running.sequence.end(Event::Failed(error.clone()));
+            running.sequence.reports.end(Event::Failed(error.clone()));
         }
     }
 
     /// Ends the newer half of the sequences of a step that the device has no memory for; the others try again.
     fn shed_newest(&mut self, parts: &[Part], error: &ModelError) {
+        self.stopwatch = Stopwatch::start();
         let mut newest: Vec<_> = parts.iter().map(|part| part.index).collect();
         newest.sort_by_key(|index| self.running[*index].arrival);
         let shed = newest.split_off(newest.len().div_ceil(2));
@@ -301,7 +331,7 @@ impl Worker {
         for running in self.take_where(|index, _| shed.contains(&index)) {
             running.cached.release(&mut self.memory);
             let reason = GenerationError::OutOfMemory;
-            running.sequence.end(Event::Failed(reason));
+            running.sequence.reports.end(Event::Failed(reason));
         }
     }
 

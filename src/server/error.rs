@@ -333,12 +333,6 @@ impl From<GenerationError> for ApiError {
                 "out_of_memory",
                 message,
             ),
-            GenerationError::SlowReader => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                SERVER,
-                "slow_reader",
-                message,
-            ),
             GenerationError::Stopped => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "stopped", message)
             }

@@ -17,7 +17,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder
 use super::error::ErrorBody;
 use super::observed_body::observed;
 use super::state::AppState;
-use crate::engine::{Engine, EngineStatus};
+use crate::engine::{Engine, EngineStatus, Phases};
 
 /// How often the samples of histograms are gathered, so that they do not pile up.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -58,6 +58,26 @@ const STEPS: Metric = (
     "Denoise steps; each is one batch.",
 );
 const ROWS_TOTAL: Metric = ("unmask_denoise_rows_total", "Rows computed in them.");
+const KEPT_ROWS: Metric = (
+    "unmask_kept_rows_total",
+    "Those of them whose keys and values were kept.",
+);
+const SCORED_ROWS: Metric = (
+    "unmask_scored_rows_total",
+    "Rows whose logits were computed.",
+);
+const REUSED: Metric = (
+    "unmask_prefix_cache_reused_slots_total",
+    "Slots whose keys and values were found computed by an earlier request.",
+);
+const KV_SLOTS: Metric = (
+    "unmask_kv_pool_slots",
+    "Slots of the pool of cached keys and values.",
+);
+const KV_USED: Metric = (
+    "unmask_kv_pool_used_slots",
+    "Those in blocks that running sequences use.",
+);
 const COMMITTED: Metric = (
     "unmask_committed_slots_total",
     "Slots committed or edited in them.",
@@ -66,11 +86,19 @@ const BUSY: Metric = (
     "unmask_denoise_busy_seconds",
     "Time spent in them, since the start.",
 );
-const MODEL: Metric = (
-    "unmask_denoise_model_seconds",
-    "The part of it spent in the model.",
+const PHASE: Metric = (
+    "unmask_denoise_phase_seconds",
+    "The part of it spent in a phase of a step.",
+);
+const QUEUE_WAIT: Metric = (
+    "unmask_queue_wait_seconds",
+    "From a sequence's submission to its admission.",
 );
 const STEP_ROWS: Metric = ("unmask_denoise_step_rows", "Rows of a denoise step.");
+const STEP_SCORED_ROWS: Metric = (
+    "unmask_denoise_step_scored_rows",
+    "Rows of a denoise step whose logits were computed.",
+);
 const STEP_DURATION: Metric = (
     "unmask_denoise_step_duration_seconds",
     "Time of a denoise step.",
@@ -127,11 +155,17 @@ impl Metrics {
             recorder,
         });
         let rows = histogram(&metrics.recorder, STEP_ROWS, Vec::new());
+        let scored = histogram(&metrics.recorder, STEP_SCORED_ROWS, Vec::new());
+        let waited = histogram(&metrics.recorder, QUEUE_WAIT, Vec::new());
         let duration = histogram(&metrics.recorder, STEP_DURATION, Vec::new());
         let of_engine = metrics.clone();
         engine.on_step(move |step| {
             rows.record(step.rows as f64);
-            duration.record(step.duration.as_secs_f64());
+            scored.record(step.scored as f64);
+            for wait in &step.waited {
+                waited.record(wait.as_secs_f64());
+            }
+            duration.record(step.phases.total().as_secs_f64());
             of_engine.gather();
         });
         metrics
@@ -155,11 +189,19 @@ impl Metrics {
         let set = |metric, value| gauge(&self.recorder, metric, Vec::new()).set(value);
         count(STEPS, status.steps);
         count(ROWS_TOTAL, status.rows);
+        count(KEPT_ROWS, status.kept);
+        count(SCORED_ROWS, status.scored);
         count(COMMITTED, status.committed);
+        count(REUSED, status.reused);
+        set(KV_SLOTS, status.kv_slots as f64);
+        set(KV_USED, status.kv_used as f64);
         set(QUEUED, status.queued as f64);
         set(RUNNING, status.running as f64);
-        set(BUSY, status.busy.as_secs_f64());
-        set(MODEL, status.model.as_secs_f64());
+        set(BUSY, status.phases.total().as_secs_f64());
+        for (name, duration) in Phases::NAMES.iter().zip(status.phases.durations()) {
+            let labels = vec![Label::new("phase", *name)];
+            gauge(&self.recorder, PHASE, labels).set(duration.as_secs_f64());
+        }
         self.recorder.handle().render()
     }
 
@@ -186,7 +228,9 @@ fn builder() -> PrometheusBuilder {
         (DURATION, &SECONDS[..]),
         (FIRST_TOKEN, &SECONDS),
         (STEP_DURATION, &SECONDS),
+        (QUEUE_WAIT, &SECONDS),
         (STEP_ROWS, &ROWS),
+        (STEP_SCORED_ROWS, &ROWS),
         (TOKENS_PER_FORWARD, &TOKENS),
     ] {
         builder = builder
@@ -201,22 +245,27 @@ fn describe(recorder: &PrometheusRecorder) {
         REQUESTS,
         STEPS,
         ROWS_TOTAL,
+        KEPT_ROWS,
+        SCORED_ROWS,
+        REUSED,
         COMMITTED,
         PROMPT_TOKENS,
         COMPLETION_TOKENS,
     ] {
         recorder.describe_counter(name.into(), None, help.into());
     }
-    for (name, help) in [IN_FLIGHT, QUEUED, RUNNING, MODEL_INFO, BUILD_INFO] {
+    for (name, help) in [
+        IN_FLIGHT, QUEUED, RUNNING, KV_SLOTS, KV_USED, MODEL_INFO, BUILD_INFO,
+    ] {
         recorder.describe_gauge(name.into(), None, help.into());
     }
-    for (name, help) in [BUSY, MODEL] {
+    for (name, help) in [BUSY, PHASE] {
         recorder.describe_gauge(name.into(), Some(Unit::Seconds), help.into());
     }
-    for (name, help) in [DURATION, FIRST_TOKEN, STEP_DURATION] {
+    for (name, help) in [DURATION, FIRST_TOKEN, QUEUE_WAIT, STEP_DURATION] {
         recorder.describe_histogram(name.into(), Some(Unit::Seconds), help.into());
     }
-    for (name, help) in [STEP_ROWS, TOKENS_PER_FORWARD] {
+    for (name, help) in [STEP_ROWS, STEP_SCORED_ROWS, TOKENS_PER_FORWARD] {
         recorder.describe_histogram(name.into(), None, help.into());
     }
 }

@@ -1,6 +1,7 @@
 //! The HTTP API, against a real listening server.
 
 mod access;
+mod bench;
 mod blocks;
 mod chat;
 mod cli;

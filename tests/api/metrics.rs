@@ -64,6 +64,20 @@ async fn what_was_answered_is_counted_by_route_and_status() {
         value(&text, "unmask_denoise_step_rows_sum"),
         4.0 * 7.0 + 3.0 * 4.0
     );
+    assert_eq!(value(&text, "unmask_denoise_rows_total"), 40.0);
+    // Half of four slots and all of two others; three, two, one.
+    let scored = 2.0 * (4.0 + 2.0) + 3.0 + 2.0 + 1.0;
+    assert_eq!(value(&text, "unmask_scored_rows_total"), scored);
+    assert_eq!(value(&text, "unmask_denoise_step_scored_rows_sum"), scored);
+    assert_eq!(value(&text, "unmask_queue_wait_seconds_count"), 3.0);
+    let phases = ["schedule", "forward", "head", "sampling", "decode"];
+    let phases = phases.map(|phase| {
+        let series = format!("unmask_denoise_phase_seconds{{phase=\"{phase}\"}}");
+        value(&text, &series)
+    });
+    assert!(phases.iter().all(|seconds| *seconds > 0.0), "{phases:?}");
+    let busy = value(&text, "unmask_denoise_busy_seconds");
+    assert!((phases.iter().sum::<f64>() - busy).abs() < 1e-9);
     assert_eq!(value(&text, "unmask_committed_slots_total"), 11.0);
     assert_eq!(value(&text, "unmask_tokens_per_forward_count"), 3.0);
     assert_eq!(
@@ -76,6 +90,32 @@ async fn what_was_answered_is_counted_by_route_and_status() {
     assert_eq!(value(&text, "unmask_http_requests_in_flight"), 1.0);
     assert!(text.contains("unmask_model_info{model=\"mini\",family=\"llada\""));
     assert!(text.contains("unmask_build_info{version="));
+}
+
+#[tokio::test]
+async fn the_memory_of_keys_and_values_and_what_it_spares_are_told() {
+    let (model, gate) = Mock::saying_text(0, "0123456789").in_blocks_of(8).gated();
+    let server = Server::with(model, Setup::default()).await;
+    let body = json!({"prompt": "0123456789012345678901234567890123456789", "max_tokens": 2});
+    let path = "/v1/completions";
+    let request = server.client.post(format!("{}{path}", server.url));
+    let request = tokio::spawn(request.json(&body).send());
+    eventually("it runs", || server.engine.status().running > 0).await;
+    let (_, text) = server.get("/metrics").await;
+    let slots = value(&text, "unmask_kv_pool_slots");
+    let used = value(&text, "unmask_kv_pool_used_slots");
+    assert!(used >= 40.0 && used <= slots, "{used} of {slots}");
+    drop(gate);
+    request.await.unwrap().unwrap();
+    server.answer(path, &body).await;
+    eventually("nothing runs", || server.engine.status().running == 0).await;
+    let (_, text) = server.get("/metrics").await;
+    // Two blocks of 16 slots of the prompt are whole; the second request found them computed.
+    assert_eq!(value(&text, "unmask_prefix_cache_reused_slots_total"), 32.0);
+    assert!(value(&text, "unmask_kept_rows_total") >= 32.0);
+    eventually("all is given back", || server.engine.status().kv_used == 0).await;
+    let (_, text) = server.get("/metrics").await;
+    assert_eq!(value(&text, "unmask_kv_pool_used_slots"), 0.0);
 }
 
 #[tokio::test]

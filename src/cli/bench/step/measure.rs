@@ -1,17 +1,16 @@
 //! The measurements.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use candle_core::{DType, Device, Tensor};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 use unmask::canvas::Canvas;
 use unmask::engine::{Event, Statistics};
 
+use super::super::client::{Client, Target};
+use super::super::floor::machine_rate;
 use super::Setup;
-use super::client::Client;
 use super::report::{Concurrent, EngineFigures, Floor, HttpFigures, Memory, Spread};
 
 /// Seeds of the measurements begin here.
@@ -20,29 +19,18 @@ const FIRST_SEED: u64 = 1;
 /// The least time that a step in f32 on the CPU can take: its matrix products at the measured rate of such
 /// products.
 pub fn floor(setup: &Setup) -> anyhow::Result<Floor> {
-    const SIZE: usize = 1024;
-    const TRIES: usize = 8;
-    let factor = Tensor::rand(-1.0f32, 1.0, (SIZE, SIZE), &Device::Cpu)?;
-    let mut fastest = Duration::MAX;
-    for _ in 0..TRIES {
-        let begun = Instant::now();
-        let product = factor.matmul(&factor)?;
-        fastest = fastest.min(begun.elapsed());
-        // The product has to be there for the time to be that of a product.
-        product.to_dtype(DType::F32)?;
-    }
-    let matrix_rate = 2.0 * (SIZE as f64).powi(3) / fastest.as_secs_f64();
-    let spec = setup.engine.spec();
+    let rate = machine_rate()?;
     let rows = (setup.prompt_ids.len() + setup.gap) as f64;
     // On average half of the gap is masked and goes through the head.
     let scored = (setup.gap + 1) as f64 / 2.0;
-    let head = (spec.vocab_size * spec.hidden_size) as f64;
-    let operations = 2.0 * (setup.body_parameters as f64 * rows + head * scored);
     Ok(Floor {
-        matrix_gflops: matrix_rate / 1e9,
-        step_ms: operations / matrix_rate * 1e3,
+        matrix_gflops: rate / 1e9,
+        step_ms: setup.products.operations(rows, scored) / rate * 1e3,
     })
 }
+
+/// The path of completions.
+const COMPLETIONS: &str = "/v1/completions";
 
 /// Completions one after the other, without HTTP.
 pub fn engine(setup: &Setup) -> anyhow::Result<EngineFigures> {
@@ -88,13 +76,13 @@ fn generate(setup: &Setup, seed: u64) -> anyhow::Result<Statistics> {
 }
 
 /// Completions one after the other over HTTP.
-pub async fn http(setup: &Setup, address: SocketAddr) -> anyhow::Result<HttpFigures> {
-    let mut client = Client::connect(address).await?;
+pub async fn http(setup: &Setup, target: &Target) -> anyhow::Result<HttpFigures> {
+    let mut client = Client::connect(target).await?;
     let mut latency_ms = Vec::new();
     let mut overhead_ms = Vec::new();
     let (mut tokens, mut total) = (0, Duration::ZERO);
     for number in 0..=setup.requests {
-        let (answer, elapsed) = client.complete(&body(setup, number as u64)).await?;
+        let (answer, elapsed) = client.ask(COMPLETIONS, &body(setup, number as u64)).await?;
         if number > 0 {
             let latency = elapsed.as_secs_f64() * 1e3;
             let denoising = number_at(&answer, "/diffusion/denoise_ms")?;
@@ -112,13 +100,13 @@ pub async fn http(setup: &Setup, address: SocketAddr) -> anyhow::Result<HttpFigu
 }
 
 /// Completions all at once over HTTP, each on a connection of its own.
-pub async fn concurrent(setup: &Setup, address: SocketAddr) -> anyhow::Result<Concurrent> {
-    let connecting = (0..setup.concurrency).map(|_| Client::connect(address));
+pub async fn concurrent(setup: &Setup, target: &Target) -> anyhow::Result<Concurrent> {
+    let connecting = (0..setup.concurrency).map(|_| Client::connect(target));
     let clients = try_join_all(connecting).await?;
     let begun = Instant::now();
     let answers = clients.into_iter().enumerate().map(|(number, mut client)| {
         let body = body(setup, number as u64);
-        async move { client.complete(&body).await }
+        async move { client.ask(COMPLETIONS, &body).await }
     });
     let answers = futures::future::join_all(answers).await;
     let elapsed = begun.elapsed().as_secs_f64();
