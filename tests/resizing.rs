@@ -155,7 +155,7 @@ struct Official {
 
 /// `_sample` of DreamOn's `generation_utils.py` with `alg="entropy"` and `temperature=0`, written from it line by
 /// line: the canvas in use after every step. None where a step of several slots has no room for what it expands,
-/// and cuts off what follows the gap.
+/// and cuts off what follows the gap, or overruns its budget, and goes on without one.
 fn official(input: &[TokenId], leaning: [f32; 2], config: &Official) -> Option<Vec<Vec<TokenId>>> {
     let start = input.iter().filter(|id| **id == MASK).count();
     let max_length = config.max_new_tokens + input.len() - start;
@@ -210,7 +210,7 @@ fn official(input: &[TokenId], leaning: [f32; 2], config: &Official) -> Option<V
             x[i] = MASK;
             x.insert(i, MASK);
             generated += 1;
-            budget -= 1;
+            budget = budget.checked_sub(1)?;
             if generated > config.max_new_tokens {
                 return None;
             }

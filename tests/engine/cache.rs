@@ -95,6 +95,7 @@ fn finished_blocks_from_the_cache_give_bit_for_bit_what_recomputing_them_gives()
                 .build()
                 .unwrap();
             let canvas = engine.spec().with_scratch(&plan, canvas);
+            assert_eq!(engine.cache_scheme(&plan), Ok(CacheScheme::Block), "{name}");
             let cached = denoise(&engine, canvas.clone(), &plan).1;
             let plain = with_policy(&plan, CachePolicy::None);
             let recomputed = denoise(&engine, canvas, &plain).1;
