@@ -191,7 +191,7 @@ pub struct StepSummary {
     pub scored: usize,
     /// Slots committed or edited.
     pub committed: usize,
-    /// How long those waited that were admitted since the step before.
+    /// How long those waited whose first step it is.
     pub waited: Vec<Duration>,
     /// Time spent, since the step before if there was work all the while.
     pub phases: Phases,

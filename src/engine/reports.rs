@@ -73,9 +73,13 @@ impl ReportSender {
         // Where slots move, reports name them differently and are not joined. They are few: plans that resize
         // gaps write a slot once, and have a limit of expansions.
         if pending.entries > self.limit && !pending.is_resized {
-            let coalesced = coalesced(pending.reports.drain(..).rev());
-            pending.entries = coalesced.as_ref().map_or(0, entries);
+            // A splice renumbers the slots after it: reports before it stay as they are.
+            let spliced = |report: &StepReport| !report.spliced.is_empty();
+            let from = pending.reports.iter().rposition(spliced);
+            let from = from.map_or(0, |index| index + 1);
+            let coalesced = coalesced(pending.reports.drain(from..).rev());
             pending.reports.extend(coalesced);
+            pending.entries = pending.reports.iter().map(entries).sum();
         }
         drop(pending);
         self.ring();

@@ -92,7 +92,7 @@ const PHASE: Metric = (
 );
 const QUEUE_WAIT: Metric = (
     "unmask_queue_wait_seconds",
-    "From a sequence's submission to its admission.",
+    "From a sequence's submission to its first step.",
 );
 const STEP_ROWS: Metric = ("unmask_denoise_step_rows", "Rows of a denoise step.");
 const STEP_SCORED_ROWS: Metric = (
