@@ -36,8 +36,6 @@ struct Pending {
     reports: VecDeque<StepReport>,
     /// Entries of all reports.
     entries: usize,
-    /// Whether a report told of slots that moved.
-    is_resized: bool,
     end: Option<Event>,
 }
 
@@ -68,12 +66,10 @@ impl ReportSender {
     pub fn step(&self, report: StepReport) {
         let mut pending = lock(&self.pending);
         pending.entries += entries(&report);
-        pending.is_resized |= !report.spliced.is_empty();
         pending.reports.push_back(report);
-        // Where slots move, reports name them differently and are not joined. They are few: plans that resize
-        // gaps write a slot once, and have a limit of expansions.
-        if pending.entries > self.limit && !pending.is_resized {
-            // A splice renumbers the slots after it: reports before it stay as they are.
+        if pending.entries > self.limit {
+            // A splice renumbers the slots after it: reports before it stay as they are. They are few, since plans
+            // that resize gaps write a slot once and have a limit of expansions.
             let spliced = |report: &StepReport| !report.spliced.is_empty();
             let from = pending.reports.iter().rposition(spliced);
             let from = from.map_or(0, |index| index + 1);
