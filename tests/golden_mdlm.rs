@@ -108,7 +108,7 @@ fn the_stored_rotary_frequencies_are_the_ones_that_rotate() {
 /// The logit of the mask token means nothing under SUBS; sampling from it would fill a gap with masks.
 #[test]
 fn ancestral_sampling_fills_every_gap_with_tokens_and_skips_steps_that_change_nothing() {
-    let engine = Engine::start(load("mdlm"), EngineConfig::default()).unwrap();
+    let engine = Engine::start(load("mdlm"), EngineConfig::unshared()).unwrap();
     let mut plan = DecodePlan {
         steps: Some(200),
         budget: Budget::Ancestral { eps: 1e-5 },

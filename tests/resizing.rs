@@ -80,7 +80,7 @@ impl Leaning {
     }
 
     fn engine(self) -> Engine {
-        Engine::start(Box::new(self), EngineConfig::default()).unwrap()
+        Engine::start(Box::new(self), EngineConfig::unshared()).unwrap()
     }
 }
 

@@ -77,7 +77,7 @@ fn denoised(engine: &Engine, plan: &DecodePlan, slots: usize) -> Canvas {
 
 #[test]
 fn the_reverse_process_of_an_exact_denoiser_draws_the_data_in_any_number_of_steps() {
-    let engine = Engine::start(Box::new(Independent::new()), EngineConfig::default()).unwrap();
+    let engine = Engine::start(Box::new(Independent::new()), EngineConfig::unshared()).unwrap();
     assert_eq!(engine.blank(), Blank::Noise { vocab: 6 });
     for steps in [1, 2, 5, 12] {
         let mut counts = [0usize; DATA.len()];
@@ -105,7 +105,7 @@ fn the_reverse_process_of_an_exact_denoiser_draws_the_data_in_any_number_of_step
 
 #[test]
 fn at_temperature_0_the_last_step_takes_the_most_probable_token_given_what_a_slot_holds() {
-    let engine = Engine::start(Box::new(Independent::new()), EngineConfig::default()).unwrap();
+    let engine = Engine::start(Box::new(Independent::new()), EngineConfig::unshared()).unwrap();
     let mut plan = engine.spec().default_plan.clone();
     plan.sampling.temperature = 0.0;
     plan.steps = Some(1);

@@ -51,6 +51,9 @@ pub struct EngineConfig {
     pub kv_memory: usize,
     /// Most requests that wait for their first step.
     pub max_queue: usize,
+    /// Whether what a slow reader has not read becomes one report, so that no more waits than the canvas has
+    /// slots for; otherwise every step is reported, however many wait.
+    pub coalesces: bool,
 }
 
 impl Default for EngineConfig {
@@ -62,15 +65,17 @@ impl Default for EngineConfig {
             prefill_rows: 256,
             kv_memory: 1 << 30,
             max_queue: 256,
+            coalesces: true,
         }
     }
 }
 
 impl EngineConfig {
-    /// For one caller, whose canvases may be as long as the model allows.
+    /// For one caller, whose canvases may be as long as the model allows, and who is to see every step.
     pub fn unshared() -> Self {
         Self {
             max_rows: usize::MAX,
+            coalesces: false,
             ..Self::default()
         }
     }
@@ -206,6 +211,7 @@ pub struct Engine {
     kv_slots: usize,
     kv_block: usize,
     batch_invariant: bool,
+    coalesces: bool,
     worker: Option<JoinHandle<()>>,
 }
 
@@ -246,6 +252,7 @@ impl Engine {
             kv_slots,
             kv_block,
             batch_invariant,
+            coalesces: config.coalesces,
             worker: Some(worker),
         })
     }
@@ -347,7 +354,7 @@ impl Engine {
                 allowed: "at most 10000, or one a slot",
             }));
         }
-        let (sender, receiver) = reports(canvas.len());
+        let (sender, receiver) = reports(self.coalesces.then_some(canvas.len()));
         let row_params = SequenceRows::new(plan, &canvas, &self.spec, logprobs);
         let sequence = Sequence {
             canvas,

@@ -39,15 +39,15 @@ struct Pending {
     end: Option<Event>,
 }
 
-/// Both ends for a canvas of `slots` slots.
-pub(super) fn reports(slots: usize) -> (ReportSender, ReportReceiver) {
+/// Both ends. Given the slots of the canvas, what waits is bounded by them.
+pub(super) fn reports(slots: Option<usize>) -> (ReportSender, ReportReceiver) {
     let pending = Arc::<Mutex<Pending>>::default();
     let (bell, rung) = mpsc::channel(1);
     let sender = ReportSender {
         pending: pending.clone(),
         bell,
         // A coalesced report has two entries a slot at most, so that as many may follow before the next.
-        limit: SLACK + 4 * slots,
+        limit: slots.map_or(usize::MAX, |slots| SLACK + 4 * slots),
     };
     let receiver = ReportReceiver {
         pending,
@@ -247,7 +247,7 @@ mod tests {
         fn a_reader_knows_the_same_whenever_it_reads(
             steps in vec((vec(0u8..6, SLOTS), any::<bool>()), 1..700),
         ) {
-            let (sender, mut receiver) = reports(SLOTS);
+            let (sender, mut receiver) = reports(Some(SLOTS));
             let (mut true_slots, mut seen) = ([Err(0); SLOTS], [Err(0); SLOTS]);
             let count = steps.len();
             for (step, (actions, reads)) in steps.into_iter().enumerate() {

@@ -56,7 +56,7 @@ fn edited(name: &str, field: &str, value: impl Into<Value>) -> Engine {
 
 fn start(checkpoint: &Checkpoint) -> Engine {
     let model = checkpoint.load(DType::F32, &Device::Cpu).unwrap();
-    Engine::start(model, EngineConfig::default()).unwrap()
+    Engine::start(model, EngineConfig::unshared()).unwrap()
 }
 
 fn prompt(length: usize, seed: u32) -> Vec<TokenId> {

@@ -209,7 +209,7 @@ pub fn tempered(name: &str, temperature: f32, change: impl FnOnce(&mut ModelSpec
         model,
         temperature: f64::from(temperature),
     });
-    Engine::start(model, EngineConfig::default()).unwrap()
+    Engine::start(model, EngineConfig::unshared()).unwrap()
 }
 
 /// Makes a model block-causal in blocks of another length.

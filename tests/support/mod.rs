@@ -220,7 +220,7 @@ pub fn assert_close_where(valid: &[bool], got: &Tensor, official: &Tensor, case:
 pub fn engine(name: &str) -> Engine {
     let checkpoint = Checkpoint::open(&golden(name)).unwrap();
     let model = checkpoint.load(DType::F32, &Device::Cpu).unwrap();
-    Engine::start(model, EngineConfig::default()).unwrap()
+    Engine::start(model, EngineConfig::unshared()).unwrap()
 }
 
 /// Denoises `canvas` to the end; the steps, and the finished canvas.
