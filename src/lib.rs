@@ -9,6 +9,7 @@
 //! | [`canvas`] | slots, gaps, provenance; a fixed slot cannot be written |
 //! | [`diffusion`] | the mathematics: schedules, forward processes, posterior, ELBO; no tensors |
 //! | [`decode`] | which slots to commit at a step: score, budget, blocks; pure policy |
+//! | [`constraint`] | what a gap may be filled with: regular languages over the bytes of tokens |
 //! | [`sampling`] | the reduction over the vocabulary and its counter-based random numbers |
 //! | [`models`] | the [`Denoiser`](models::Denoiser) trait, checkpoint loading, one file a family |
 //! | [`text`] | tokenizer, text templates with gaps, incremental detokenisation |
@@ -19,11 +20,13 @@
 //! | [`train`] | tokenizer training, data, objective, optimiser loop, checkpoints |
 //! | [`eval`] | likelihood, infill accuracy, tokens a forward against accuracy, plots |
 //!
-//! Dependencies point one way: server → eval, engine → models → decode → sampling → canvas, diffusion;
+//! Dependencies point one way: server → eval, engine → models → decode → constraint → sampling → canvas,
+//! diffusion;
 //! [`text`] stands beside the engine, which knows token ids only. [`train`] writes what [`models`] reads.
 #![deny(missing_docs)]
 
 pub mod canvas;
+pub mod constraint;
 pub mod decode;
 pub mod diffusion;
 pub mod engine;

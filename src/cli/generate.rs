@@ -1,7 +1,11 @@
 //! `unmask generate`.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
 use clap::Args;
 use unmask::canvas::{Canvas, TokenId};
+use unmask::constraint::{ByteDfa, ConstraintError};
 use unmask::engine::EngineConfig;
 use unmask::text::Layout;
 use unmask::text::gaps::Piece;
@@ -29,6 +33,12 @@ pub struct GenerateArgs {
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value_t = 32)]
     gap: usize,
+    /// A regular expression that the whole completion matches, in the syntax of Rust's `regex`
+    #[arg(long, value_name = "PATTERN", conflicts_with = "json_schema")]
+    regex: Option<String>,
+    /// A file with a JSON Schema by which the completion is valid
+    #[arg(long, value_name = "FILE")]
+    json_schema: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -39,6 +49,12 @@ pub struct GenerateArgs {
 
 /// Runs `unmask generate`.
 pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
+    let language = match (&args.regex, &args.json_schema) {
+        (Some(pattern), _) => Some(ByteDfa::regex(pattern).context("--regex")?),
+        (None, Some(path)) => Some(schema(path)?),
+        (None, None) => None,
+    };
+    let language: Vec<ByteDfa> = language.into_iter().collect();
     let checkpoint = args.model.checkpoint()?;
     let spec = checkpoint.spec()?;
     let plan = args.decode.plan(&spec)?;
@@ -54,7 +70,8 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
         .fixed(&prompt_ids)
         .gap(args.gap)
         .build()?;
-    let (canvas, statistics) = denoise(&engine, canvas, &plan, &args.output, &*tokenizer)?;
+    let (canvas, statistics) =
+        denoise(&engine, canvas, &plan, &language, &args.output, &*tokenizer)?;
     // A completion ends at the first stop token.
     let reading = Layout::of(vec![Piece::Text(prompt), Piece::Gap(args.gap)]).read_until(
         &canvas,
@@ -63,4 +80,17 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     );
     args.output
         .print(&canvas, &reading, &plan, &statistics, &*tokenizer)
+}
+
+/// The texts that are valid by the JSON Schema in a file.
+fn schema(path: &Path) -> anyhow::Result<ByteDfa> {
+    let file = path.display();
+    let text = std::fs::read(path).with_context(|| format!("--json-schema {file}"))?;
+    let schema = serde_json::from_slice(&text).with_context(|| format!("--json-schema {file}"))?;
+    ByteDfa::json_schema(&schema).map_err(|error| match &error {
+        ConstraintError::Schema { path, .. } if !path.is_empty() => {
+            anyhow::anyhow!("--json-schema {file}: {path}: {error}")
+        }
+        _ => anyhow::anyhow!("--json-schema {file}: {error}"),
+    })
 }

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::Args;
 use unmask::canvas::{Canvas, TokenId};
+use unmask::constraint::ByteDfa;
 use unmask::engine::EngineConfig;
 use unmask::text::Layout;
 use unmask::text::gaps::{self, Piece};
@@ -27,6 +28,9 @@ pub struct InfillArgs {
     /// The token ids of the whole canvas; runs of the mask token are the gaps
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     canvas_ids: Option<Vec<TokenId>>,
+    /// A regular expression that the whole text of a gap matches, in the syntax of Rust's `regex`; once a gap
+    #[arg(long, value_name = "PATTERN")]
+    regex: Vec<String>,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -37,6 +41,11 @@ pub struct InfillArgs {
 
 /// Runs `unmask infill`.
 pub fn run(args: InfillArgs) -> anyhow::Result<()> {
+    let languages = args
+        .regex
+        .iter()
+        .map(|pattern| ByteDfa::regex(pattern).with_context(|| format!("--regex {pattern:?}")));
+    let languages = languages.collect::<Result<Vec<_>, _>>()?;
     let checkpoint = args.model.checkpoint()?;
     let spec = checkpoint.spec()?;
     let plan = args.decode.infill_plan(&spec)?;
@@ -63,7 +72,14 @@ pub fn run(args: InfillArgs) -> anyhow::Result<()> {
             Layout::new(pieces, &*tokenizer, engine.blank())?
         }
     };
-    let (canvas, statistics) = denoise(&engine, canvas, &plan, &args.output, &*tokenizer)?;
+    let (canvas, statistics) = denoise(
+        &engine,
+        canvas,
+        &plan,
+        &languages,
+        &args.output,
+        &*tokenizer,
+    )?;
     let reading = layout.read(&canvas, &*tokenizer);
     args.output
         .print(&canvas, &reading, &plan, &statistics, &*tokenizer)

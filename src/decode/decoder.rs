@@ -9,6 +9,7 @@ mod tests;
 use std::ops::Range;
 
 use crate::canvas::{Canvas, Commit, Splice, TokenId};
+use crate::constraint::CanvasConstraint;
 use crate::decode::blocks::blocks;
 use crate::decode::budget::scheduled;
 use crate::decode::{
@@ -250,6 +251,18 @@ impl Decoder {
     /// Commits the chosen of `candidates`, which hold one entry a scored slot in slot order, revises what
     /// the plan revises, and goes on to the next step.
     pub fn advance(&mut self, canvas: &mut Canvas, candidates: &[Candidate]) -> Change {
+        self.advance_within(canvas, candidates, None)
+    }
+
+    /// As [`Decoder::advance`], within a constraint by which each candidate by itself may be committed. They are
+    /// committed in their order; one that contradicts those before it is put off to a later step, so that a
+    /// canvas may take more steps than the plan has.
+    pub fn advance_within(
+        &mut self,
+        canvas: &mut Canvas,
+        candidates: &[Candidate],
+        mut constraint: Option<&mut CanvasConstraint>,
+    ) -> Change {
         let Some(block) = self.blocks.get(self.block).cloned() else {
             return Change::default();
         };
@@ -263,11 +276,15 @@ impl Decoder {
         let mut remasked = self.remasked_by_chance(canvas, &block);
         self.steps += 1;
         let had_masked = canvas.masked_in(block.slots.clone()).next().is_some();
-        let mut committed = self.choose(canvas, &block, candidates);
+        let mut committed = self.choose(canvas, &block, candidates, constraint.is_some());
         let spliced = self.splices(canvas, &mut committed);
         let edits = self.edits(canvas, candidates);
-        let edited = !edits.is_empty();
         committed.extend(edits);
+        if let Some(constraint) = &mut constraint {
+            committed.retain(|candidate| constraint.commit(candidate.slot, candidate.token));
+        }
+        let is_edit = |candidate: &Candidate| !canvas.is_masked(candidate.slot);
+        let edited = committed.iter().any(is_edit);
         committed.sort_by_key(|candidate| candidate.slot);
         let committed: Vec<(usize, Commit)> = committed
             .iter()
@@ -285,6 +302,9 @@ impl Decoder {
         remasked.extend(self.skip_idle_steps_and_remask(canvas));
         remasked.sort_unstable();
         remasked.dedup();
+        if let Some(constraint) = constraint {
+            remasked.iter().for_each(|slot| constraint.free(*slot));
+        }
         Change {
             committed,
             remasked,
@@ -331,12 +351,13 @@ impl Decoder {
         }
     }
 
-    /// The candidates to commit to masked slots.
+    /// The candidates to commit to masked slots, the best first.
     fn choose(
         &self,
         canvas: &Canvas,
         block: &BlockSchedule,
         candidates: &[Candidate],
+        is_constrained: bool,
     ) -> Vec<Candidate> {
         let masked = candidates
             .iter()
@@ -363,6 +384,10 @@ impl Decoder {
         let count = match self.plan.budget {
             Budget::Schedule { rounding, eps } => {
                 self.scheduled(block, ranked.len(), rounding, eps)
+            }
+            // What was put off is made up for once the plan's steps are taken.
+            _ if is_constrained && block.steps.is_some_and(|s| self.step_in_block >= s) => {
+                ranked.len()
             }
             budget => budget
                 .by_candidates(&mut ranked)

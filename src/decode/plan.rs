@@ -147,6 +147,17 @@ impl Default for Sampling {
     }
 }
 
+impl Sampling {
+    /// Whether a stop token may be drawn in the `gap`th gap of `canvas`.
+    ///
+    /// # Panics
+    /// If the canvas has no such gap.
+    pub fn may_stop_in(&self, canvas: &Canvas, gap: usize) -> bool {
+        let mut after = canvas.gaps()[gap].end..canvas.len();
+        self.stop_tokens == StopTokens::Anywhere || !after.any(|slot| canvas.is_fixed(slot))
+    }
+}
+
 /// How a canvas is denoised: five orthogonal choices, and which keys and values are cached.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct DecodePlan {
@@ -367,6 +378,22 @@ impl DecodePlan {
             );
         }
         Ok(())
+    }
+
+    /// Checks that gaps that are denoised by the plan can be held to a constraint.
+    ///
+    /// # Errors
+    /// [`PlanError::Invalid`] if their slots change in number.
+    pub fn check_constrained(&self) -> Result<(), PlanError> {
+        match self.is_resizing() {
+            true => Err(PlanError::Invalid {
+                field: "revision",
+                reason: "`resize` changes the length of gaps, which a constraint needs to know; allowed with a \
+                         constraint: none"
+                    .to_owned(),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// Checks that the plan denoises canvases whose gaps begin as `blank`.

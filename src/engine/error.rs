@@ -73,6 +73,15 @@ pub enum SubmitError {
         /// The model's family.
         family: &'static str,
     },
+    /// A constraint on the gaps of a model that has no masked slots.
+    #[error(
+        "this {family} model was trained on the uniform process, in which every slot changes at every step, so \
+         that gaps cannot be held to a constraint; allowed: none"
+    )]
+    CannotConstrain {
+        /// The model's family.
+        family: &'static str,
+    },
     /// The plan's cache needs more memory than there is.
     #[error(
         "caching the keys and values of this canvas takes {needed} slots, and there is memory for \

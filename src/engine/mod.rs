@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::canvas::{Blank, Canvas, Commit, Splice, TokenId};
+use crate::constraint::CanvasConstraint;
 use crate::decode::{CachePolicy, DecodePlan, Decoder, MAX_STEPS, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 use crate::sampling::Logprobs;
@@ -291,6 +292,30 @@ impl Engine {
         plan: &DecodePlan,
         logprobs: Option<LogprobRequest>,
     ) -> Result<Generation, SubmitError> {
+        self.submit_constrained(canvas, plan, logprobs, None)
+    }
+
+    /// As [`Engine::submit_reporting`], with the gaps of `canvas` filled as `constraint`, which was made for
+    /// it, says. Tokens that contradict one another are not committed in the same step, so that there may be
+    /// more steps than the plan has, up to one a slot.
+    ///
+    /// # Errors
+    /// Those of [`Engine::submit`], and [`SubmitError::CannotConstrain`].
+    pub fn submit_constrained(
+        &self,
+        canvas: Canvas,
+        plan: &DecodePlan,
+        logprobs: Option<LogprobRequest>,
+        constraint: Option<CanvasConstraint>,
+    ) -> Result<Generation, SubmitError> {
+        if constraint.is_some() {
+            plan.check_constrained()?;
+            if self.mask_token().is_none() {
+                return Err(SubmitError::CannotConstrain {
+                    family: self.spec.family,
+                });
+            }
+        }
         if canvas.len() > self.spec.max_canvas {
             return Err(SubmitError::CanvasTooLong {
                 length: canvas.len(),
@@ -359,6 +384,7 @@ impl Engine {
         let sequence = Sequence {
             canvas,
             decoder,
+            constraint,
             row_params,
             cache: (scheme, plan.cache),
             reports: sender,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::canvas::{Canvas, Splice, TokenId};
 use crate::decode::{DecodePlan, Sampling, StopTokens};
 use crate::models::{ModelSpec, Parameterisation};
-use crate::sampling::{LogitBias, RowLogprobs, RowParams};
+use crate::sampling::{LogitBias, RowLogprobs, RowParams, TokenSet};
 
 /// Which log-probabilities are reported of the slots that a step commits, beside the committed token's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,13 +79,14 @@ impl SequenceRows {
     }
 
     /// The parameters of `slot` after `step` steps, at the `temperature` of the next; it is not to become one
-    /// of the `barred` tokens.
+    /// of the `barred` tokens, and only one of the `allowed`.
     pub fn params(
         &self,
         slot: usize,
         step: usize,
         temperature: f32,
         barred: &[TokenId],
+        allowed: Option<Arc<TokenSet>>,
     ) -> RowParams {
         let sampling = &self.sampling;
         let bias = match slot < self.text_end {
@@ -101,6 +102,7 @@ impl SequenceRows {
                 [] => bias.clone(),
                 barred => bias.without(barred),
             },
+            allowed,
             temperature,
             top_k: sampling.top_k,
             top_p: sampling.top_p,

@@ -7,12 +7,15 @@ use super::reports::ReportSender;
 use super::row_params::SequenceRows;
 use super::{Event, Statistics};
 use crate::canvas::Canvas;
+use crate::constraint::CanvasConstraint;
 use crate::decode::{Cache, Decoder};
 
 /// A canvas to be denoised.
 pub(super) struct Sequence {
     pub canvas: Canvas,
     pub decoder: Decoder,
+    /// What its gaps may be filled with.
+    pub constraint: Option<CanvasConstraint>,
     pub row_params: SequenceRows,
     pub cache: (CacheScheme, Cache),
     pub reports: ReportSender,

@@ -57,7 +57,7 @@ pub(super) fn step(
     let mut kept = 0;
     for part in parts {
         lay_out(
-            &running[part.index],
+            &mut running[part.index],
             &part.window,
             model.spec(),
             &mut batch,
@@ -116,7 +116,7 @@ pub(super) fn step(
 
 /// Appends a sequence's rows to the batch, and the rows that the head is to score.
 fn lay_out(
-    running: &Running,
+    running: &mut Running,
     window: &Window,
     spec: &ModelSpec,
     batch: &mut RaggedBatch,
@@ -125,6 +125,16 @@ fn lay_out(
     let Running {
         sequence, cached, ..
     } = running;
+    let slots = match window.denoises {
+        true => sequence.decoder.scored_slots(&sequence.canvas),
+        false => Vec::new(),
+    };
+    let mut allowed = Vec::new();
+    if let Some(constraint) = &mut sequence.constraint {
+        allowed.extend(slots.iter().map(|slot| constraint.allowed(*slot)));
+    }
+    let mut allowed = allowed.into_iter();
+    let sequence = &*sequence;
     let canvas = &sequence.canvas;
     let block = sequence.decoder.block();
     let positions: Vec<u32> = window.rows.clone().map(|slot| slot as u32).collect();
@@ -155,14 +165,11 @@ fn lay_out(
         });
         push(true, without_fixed.collect())
     });
-    if !window.denoises {
-        return;
-    }
     let own_token_bias = sequence.decoder.own_token_bias(canvas);
     let reverse = (!by_total_scores(spec))
         .then(|| score_step(spec, sequence))
         .flatten();
-    for slot in sequence.decoder.scored_slots(canvas) {
+    for slot in slots {
         let row = slot.saturating_sub(spec.logit_shift) - window.rows.start;
         scored.push(ScoredRow {
             conditional: (rows.start + row) as u32,
@@ -183,6 +190,7 @@ fn lay_out(
                 sequence.decoder.steps(),
                 temperature,
                 &sequence.decoder.barred(canvas, slot),
+                allowed.next().flatten(),
             ),
         });
     }
@@ -302,7 +310,11 @@ fn commit(
         .collect::<Result<Vec<_>, SamplingError>>()
         .map_err(|error| GenerationError::Step(error.to_string()))?;
     sequence.nfe += 1;
-    let change = sequence.decoder.advance(&mut sequence.canvas, &candidates);
+    let change = sequence.decoder.advance_within(
+        &mut sequence.canvas,
+        &candidates,
+        sequence.constraint.as_mut(),
+    );
     let committed = change.committed;
     logprobs.retain(|(slot, _)| {
         committed

@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::canvas::{Blank, Canvas, TokenId};
+use crate::constraint::Vocabulary;
 use crate::decode::preset::{self, Preset};
 use crate::decode::{
     BlockOrigin, Budget, CachePolicy, DecodePlan, Finish, PlanError, Resizable, ResizeTokens,
@@ -151,6 +152,19 @@ impl ModelSpec {
             Corruption::Absorbing { mask_token } => Some(mask_token),
             Corruption::Uniform => None,
         }
+    }
+
+    /// The tokens that constrained gaps are made of, of which `bytes` gives what each stands for. The mask token
+    /// and the token by which a gap grows are not among them.
+    pub fn vocabulary<'a>(&self, mut bytes: impl FnMut(TokenId) -> &'a [u8]) -> Vocabulary {
+        let expand = self.resize_tokens.map(|tokens| tokens.expand);
+        let left_out = [self.mask_token(), expand];
+        Vocabulary::new(self.vocab_size, &self.stop_tokens, |token| {
+            match left_out.contains(&Some(token)) {
+                true => &[],
+                false => bytes(token),
+            }
+        })
     }
 
     /// The noise level σ(t) = −ln α(t) of time t, for a network that takes it; `None` without a noise

@@ -39,6 +39,9 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
     if !params.bias.is_empty() {
         params.bias.add_to(biased.to_mut());
     }
+    if let Some(allowed) = &params.allowed {
+        allowed.restrict(biased.to_mut());
+    }
     let logits = &*biased;
     let (best, second) = two_largest(logits, params)?;
     let drawable = if best.1 == params.excluded as usize {
@@ -218,6 +221,7 @@ mod tests {
     fn params(temperature: f32, slot: usize) -> RowParams {
         RowParams {
             bias: LogitBias::default(),
+            allowed: None,
             logprobs: None,
             temperature,
             top_k: None,

@@ -75,8 +75,7 @@ impl Launcher<'_> {
         let rows = device.clone_htod(&batch.rows)?;
         let adjustments = upload(device, &batch.adjustments)?;
         let of = upload(device, &batch.of)?;
-        // No row has a mask of allowed tokens.
-        let allowed: CudaSlice<u32> = device.alloc_zeros(1)?;
+        let allowed = upload(device, &batch.allowed)?;
         // SAFETY: the kernel writes every entry of `found`, and of the others what rows ask for, which alone
         // is read.
         let (mut found, mut top, mut of_found) = unsafe {

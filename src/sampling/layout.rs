@@ -1,10 +1,13 @@
 //! What the kernel `kernels/categorical.cu` is given and what it finds, laid out as its structs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Basis, FilterOrder, Logprobs, MAX_TOP_LOGPROBS, RowParams, RowSample, SamplingError};
+use super::{
+    Basis, FilterOrder, Logprobs, MAX_TOP_LOGPROBS, RowParams, RowSample, SamplingError, TokenSet,
+};
 use crate::canvas::TokenId;
 
 /// No token, no row, no range.
@@ -146,6 +149,8 @@ pub struct Batch {
     pub rows: Vec<Row>,
     /// Changes to logits, of all rows.
     pub adjustments: Vec<Adjustment>,
+    /// Bits of allowed tokens, of all rows.
+    pub allowed: Vec<u32>,
     /// Tokens whose log-probabilities are asked for, of all rows.
     pub of: Vec<TokenId>,
 }
@@ -154,8 +159,9 @@ impl Batch {
     /// For logits of `vocab` tokens.
     pub fn new(params: &[RowParams], vocab: usize) -> Self {
         let mut batch = Self::default();
-        // The rows of a request share one bias.
+        // The rows of a request share one bias, and many of them a set of allowed tokens.
         let mut biases: HashMap<*const (TokenId, f32), (u32, u32)> = HashMap::new();
+        let mut sets: HashMap<*const TokenSet, u32> = HashMap::new();
         for params in params {
             let mut row = Row::new(params);
             let entries = params.bias.entries();
@@ -175,6 +181,14 @@ impl Batch {
                     (first as u32, (batch.adjustments.len() - first) as u32)
                 });
                 (row.first_adjustment, row.adjustments) = *range;
+            }
+            if let Some(set) = &params.allowed {
+                row.allowed = *sets.entry(Arc::as_ptr(set)).or_insert_with(|| {
+                    let first = batch.allowed.len();
+                    batch.allowed.extend(set.words());
+                    batch.allowed.resize(first + vocab.div_ceil(32), 0);
+                    first as u32
+                });
             }
             if let Some(asked) = &params.logprobs {
                 row.flags |= LOG_PROBABILITIES;

@@ -14,6 +14,9 @@ mod logprobs;
 pub mod philox;
 pub mod posterior;
 pub mod score;
+mod token_set;
+
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -24,12 +27,14 @@ use cpu::mass;
 
 pub use bias::LogitBias;
 pub use logprobs::{Logprobs, MAX_TOP_LOGPROBS, RowLogprobs};
+pub use token_set::TokenSet;
 
 /// Which distribution a candidate's probability, margin and entropy are taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Basis {
-    /// The model's own, without temperature or filters (LLaDA); where logits are biased, with the bias.
+    /// The model's own, without temperature or filters (LLaDA); where logits are biased, with the bias, and
+    /// where only some tokens are allowed, among those.
     #[default]
     Model,
     /// The one that the token is drawn from, after temperature, top-k and top-p (Dream, SDAR). At
@@ -53,6 +58,8 @@ pub enum FilterOrder {
 pub struct RowParams {
     /// Added to the logits before all else. Log-probabilities are those without it.
     pub bias: LogitBias,
+    /// The only tokens that may be drawn; `None` for all. Log-probabilities are of all.
+    pub allowed: Option<Arc<TokenSet>>,
     /// 0 takes the most probable token; otherwise logits are divided by it.
     pub temperature: f32,
     /// Keeps the k most probable tokens, at least 1.

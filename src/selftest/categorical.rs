@@ -8,13 +8,14 @@ use super::{Extent, Failure};
 use crate::canvas::TokenId;
 use crate::kernels::Machine;
 use crate::sampling::layout::Adjustment;
-use crate::sampling::{Basis, FilterOrder, LogitBias, RowLogprobs, RowParams};
+use crate::sampling::{Basis, FilterOrder, LogitBias, RowLogprobs, RowParams, TokenSet};
 pub(super) use case::{Batch, Request};
 
 /// Parameters that take the most probable token, without filters.
 pub(super) fn greedy(slot: usize) -> RowParams {
     RowParams {
         bias: LogitBias::default(),
+        allowed: None,
         temperature: 0.0,
         top_k: None,
         top_p: None,
@@ -73,6 +74,7 @@ fn params(random: &mut Random, vocab: usize, slot: usize) -> RowParams {
     let some = |random: &mut Random| random.chance(0.4);
     RowParams {
         bias: bias(random, vocab),
+        allowed: None,
         temperature: random.pick(&[0.0, 0.3, 1.0, 1.0, 1.7]),
         top_k: some(random).then(|| 1 + random.below(vocab.min(60))),
         top_p: some(random).then(|| random.pick(&[0.1, 0.5, 0.9, 0.95, 1.0])),
@@ -228,7 +230,11 @@ fn shape(random: &mut Random, vocab: usize, request: &mut Request) {
     }
     if random.chance(0.4) {
         let share = random.pick(&[0.02, 0.5, 0.98]);
-        request.allowed = Some((0..vocab).map(|_| random.chance(share)).collect());
+        let mut allowed = TokenSet::empty(vocab);
+        for token in (0..vocab as TokenId).filter(|_| random.chance(share)) {
+            allowed.insert(token);
+        }
+        request.params.allowed = Some(allowed.into());
     }
     request.params.logprobs = logprobs(random, vocab);
 }

@@ -21,6 +21,8 @@ pub(super) struct CompletionReader {
     asked: usize,
     /// Whether committed slots may change, so that nothing is certain before the end.
     is_revising: bool,
+    /// Whether the gap holds a whole text, however it ends.
+    is_whole: bool,
     /// The gap's tokens where they are committed.
     slots: Vec<Option<TokenId>>,
     /// Their log-probabilities, if they were asked for.
@@ -92,6 +94,7 @@ impl CompletionReader {
             tokenizer,
             stop_tokens,
             is_revising,
+            is_whole: false,
             slots: vec![None; gap.len()],
             logprobs: None,
             read: 0,
@@ -103,6 +106,14 @@ impl CompletionReader {
             sent_characters: 0,
             sent: TextPiece::default(),
             gap,
+        }
+    }
+
+    /// Knows that the gap is filled with a text that is complete, whether or not a stop token follows it.
+    pub fn of_whole_text(self) -> Self {
+        Self {
+            is_whole: true,
+            ..self
         }
     }
 
@@ -226,7 +237,8 @@ impl Reader for CompletionReader {
         let rest = self.text.finish();
         self.unsent.push_str(&rest);
         // A gap that the network made shorter ends where the network ended it.
-        let reason = if stopped || self.text.is_stopped() || self.gap.len() < self.asked {
+        let is_ended = stopped || self.is_whole || self.gap.len() < self.asked;
+        let reason = if is_ended || self.text.is_stopped() {
             "stop"
         } else {
             "length"

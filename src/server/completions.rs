@@ -87,7 +87,12 @@ pub(super) fn start(
                 ..LogprobRequest::default()
             });
             let canvas = plan.noised(prompt.canvas.clone());
-            let generation = state.engine.submit_reporting(canvas, &plan, logprobs)?;
+            let generation = state.engine.submit_constrained(
+                canvas,
+                &plan,
+                logprobs,
+                prompt.constraint.clone(),
+            )?;
             let mut reader = CompletionReader::new(
                 state.tokenizer.clone(),
                 stop_tokens.clone(),
@@ -95,6 +100,9 @@ pub(super) fn start(
                 prompt.gap.clone(),
                 plan.is_revising(),
             );
+            if prompt.constraint.is_some() {
+                reader = reader.of_whole_text();
+            }
             if job.top_logprobs.is_some() {
                 reader = reader.with_logprobs();
             }

@@ -307,7 +307,9 @@ impl From<SubmitError> for ApiError {
             SubmitError::CanvasTooLong { .. } => bad_request("context_length_exceeded"),
             SubmitError::CacheTooLarge { .. } => bad_request("cache_too_large"),
             SubmitError::UnknownToken { .. } => bad_request("invalid_value"),
-            SubmitError::CannotSeeAhead { .. } => bad_request("unsupported_value"),
+            SubmitError::CannotSeeAhead { .. } | SubmitError::CannotConstrain { .. } => {
+                bad_request("unsupported_value")
+            }
             SubmitError::Plan(error) => Self::plan(&error),
             SubmitError::Stopped => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "stopped", message)

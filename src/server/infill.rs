@@ -21,6 +21,7 @@ use super::wire::{
     INFILL_OBJECT, Infill, InfillChoice, InfillRequest, InfillStep as StepFrame, STEP_OBJECT,
 };
 use crate::canvas::Canvas;
+use crate::constraint::CanvasConstraint;
 use crate::decode::DecodePlan;
 use crate::engine::LogprobRequest;
 
@@ -49,16 +50,23 @@ pub(super) async fn create(
     let mut cost = Cost::of_probes(nfe, begun.elapsed());
     let sequences = sequences(&job, &decisions, &state)?;
     let (mut finished, mut runs) = (Vec::new(), Vec::new());
-    for (index, (canvas, plan, mut reader)) in sequences.into_iter().enumerate() {
+    for (index, sequence) in sequences.into_iter().enumerate() {
+        let Sequence {
+            canvas,
+            plan,
+            constraint,
+            mut reader,
+        } = sequence;
         if canvas.masked() == 0 {
             cost.add(Cost::of_finished(&canvas));
             finished.push(reader.finish(&canvas).1);
             continue;
         }
         let logprobs = logprobs(&job);
-        let generation = state
-            .engine
-            .submit_reporting(canvas.clone(), &plan, logprobs)?;
+        let generation =
+            state
+                .engine
+                .submit_constrained(canvas.clone(), &plan, logprobs, constraint)?;
         let view = job.frames.then(|| reader.view(&canvas));
         let run = Run::new(index, &canvas, generation, reader);
         runs.push(match view {
@@ -107,7 +115,12 @@ fn logprobs(job: &InfillJob) -> Option<LogprobRequest> {
 }
 
 /// A canvas to be denoised, how, and what reads it.
-type Sequence = (Canvas, DecodePlan, InfillReader);
+struct Sequence {
+    canvas: Canvas,
+    plan: DecodePlan,
+    constraint: Option<CanvasConstraint>,
+    reader: InfillReader,
+}
 
 /// Every sequence: for each that is returned, one of all lengths of gaps that are tried.
 fn sequences(
@@ -150,7 +163,15 @@ fn sequences(
                 heads.clone(),
                 job.top_logprobs.is_some(),
             );
-            sequences.push((plan.noised(canvas), plan.clone(), reader));
+            let constraint = job.constraint(&canvas).map_err(|error| {
+                ApiError::internal(format!("a checked gap cannot be filled: {error}"))
+            })?;
+            sequences.push(Sequence {
+                canvas: plan.noised(canvas),
+                plan: plan.clone(),
+                constraint,
+                reader,
+            });
         }
     }
     Ok(sequences)

@@ -35,6 +35,8 @@
 //!   written out in them included. The role `developer` is `system` to the template. Without
 //!   `max_completion_tokens` or `max_tokens` an answer has up to 256 tokens, as many as the model's
 //!   limit leaves.
+//! - With `response_format` a completion is a whole text of that form, and ends as `stop`; it may take more
+//!   steps than were asked for.
 //! - `echo` brings the prompt as it was sent, not the suffix.
 //! - `diffusion` of an answer counts steps of all its sequences together and times of the longest; in
 //!   a stream, the last frame before `[DONE]` carries it.
@@ -60,6 +62,7 @@ mod head;
 mod infill;
 mod infill_reader;
 mod infill_text;
+mod languages;
 mod listen;
 mod llama_infill;
 mod logprobs;

@@ -30,6 +30,8 @@ pub(super) struct Model {
     /// What a gap is filled by: `bidirectional`, all of the canvas; `left-context`, what precedes the end
     /// of its block, and only where a request asks for that.
     infill: &'static str,
+    /// What gaps can be held to; nothing for models of the uniform process.
+    constraints: &'static [&'static str],
     /// Which slots a slot sees.
     #[schema(value_type = Object)]
     attention: AttentionPattern,
@@ -74,6 +76,10 @@ fn model(state: &AppState) -> Model {
         infill: match spec.attention {
             AttentionPattern::Bidirectional => "bidirectional",
             AttentionPattern::BlockCausal { .. } => "left-context",
+        },
+        constraints: match spec.mask_token() {
+            Some(_) => &["regex", "json_object", "json_schema"],
+            None => &[],
         },
         attention: spec.attention,
         cache: CachePolicy::ALL

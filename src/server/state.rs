@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::admission::Admission;
 use super::auth::ApiKeys;
+use super::languages::Languages;
 use super::metrics::Metrics;
 use crate::engine::Engine;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -31,6 +32,10 @@ pub struct Limits {
     pub choice_forwards: usize,
     /// Longest name of a gap, in bytes of UTF-8.
     pub gap_name_bytes: usize,
+    /// Longest regular expression of a gap, in bytes of UTF-8.
+    pub regex_bytes: usize,
+    /// Most different regular expressions a request.
+    pub regexes: usize,
     /// Largest request body, in bytes.
     pub body_bytes: usize,
     /// Most requests that are denoised at a time, streams included; more are answered with status 429.
@@ -64,6 +69,8 @@ impl Default for Limits {
             choices: 256,
             choice_forwards: 256,
             gap_name_bytes: 256,
+            regex_bytes: 4096,
+            regexes: 16,
             body_bytes: 1 << 20,
             requests: 1024,
             requests_per_key: 1024,
@@ -105,6 +112,7 @@ pub struct AppState {
     pub(super) access: Access,
     pub(super) admission: Admission,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) languages: Languages,
 }
 
 impl AppState {
@@ -120,6 +128,7 @@ impl AppState {
         Self {
             admission: Admission::new(&limits, &access.keys),
             metrics: Metrics::new(&engine, &model_name),
+            languages: Languages::default(),
             engine,
             tokenizer,
             chat_template: None,

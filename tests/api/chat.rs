@@ -462,9 +462,9 @@ async fn what_a_chat_cannot_be_is_refused_by_its_path() {
             "\"none\"",
         ),
         (
-            with("response_format", json!({"type": "json_object"})),
-            "response_format",
-            "{\"type\":\"text\"}",
+            with("response_format", json!({"type": "xml"})),
+            "response_format.type",
+            "\"json_object\"",
         ),
         (with("audio", json!({})), "audio", "allowed: null"),
         (

@@ -7,6 +7,7 @@ mod chat;
 mod cli;
 mod completions;
 mod connections;
+mod constraints;
 mod errors;
 mod fim;
 mod frames;

@@ -1,5 +1,6 @@
 """The official OpenAI client for Python against a running server, named by UNMASK_URL and UNMASK_KEY."""
 
+import json
 import os
 import unittest
 
@@ -87,6 +88,36 @@ class Extensions(unittest.TestCase):
     def test_options_of_diffusion_are_taken(self):
         answer = complete(extra_body={"diffusion": {"steps": 3}})
         self.assertEqual(answer.model_extra["diffusion"]["steps"], 3)
+
+
+class StructuredOutput(unittest.TestCase):
+    SCHEMA = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "minLength": 1, "maxLength": 6},
+            "good": {"type": "boolean"},
+        },
+        "required": ["name", "good"],
+        "additionalProperties": False,
+    }
+
+    def test_a_completion_is_valid_by_its_schema(self):
+        form = {"type": "json_schema", "json_schema": {"name": "dog", "schema": self.SCHEMA}}
+        for seed in range(4):
+            answer = complete(
+                max_tokens=40, temperature=1, seed=seed, extra_body={"response_format": form}
+            )
+            self.assertEqual(answer.choices[0].finish_reason, "stop")
+            dog = json.loads(answer.choices[0].text)
+            self.assertEqual(list(dog), ["name", "good"])
+            self.assertIsInstance(dog["good"], bool)
+
+    def test_a_schema_that_is_not_supported_is_refused_by_its_path(self):
+        schema = {"type": "string", "format": "uri"}
+        form = {"type": "json_schema", "json_schema": {"name": "mail", "schema": schema}}
+        with self.assertRaises(openai.BadRequestError) as raised:
+            complete(extra_body={"response_format": form})
+        self.assertEqual(raised.exception.param, "response_format.json_schema.schema.format")
 
 
 class Errors(unittest.TestCase):

@@ -17,7 +17,6 @@ pub(in crate::selftest) struct Request {
     /// Row of the unconditional logits, and w.
     pub guidance: Option<(usize, f32)>,
     pub adjustments: Vec<Adjustment>,
-    pub allowed: Option<Vec<bool>>,
 }
 
 /// Rows of logits and what is asked of them.
@@ -44,7 +43,6 @@ impl Request {
             params,
             guidance: None,
             adjustments: Vec::new(),
-            allowed: None,
         }
     }
 }
@@ -84,7 +82,6 @@ impl Batch {
 
     pub fn run(&self, machine: &mut dyn Machine) -> Result<Output, Failure> {
         let mut batch = layout::Batch::new(&self.params(), self.vocab);
-        let mut allowed: Vec<u32> = Vec::new();
         for (row, request) in batch.rows.iter_mut().zip(&self.requests) {
             if let Some((unconditional, scale)) = request.guidance {
                 row.unconditional = unconditional as u32;
@@ -95,18 +92,11 @@ impl Batch {
                 row.adjustments = request.adjustments.len() as u32;
                 batch.adjustments.extend(&request.adjustments);
             }
-            if let Some(bits) = &request.allowed {
-                row.allowed = allowed.len() as u32;
-                let word = |bits: &[bool]| {
-                    let set = (0u32..).zip(bits).filter(|(_, bit)| **bit);
-                    set.fold(0, |word, (i, _)| word | 1 << i)
-                };
-                allowed.extend(bits.chunks(32).map(word));
-            }
         }
         let layout::Batch {
             rows,
             adjustments,
+            allowed,
             of,
         } = &batch;
         let mut output = Output {
@@ -128,7 +118,7 @@ impl Batch {
                 Argument::U32(self.vocab as u32),
                 Argument::input(rows),
                 Argument::input(adjustments),
-                Argument::input(&allowed),
+                Argument::input(allowed),
                 Argument::input(of),
                 Argument::output(&mut output.found),
                 Argument::output(&mut output.top),
@@ -177,13 +167,6 @@ impl Batch {
                 true => *logit / change.penalty,
                 false => *logit * change.penalty,
             } + change.bias;
-        }
-        if let Some(allowed) = &request.allowed {
-            for (logit, allowed) in shaped.iter_mut().zip(allowed) {
-                if !allowed {
-                    *logit = f32::NEG_INFINITY;
-                }
-            }
         }
         let excluded = request.params.excluded as usize;
         if request.params.excluded_is_impossible && excluded < self.vocab {

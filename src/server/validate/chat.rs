@@ -5,7 +5,10 @@ use serde_json::{Map, Value, json};
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{ApplyTemplateRequest, ChatRequest, Content, MessageFields, Object};
-use super::completion::{CompletionJob, Given, check_size, lay_out, neutral, stops, streaming};
+use super::completion::{
+    CompletionJob, Given, check_size, check_stops, lay_out, neutral, stops, streaming,
+};
+use super::constraint::response_format;
 use super::decoding::{DecodeFields, plan, repetitions, size};
 use super::logits::chat_logprobs;
 use super::neutral::only;
@@ -32,7 +35,9 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
     check_model(request.model.as_deref(), state)?;
     refuse_unsupported(&request)?;
     let streaming = streaming(request.stream, request.stream_options, request.diffusing)?;
+    let language = response_format(request.response_format, state)?;
     let stops = stops(request.stop, "stop", state)?;
+    check_stops(&stops, language.is_some())?;
     let top_logprobs = chat_logprobs(request.logprobs, request.top_logprobs)?;
     let n = repetitions(request.n, 1, &state.limits)?;
     let fields = DecodeFields {
@@ -76,7 +81,16 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
     };
     let (param, tokens) = asked.unwrap_or_else(room);
     check_size(param, tokens, state)?;
-    let prompt = lay_out(given, param, tokens, &[], false, &plan, state)?;
+    let prompt = lay_out(
+        given,
+        param,
+        tokens,
+        &[],
+        false,
+        &plan,
+        language.as_ref(),
+        state,
+    )?;
     Ok(CompletionJob {
         prompts: vec![prompt],
         n,
@@ -222,10 +236,8 @@ fn message(fields: MessageFields, path: &str) -> Result<ChatMessage, ApiError> {
 fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
     neutral("presence_penalty", request.presence_penalty, 0.0)?;
     neutral("frequency_penalty", request.frequency_penalty, 0.0)?;
-    let text = || vec![json!({"type": "text"})];
     let empty_list = || vec![json!([])];
     for (param, given, allowed) in [
-        ("response_format", &request.response_format, text()),
         ("tools", &request.tools, empty_list()),
         ("tool_choice", &request.tool_choice, vec![json!("none")]),
         (

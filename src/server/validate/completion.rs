@@ -9,10 +9,12 @@ use super::super::state::AppState;
 use super::super::wire::{
     CompletionRequest, Object, Prompt, PromptItem, Real, StreamOptions, Texts, Whole,
 };
+use super::constraint::{of_completion, response_format};
 use super::decoding::{DecodeFields, frames, plan, repetitions, size};
 use super::logits::completion_logprobs;
 use super::{Place, check_model, check_token, encode};
 use crate::canvas::{Canvas, TokenId};
+use crate::constraint::{CanvasConstraint, TokenDfa};
 use crate::decode::DecodePlan;
 
 /// OpenAI's default.
@@ -61,6 +63,8 @@ pub struct PromptJob {
     pub canvas: Canvas,
     /// The slots of the gap.
     pub gap: Range<usize>,
+    /// What the gap may be filled with.
+    pub constraint: Option<CanvasConstraint>,
     /// The prompt, if it is to come back.
     pub echo: Option<Echo>,
 }
@@ -81,7 +85,9 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     refuse_unsupported(&request)?;
     let limits = &state.limits;
     let streaming = streaming(request.stream, request.stream_options, request.diffusing)?;
+    let language = response_format(request.response_format, state)?;
     let stops = stops(request.stop, "stop", state)?;
+    check_stops(&stops, language.is_some())?;
     let top_logprobs = completion_logprobs(request.logprobs)?;
     let prompt = request.prompt.ok_or_else(|| {
         ApiError::missing(
@@ -117,6 +123,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
                 &suffix,
                 echo,
                 &plan,
+                language.as_ref(),
                 state,
             )
         })
@@ -166,7 +173,9 @@ pub(super) fn check_size(param: &str, tokens: usize, state: &AppState) -> Result
     }
 }
 
-/// Prompt, gap and suffix on a canvas; `size_param` is the field that gives the gap's length.
+/// Prompt, gap and suffix on a canvas; `size_param` is the field that gives the gap's length, and the gap is
+/// to hold a text of `language`, if there is one.
+#[expect(clippy::too_many_arguments, reason = "each is a part of the canvas")]
 pub(super) fn lay_out(
     prompt: Given,
     size_param: &str,
@@ -174,6 +183,7 @@ pub(super) fn lay_out(
     suffix: &[TokenId],
     echo: bool,
     plan: &DecodePlan,
+    language: Option<&Arc<TokenDfa>>,
     state: &AppState,
 ) -> Result<PromptJob, ApiError> {
     let spec = state.engine.spec();
@@ -210,11 +220,19 @@ pub(super) fn lay_out(
         .map_err(|error| ApiError::unusable(&path, error))?
         .with_scratch(slots);
     let gap = tokens.len()..gap_end;
+    let constraint = language
+        .map(|language| of_completion(language, size_param, &canvas, plan, state))
+        .transpose()?;
     let echo = echo.then(|| Echo {
         text: text.unwrap_or_else(|| state.tokenizer.decode(&tokens)),
         tokens,
     });
-    Ok(PromptJob { canvas, gap, echo })
+    Ok(PromptJob {
+        canvas,
+        gap,
+        constraint,
+        echo,
+    })
 }
 
 /// How many prompts there are.
@@ -333,6 +351,17 @@ pub(super) fn stops(
         }
     }
     Ok(stops.into())
+}
+
+/// A stop string would cut a constrained text short.
+pub(super) fn check_stops(stops: &[String], is_constrained: bool) -> Result<(), ApiError> {
+    match is_constrained && !stops.is_empty() {
+        true => Err(ApiError::unusable(
+            "stop",
+            "a stop string might cut short what response_format asks for; allowed: one of them",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Takes a field that is not supported at the value that has no effect only.

@@ -7,17 +7,23 @@ use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{GapFields, GapLength};
 use super::completion::stops;
+use super::constraint::regex;
 use super::decoding::size;
 use super::{Place, encode};
 use crate::canvas::TokenId;
+use crate::constraint::TokenDfa;
 use crate::decode::DecodePlan;
 use crate::models::AttentionPattern;
 
 /// A gap that can be laid out.
 #[derive(Debug, Clone)]
 pub struct Gap {
+    /// How an error names it.
+    pub path: String,
     /// Its name, if it has one.
     pub name: Option<String>,
+    /// What its whole text is to be, if not any.
+    pub language: Option<Arc<TokenDfa>>,
     /// How many slots it has.
     pub length: Length,
     /// The fewest and the most slots that it may come to have, if the request says.
@@ -145,7 +151,28 @@ pub(super) fn gap(
             "it is allowed only with max_tokens",
         ));
     }
+    if gap.grammar.is_some() {
+        return Err(ApiError::unsupported(
+            &param("grammar"),
+            "given",
+            "grammars are not supported; allowed: null, or regex in its place",
+        ));
+    }
     let is_choice = matches!(length, Length::Choices(_));
+    if let Some(field) = gap
+        .stop
+        .as_ref()
+        .map(|_| "stop")
+        .or(is_choice.then_some("choices"))
+        && gap.regex.is_some()
+    {
+        return Err(ApiError::unusable(
+            &param("regex"),
+            format_args!(
+                "{field} is given as well, and the gap's whole text is to match; allowed: one of them"
+            ),
+        ));
+    }
     if is_choice && gap.stop.is_some() {
         return Err(ApiError::unusable(
             &param("stop"),
@@ -153,8 +180,14 @@ pub(super) fn gap(
         ));
     }
     let limits = gap.max_tokens.map(size);
+    let language = gap
+        .regex
+        .map(|pattern| regex(pattern, &param("regex"), state))
+        .transpose()?;
     Ok(Gap {
+        path: format!("{path}.gap"),
         name: gap.name,
+        language,
         length,
         limits: limits.map(|most| (gap.min_tokens.map_or(1, size), most)),
         stops: stops(gap.stop, &param("stop"), state)?,

@@ -1,16 +1,18 @@
 //! An infilling: fixed pieces and gaps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{GapFields, InfillRequest, Segment, Whole};
 use super::choices::ChoiceForwards;
+use super::constraint::no_such_length;
 use super::decoding::{DecodeFields, frames, plan, repetitions};
 use super::gaps::{Gap, Length, gap};
 use super::logits::chat_logprobs;
 use super::{Place, check_model, encode};
 use crate::canvas::{Canvas, TokenId};
+use crate::constraint::{CanvasConstraint, ConstraintError, GapConstraint};
 use crate::decode::{DecodePlan, EarlyStop, StopTokens};
 use crate::models::ModelSpec;
 use crate::text::Layout;
@@ -96,6 +98,28 @@ impl InfillJob {
             .build()
             .map_err(|error| ApiError::internal(format!("a text cannot be laid out: {error}")))?;
         Ok(spec.with_scratch(&self.plan, canvas))
+    }
+
+    /// What the gaps of such a canvas may be filled with; none if anything may fill all of them.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Empty`] if no text is as long as a gap.
+    pub fn constraint(&self, canvas: &Canvas) -> Result<Option<CanvasConstraint>, ConstraintError> {
+        let constraints: Vec<GapConstraint> = self
+            .gaps()
+            .enumerate()
+            .filter_map(|(gap, fields)| {
+                Some(GapConstraint {
+                    gap,
+                    language: fields.language.clone()?,
+                    may_end: self.plan.sampling.may_stop_in(canvas, gap),
+                })
+            })
+            .collect();
+        match constraints.is_empty() {
+            true => Ok(None),
+            false => CanvasConstraint::new(canvas, constraints).map(Some),
+        }
     }
 
     /// How the text is read back from such a canvas.
@@ -218,6 +242,7 @@ fn pieces(
     let mut names = HashMap::new();
     let mut in_gaps = 0usize;
     let mut checked = Vec::with_capacity(segments.len());
+    check_regexes(&segments, state)?;
     for (path, segment) in segments {
         checked.push(match segment {
             Segment::Gap(fields) => {
@@ -248,6 +273,28 @@ fn pieces(
     pieces.collect()
 }
 
+/// Each expression takes a while to make.
+fn check_regexes(segments: &[(String, Segment)], state: &AppState) -> Result<(), ApiError> {
+    let limit = state.limits.regexes;
+    let mut patterns = HashSet::new();
+    for (path, segment) in segments {
+        if let Segment::Gap(GapFields {
+            regex: Some(pattern),
+            ..
+        }) = segment
+            && patterns.insert(pattern)
+            && patterns.len() > limit
+        {
+            return Err(ApiError::value(
+                &format!("{path}.gap.regex"),
+                format_args!("regular expression {} of the request", patterns.len()),
+                format_args!("at most {limit} different ones"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn too_long(param: &str, slots: usize, limit: usize) -> ApiError {
     ApiError::canvas_too_long(param, format_args!("{param} is too long"), slots, limit)
 }
@@ -272,6 +319,10 @@ fn check_length(job: &InfillJob, param: &str, state: &AppState) -> Result<(), Ap
 /// The lengths of gaps that are tried: the first ones where the network changes them, else all combinations of as many lengths of each gap as the limit on
 /// sequences allows, evenly spread over its range.
 fn lengths(job: &InfillJob, state: &AppState) -> Result<Vec<Vec<usize>>, ApiError> {
+    if job.gaps().any(|gap| gap.language.is_some()) {
+        let is_possible = job.plan.check_constrained();
+        is_possible.map_err(|error| ApiError::plan(&error))?;
+    }
     if job.plan.is_resizing() {
         return Ok(vec![job.gaps().map(Gap::first_slots).collect()]);
     }
@@ -298,12 +349,11 @@ fn lengths(job: &InfillJob, state: &AppState) -> Result<Vec<Vec<usize>>, ApiErro
             ),
         ));
     }
+    let canvas = job.canvas(&job.longest(), state.engine.spec())?;
     let mut combinations = vec![Vec::new()];
-    for gap in job.gaps() {
-        let of_gap = match gap.length {
-            Length::Between(least, most) => spread(least, most, count),
-            _ => vec![gap.length.most()],
-        };
+    for (index, gap) in job.gaps().enumerate() {
+        let may_end = job.plan.sampling.may_stop_in(&canvas, index);
+        let of_gap = spread(&possible_lengths(gap, may_end, state)?, count);
         combinations = combinations
             .into_iter()
             .flat_map(|shorter| {
@@ -318,24 +368,47 @@ fn lengths(job: &InfillJob, state: &AppState) -> Result<Vec<Vec<usize>>, ApiErro
     Ok(combinations)
 }
 
-/// At most `count`, of at least 2, lengths from `least` to `most`, both among them.
-fn spread(least: usize, most: usize, count: usize) -> Vec<usize> {
-    let range = most - least;
-    let steps = (count - 1).min(range);
+/// The lengths that a gap may have, ascending, of which texts of its language fill it.
+fn possible_lengths(gap: &Gap, may_end: bool, state: &AppState) -> Result<Vec<usize>, ApiError> {
+    let (least, most, field) = match gap.length {
+        Length::Between(least, most) => (least, most, "max_tokens"),
+        _ => (gap.length.most(), gap.length.most(), "tokens"),
+    };
+    let mut lengths: Vec<usize> = (least..=most).collect();
+    if let Some(language) = &gap.language {
+        let fits = language.lengths(most, may_end);
+        lengths.retain(|length| fits[*length]);
+        if lengths.is_empty() {
+            let param = format!("{}.{field}", gap.path);
+            return Err(no_such_length(language, &param, most, may_end, state));
+        }
+    }
+    Ok(lengths)
+}
+
+/// At most `count`, of at least 2, of some lengths, the first and the last among them.
+fn spread(lengths: &[usize], count: usize) -> Vec<usize> {
+    let last = lengths.len().saturating_sub(1);
+    let steps = (count - 1).min(last);
     (0..=steps)
-        .map(|step| least + (step * range + steps / 2) / steps)
+        .map(|step| lengths[(step * last + steps / 2) / steps.max(1)])
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use super::spread;
 
     #[test]
     fn lengths_are_spread_evenly_from_end_to_end() {
-        assert_eq!(spread(1, 4, 16), [1, 2, 3, 4]);
-        assert_eq!(spread(1, 32, 2), [1, 32]);
-        assert_eq!(spread(2, 10, 5), [2, 4, 6, 8, 10]);
-        assert_eq!(spread(1, 20, 4), [1, 7, 14, 20]);
+        let spread =
+            |lengths: RangeInclusive<usize>, count| spread(&lengths.collect::<Vec<_>>(), count);
+        assert_eq!(spread(3..=3, 16), [3]);
+        assert_eq!(spread(1..=4, 16), [1, 2, 3, 4]);
+        assert_eq!(spread(1..=32, 2), [1, 32]);
+        assert_eq!(spread(2..=10, 5), [2, 4, 6, 8, 10]);
+        assert_eq!(spread(1..=20, 4), [1, 7, 14, 20]);
     }
 }

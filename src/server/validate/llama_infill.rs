@@ -83,6 +83,7 @@ pub fn llama_infill(
             &fitted.after,
             false,
             &plan,
+            None,
             state,
         )?);
     }

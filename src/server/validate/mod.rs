@@ -4,6 +4,7 @@
 mod chat;
 mod choices;
 mod completion;
+mod constraint;
 mod decoding;
 mod fim;
 mod gaps;

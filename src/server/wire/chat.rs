@@ -15,6 +15,7 @@ use super::logprobs::ChatLogprobs;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
 use super::prompt::{Texts, one_of};
+use super::response_format::ResponseFormat;
 
 /// A request for an answer to a chat, in OpenAI's shape, with `top_k`, `diffusion` and what vLLM has for
 /// the template beside it.
@@ -79,8 +80,9 @@ pub struct ChatRequest {
     pub logprobs: Option<bool>,
     /// Most probable tokens that are reported with each token: 0 to 20.
     pub top_logprobs: Option<Whole>,
-    /// Not supported but for text.
-    pub response_format: Option<Value>,
+    /// What an answer is to be: any text if absent.
+    #[schema(value_type = Option<ResponseFormat>)]
+    pub response_format: Option<Object<ResponseFormat>>,
     /// Not supported but when empty.
     pub tools: Option<Value>,
     /// Not supported but at `none`.

@@ -10,6 +10,7 @@ use super::logprobs::CompletionLogprobs;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
 use super::prompt::{Prompt, Texts};
+use super::response_format::ResponseFormat;
 
 /// A request for completions, in OpenAI's shape with `top_k` and `diffusion` beside it.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -60,6 +61,9 @@ pub struct CompletionRequest {
     /// What is added to the logits of tokens, by id: −100 to 100.
     #[schema(value_type = Option<HashMap<String, f32>>)]
     pub logit_bias: Option<Map<String, Value>>,
+    /// What a completion is to be: any text if absent.
+    #[schema(value_type = Option<ResponseFormat>)]
+    pub response_format: Option<Object<ResponseFormat>>,
     /// Most probable tokens that are reported with each token: 0 to 20; no log-probabilities if absent.
     pub logprobs: Option<Whole>,
 }

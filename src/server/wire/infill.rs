@@ -87,6 +87,11 @@ pub struct GapFields {
     pub max_tokens: Option<Whole>,
     /// Texts of which one is to fill the gap.
     pub choices: Option<Vec<String>>,
+    /// A regular expression, in the syntax of Rust's `regex`, that the gap's whole text is to match.
+    pub regex: Option<String>,
+    /// Not supported.
+    #[schema(value_type = Option<String>)]
+    pub grammar: Option<Value>,
     /// Strings before which the gap's text ends.
     pub stop: Option<Texts>,
     /// A name that comes back with the answer.

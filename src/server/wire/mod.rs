@@ -12,6 +12,7 @@ mod logprobs;
 mod number;
 mod object;
 mod prompt;
+mod response_format;
 mod score;
 mod tokens;
 
@@ -40,6 +41,7 @@ pub(super) use logprobs::{
 pub(super) use number::{Integer, Real, Whole};
 pub(super) use object::Object;
 pub(super) use prompt::{Prompt, PromptItem, Texts};
+pub(super) use response_format::ResponseFormat;
 pub(super) use score::{
     EstimatorName, SCORE_OBJECT, ScoreAnswer, ScoreReport, ScoreRequest, TextScore,
 };

@@ -1,0 +1,85 @@
+//! The constraints of a canvas while it is denoised.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::gap::GapStates;
+use super::{ConstraintError, TokenDfa};
+use crate::canvas::{Canvas, TokenId};
+use crate::sampling::TokenSet;
+
+/// What a gap may be filled with.
+#[derive(Debug, Clone)]
+pub struct GapConstraint {
+    /// Which gap of the canvas.
+    pub gap: usize,
+    /// The texts that may fill it.
+    pub language: Arc<TokenDfa>,
+    /// Whether a text may be followed by stop tokens up to the gap's end; otherwise it is as long as the gap.
+    pub may_end: bool,
+}
+
+/// The constraints of a canvas's gaps, which can be met at every time: whatever was committed, there are tokens
+/// for the masked slots with which every constrained gap holds a text of its language.
+#[derive(Debug, Clone)]
+pub struct CanvasConstraint {
+    /// The constrained gaps, each with its slots.
+    gaps: Vec<(Range<usize>, GapStates)>,
+}
+
+impl CanvasConstraint {
+    /// Constrains gaps of `canvas`, with what is committed to them already.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Empty`] if no text of a gap's language fills it.
+    ///
+    /// # Panics
+    /// If the canvas has no such gap.
+    pub fn new(
+        canvas: &Canvas,
+        constraints: impl IntoIterator<Item = GapConstraint>,
+    ) -> Result<Self, ConstraintError> {
+        let gaps = constraints.into_iter().map(|constraint| {
+            let slots = canvas.gaps()[constraint.gap].clone();
+            let mut states = GapStates::new(constraint.language, slots.len(), constraint.may_end)
+                .ok_or(ConstraintError::Empty)?;
+            for (at, slot) in slots.clone().enumerate() {
+                if let Some(commit) = canvas.provenance(slot)
+                    && !states.commit(at, commit.token)
+                {
+                    return Err(ConstraintError::Empty);
+                }
+            }
+            Ok((slots, states))
+        });
+        Ok(Self {
+            gaps: gaps.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn gap(&mut self, slot: usize) -> Option<(&mut GapStates, usize)> {
+        let mut gaps = self.gaps.iter_mut();
+        let (slots, states) = gaps.find(|(slots, _)| slots.contains(&slot))?;
+        Some((states, slot - slots.start))
+    }
+
+    /// The tokens each of which may be committed to `slot`, while nothing else is; `None` for all.
+    pub fn allowed(&mut self, slot: usize) -> Option<Arc<TokenSet>> {
+        let (states, at) = self.gap(slot)?;
+        Some(states.allowed(at))
+    }
+
+    /// Notes that `token` is committed to `slot`, in the place of what it held, if every gap can be completed
+    /// with it; whether it can.
+    pub fn commit(&mut self, slot: usize, token: TokenId) -> bool {
+        self.gap(slot)
+            .is_none_or(|(states, at)| states.commit(at, token))
+    }
+
+    /// Notes that `slot` is masked again.
+    pub fn free(&mut self, slot: usize) {
+        if let Some((states, at)) = self.gap(slot) {
+            states.free(at);
+        }
+    }
+}

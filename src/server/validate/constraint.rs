@@ -1,0 +1,144 @@
+//! What gaps may be filled with.
+
+use std::sync::Arc;
+
+use super::super::error::ApiError;
+use super::super::languages::Source;
+use super::super::state::AppState;
+use super::super::wire::{Object, ResponseFormat};
+use crate::canvas::Canvas;
+use crate::constraint::{CanvasConstraint, ConstraintError, GapConstraint, TokenDfa};
+use crate::decode::DecodePlan;
+
+const FORMATS: &str = r#""text", "json_object", "json_schema""#;
+
+/// The language of a request's `response_format`; none for text.
+pub(super) fn response_format(
+    given: Option<Object<ResponseFormat>>,
+    state: &AppState,
+) -> Result<Option<Arc<TokenDfa>>, ApiError> {
+    let Some(Object(format)) = given else {
+        return Ok(None);
+    };
+    let kind = format
+        .kind
+        .ok_or_else(|| ApiError::missing("response_format.type", FORMATS))?;
+    if kind != "json_schema" && format.json_schema.is_some() {
+        return Err(ApiError::unusable(
+            "response_format.json_schema",
+            format_args!("type is {kind:?}; allowed only with \"json_schema\""),
+        ));
+    }
+    match kind.as_str() {
+        "text" => Ok(None),
+        "json_object" => language(Source::Object, "response_format", state).map(Some),
+        "json_schema" => {
+            const PARAM: &str = "response_format.json_schema.schema";
+            let Object(format) = format.json_schema.unwrap_or_default();
+            let schema = format
+                .schema
+                .ok_or_else(|| ApiError::missing(PARAM, "a JSON Schema"))?;
+            language(Source::Schema(schema), PARAM, state).map(Some)
+        }
+        _ => Err(ApiError::value(
+            "response_format.type",
+            format_args!("{kind:?}"),
+            FORMATS,
+        )),
+    }
+}
+
+/// The language of a gap's regular expression.
+pub(super) fn regex(
+    pattern: String,
+    param: &str,
+    state: &AppState,
+) -> Result<Arc<TokenDfa>, ApiError> {
+    let longest = state.limits.regex_bytes;
+    if pattern.len() > longest {
+        return Err(ApiError::value(
+            param,
+            format_args!("a regular expression of {} bytes", pattern.len()),
+            format_args!("at most {longest} bytes"),
+        ));
+    }
+    language(Source::Regex(pattern), param, state)
+}
+
+fn language(source: Source, param: &str, state: &AppState) -> Result<Arc<TokenDfa>, ApiError> {
+    let spec = state.engine.spec();
+    if spec.mask_token().is_none() {
+        return Err(ApiError::unsupported(
+            param,
+            "given",
+            "this model was trained on the uniform process, in which every slot changes at every step, so that \
+             gaps cannot be held to a constraint; allowed: null",
+        ));
+    }
+    let vocabulary = || spec.vocabulary(|token| state.tokenizer.bytes(token));
+    let language = state.languages.of(source, vocabulary);
+    language.map_err(|error| match &error {
+        ConstraintError::Schema { path, .. } => {
+            ApiError::unusable(&format!("{param}{path}"), error)
+        }
+        _ => ApiError::unusable(param, error),
+    })
+}
+
+/// The constraint of a canvas whose one gap is to hold a text of `language`; `size_param` is the field that
+/// gives the gap's length.
+pub(super) fn of_completion(
+    language: &Arc<TokenDfa>,
+    size_param: &str,
+    canvas: &Canvas,
+    plan: &DecodePlan,
+    state: &AppState,
+) -> Result<CanvasConstraint, ApiError> {
+    plan.check_constrained()
+        .map_err(|error| ApiError::plan(&error))?;
+    let may_end = plan.sampling.may_stop_in(canvas, 0);
+    let constraint = GapConstraint {
+        gap: 0,
+        language: language.clone(),
+        may_end,
+    };
+    CanvasConstraint::new(canvas, [constraint]).map_err(|_| {
+        let slots = canvas.gaps()[0].len();
+        no_such_length(language, size_param, slots, may_end, state)
+    })
+}
+
+/// The error that no text of `language` has `given` tokens, and which numbers there are.
+pub(super) fn no_such_length(
+    language: &TokenDfa,
+    param: &str,
+    given: usize,
+    may_end: bool,
+    state: &AppState,
+) -> ApiError {
+    let context = state.engine.spec().max_canvas;
+    let lengths = language.lengths(context, may_end);
+    let Some(least) = (1..=context).find(|length| lengths[*length]) else {
+        return ApiError::unusable(
+            param,
+            format_args!("no text that is asked for has 1 to {context} tokens, the model's limit"),
+        );
+    };
+    let below = (1..given.min(context))
+        .rev()
+        .find(|length| lengths[*length]);
+    let above = (given + 1..=context).find(|length| lengths[*length]);
+    let near = match (below, above) {
+        (Some(below), Some(above)) => format!(", {below} and {above} among them"),
+        (Some(below), None) => format!(", at most {below}"),
+        _ => String::new(),
+    };
+    let what = match may_end {
+        true => "the shortest text that is asked for has",
+        false => "a text that is asked for has to fill the gap, and the shortest has",
+    };
+    ApiError::unusable(
+        param,
+        format_args!("it is {given}; {what} {least} tokens; allowed: at least {least}{near}"),
+    )
+}

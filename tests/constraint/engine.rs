@@ -1,0 +1,303 @@
+//! What holds of an engine that is given constraints.
+
+use std::sync::Arc;
+
+use unmask::canvas::{Canvas, TokenId};
+use unmask::constraint::{ByteDfa, CanvasConstraint, ConstraintError, GapConstraint, TokenDfa};
+use unmask::decode::{
+    Budget, DecodePlan, EarlyStop, Remasking, Revision, Score, StopTokens, preset,
+};
+use unmask::engine::{EngineConfig, Event, SubmitError};
+use unmask::models::Corruption;
+
+use crate::babbler::{Babbler, MASK, STOP, bytes, constrained, denoise, text, vocabulary};
+
+fn language(pattern: &str) -> Arc<TokenDfa> {
+    let language = ByteDfa::regex(pattern).unwrap();
+    Arc::new(TokenDfa::new(language, vocabulary()).unwrap())
+}
+
+fn plan(seed: u64) -> DecodePlan {
+    let mut plan = DecodePlan::default();
+    plan.sampling.temperature = 1.0;
+    plan.sampling.seed = seed;
+    plan
+}
+
+/// A plan of each kind.
+fn plans() -> Vec<DecodePlan> {
+    let mut plans = vec![
+        DecodePlan {
+            steps: Some(1),
+            ..plan(1)
+        },
+        DecodePlan {
+            steps: Some(5),
+            score: Score::LeftToRight,
+            ..plan(2)
+        },
+        DecodePlan {
+            block_length: Some(4),
+            steps: Some(6),
+            ..plan(3)
+        },
+        DecodePlan {
+            budget: Budget::Threshold(0.0),
+            ..plan(4)
+        },
+        DecodePlan {
+            budget: Budget::EntropyBound(3.0),
+            score: Score::Random,
+            ..plan(5)
+        },
+        DecodePlan {
+            budget: Budget::Ancestral { eps: 0.001 },
+            steps: Some(7),
+            ..plan(6)
+        },
+        DecodePlan {
+            budget: Budget::Ancestral { eps: 0.001 },
+            steps: Some(9),
+            revision: Revision::Remask(Remasking::Cap(0.4)),
+            ..plan(7)
+        },
+        DecodePlan {
+            revision: Revision::Edit {
+                threshold: 0.0,
+                max_post_steps: 4,
+            },
+            steps: Some(6),
+            ..plan(8)
+        },
+        DecodePlan {
+            block_length: Some(3),
+            early_stop: EarlyStop::AfterBlock,
+            ..plan(9)
+        },
+        DecodePlan {
+            early_stop: EarlyStop::AtOnce,
+            ..plan(10)
+        },
+    ];
+    let mut greedy = plan(11);
+    greedy.sampling.temperature = 0.0;
+    greedy.steps = Some(3);
+    plans.push(greedy);
+    let mut filtered = plan(12);
+    filtered.sampling.top_k = Some(2);
+    filtered.sampling.top_p = Some(0.5);
+    plans.push(filtered);
+    plans
+}
+
+#[test]
+fn by_every_plan_a_gap_holds_a_text_of_its_language() {
+    let engine = Babbler::engine();
+    let language = language(r#"\{"name": "[a-z é]{3,9}"(, "age": [1-9][0-9]{0,2})?\}"#);
+    let canvas = Canvas::builder(MASK).fixed(&[65]).gap(32).build().unwrap();
+    for (index, plan) in plans().iter().enumerate() {
+        for seed in 0..8 {
+            let mut plan = plan.clone();
+            plan.sampling.seed += 100 * seed;
+            let constraint = constrained(&canvas, &plan, &[(0, language.clone())]);
+            let (_, finished) = denoise(&engine, &canvas, &plan, Some(constraint));
+            let text = text(&finished, 0);
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let name = value["name"].as_str().unwrap();
+            assert!(
+                (3..=9).contains(&name.chars().count()),
+                "plan {index}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn at_every_step_the_gap_can_be_completed() {
+    let engine = Babbler::engine();
+    let language = language("(?:ab|ba)+(?:10|2024)?");
+    let canvas = Canvas::builder(MASK).gap(12).fixed(&[65]).build().unwrap();
+    for plan in plans() {
+        let mut plan = plan;
+        plan.sampling.stop_tokens = StopTokens::AtEnd;
+        let mut check = constrained(&canvas, &plan, &[(0, language.clone())]);
+        let constraint = check.clone();
+        let (steps, _) = denoise(&engine, &canvas, &plan, Some(constraint));
+        for step in steps {
+            // An edit frees what it replaces.
+            step.committed
+                .iter()
+                .for_each(|(slot, _)| check.free(*slot));
+            for (slot, commit) in &step.committed {
+                assert!(check.commit(*slot, commit.token), "{plan:?}");
+            }
+            step.remasked.iter().for_each(|slot| check.free(*slot));
+        }
+    }
+}
+
+#[test]
+fn gaps_have_languages_of_their_own_and_others_none() {
+    let engine = Babbler::engine();
+    let canvas = Canvas::builder(MASK)
+        .gap(4)
+        .fixed(&[65])
+        .gap(6)
+        .fixed(&[66])
+        .gap(5)
+        .build()
+        .unwrap();
+    let mut plan = DecodePlan {
+        steps: Some(2),
+        ..plan(3)
+    };
+    plan.sampling.stop_tokens = StopTokens::AtEnd;
+    let gaps = [(0, language("[0-9]+")), (2, language("[a-c]*"))];
+    let constraint = constrained(&canvas, &plan, &gaps);
+    let (_, finished) = denoise(&engine, &canvas, &plan, Some(constraint));
+    assert!(text(&finished, 0).bytes().all(|byte| byte.is_ascii_digit()));
+    assert!(
+        text(&finished, 2)
+            .bytes()
+            .all(|byte| b"abc".contains(&byte))
+    );
+    // The gap before text has no stop token, the last may.
+    assert!(
+        !finished.gaps()[0]
+            .clone()
+            .any(|slot| finished.token(slot) == STOP)
+    );
+    let between: Vec<TokenId> = finished.gaps()[1]
+        .clone()
+        .map(|slot| finished.token(slot))
+        .collect();
+    let free = denoise(&engine, &canvas, &plan, None).1;
+    let free: Vec<TokenId> = free.gaps()[1]
+        .clone()
+        .map(|slot| free.token(slot))
+        .collect();
+    assert_eq!(between.len(), free.len());
+    assert!(
+        between
+            .iter()
+            .any(|token| !bytes(*token).iter().all(u8::is_ascii_digit))
+    );
+}
+
+#[test]
+fn an_answer_is_the_same_alone_and_among_others() {
+    let language = language(r#"\{"[a-z]+": ?(?:true|false|-?[0-9]+)\}"#);
+    let canvas = |length| {
+        Canvas::builder(MASK)
+            .fixed(&[65])
+            .gap(length)
+            .build()
+            .unwrap()
+    };
+    let requests: Vec<(Canvas, DecodePlan, bool)> = (0..12)
+        .map(|i| {
+            let plan = DecodePlan {
+                steps: Some(3),
+                ..plan(i)
+            };
+            (canvas(9 + i as usize), plan, i % 3 != 0)
+        })
+        .collect();
+    let run = |max_sequences| -> Vec<Vec<TokenId>> {
+        let config = EngineConfig {
+            max_sequences,
+            ..EngineConfig::default()
+        };
+        let engine = Babbler::engine_with(config, |_| ());
+        let generations: Vec<_> = requests
+            .iter()
+            .map(|(canvas, plan, is_constrained)| {
+                let constraint =
+                    is_constrained.then(|| constrained(canvas, plan, &[(0, language.clone())]));
+                engine
+                    .submit_constrained(canvas.clone(), plan, None, constraint)
+                    .unwrap()
+            })
+            .collect();
+        generations
+            .into_iter()
+            .map(|mut generation| {
+                loop {
+                    match generation.next_blocking().unwrap() {
+                        Event::Finished(canvas, _) => break canvas.tokens().collect(),
+                        Event::Failed(error) => panic!("{error}"),
+                        Event::Step(_) => {}
+                    }
+                }
+            })
+            .collect()
+    };
+    let together = run(12);
+    assert_eq!(together, run(1));
+    assert_eq!(together, run(5));
+}
+
+#[test]
+fn what_was_put_off_is_made_up_for_after_the_plans_steps() {
+    let engine = Babbler::engine();
+    let canvas = Canvas::builder(MASK).gap(16).build().unwrap();
+    let plan = DecodePlan {
+        steps: Some(1),
+        ..plan(0)
+    };
+    let constraint = constrained(
+        &canvas,
+        &plan,
+        &[(0, language("a{16}|(?:ab){8}|[b-e]{16}"))],
+    );
+    let (steps, finished) = denoise(&engine, &canvas, &plan, Some(constraint));
+    assert_eq!(finished.masked(), 0);
+    assert!((2..=16).contains(&steps.len()), "{}", steps.len());
+    // Without a constraint the plan's steps are all that there are.
+    assert_eq!(denoise(&engine, &canvas, &plan, None).0.len(), 1);
+}
+
+#[test]
+fn a_gap_that_no_text_fills_is_refused() {
+    let canvas = Canvas::builder(MASK).gap(3).build().unwrap();
+    let refused = |pattern: &str, may_end| {
+        let constraint = GapConstraint {
+            gap: 0,
+            language: language(pattern),
+            may_end,
+        };
+        CanvasConstraint::new(&canvas, [constraint]).err() == Some(ConstraintError::Empty)
+    };
+    assert!(refused("x{4}", true));
+    assert!(!refused("x{3}", false));
+    assert!(refused("x{2}", false));
+    assert!(!refused("x{2}", true));
+    let lengths = language("(?:xx){2,3}").lengths(8, false);
+    let fitting: Vec<usize> = (0..=8).filter(|length| lengths[*length]).collect();
+    assert_eq!(fitting, [4, 6]);
+}
+
+#[test]
+fn models_of_the_uniform_process_are_not_constrained() {
+    let uniform = preset::by_name("uniform-ancestral").unwrap().plan().clone();
+    let engine = Babbler::engine_with(EngineConfig::default(), |spec| {
+        spec.corruption = Corruption::Uniform;
+        spec.default_plan = uniform.clone();
+    });
+    let canvas = Canvas::builder(engine.blank()).gap(3).build().unwrap();
+    let constraint = constrained(&canvas, &uniform, &[(0, language("x+"))]);
+    let error = engine.submit_constrained(canvas, &uniform, None, Some(constraint));
+    assert!(matches!(error, Err(SubmitError::CannotConstrain { .. })));
+}
+
+#[test]
+fn gaps_that_change_their_length_are_not_constrained() {
+    let plan = preset::by_name("dreamon").unwrap().plan().clone();
+    let canvas = Canvas::builder(MASK).gap(3).build().unwrap();
+    let constraint = constrained(&canvas, &plan, &[(0, language("x+"))]);
+    let error = Babbler::engine().submit_constrained(canvas, &plan, None, Some(constraint));
+    match error {
+        Err(SubmitError::Plan(error)) => assert_eq!(error.field(), "revision"),
+        other => panic!("{other:?}"),
+    }
+}

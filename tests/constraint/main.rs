@@ -1,0 +1,12 @@
+//! Constrained denoising: what a gap may be filled with, at every step and in the end.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod allowed;
+mod babbler;
+
+mod engine;
+mod random;
+mod schemas;
+mod validator;
