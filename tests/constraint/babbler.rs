@@ -89,7 +89,7 @@ pub struct Babbler {
 
 impl Babbler {
     pub fn engine() -> Engine {
-        Self::engine_with(EngineConfig::default(), |_| ())
+        Self::engine_with(EngineConfig::unshared(), |_| ())
     }
 
     pub fn engine_with(config: EngineConfig, adapt: impl FnOnce(&mut ModelSpec)) -> Engine {
