@@ -31,7 +31,8 @@ impl CanvasConstraint {
     /// Constrains gaps of `canvas`, with what is committed to them already.
     ///
     /// # Errors
-    /// [`ConstraintError::Empty`] if no text of a gap's language fills it.
+    /// [`ConstraintError::Empty`] if no text of a gap's language fills it, [`ConstraintError::TooLarge`] if
+    /// steps would take long.
     ///
     /// # Panics
     /// If the canvas has no such gap.
@@ -41,8 +42,7 @@ impl CanvasConstraint {
     ) -> Result<Self, ConstraintError> {
         let gaps = constraints.into_iter().map(|constraint| {
             let slots = canvas.gaps()[constraint.gap].clone();
-            let mut states = GapStates::new(constraint.language, slots.len(), constraint.may_end)
-                .ok_or(ConstraintError::Empty)?;
+            let mut states = GapStates::new(constraint.language, slots.len(), constraint.may_end)?;
             for (at, slot) in slots.clone().enumerate() {
                 if let Some(commit) = canvas.provenance(slot)
                     && !states.commit(at, commit.token)

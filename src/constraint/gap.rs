@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::TokenDfa;
 use super::state_sets::{SetId, StateSets};
+use super::{ConstraintError, TokenDfa};
 use crate::canvas::TokenId;
 use crate::sampling::TokenSet;
 
@@ -22,19 +22,28 @@ pub(super) struct GapStates {
 }
 
 impl GapStates {
-    /// A gap of `slots` masked slots, in which stop tokens may follow a text if `may_end`; none if no text
-    /// fills it.
-    pub fn new(language: Arc<TokenDfa>, slots: usize, may_end: bool) -> Option<Self> {
+    /// A gap of `slots` masked slots, in which stop tokens may follow a text if `may_end`.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Empty`] if no text fills it, [`ConstraintError::TooLarge`] if steps would take long.
+    pub fn new(
+        language: Arc<TokenDfa>,
+        slots: usize,
+        may_end: bool,
+    ) -> Result<Self, ConstraintError> {
         let mut sets = StateSets::new(&language, may_end);
         let mut forward = vec![sets.start()];
         let mut backward = vec![sets.end()];
         for slot in 0..slots {
             forward.push(sets.after_any(&language, forward[slot]));
             backward.push(sets.before_any(&language, backward[slot]));
+            sets.check_work(slots)?;
         }
         backward.reverse();
-        let can_be_filled = sets.meet(forward[slots], backward[slots]);
-        can_be_filled.then(|| Self {
+        if !sets.meet(forward[slots], backward[slots]) {
+            return Err(ConstraintError::Empty);
+        }
+        Ok(Self {
             language,
             sets,
             tokens: vec![None; slots],

@@ -1,14 +1,19 @@
 //! Sets of an automaton's states, and where they lead.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::TokenDfa;
+use super::{ConstraintError, TokenDfa};
 use crate::canvas::TokenId;
 use crate::sampling::TokenSet;
 
 /// The most bytes of the sets that are kept; then those that are not in use are forgotten.
 const MOST_BYTES: usize = 1 << 21;
+
+/// The most states and edges that are looked at to follow a gap from end to end, which a step may have to do
+/// anew: some tens of milliseconds.
+const MAX_WORK: usize = 1 << 26;
 
 /// The most results for single tokens that are kept.
 const MOST_BEFORE: usize = 1 << 14;
@@ -75,6 +80,8 @@ pub(super) struct StateSets {
     before_any: HashMap<SetId, SetId>,
     before: HashMap<(SetId, TokenId), SetId>,
     allowed: HashMap<(SetId, SetId), Arc<TokenSet>>,
+    /// States and edges that were looked at for sets of any tokens.
+    work: usize,
 }
 
 impl StateSets {
@@ -89,6 +96,7 @@ impl StateSets {
             before_any: HashMap::new(),
             before: HashMap::new(),
             allowed: HashMap::new(),
+            work: 0,
         };
         let mut start = StateSet::empty(language.states());
         start.insert(0);
@@ -122,6 +130,17 @@ impl StateSets {
         self.end
     }
 
+    /// Whether what was looked at is beyond what a step may take.
+    pub fn check_work(&self, slots: usize) -> Result<(), ConstraintError> {
+        match self.work > MAX_WORK {
+            true => Err(ConstraintError::TooLarge(format!(
+                "following it over {slots} slots takes more than {MAX_WORK} operations a step; ask for a shorter \
+                 gap or a simpler form"
+            ))),
+            false => Ok(()),
+        }
+    }
+
     /// Whether two sets have a state in common.
     pub fn meet(&self, a: SetId, b: SetId) -> bool {
         self.sets[a as usize].meets(&self.sets[b as usize])
@@ -135,7 +154,9 @@ impl StateSets {
         let set = self.sets[from as usize].clone();
         let mut after = StateSet::empty(language.states());
         for state in set.states() {
-            for edge in language.edges(state) {
+            let edges = language.edges(state);
+            self.work += 1 + edges.len();
+            for edge in edges {
                 after.insert(edge.target);
             }
         }
@@ -151,10 +172,14 @@ impl StateSets {
             return *known;
         }
         let set = self.sets[to as usize].clone();
+        let visited = Cell::new(0);
         let before = self.before_where(language, set.has_ended, |state| {
-            let mut edges = language.edges(state).iter();
-            edges.any(|edge| set.contains(edge.target))
+            let edges = language.edges(state);
+            let found = edges.iter().position(|edge| set.contains(edge.target));
+            visited.set(visited.get() + 1 + found.unwrap_or(edges.len()));
+            found.is_some()
         });
+        self.work += visited.get();
         self.before_any.insert(to, before);
         before
     }

@@ -16,7 +16,7 @@ const MAX_SET_BYTES: usize = 1 << 26;
 const MAX_WORK: usize = 1 << 28;
 
 /// A language over the tokens of a vocabulary: which tokens lead from which state to which other. All of it is
-/// made at once, so that denoising only looks it up; it takes 64 MiB at most.
+/// made at once, so that denoising only follows it; it takes 64 MiB at most.
 #[derive(Debug)]
 pub struct TokenDfa {
     bytes: ByteDfa,
@@ -25,6 +25,8 @@ pub struct TokenDfa {
     edges: Vec<Box<[Edge]>>,
     /// What edges are named by.
     sets: Vec<Tokens>,
+    /// Bytes of edges and sets.
+    memory: usize,
 }
 
 /// All tokens that lead to one state.
@@ -121,6 +123,7 @@ impl TokenDfa {
             vocabulary,
             edges,
             sets: sets.into_iter().map(|(set, _)| set).collect(),
+            memory,
         })
     }
 
@@ -129,18 +132,22 @@ impl TokenDfa {
         self.edges.len()
     }
 
+    /// Bytes of memory that it takes, about.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory
+    }
+
     /// Which numbers of tokens, from 0 to `most`, a text can have; with `may_end` it is then filled up with
-    /// stop tokens, so that its own tokens may be fewer.
+    /// stop tokens, so that its own tokens may be fewer. Fewer numbers are looked at where that would take long.
     pub fn lengths(&self, most: usize, may_end: bool) -> Vec<bool> {
         let mut sets = StateSets::new(self, may_end);
         let mut reached = sets.start();
-        (0..=most)
-            .map(|_| {
-                let is_end = sets.meet(reached, sets.end());
-                reached = sets.after_any(self, reached);
-                is_end
-            })
-            .collect()
+        let mut lengths = Vec::new();
+        while lengths.len() <= most && sets.check_work(most).is_ok() {
+            lengths.push(sets.meet(reached, sets.end()));
+            reached = sets.after_any(self, reached);
+        }
+        lengths
     }
 
     /// The states from which any token leads, as edges.

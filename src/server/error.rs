@@ -226,6 +226,16 @@ impl ApiError {
         )
     }
 
+    /// As many requests wait for the form of their answer as may.
+    pub fn too_many_forms() -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            RATE_LIMIT,
+            "too_many_forms",
+            "many regular expressions and schemas that are new here are being made ready; try again later".into(),
+        )
+    }
+
     /// A request that was not answered in time.
     pub fn deadline_exceeded(limit: Duration) -> Self {
         Self::new(

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
+use super::background::in_background;
 use super::choices::{Decision, decide};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
@@ -48,7 +49,12 @@ pub(super) async fn create(
     let begun = Instant::now();
     let (decisions, nfe) = within(deadline, decide(&job, &state)).await?;
     let mut cost = Cost::of_probes(nfe, begun.elapsed());
-    let sequences = sequences(&job, &decisions, &state)?;
+    let job = Arc::new(job);
+    let sequences = {
+        let (job, state) = (job.clone(), state.clone());
+        // To follow what gaps are held to takes a while.
+        in_background(move || sequences(&job, &decisions, &state)).await?
+    };
     let (mut finished, mut runs) = (Vec::new(), Vec::new());
     for (index, sequence) in sequences.into_iter().enumerate() {
         let Sequence {

@@ -49,6 +49,7 @@
 
 mod admission;
 mod auth;
+mod background;
 mod chat;
 mod choices;
 mod completion_reader;

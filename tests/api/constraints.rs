@@ -219,7 +219,7 @@ async fn what_cannot_be_asked_for_is_refused_by_its_path() {
         (
             gap(json!({"tokens": 2, "regex": "abc"})),
             "segments[1].gap.tokens",
-            "has 3 tokens",
+            "3 is the nearest that is allowed",
         ),
         (
             gap(json!({"tokens": 4, "regex": "abc"})),
@@ -229,7 +229,7 @@ async fn what_cannot_be_asked_for_is_refused_by_its_path() {
         (
             gap(json!({"max_tokens": 2, "regex": "abc"})),
             "segments[1].gap.max_tokens",
-            "has 3 tokens",
+            "3 is the nearest that is allowed",
         ),
         (
             gap(json!({"tokens": 3, "regex": "abc", "stop": "b"})),

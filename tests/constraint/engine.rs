@@ -302,3 +302,19 @@ fn gaps_that_change_their_length_are_not_constrained() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn a_form_that_would_hold_up_every_step_is_refused() {
+    let language = language("[a-c]{9000}");
+    let canvas = Canvas::builder(MASK).gap(8000).build().unwrap();
+    let error = CanvasConstraint::new(
+        &canvas,
+        [GapConstraint {
+            gap: 0,
+            language,
+            may_end: true,
+        }],
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("over 8000 slots"), "{error}");
+}

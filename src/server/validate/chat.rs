@@ -35,9 +35,7 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
     check_model(request.model.as_deref(), state)?;
     refuse_unsupported(&request)?;
     let streaming = streaming(request.stream, request.stream_options, request.diffusing)?;
-    let language = response_format(request.response_format, state)?;
     let stops = stops(request.stop, "stop", state)?;
-    check_stops(&stops, language.is_some())?;
     let top_logprobs = chat_logprobs(request.logprobs, request.top_logprobs)?;
     let n = repetitions(request.n, 1, &state.limits)?;
     let fields = DecodeFields {
@@ -81,6 +79,9 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
     };
     let (param, tokens) = asked.unwrap_or_else(room);
     check_size(param, tokens, state)?;
+    // Last, as it may take a while.
+    let language = response_format(request.response_format, state)?;
+    check_stops(&stops, language.is_some())?;
     let prompt = lay_out(
         given,
         param,

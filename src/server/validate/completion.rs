@@ -85,9 +85,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     refuse_unsupported(&request)?;
     let limits = &state.limits;
     let streaming = streaming(request.stream, request.stream_options, request.diffusing)?;
-    let language = response_format(request.response_format, state)?;
     let stops = stops(request.stop, "stop", state)?;
-    check_stops(&stops, language.is_some())?;
     let top_logprobs = completion_logprobs(request.logprobs)?;
     let prompt = request.prompt.ok_or_else(|| {
         ApiError::missing(
@@ -113,7 +111,11 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
         None => Vec::new(),
     };
     let echo = request.echo.unwrap_or(false);
-    let prompts = prompts(prompt, state)?
+    let prompts = prompts(prompt, state)?;
+    // Last, as it may take a while.
+    let language = response_format(request.response_format, state)?;
+    check_stops(&stops, language.is_some())?;
+    let prompts = prompts
         .into_iter()
         .map(|prompt| {
             lay_out(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::error::ApiError;
-use super::super::languages::Source;
+use super::super::languages::{LanguageError, Source};
 use super::super::state::AppState;
 use super::super::wire::{Object, ResponseFormat};
 use crate::canvas::Canvas;
@@ -77,11 +77,12 @@ fn language(source: Source, param: &str, state: &AppState) -> Result<Arc<TokenDf
     }
     let vocabulary = || spec.vocabulary(|token| state.tokenizer.bytes(token));
     let language = state.languages.of(source, vocabulary);
-    language.map_err(|error| match &error {
-        ConstraintError::Schema { path, .. } => {
-            ApiError::unusable(&format!("{param}{path}"), error)
+    language.map_err(|error| match error {
+        LanguageError::Busy => ApiError::too_many_forms(),
+        LanguageError::Constraint(ConstraintError::Schema { path, reason }) => {
+            ApiError::unusable(&format!("{param}{path}"), reason)
         }
-        _ => ApiError::unusable(param, error),
+        LanguageError::Constraint(error) => ApiError::unusable(param, error),
     })
 }
 
@@ -102,9 +103,12 @@ pub(super) fn of_completion(
         language: language.clone(),
         may_end,
     };
-    CanvasConstraint::new(canvas, [constraint]).map_err(|_| {
-        let slots = canvas.gaps()[0].len();
-        no_such_length(language, size_param, slots, may_end, state)
+    CanvasConstraint::new(canvas, [constraint]).map_err(|error| match error {
+        ConstraintError::Empty => {
+            let slots = canvas.gaps()[0].len();
+            no_such_length(language, size_param, slots, may_end, state)
+        }
+        error => ApiError::unusable(size_param, error),
     })
 }
 
@@ -118,6 +122,7 @@ pub(super) fn no_such_length(
 ) -> ApiError {
     let context = state.engine.spec().max_canvas;
     let lengths = language.lengths(context, may_end);
+    let context = context.min(lengths.len().saturating_sub(1));
     let Some(least) = (1..=context).find(|length| lengths[*length]) else {
         return ApiError::unusable(
             param,
@@ -128,17 +133,23 @@ pub(super) fn no_such_length(
         .rev()
         .find(|length| lengths[*length]);
     let above = (given + 1..=context).find(|length| lengths[*length]);
+    if may_end {
+        return ApiError::unusable(
+            param,
+            format_args!(
+                "it is {given}; the shortest text that is asked for has {least} tokens; allowed: at least {least}"
+            ),
+        );
+    }
     let near = match (below, above) {
-        (Some(below), Some(above)) => format!(", {below} and {above} among them"),
-        (Some(below), None) => format!(", at most {below}"),
-        _ => String::new(),
-    };
-    let what = match may_end {
-        true => "the shortest text that is asked for has",
-        false => "a text that is asked for has to fill the gap, and the shortest has",
+        (Some(below), Some(above)) => format!("{below} or {above} are the nearest that are"),
+        (Some(length), None) | (None, Some(length)) => format!("{length} is the nearest that is"),
+        (None, None) => format!("{least} is"),
     };
     ApiError::unusable(
         param,
-        format_args!("it is {given}; {what} {least} tokens; allowed: at least {least}{near}"),
+        format_args!(
+            "it is {given}; a text that is asked for has to fill the gap, and none has so many tokens; {near} allowed"
+        ),
     )
 }

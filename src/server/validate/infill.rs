@@ -377,7 +377,7 @@ fn possible_lengths(gap: &Gap, may_end: bool, state: &AppState) -> Result<Vec<us
     let mut lengths: Vec<usize> = (least..=most).collect();
     if let Some(language) = &gap.language {
         let fits = language.lengths(most, may_end);
-        lengths.retain(|length| fits[*length]);
+        lengths.retain(|length| fits.get(*length).is_some_and(|fits| *fits));
         if lengths.is_empty() {
             let param = format!("{}.{field}", gap.path);
             return Err(no_such_length(language, &param, most, may_end, state));

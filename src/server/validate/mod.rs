@@ -28,6 +28,7 @@ pub(super) use llama_infill::{LlamaInfillJob, llama_infill};
 pub(super) use score::{ScoreJob, score};
 pub(super) use tokens::{detokenize, tokenize};
 
+use super::background::in_background;
 use super::error::ApiError;
 use super::state::AppState;
 use crate::canvas::TokenId;
@@ -43,14 +44,7 @@ where
     U: Send + 'static,
 {
     let state = state.clone();
-    let checked = tokio::task::spawn_blocking(move || check(request, &state)).await;
-    checked.unwrap_or_else(|error| match error.try_into_panic() {
-        // What a panic says is for the log; whoever catches it here does not tell the client.
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(error) => Err(ApiError::internal(format!(
-            "checking the request failed: {error}"
-        ))),
-    })
+    in_background(move || check(request, &state)).await
 }
 
 /// The model that is asked for, if one is, must be the one that is served.
