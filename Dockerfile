@@ -9,7 +9,6 @@ ARG RUST_VERSION=1.95.0
 ARG CUDA_VERSION=13.0.1
 
 FROM rust:${RUST_VERSION}-bookworm AS build-cpu
-ARG FEATURES=""
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
@@ -20,7 +19,6 @@ FROM rust:${RUST_VERSION}-bookworm AS rust
 
 FROM nvidia/cuda:${CUDA_VERSION}-devel-ubuntu24.04 AS build-cuda
 ARG COMPUTE_CAPS=80
-ARG FEATURES=""
 ENV CARGO_HOME=/usr/local/cargo \
     RUSTUP_HOME=/usr/local/rustup \
     PATH=/usr/local/cargo/bin:/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -45,7 +43,7 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --start-period=10m --interval=30s --timeout=10s CMD ["unmask", "ready"]
 ENTRYPOINT ["unmask"]
-CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]
+CMD ["serve", "--host", "0.0.0.0"]
 
 FROM debian:12.12-slim AS cpu
 COPY --from=build-cpu /out/unmask /usr/local/bin/unmask
@@ -59,4 +57,4 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --start-period=10m --interval=30s --timeout=10s CMD ["unmask", "ready"]
 ENTRYPOINT ["unmask"]
-CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]
+CMD ["serve", "--host", "0.0.0.0"]

@@ -43,13 +43,18 @@ RELEASES = {
             {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
         ],
     },
-    "with KEDA": {"autoscaling": {"kind": "keda"}, "modelCache": {"existingClaim": "models"}},
+    "with KEDA": {
+        "autoscaling": {"kind": "keda"},
+        "modelCache": {"existingClaim": "models"},
+        "metrics": {"serviceMonitor": {"enabled": True}},
+    },
 }
 
 REFUSED = {
     "two cards": {"gpu": {"count": 2}},
     "an unknown value": {"modle": {}},
     "an unknown number format": {"model": {"dtype": "int4"}},
+    "KEDA without the ServiceMonitor whose labels it asks for": {"autoscaling": {"kind": "keda"}},
     "metrics that the ServiceMonitor cannot read": {
         "apiKeys": {"secret": "keys"},
         "metrics": {"open": False, "serviceMonitor": {"enabled": True}},
@@ -78,8 +83,11 @@ def check_pod(name, deployment):
     expect(pod["terminationGracePeriodSeconds"] >= drain + stop, f"{name}: pods are killed while they drain")
     expect(container["securityContext"]["readOnlyRootFilesystem"], f"{name}: the root file system can be written")
     expect(pod["securityContext"]["runAsNonRoot"], f"{name}: runs as root")
-    paths = {probe: container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
-    expect(paths == {"startupProbe": "/ready", "readinessProbe": "/ready", "livenessProbe": "/health"}, f"{name}: {paths}")
+    expect(pod["enableServiceLinks"] is False, f"{name}: a Service named unmask sets UNMASK_PORT")
+    probes = [container[probe] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
+    expect({probe["httpGet"]["path"] for probe in probes} == {"/ready"}, f"{name}: a probe does not ask the engine")
+    patience = probes[2]["periodSeconds"] * probes[2]["failureThreshold"]
+    expect(patience >= 300, f"{name}: a pod that is unready for {patience} s is restarted")
     device = option(container["args"], "--device")
     cards = container["resources"]["limits"].get("nvidia.com/gpu", 0)
     expect((device == "cuda") == (cards == 1), f"{name}: {device} with {cards} cards")

@@ -25,6 +25,16 @@ const CHANGING: [&str; 6] = [
     "timings",
 ];
 
+/// What would send curl to a proxy in the place of the server that the test started.
+const PROXIES: [&str; 6] = [
+    "http_proxy",
+    "HTTP_PROXY",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+];
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -106,13 +116,16 @@ fn search_path() -> String {
 
 /// What a line prints in a shell.
 fn printed(line: &str, place: &str) -> String {
-    let output = Command::new("bash")
+    let mut command = Command::new("bash");
+    command
         .args(["-eo", "pipefail", "-c", line])
         .current_dir(root())
         .env("PATH", search_path())
-        .env_remove("RUST_LOG")
-        .output()
-        .unwrap();
+        .env_remove("RUST_LOG");
+    for proxy in PROXIES {
+        command.env_remove(proxy);
+    }
+    let output = command.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{place}: {line}: {error}");
     String::from_utf8(output.stdout).unwrap()

@@ -69,7 +69,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     request_timeout: Option<Duration>,
     /// An API key, as KEY or NAME:KEY; may be given several times. With any, every request must carry one;
-    /// only /health and /ready stay open
+    /// only /health, /ready, the playground (/, /playground.css, /playground.js), /docs and /openapi.json stay open
     #[arg(
         long,
         value_name = "KEY",
