@@ -224,7 +224,7 @@ async fn what_cannot_be_asked_for_is_refused_by_its_path() {
         (
             gap(json!({"tokens": 4, "regex": "abc"})),
             "segments[1].gap.tokens",
-            "at most 3",
+            "3 is the nearest that is allowed",
         ),
         (
             gap(json!({"max_tokens": 2, "regex": "abc"})),
