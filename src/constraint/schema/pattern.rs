@@ -148,7 +148,7 @@ mod tests {
             (r"^[\b]$", "\u{8}", "b"),
             (r"^\<a\>$", "<a>", "a"),
         ] {
-            let language = ByteDfa::searching(&in_rust(pattern)).unwrap();
+            let language = ByteDfa::searching(&in_rust(pattern), &mut 0).unwrap();
             assert!(language.matches(yes.as_bytes()), "{pattern}");
             assert!(!language.matches(no.as_bytes()), "{pattern}");
         }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_class_of_nothing_matches_nothing() {
         for pattern in ["[]", "[]a]", r"[^\s\S]"] {
-            let error = ByteDfa::searching(&in_rust(pattern)).unwrap_err();
+            let error = ByteDfa::searching(&in_rust(pattern), &mut 0).unwrap_err();
             assert_eq!(
                 error,
                 crate::constraint::ConstraintError::Empty,
