@@ -44,22 +44,22 @@ impl ByteDfa {
     /// # Errors
     /// If the pattern is not one, matches nothing, or is too large.
     pub fn regex(pattern: &str) -> Result<Self, ConstraintError> {
-        let hir = ParserBuilder::new()
-            .nest_limit(MAX_NESTING)
-            .build()
-            .parse(pattern)
-            .map_err(|error| ConstraintError::Regex(syntax_message(&error)))?;
-        Self::of_hir(&hir)
+        Self::counted_regex(pattern, &mut 0)
     }
 
-    /// The texts in which `pattern` matches somewhere.
-    pub(super) fn searching(pattern: &str) -> Result<Self, ConstraintError> {
+    /// The same as [`Self::regex`]; adds how many states were made on the way to `made`.
+    pub(super) fn counted_regex(pattern: &str, made: &mut usize) -> Result<Self, ConstraintError> {
+        Self::of_hir(&parsed(pattern)?, made)
+    }
+
+    /// The texts in which `pattern` matches somewhere; adds how many states were made on the way to `made`.
+    pub(super) fn searching(pattern: &str, made: &mut usize) -> Result<Self, ConstraintError> {
         // Parsed by itself first, so that an error is about what was written.
-        Self::regex(pattern)?;
-        Self::regex(&format!("(?s:.*)(?:{pattern})(?s:.*)"))
+        parsed(pattern)?;
+        Self::counted_regex(&format!("(?s:.*)(?:{pattern})(?s:.*)"), made)
     }
 
-    fn of_hir(hir: &Hir) -> Result<Self, ConstraintError> {
+    fn of_hir(hir: &Hir, made: &mut usize) -> Result<Self, ConstraintError> {
         let config = thompson::Config::new()
             .which_captures(WhichCaptures::None)
             .nfa_size_limit(Some(MAX_BYTES));
@@ -67,11 +67,11 @@ impl ByteDfa {
             .configure(config)
             .build_from_hir(hir)
             .map_err(|error| build_error(error.size_limit().is_some(), &error))?;
-        Self::of_nfa(&nfa)
+        Self::of_nfa(&nfa, made)
     }
 
-    /// The texts that an automaton matches from end to end.
-    pub(super) fn of_nfa(nfa: &NFA) -> Result<Self, ConstraintError> {
+    /// The texts that an automaton matches from end to end; adds how many states were made on the way to `made`.
+    pub(super) fn of_nfa(nfa: &NFA, made: &mut usize) -> Result<Self, ConstraintError> {
         // Of all matches and not of the preferred ones alone, so that no text is lost.
         let config = dense::Config::new()
             .match_kind(MatchKind::All)
@@ -94,11 +94,16 @@ impl ByteDfa {
                 (!dense.is_dead_state(next) && !dense.is_quit_state(next)).then_some(next)
             },
             |state| dense.is_match_state(dense.next_eoi_state(*state)),
+            made,
         )
     }
 
-    /// The texts of both.
-    pub(super) fn intersection(&self, other: &Self) -> Result<Self, ConstraintError> {
+    /// The texts of both; adds how many states were made on the way to `made`.
+    pub(super) fn intersection(
+        &self,
+        other: &Self,
+        made: &mut usize,
+    ) -> Result<Self, ConstraintError> {
         explore(
             (0, 0),
             |(a, b), byte| {
@@ -106,6 +111,7 @@ impl ByteDfa {
                 (next.0 != DEAD && next.1 != DEAD).then_some(next)
             },
             |(a, b)| self.is_accepting(*a) && other.is_accepting(*b),
+            made,
         )
     }
 
@@ -143,11 +149,21 @@ impl ByteDfa {
     }
 }
 
-/// The automaton of all states that `step` reaches from `start`.
+/// The syntax tree of a pattern.
+fn parsed(pattern: &str) -> Result<Hir, ConstraintError> {
+    ParserBuilder::new()
+        .nest_limit(MAX_NESTING)
+        .build()
+        .parse(pattern)
+        .map_err(|error| ConstraintError::Regex(syntax_message(&error)))
+}
+
+/// The automaton of all states that `step` reaches from `start`, whose number is added to `made`.
 fn explore<S: Copy + Eq + Hash>(
     start: S,
     step: impl Fn(&S, u8) -> Option<S>,
     accepts: impl Fn(&S) -> bool,
+    made: &mut usize,
 ) -> Result<ByteDfa, ConstraintError> {
     let mut ids = HashMap::from([(start, 0)]);
     let mut states = vec![start];
@@ -170,6 +186,7 @@ fn explore<S: Copy + Eq + Hash>(
             )));
         }
     }
+    *made += states.len();
     let accepting: Vec<bool> = states.iter().map(accepts).collect();
     trimmed(&rows, &accepting)
 }
@@ -273,7 +290,7 @@ mod tests {
             assert!(matches(pattern, yes), "{pattern}");
             assert!(!matches(pattern, no), "{pattern}");
         }
-        let anywhere = ByteDfa::searching("^a|b$").unwrap();
+        let anywhere = ByteDfa::searching("^a|b$", &mut 0).unwrap();
         assert!(anywhere.matches(b"axx") && anywhere.matches(b"xxb"));
         assert!(!anywhere.matches(b"xax"));
     }

@@ -67,7 +67,7 @@ impl JsonBuilder {
         let start = text(&mut json, end)?;
         json.states.finish_pattern(start).map_err(failed)?;
         let nfa = json.states.build(start, start).map_err(failed)?;
-        ByteDfa::of_nfa(&nfa)
+        ByteDfa::of_nfa(&nfa, &mut 0)
     }
 
     fn range(&mut self, start: u8, end: u8, next: Next) -> Built {

@@ -1,6 +1,6 @@
 //! The keywords of one schema, each of which is read or refused.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::refused;
 use crate::constraint::ConstraintError;
@@ -63,13 +63,45 @@ impl Kind {
         match self {
             Self::Null => value.is_null(),
             Self::Boolean => value.is_boolean(),
-            Self::Integer => value.is_i64() || value.is_u64(),
+            Self::Integer => value.as_f64().is_some_and(|number| number.fract() == 0.0),
             Self::Number => value.is_number(),
             Self::String => value.is_string(),
             Self::Array => value.is_array(),
             Self::Object => value.is_object(),
         }
     }
+}
+
+/// Whether two values are the same to JSON Schema, by which numbers are what they amount to: 1.0 is 1.
+pub(super) fn is_same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => match (whole(a), whole(b)) {
+            (Some(a), Some(b)) => a == b,
+            (None, None) => a.as_f64() == b.as_f64(),
+            _ => false,
+        },
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            let has = |(name, value): (&String, &Value)| {
+                b.get(name).is_some_and(|other| is_same(value, other))
+            };
+            a.len() == b.len() && a.iter().all(has)
+        }
+        _ => a == b,
+    }
+}
+
+/// A number as an integer; none if it is not whole, or too large.
+fn whole(number: &Number) -> Option<i128> {
+    let integer = number.as_i64().map(i128::from);
+    integer
+        .or_else(|| number.as_u64().map(i128::from))
+        .or_else(|| {
+            let number = number.as_f64()?;
+            (number.fract() == 0.0 && number.abs() < 1e38).then_some(number as i128)
+        })
 }
 
 /// The keywords of a schema that are not read yet.
@@ -234,7 +266,7 @@ impl<'a> Keywords<'a> {
             },
         };
         values.retain(|value| {
-            constant.is_none_or(|constant| constant == *value)
+            constant.is_none_or(|constant| is_same(constant, value))
                 && kinds.is_none_or(|kinds| kinds.iter().any(|kind| kind.has(value)))
         });
         Ok(Some(values))

@@ -4,8 +4,14 @@ use super::keywords::Keywords;
 use super::refused;
 use crate::constraint::ConstraintError;
 
+/// How many digits of a number are written: a double keeps any two such numbers apart.
+const DIGITS: u32 = 15;
+
 /// The largest integer that is written.
-const LARGEST: i64 = 999_999_999_999_999;
+const LARGEST: i64 = 10i64.pow(DIGITS) - 1;
+
+/// What is larger than all that is written; a bound beyond it says no more than it does.
+const BEYOND: i64 = LARGEST + 1;
 
 /// The bounds that a schema sets.
 #[derive(Default)]
@@ -56,20 +62,27 @@ impl Bounds {
         Ok(is_bounded.then_some(bounds))
     }
 
-    /// The least and the most integer within. Conversions saturate.
+    /// The bounds themselves, at most [`BEYOND`] from zero.
+    fn clamped(&self) -> (f64, f64) {
+        let beyond = BEYOND as f64;
+        let clamp = |bound: Option<(f64, bool)>, otherwise: f64| {
+            bound.map_or(otherwise, |(bound, _)| bound.clamp(-beyond, beyond))
+        };
+        (clamp(self.least, -beyond), clamp(self.most, beyond))
+    }
+
+    /// The least and the most integer within that is written; the least is more than the most if there is none.
     fn integers(&self) -> (i64, i64) {
-        let least = self
-            .least
-            .map_or(-LARGEST, |(bound, excluded)| match excluded {
-                true => (bound.floor() as i64).saturating_add(1),
-                false => bound.ceil() as i64,
-            });
-        let most = self
-            .most
-            .map_or(LARGEST, |(bound, excluded)| match excluded {
-                true => (bound.ceil() as i64).saturating_sub(1),
-                false => bound.floor() as i64,
-            });
+        let (least, most) = self.clamped();
+        let excludes = |bound: Option<(f64, bool)>| bound.is_some_and(|(_, excluded)| excluded);
+        let least = match excludes(self.least) {
+            true => least.floor() as i64 + 1,
+            false => least.ceil() as i64,
+        };
+        let most = match excludes(self.most) {
+            true => most.ceil() as i64 - 1,
+            false => most.floor() as i64,
+        };
         (least.max(-LARGEST), most.min(LARGEST))
     }
 }
@@ -92,23 +105,30 @@ pub(super) fn decimals(keywords: &mut Keywords<'_>) -> Result<Option<String>, Co
     let (least, most) = bounds.integers();
     let mut either = vec![between(least, most)];
     // What is after the point leads away from zero, by less than one.
-    let least = bounds.least.map_or(-LARGEST, |(bound, _)| bound as i64);
-    let most = bounds.most.map_or(LARGEST, |(bound, _)| bound as i64);
-    let fraction = r"\.[0-9]{0,14}[1-9]";
-    either.extend(naturals(least.max(0), most - 1).map(|digits| digits + fraction));
-    let negative = naturals((-most).max(0), -least - 1);
-    either.extend(negative.map(|digits| format!("-{digits}{fraction}")));
+    let (least, most) = bounds.clamped();
+    let (least, most) = (least as i64, most as i64);
+    either.extend(fractions(least.max(0), most - 1));
+    let negative = fractions((-most).max(0), -least - 1);
+    either.extend(negative.map(|digits| format!("-{digits}")));
     Ok(Some(format!("(?:{})", either.join("|"))))
+}
+
+/// Patterns of numbers whose whole part is from `least` to `most` and that are not whole.
+fn fractions(least: i64, most: i64) -> impl Iterator<Item = String> {
+    naturals(least, most).filter_map(|(length, digits)| {
+        let after = DIGITS.checked_sub(length + 1)?;
+        Some(format!(r"{digits}\.[0-9]{{0,{after}}}[1-9]"))
+    })
 }
 
 /// A pattern of the integers from `least` to `most`.
 fn between(least: i64, most: i64) -> String {
     let mut either = Vec::new();
     if least < 0 {
-        either.extend(naturals((-most).max(1), -least).map(|digits| format!("-{digits}")));
+        either.extend(naturals((-most).max(1), -least).map(|(_, digits)| format!("-{digits}")));
     }
     if most >= 0 {
-        either.extend(naturals(least.max(0), most));
+        either.extend(naturals(least.max(0), most).map(|(_, digits)| digits));
     }
     match either.is_empty() {
         // No text at all.
@@ -117,8 +137,8 @@ fn between(least: i64, most: i64) -> String {
     }
 }
 
-/// Patterns of the natural numbers from `least` to `most`, one a number of digits.
-fn naturals(least: i64, most: i64) -> impl Iterator<Item = String> {
+/// Patterns of the natural numbers from `least` to `most`, one a number of digits, which comes with it.
+fn naturals(least: i64, most: i64) -> impl Iterator<Item = (u32, String)> {
     let digits = |number: i64| number.to_string().len() as u32;
     let lengths = match least <= most {
         true => digits(least)..digits(most) + 1,
@@ -131,7 +151,7 @@ fn naturals(least: i64, most: i64) -> impl Iterator<Item = String> {
         };
         let low = least.max(smallest).to_string();
         let high = most.min(10i64.pow(length) - 1).to_string();
-        of_equal_length(low.as_bytes(), high.as_bytes())
+        (length, of_equal_length(low.as_bytes(), high.as_bytes()))
     })
 }
 
@@ -228,5 +248,107 @@ mod tests {
         assert!(ByteDfa::regex(&between(3, 2)).is_err());
         let widest = ByteDfa::regex(&between(-LARGEST, LARGEST)).unwrap();
         assert!(widest.matches(b"-999999999999999") && !widest.matches(b"1000000000000000"));
+    }
+
+    /// A text of the language, of at most 40 bytes.
+    fn sample(language: &ByteDfa, random: &mut u64) -> String {
+        let mut text = Vec::new();
+        let mut state = 0;
+        loop {
+            let bytes: Vec<u8> = (0..=u8::MAX)
+                .filter(|byte| language.walk(state, &[*byte]) != u32::MAX)
+                .collect();
+            *random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let draw = (*random >> 33) as usize;
+            if bytes.is_empty() || (language.is_accepting(state) && draw.is_multiple_of(20)) {
+                return String::from_utf8(text).unwrap();
+            }
+            let byte = bytes[draw % bytes.len()];
+            assert!(text.len() < 40);
+            text.push(byte);
+            state = language.walk(state, &[byte]);
+        }
+    }
+
+    #[test]
+    fn bounds_of_any_size_are_kept() {
+        let bounds = [
+            json!(1e15),
+            json!(-1e15),
+            json!(999_999_999_999_999_i64),
+            json!(-999_999_999_999_998_i64),
+            json!(1e16),
+            json!(1e18),
+            json!(1e19),
+            json!(-1e19),
+            json!(-1e30),
+            json!(1e300),
+            json!(-1e300),
+            json!(i64::MAX),
+            json!(i64::MIN),
+            json!(u64::MAX),
+            json!(20),
+            json!(0),
+        ];
+        let forms = [
+            ("minimum", "maximum"),
+            ("exclusiveMinimum", "exclusiveMaximum"),
+        ];
+        let mut schemas = Vec::new();
+        for (least, most) in forms {
+            for bound in &bounds {
+                schemas.push(json!({ least: bound }));
+                schemas.push(json!({ most: bound }));
+                schemas.extend(
+                    bounds
+                        .iter()
+                        .map(|other| json!({least: bound, most: other})),
+                );
+            }
+        }
+        let mut random = 1;
+        let (mut sampled, mut empty) = (0, 0);
+        for schema in &schemas {
+            let fields = schema.as_object().unwrap();
+            let pattern = |is_whole| {
+                let mut keywords = Keywords::new(fields, "");
+                let pattern = match is_whole {
+                    true => integers(&mut keywords),
+                    false => decimals(&mut keywords),
+                };
+                pattern.unwrap().unwrap()
+            };
+            for is_whole in [true, false] {
+                let language = match ByteDfa::regex(&pattern(is_whole)) {
+                    Ok(language) => language,
+                    Err(error) => {
+                        assert_eq!(error, ConstraintError::Empty, "{schema}");
+                        empty += 1;
+                        continue;
+                    }
+                };
+                for _ in 0..8 {
+                    let text = sample(&language, &mut random);
+                    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+                    let number = value.as_f64().unwrap();
+                    for (name, bound) in fields {
+                        let bound = bound.as_f64().unwrap();
+                        let is_kept = match name.as_str() {
+                            "minimum" => number >= bound,
+                            "maximum" => number <= bound,
+                            "exclusiveMinimum" => number > bound,
+                            _ => number < bound,
+                        };
+                        assert!(is_kept, "{text} {schema}");
+                    }
+                    let whole = text.trim_start_matches('-').split('.').next().unwrap();
+                    assert!(whole.len() <= 15, "{text}");
+                    sampled += 1;
+                }
+            }
+        }
+        assert!(sampled > 500 && empty > 100, "{sampled} {empty}");
     }
 }

@@ -2,12 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use super::keywords::{Keywords, Kind};
+use super::budget::{Budget, size};
+use super::keywords::{Keywords, Kind, is_same};
 use super::refused;
 use crate::constraint::ConstraintError;
 
 /// How many definitions are followed, one to the next.
 const MAX_REFERENCES: usize = 16;
+
+/// How many comparisons of two values are one unit of work.
+const COMPARISONS: usize = 64;
 
 /// Checks that no value is valid by two of `parts`, as far as that can be seen from their types, their constants
 /// and a property that tells them apart.
@@ -15,16 +19,17 @@ pub(super) fn check_disjoint(
     parts: &[Value],
     root: &Value,
     path: &str,
+    budget: &mut Budget,
 ) -> Result<(), ConstraintError> {
     for (index, part) in parts.iter().enumerate() {
-        let other = parts[..index]
-            .iter()
-            .position(|other| !are_disjoint(part, other, root));
-        if let Some(other) = other {
+        for (earlier, other) in parts[..index].iter().enumerate() {
+            if are_disjoint(part, other, root, budget)? {
+                continue;
+            }
             return Err(refused(
                 path,
                 format!(
-                    "a value might be valid by schemas {other} and {index}; allowed: schemas of different types, of \
+                    "a value might be valid by schemas {earlier} and {index}; allowed: schemas of different types, of \
                      different constants, or of objects with a required property of different constants, or anyOf"
                 ),
             ));
@@ -33,41 +38,56 @@ pub(super) fn check_disjoint(
     Ok(())
 }
 
-fn are_disjoint(a: &Value, b: &Value, root: &Value) -> bool {
+fn are_disjoint(
+    a: &Value,
+    b: &Value,
+    root: &Value,
+    budget: &mut Budget,
+) -> Result<bool, ConstraintError> {
     let (Some(a), Some(b)) = (resolved(a, root), resolved(b, root)) else {
-        return false;
+        return Ok(false);
     };
+    budget.spend(1 + size(a).saturating_mul(size(b)) / COMPARISONS)?;
     let (mut a, mut b) = (Keywords::new(a, ""), Keywords::new(b, ""));
     let (Ok(of_a), Ok(of_b)) = (a.kinds(), b.kinds()) else {
-        return false;
+        return Ok(false);
     };
     if let (Some(of_a), Some(of_b)) = (&of_a, &of_b)
         && !of_a
             .iter()
             .any(|kind| of_b.iter().any(|other| overlap(*kind, *other)))
     {
-        return true;
+        return Ok(true);
     }
     if let (Ok(Some(of_a)), Ok(Some(of_b))) =
         (a.literals(of_a.as_deref()), b.literals(of_b.as_deref()))
     {
-        return !of_a.iter().any(|value| of_b.contains(value));
+        return Ok(share_none(&of_a, &of_b));
     }
     let is_object = |kinds: Option<Vec<Kind>>| kinds.as_deref() == Some(&[Kind::Object]);
     if !is_object(of_a) || !is_object(of_b) {
-        return false;
+        return Ok(false);
     }
     let (Ok(required), Ok(of_b)) = (a.names("required"), b.names("required")) else {
-        return false;
+        return Ok(false);
     };
     let (Ok(Some(a)), Ok(Some(b))) = (a.schemas("properties"), b.schemas("properties")) else {
-        return false;
+        return Ok(false);
     };
-    required.iter().any(|name| {
-        of_b.contains(name)
-            && matches!((constants(a.get(*name), root), constants(b.get(*name), root)),
-                (Some(a), Some(b)) if !a.iter().any(|value| b.contains(value)))
-    })
+    for name in required.iter().filter(|name| of_b.contains(name)) {
+        let both = (constants(a.get(*name), root), constants(b.get(*name), root));
+        if let (Some(a), Some(b)) = both {
+            budget.spend((a.len() + b.len() + a.len() * b.len()) / COMPARISONS)?;
+            if share_none(&a, &b) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn share_none(a: &[&Value], b: &[&Value]) -> bool {
+    !a.iter().any(|a| b.iter().any(|b| is_same(a, b)))
 }
 
 fn overlap(a: Kind, b: Kind) -> bool {
