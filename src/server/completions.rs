@@ -113,7 +113,8 @@ pub(super) fn start(
             if job.streaming.frames {
                 let layout = Layout::of(vec![Piece::Gap(prompt.gap.len())]);
                 let canvas = plan.noised(prompt.canvas.clone());
-                run = run.showing(CanvasView::new(canvas, layout, tokenizer.clone()));
+                let view = CanvasView::new(canvas, layout, tokenizer.clone());
+                run = run.showing(view, state.limits.frame_interval);
             }
             runs.push(run);
         }

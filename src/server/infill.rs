@@ -76,7 +76,7 @@ pub(super) async fn create(
         let view = job.frames.then(|| reader.view(&canvas));
         let run = Run::new(index, &canvas, generation, reader);
         runs.push(match view {
-            Some(view) => run.showing(view),
+            Some(view) => run.showing(view, state.limits.frame_interval),
             None => run,
         });
     }

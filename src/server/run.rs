@@ -36,7 +36,16 @@ pub(super) struct Run<R> {
     /// Slots from here on are scratch and do not count. A canvas that has none may grow.
     scratch: usize,
     cost: Cost,
-    view: Option<CanvasView>,
+    shown: Option<Shown>,
+}
+
+/// A canvas that is shown.
+struct Shown {
+    view: CanvasView,
+    /// The least time between two updates but the last.
+    interval: Duration,
+    /// When the next one may come.
+    due: Instant,
 }
 
 impl<R: Reader> Run<R> {
@@ -51,15 +60,20 @@ impl<R: Reader> Run<R> {
                 scratch => scratch.start,
             },
             cost: Cost::default(),
-            view: None,
+            shown: None,
         }
     }
 
-    /// The same, whose updates show the canvas. Steps that were taken while an update was awaited come
-    /// as one.
-    pub fn showing(self, view: CanvasView) -> Self {
+    /// The same, whose updates show the canvas, `interval` or more apart but for the last. Steps that were
+    /// taken meanwhile come as one.
+    pub fn showing(self, view: CanvasView, interval: Duration) -> Self {
+        let due = Instant::now();
         Self {
-            view: Some(view),
+            shown: Some(Shown {
+                view,
+                interval,
+                due,
+            }),
             ..self
         }
     }
@@ -238,8 +252,8 @@ async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>
             Some(Event::Step(report)) => {
                 has_stepped = true;
                 run.cost.count(&report, run.scratch);
-                if let Some(view) = &mut run.view {
-                    view.step(&report);
+                if let Some(shown) = &mut run.shown {
+                    shown.view.step(&report);
                 }
                 let (frame, answer) = run.reader.step(&report);
                 update.frames.extend(frame);
@@ -255,16 +269,23 @@ async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>
             None => return Some((Err(GenerationError::Stopped.into()), None)),
         }
         // Where the canvas is shown, its state after the steps that were taken meanwhile is enough.
-        event = match (&run.view, &update.answer) {
-            (Some(_), None) => run.generation.try_next(),
-            _ => None,
-        };
-        if event.is_none() {
+        let (Some(shown), None) = (&run.shown, &update.answer) else {
             break;
-        }
+        };
+        event = match run.generation.try_next() {
+            Some(event) => Some(event),
+            None => match tokio::time::timeout_at(shown.due, run.generation.next()).await {
+                Ok(event) => event,
+                Err(_) => break,
+            },
+        };
     }
-    let view = run.view.as_ref().filter(|_| has_stepped);
-    update.canvas = view.map(CanvasView::snapshot);
+    if let Some(shown) = &mut run.shown
+        && has_stepped
+    {
+        shown.due = Instant::now() + shown.interval;
+        update.canvas = Some(shown.view.snapshot());
+    }
     let rest = update.answer.is_none().then_some(run);
     Some((Ok(update), rest))
 }

@@ -56,6 +56,8 @@ pub struct Limits {
     /// How long a stream may be silent before a comment keeps it alive.
     #[serde(skip)]
     pub keep_alive: Duration,
+    /// The least time between two frames of a canvas; steps meanwhile come as one, and the last does not wait.
+    pub frame_interval: Duration,
 }
 
 impl Default for Limits {
@@ -78,6 +80,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(60),
             step_timeout: Duration::from_secs(120),
             keep_alive: Duration::from_secs(15),
+            frame_interval: Duration::from_millis(10),
         }
     }
 }

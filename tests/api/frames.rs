@@ -1,11 +1,14 @@
 //! Streams that show the canvas.
 
+use std::time::Duration;
+
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use unmask::server::Limits;
 
 use crate::completions::text;
 use crate::mock::Mock;
-use crate::server::Server;
+use crate::server::{Server, Setup};
 
 /// The frames of the canvas, and the others.
 fn split(frames: Vec<Value>) -> (Vec<Value>, Vec<Value>) {
@@ -67,6 +70,25 @@ async fn a_completion_shows_its_gap_beside_the_text_that_is_final() {
         let said = chunks.iter().map(text);
         assert_eq!(said.collect::<String>(), text(&whole));
     }
+}
+
+#[tokio::test]
+async fn frames_come_no_faster_than_the_limit_and_the_end_does_not_wait() {
+    let limits = Limits {
+        frame_interval: Duration::from_secs(3600),
+        ..Limits::default()
+    };
+    let setup = Setup {
+        limits,
+        ..Setup::default()
+    };
+    let server = Server::with(Mock::saying_text(1, &"abcdefgh".repeat(8)), setup).await;
+    let body = json!({"prompt": "p", "max_tokens": 64, "seed": 1, "diffusing": true});
+    let (canvas, chunks) = split(server.frames("/v1/completions", &body).await);
+    assert!(canvas.len() <= 2, "{} frames", canvas.len());
+    assert_eq!(canvas.last().unwrap()["masked"], 0);
+    let said: String = chunks.iter().map(text).collect();
+    assert_eq!(said, "abcdefgh".repeat(8));
 }
 
 #[tokio::test]
