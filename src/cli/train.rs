@@ -10,8 +10,8 @@ use unmask::models::ForwardProcess;
 use unmask::train::checkpoint::{load_config, state_path};
 use unmask::train::run::Event;
 use unmask::train::{
-    self, Initial, ModelDtype, Objective, Packing, Precision, TimeSampling, TrainConfig,
-    TrainDevice, TrainError,
+    self, Initial, ModelDtype, Objective, OptimizerKind, Packing, Precision, TimeSampling,
+    TrainConfig, TrainDevice, TrainError,
 };
 
 /// Shown below the help.
@@ -96,6 +96,9 @@ pub struct TrainArgs {
     /// Noise schedule of training, such as log-linear, cosine, maskgit, polynomial:2, geometric:0.001,20.
     #[arg(long, value_name = "NAME", default_value = "log-linear")]
     schedule: Schedule,
+    /// The optimiser of the blocks' matrices; embedding, head and norms are AdamW's.
+    #[arg(long, value_enum, default_value = "adamw")]
+    optimizer: OptimizerName,
     /// Optimiser steps.
     #[arg(long, default_value_t = 4000)]
     steps: u64,
@@ -163,6 +166,13 @@ enum PackingName {
 enum ObjectiveName {
     Nelbo,
     CrossEntropy,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum OptimizerName {
+    #[value(name = "adamw")]
+    AdamW,
+    Muon,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -236,6 +246,10 @@ impl TrainArgs {
                 TimeSamplingName::Uniform => TimeSampling::Uniform,
             },
             schedule: args.schedule,
+            optimizer: match args.optimizer {
+                OptimizerName::AdamW => OptimizerKind::AdamW,
+                OptimizerName::Muon => OptimizerKind::Muon,
+            },
             steps: args.steps,
             lr: args.lr,
             warmup: args.warmup,

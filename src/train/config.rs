@@ -69,6 +69,18 @@ pub enum Objective {
     CrossEntropy,
 }
 
+/// What turns gradients into changes of the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// AdamW (arXiv:1711.05101).
+    #[default]
+    AdamW,
+    /// Muon for the matrices of blocks, scaled to AdamW's learning rate (arXiv:2502.16982), and AdamW for
+    /// embedding, head and norms. Its products run on the CPU.
+    Muon,
+}
+
 /// How the diffusion times of a step are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -179,6 +191,9 @@ pub struct TrainConfig {
     /// The noise schedule of training.
     #[serde(with = "schedule_text", default = "schedule_text::log_linear")]
     pub schedule: Schedule,
+    /// The optimiser.
+    #[serde(default)]
+    pub optimizer: OptimizerKind,
     /// Optimiser steps.
     pub steps: u64,
     /// Peak learning rate.
@@ -243,6 +258,7 @@ impl TrainConfig {
             objective: Objective::default(),
             time_sampling: TimeSampling::default(),
             schedule: Schedule::LogLinear,
+            optimizer: OptimizerKind::default(),
             steps: 4000,
             lr: 2e-3,
             warmup: None,

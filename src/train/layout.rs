@@ -36,6 +36,26 @@ impl NetworkShape {
     }
 }
 
+/// What a parameter is for, as far as an optimiser cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The embedding.
+    Embedding,
+    /// A matrix inside a block.
+    Matrix,
+    /// A norm's factors.
+    Norm,
+    /// A head of its own.
+    Head,
+}
+
+impl Role {
+    /// Whether weight decay applies.
+    pub fn decays(self) -> bool {
+        matches!(self, Role::Matrix | Role::Head)
+    }
+}
+
 /// One parameter of the network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameter {
@@ -45,8 +65,8 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// Its place in the flat buffer.
     pub range: Range<usize>,
-    /// Whether weight decay applies.
-    pub decays: bool,
+    /// What it is for.
+    pub role: Role,
     /// Standard deviation of its initial values; `None` for ones (the norms).
     pub init_std: Option<f64>,
 }
@@ -89,14 +109,14 @@ impl Layout {
     pub fn new(shape: &NetworkShape) -> Self {
         let (d, f, v) = (shape.hidden, shape.mlp, shape.vocab);
         let mut parameters: Vec<Parameter> = Vec::new();
-        let mut add = |name: String, dims: &[usize], decays: bool, init_std: Option<f64>| {
+        let mut add = |name: String, dims: &[usize], role: Role, init_std: Option<f64>| {
             let start = parameters.last().map_or(0, |last| last.range.end);
             let range = start..start + dims.iter().product::<usize>();
             parameters.push(Parameter {
                 name: format!("model.transformer.{name}.weight"),
                 shape: dims.to_vec(),
                 range: range.clone(),
-                decays,
+                role,
                 init_std,
             });
             range
@@ -105,21 +125,21 @@ impl Layout {
         // Matrices that write to the residual stream start smaller, by the number of such writes
         // (GPT-2's initialisation).
         let residual_std = STD / (2.0 * shape.layers as f64).sqrt();
-        let embedding = add("wte".into(), &[v, d], false, Some(STD));
+        let embedding = add("wte".into(), &[v, d], Role::Embedding, Some(STD));
         let blocks = (0..shape.layers)
             .map(|layer| {
-                let mut add = |name: &str, dims: &[usize], decays, std| {
-                    add(format!("blocks.{layer}.{name}"), dims, decays, std)
+                let mut add = |name: &str, dims: &[usize], role, std| {
+                    add(format!("blocks.{layer}.{name}"), dims, role, std)
                 };
-                let attn_norm = add("attn_norm", &[d], false, None);
-                let q = add("q_proj", &[d, d], true, Some(STD));
-                add("k_proj", &[d, d], true, Some(STD));
-                let v = add("v_proj", &[d, d], true, Some(STD));
-                let attn_out = add("attn_out", &[d, d], true, Some(residual_std));
-                let ff_norm = add("ff_norm", &[d], false, None);
-                let gate = add("ff_proj", &[f, d], true, Some(STD));
-                let up = add("up_proj", &[f, d], true, Some(STD));
-                let ff_out = add("ff_out", &[d, f], true, Some(residual_std));
+                let attn_norm = add("attn_norm", &[d], Role::Norm, None);
+                let q = add("q_proj", &[d, d], Role::Matrix, Some(STD));
+                add("k_proj", &[d, d], Role::Matrix, Some(STD));
+                let v = add("v_proj", &[d, d], Role::Matrix, Some(STD));
+                let attn_out = add("attn_out", &[d, d], Role::Matrix, Some(residual_std));
+                let ff_norm = add("ff_norm", &[d], Role::Norm, None);
+                let gate = add("ff_proj", &[f, d], Role::Matrix, Some(STD));
+                let up = add("up_proj", &[f, d], Role::Matrix, Some(STD));
+                let ff_out = add("ff_out", &[d, f], Role::Matrix, Some(residual_std));
                 BlockRanges {
                     attn_norm,
                     qkv: q.start..v.end,
@@ -130,12 +150,12 @@ impl Layout {
                 }
             })
             .collect();
-        let final_norm = add("ln_f".into(), &[d], false, None);
+        let final_norm = add("ln_f".into(), &[d], Role::Norm, None);
         // A head of zeros starts at the uniform distribution: a loss of ln V.
         let head = if shape.tied {
             embedding.clone()
         } else {
-            add("ff_out".into(), &[v, d], true, Some(0.0))
+            add("ff_out".into(), &[v, d], Role::Head, Some(0.0))
         };
         Self {
             parameters,

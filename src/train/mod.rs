@@ -13,7 +13,7 @@
 //! | [`layout`] | the network's parameters in one flat buffer |
 //! | [`network`] | the loss and its gradient: the trait, and its composed (candle) form |
 //! | [`cpu`] | the same function written by hand for the CPU |
-//! | [`optimizer`] | AdamW, clipping, learning-rate schedule, exponential moving average |
+//! | [`optimizer`] | AdamW and Muon, clipping, learning-rate schedule, exponential moving average |
 //! | [`checkpoint`] | the Hugging Face directory and the resumable state, written atomically |
 //! | [`throughput`] | operations of a step, and how many the machine does a second |
 //! | [`trainer`] | one training step, one validation |
@@ -53,7 +53,8 @@ pub mod tokenizer;
 pub mod trainer;
 
 pub use config::{
-    ModelDtype, Objective, Packing, Precision, TimeSampling, TrainConfig, TrainDevice,
+    ModelDtype, Objective, OptimizerKind, Packing, Precision, TimeSampling, TrainConfig,
+    TrainDevice,
 };
 pub use error::TrainError;
 pub use initial::Initial;

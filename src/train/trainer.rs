@@ -12,7 +12,7 @@ use super::error::TrainError;
 use super::initial::Initial;
 use super::layout::{Layout, NetworkShape};
 use super::network::{ComposedNetwork, Network};
-use super::optimizer::{AdamW, Update, average_decay, global_norm, learning_rate};
+use super::optimizer::{Optimizer, Update, average_decay, global_norm, learning_rate};
 use super::throughput::operations;
 
 /// What a training step did.
@@ -94,7 +94,7 @@ impl Trainer {
             Precision::F32
         });
         let state = State {
-            adam: AdamW::new(weights.len()),
+            optimizer: Optimizer::new(config.optimizer, weights.len()),
             average: weights.clone(),
             weights,
             progress: Progress {
@@ -254,11 +254,12 @@ impl Trainer {
             config.lr,
             config.min_lr_ratio,
         );
-        state.adam.update(
+        state.optimizer.update(
             &self.layout,
             &mut state.weights,
             &mut state.average,
             &self.gradient,
+            config.precision.unwrap_or(Precision::F32),
             Update {
                 lr,
                 weight_decay: config.weight_decay,
@@ -393,6 +394,7 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
     same("heads", shapes.0.heads, shapes.1.heads)?;
     same("mlp-hidden", shapes.0.mlp, shapes.1.mlp)?;
     same("tie-head", saved.tie_head, given.tie_head)?;
+    same("optimizer", saved.optimizer, given.optimizer)?;
     same("batch", saved.batch, given.batch)?;
     same(
         "grad-accumulation",

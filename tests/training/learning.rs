@@ -28,6 +28,39 @@ fn the_loss_falls() {
 }
 
 #[test]
+fn muon_changes_matrices_alone_and_the_loss_falls() {
+    let mut case = Case::new();
+    let mut adamw = case.trainer();
+    case.config.optimizer = OptimizerKind::Muon;
+    let mut muon = case.trainer();
+    // A head of zeros gives the blocks no gradient, so that the first step is the same with both.
+    (adamw.step().unwrap(), muon.step().unwrap());
+    assert!(adamw.weights() == muon.weights());
+    let start = muon.weights().to_vec();
+    let lr = muon.step().unwrap().lr;
+    adamw.step().unwrap();
+    let (adamw, muon) = (adamw.weights(), muon.weights());
+    for parameter in Layout::new(&case.config.shape(300)).parameters {
+        let range = parameter.range;
+        let same = muon[range.clone()] == adamw[range.clone()];
+        assert_eq!(same, parameter.role != Role::Matrix, "{}", parameter.name);
+        if !same {
+            // All directions of a matrix move alike: by the learning rate times the update's size.
+            let moved = muon[range.clone()].iter().zip(&start[range.clone()]);
+            let square: f32 = moved.map(|(after, before)| (after - before).powi(2)).sum();
+            let rms = (square / range.len() as f32).sqrt() / lr as f32;
+            assert!((0.01..0.4).contains(&rms), "{} {rms}", parameter.name);
+        }
+    }
+
+    let best = case.run().unwrap().progress().best.unwrap();
+    assert!(best < 0.75 * 300f64.ln(), "{best}");
+    case.config.resume = true;
+    case.config.optimizer = OptimizerKind::AdamW;
+    assert!(case.fails().contains("optimizer"), "{}", case.fails());
+}
+
+#[test]
 fn the_bound_falls_with_every_objective_time_sampling_and_schedule() {
     let changes: [fn(&mut TrainConfig); 7] = [
         |c| c.objective = Objective::CrossEntropy,

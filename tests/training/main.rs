@@ -25,12 +25,12 @@ use unmask::models::llada::LladaConfig;
 use unmask::train::batch::Batch;
 use unmask::train::checkpoint::{load_state, state_path, write_atomically};
 use unmask::train::data::Data;
-use unmask::train::layout::Layout;
+use unmask::train::layout::{Layout, Role};
 use unmask::train::network::{ComposedNetwork, Network};
 use unmask::train::run::Event;
 use unmask::train::{
-    self, Initial, ModelDtype, Objective, Packing, Precision, TimeSampling, TrainConfig,
-    TrainDevice, TrainError, Trainer,
+    self, Initial, ModelDtype, Objective, OptimizerKind, Packing, Precision, TimeSampling,
+    TrainConfig, TrainDevice, TrainError, Trainer,
 };
 
 /// Sentences of a small grammar, the same every time; two documents in three languages.

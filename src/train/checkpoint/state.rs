@@ -12,7 +12,7 @@ use super::{bytes_of, serialize, write_atomically};
 use crate::train::config::TrainConfig;
 use crate::train::error::TrainError;
 use crate::train::layout::{Layout, NetworkShape};
-use crate::train::optimizer::AdamW;
+use crate::train::optimizer::{Moments, Optimizer};
 
 /// The version of the state's format.
 const VERSION: u32 = 1;
@@ -63,8 +63,8 @@ pub struct State {
     pub weights: Vec<f32>,
     /// Their moving average.
     pub average: Vec<f32>,
-    /// The optimiser's moments.
-    pub adam: AdamW,
+    /// The optimiser, with its moments.
+    pub optimizer: Optimizer,
 }
 
 impl State {
@@ -73,8 +73,8 @@ impl State {
         [
             &self.weights,
             &self.average,
-            &self.adam.first,
-            &self.adam.second,
+            &self.optimizer.moments.first,
+            &self.optimizer.moments.second,
         ]
     }
 }
@@ -211,21 +211,19 @@ pub fn load_state(path: &Path) -> Result<State, TrainError> {
         Ok(values)
     };
     let [weights, average, first, second] = BUFFERS.map(buffer);
-    let (weights, average, adam) = (
-        weights?,
-        average?,
-        AdamW {
-            first: first?,
-            second: second?,
-        },
-    );
     let state = State {
+        weights: weights?,
+        average: average?,
+        optimizer: Optimizer {
+            kind: header.config.optimizer,
+            moments: Moments {
+                first: first?,
+                second: second?,
+            },
+        },
         config: header.config,
         shape: header.shape,
         progress: header.progress,
-        weights,
-        average,
-        adam,
     };
     if checksum(state.buffers()) != header.checksum {
         return Err(corrupt("its checksum does not match".into()));

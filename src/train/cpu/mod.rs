@@ -25,6 +25,7 @@ use super::error::TrainError;
 use super::layout::{Layout, NetworkShape};
 use super::network::Network;
 pub use gemm::bf16_available;
+pub(super) use gemm::{Matrix, Products, Write};
 use pass::Pass;
 
 /// Slots that go through the network at once, roughly; more make the matrix products more

@@ -1,8 +1,12 @@
-//! AdamW over flat buffers, with clipping by the global norm and an average of the weights.
+//! The optimisers over flat buffers, with clipping by the global norm and an average of the weights.
+
+mod adamw;
+mod muon;
 
 use rayon::prelude::*;
 
-use super::layout::Layout;
+use super::config::{OptimizerKind, Precision};
+use super::layout::{Layout, Parameter, Role};
 
 /// Elements that one task updates.
 const PART: usize = 1 << 15;
@@ -45,7 +49,7 @@ pub fn global_norm(gradient: &[f32]) -> f64 {
     sums.iter().sum::<f64>().sqrt()
 }
 
-/// What [`AdamW::update`] needs beside the buffers.
+/// What [`Optimizer::update`] needs beside the buffers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Update {
     /// Learning rate.
@@ -60,69 +64,100 @@ pub struct Update {
     pub step: u64,
 }
 
-/// AdamW's state: the moments of the gradient. β = (0.9, 0.98), ε = 1e-8.
+impl Update {
+    /// By what a step multiplies the weights of a parameter before it changes them.
+    fn keep(&self, role: Role) -> f32 {
+        match role.decays() {
+            true => (1.0 - self.lr * self.weight_decay) as f32,
+            false => 1.0,
+        }
+    }
+}
+
+/// An optimiser and what it remembers of the gradients.
 #[derive(Debug, Clone, PartialEq)]
-pub struct AdamW {
-    /// First moment, one for each weight.
+pub struct Optimizer {
+    /// Which one.
+    pub kind: OptimizerKind,
+    /// The moments.
+    pub moments: Moments,
+}
+
+/// What an optimiser remembers of the gradients, one number of each kind for each weight.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moments {
+    /// AdamW's first moment, or Muon's momentum.
     pub first: Vec<f32>,
-    /// Second moment, one for each weight.
+    /// AdamW's second moment; of a matrix that Muon updates, zeros.
     pub second: Vec<f32>,
 }
 
-impl AdamW {
-    /// Zero moments for `n` weights.
-    pub fn new(n: usize) -> Self {
+/// One parameter's part of all buffers.
+struct Slices<'a> {
+    parameter: &'a Parameter,
+    weights: &'a mut [f32],
+    average: &'a mut [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+    gradient: &'a [f32],
+}
+
+impl Optimizer {
+    /// An optimiser of `n` weights that has seen no gradient.
+    pub fn new(kind: OptimizerKind, n: usize) -> Self {
         Self {
-            first: vec![0.0; n],
-            second: vec![0.0; n],
+            kind,
+            moments: Moments {
+                first: vec![0.0; n],
+                second: vec![0.0; n],
+            },
         }
     }
 
-    /// Updates the weights in place, and their average.
+    /// Updates the weights in place, and their average. `precision` is that of Muon's products.
     pub fn update(
         &mut self,
         layout: &Layout,
         weights: &mut [f32],
         average: &mut [f32],
         gradient: &[f32],
+        precision: Precision,
         update: Update,
     ) {
-        const BETAS: (f64, f64) = (0.9, 0.98);
-        const EPSILON: f64 = 1e-8;
-        let exponent = (update.step + 1) as f64;
-        let correction = (1.0 - BETAS.0.powf(exponent), 1.0 - BETAS.1.powf(exponent));
-        let size = (update.lr / correction.0) as f32;
-        let root = (1.0 / correction.1.sqrt()) as f32;
-        let scale = update.gradient_scale as f32;
-        let average_weight = (1.0 - update.average_decay) as f32;
-        let (keep1, keep2) = (BETAS.0 as f32, BETAS.1 as f32);
-        let (new1, new2) = ((1.0 - BETAS.0) as f32, (1.0 - BETAS.1) as f32);
+        let Moments { first, second } = &mut self.moments;
+        let mut rest = (weights, average, &mut first[..], &mut second[..]);
+        let mut parts = Vec::with_capacity(layout.parameters.len());
         for parameter in &layout.parameters {
-            let range = parameter.range.clone();
-            let decay = if parameter.decays {
-                update.lr * update.weight_decay
-            } else {
-                0.0
-            };
-            let keep = (1.0 - decay) as f32;
-            weights[range.clone()]
-                .par_chunks_mut(PART)
-                .zip(average[range.clone()].par_chunks_mut(PART))
-                .zip(self.first[range.clone()].par_chunks_mut(PART))
-                .zip(self.second[range.clone()].par_chunks_mut(PART))
-                .zip(gradient[range].par_chunks(PART))
-                .for_each(|((((weights, average), first), second), gradient)| {
-                    let moments = first.iter_mut().zip(second);
-                    let values = weights.iter_mut().zip(average);
-                    for (((w, a), (m, v)), g) in values.zip(moments).zip(gradient) {
-                        let g = g * scale;
-                        *m = keep1 * *m + new1 * g;
-                        *v = keep2 * *v + new2 * g * g;
-                        *w = *w * keep - size * *m / (v.sqrt() * root + EPSILON as f32);
+            let n = parameter.range.len();
+            let (weights, weights_rest) = rest.0.split_at_mut(n);
+            let (average, average_rest) = rest.1.split_at_mut(n);
+            let (first, first_rest) = rest.2.split_at_mut(n);
+            let (second, second_rest) = rest.3.split_at_mut(n);
+            rest = (weights_rest, average_rest, first_rest, second_rest);
+            parts.push(Slices {
+                parameter,
+                weights,
+                average,
+                first,
+                second,
+                gradient: &gradient[parameter.range.clone()],
+            });
+        }
+        let average_weight = (1.0 - update.average_decay) as f32;
+        parts.into_par_iter().for_each(|mut part| {
+            match (self.kind, part.parameter.role) {
+                (OptimizerKind::Muon, Role::Matrix) => muon::update(&mut part, precision, update),
+                _ => adamw::update(&mut part, update),
+            }
+            let averages = part.average.par_chunks_mut(PART);
+            averages
+                .zip(part.weights.par_chunks(PART))
+                .for_each(|(average, weights)| {
+                    for (a, w) in average.iter_mut().zip(weights) {
                         *a += average_weight * (*w - *a);
                     }
                 });
-        }
+        });
     }
 }
 
@@ -157,7 +192,7 @@ mod tests {
         let start = layout.initial_weights(1);
         let gradient: Vec<f32> = (0..layout.len()).map(|i| (i as f32 * 0.7).sin()).collect();
         let (mut weights, mut average) = (start.clone(), start.clone());
-        let mut adam = AdamW::new(layout.len());
+        let mut adam = Optimizer::new(OptimizerKind::AdamW, layout.len());
         let update = Update {
             lr: 0.01,
             weight_decay: 0.1,
@@ -165,11 +200,18 @@ mod tests {
             average_decay: 0.9,
             step: 0,
         };
-        adam.update(&layout, &mut weights, &mut average, &gradient, update);
+        adam.update(
+            &layout,
+            &mut weights,
+            &mut average,
+            &gradient,
+            Precision::F32,
+            update,
+        );
         for parameter in &layout.parameters {
             for i in parameter.range.clone() {
                 let g = f64::from(gradient[i]) * 0.5;
-                let decay = if parameter.decays {
+                let decay = if parameter.role.decays() {
                     1.0 - 0.01 * 0.1
                 } else {
                     1.0
