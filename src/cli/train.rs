@@ -96,15 +96,16 @@ pub struct TrainArgs {
     /// Noise schedule of training, such as log-linear, cosine, maskgit, polynomial:2, geometric:0.001,20.
     #[arg(long, value_name = "NAME", default_value = "log-linear")]
     schedule: Schedule,
-    /// The optimiser of the blocks' matrices; embedding, head and norms are AdamW's.
-    #[arg(long, value_enum, default_value = "adamw")]
-    optimizer: OptimizerName,
+    /// The optimiser of the blocks' matrices; embedding, head and norms are AdamW's [default: muon on a CPU,
+    /// adamw on CUDA, where Muon's products would run on the host; or that of the resumed run].
+    #[arg(long, value_enum)]
+    optimizer: Option<OptimizerName>,
     /// Optimiser steps.
     #[arg(long, default_value_t = 4000)]
     steps: u64,
-    /// Peak learning rate.
-    #[arg(long, default_value_t = 2e-3)]
-    lr: f64,
+    /// Peak learning rate [default: 0.006 with Muon, 0.002 with AdamW, or that of the resumed run].
+    #[arg(long)]
+    lr: Option<f64>,
     /// Steps of linear warm-up [default: a twentieth of steps].
     #[arg(long)]
     warmup: Option<u64>,
@@ -205,15 +206,28 @@ impl TrainArgs {
     fn config(self) -> Result<TrainConfig, TrainError> {
         let args = self;
         let mut base = TrainConfig::new(args.data, args.valid, args.out);
-        if let Some(init) = &args.init {
-            base = match args.resume {
-                true => {
-                    let saved = load_config(&state_path(&base.out))?;
-                    base.continuing(&saved)
-                }
-                false => base.starting_from(&Initial::open(init)?),
-            };
-        }
+        let saved = match args.resume {
+            true => Some(load_config(&state_path(&base.out))?),
+            false => None,
+        };
+        base = match (&saved, &args.init) {
+            (Some(saved), Some(_)) => base.continuing(saved),
+            (None, Some(init)) => base.starting_from(&Initial::open(init)?),
+            (_, None) => base,
+        };
+        let optimizer = match (args.optimizer, &saved, args.device) {
+            (Some(OptimizerName::AdamW), ..) => OptimizerKind::AdamW,
+            (Some(OptimizerName::Muon), ..) => OptimizerKind::Muon,
+            (None, Some(saved), _) => saved.optimizer,
+            (None, None, TrainDevice::Cpu) => OptimizerKind::Muon,
+            (None, None, TrainDevice::Cuda(_)) => OptimizerKind::AdamW,
+        };
+        let lr = match (args.lr, &saved, optimizer) {
+            (Some(lr), ..) => lr,
+            (None, Some(saved), _) => saved.lr,
+            (None, None, OptimizerKind::Muon) => 6e-3,
+            (None, None, OptimizerKind::AdamW) => 2e-3,
+        };
         Ok(TrainConfig {
             pairs: args.pairs,
             truncate_pairs: args.truncate_pairs,
@@ -246,12 +260,9 @@ impl TrainArgs {
                 TimeSamplingName::Uniform => TimeSampling::Uniform,
             },
             schedule: args.schedule,
-            optimizer: match args.optimizer {
-                OptimizerName::AdamW => OptimizerKind::AdamW,
-                OptimizerName::Muon => OptimizerKind::Muon,
-            },
+            optimizer,
             steps: args.steps,
-            lr: args.lr,
+            lr,
             warmup: args.warmup,
             min_lr_ratio: args.min_lr_ratio,
             weight_decay: args.weight_decay,

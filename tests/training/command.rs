@@ -96,3 +96,33 @@ fn the_share_of_the_products_rate_is_the_operations_a_second_over_the_rate_measu
         assert!((share * rate / operations - 1.0).abs() < 1e-12, "{share}");
     }
 }
+
+#[test]
+fn the_optimiser_and_its_rate_have_defaults_that_a_resumed_run_does_not_change() {
+    let settings = |case: &Case, options: &[&str]| {
+        // Without the options that every other test gives.
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unmask"));
+        command.arg("train").arg("--data").args(&case.config.data);
+        command.arg("--valid").arg(&case.config.valid);
+        command.arg("--out").arg(&case.config.out);
+        let shape =
+            "--vocab-size 300 --context 24 --layers 1 --hidden 16 --heads 1 --batch 2 --steps 1";
+        command.args(shape.split(' ')).args(options);
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{stderr}");
+        let config = load_state(&state_path(&case.config.out)).unwrap().config;
+        (config.optimizer, config.lr)
+    };
+    let muon = Case::new();
+    assert_eq!(settings(&muon, &[]), (OptimizerKind::Muon, 6e-3));
+    assert_eq!(settings(&muon, &["--resume"]), (OptimizerKind::Muon, 6e-3));
+    let adamw = Case::new();
+    let given = settings(&adamw, &["--optimizer", "adamw"]);
+    assert_eq!(given, (OptimizerKind::AdamW, 2e-3));
+    assert_eq!(settings(&adamw, &["--resume"]), given);
+    let given = Case::new();
+    let set = settings(&given, &["--optimizer", "adamw", "--lr", "0.001"]);
+    assert_eq!(set, (OptimizerKind::AdamW, 1e-3));
+    assert_eq!(settings(&given, &["--resume"]), set);
+}

@@ -153,6 +153,10 @@ impl Case {
             ("heads", config.heads.to_string()),
             ("batch", config.batch.to_string()),
             ("steps", config.steps.to_string()),
+            (
+                "optimizer",
+                format!("{:?}", config.optimizer).to_lowercase(),
+            ),
             ("lr", config.lr.to_string()),
             ("ema", config.ema.to_string()),
             ("valid-every", config.valid_every.to_string()),
