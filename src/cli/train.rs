@@ -53,7 +53,7 @@ pub struct TrainArgs {
     /// A tokenizer to use instead of training one; it must have <|mask|>, <|endoftext|> and <|pad|>.
     #[arg(long, value_name = "tokenizer.json")]
     tokenizer: Option<PathBuf>,
-    /// Size of the vocabulary, special tokens included [default: 2048, or the given tokenizer's].
+    /// Size of the vocabulary, special tokens included [default: 4096, or the given tokenizer's].
     #[arg(long)]
     vocab_size: Option<usize>,
     /// Window length in tokens [default: 128, or the longest canvas of --init].

@@ -234,7 +234,7 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
-    /// The default settings for given files: a model of 5.9 million parameters.
+    /// The default settings for given files: a model of 6.9 million parameters.
     pub fn new(data: Vec<PathBuf>, valid: PathBuf, out: PathBuf) -> Self {
         Self {
             data,
@@ -309,7 +309,7 @@ impl TrainConfig {
 
     /// The size of the vocabulary to train.
     pub fn vocab_size_or_default(&self) -> usize {
-        self.vocab_size.unwrap_or(2048)
+        self.vocab_size.unwrap_or(4096)
     }
 
     /// Steps of linear warm-up.
