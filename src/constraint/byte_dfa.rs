@@ -59,7 +59,27 @@ impl ByteDfa {
         Self::counted_regex(&format!("(?s:.*)(?:{pattern})(?s:.*)"), made)
     }
 
-    fn of_hir(hir: &Hir, made: &mut usize) -> Result<Self, ConstraintError> {
+    /// The texts that `pattern` matches wherever they are part of longer ones, by its flags: of `i`, `s` and `x`
+    /// those of Rust's `regex`; others change nothing.
+    pub(super) fn part(pattern: &str, flags: &str) -> Result<Self, ConstraintError> {
+        let hir = ParserBuilder::new()
+            .nest_limit(MAX_NESTING)
+            .case_insensitive(flags.contains('i'))
+            .dot_matches_new_line(flags.contains('s'))
+            .ignore_whitespace(flags.contains('x'))
+            .build()
+            .parse(pattern)
+            .map_err(|error| ConstraintError::Regex(syntax_message(&error)))?;
+        if !hir.properties().look_set().is_empty() {
+            return Err(ConstraintError::Regex(
+                "anchors and word boundaries look at what is around a text, which is not supported here".into(),
+            ));
+        }
+        Self::of_hir(&hir, &mut 0)
+    }
+
+    /// The texts of an expression; adds how many states were made on the way to `made`.
+    pub(super) fn of_hir(hir: &Hir, made: &mut usize) -> Result<Self, ConstraintError> {
         let config = thompson::Config::new()
             .which_captures(WhichCaptures::None)
             .nfa_size_limit(Some(MAX_BYTES));

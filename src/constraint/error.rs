@@ -14,6 +14,16 @@ pub enum ConstraintError {
         /// What is wrong, and what is allowed.
         reason: String,
     },
+    /// A grammar, or a part of one, that cannot be followed.
+    #[error("{reason} (line {line}, column {column})")]
+    Grammar {
+        /// Line of the grammar, from 1.
+        line: usize,
+        /// Character of the line, from 1.
+        column: usize,
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
     /// There is no text at all that it allows.
     #[error("no text matches it")]
     Empty,

@@ -1,15 +1,14 @@
-//! JSON as an automaton: each piece is put before what follows it, so that an automaton is built from the end of
-//! a text to its beginning.
+//! JSON as an automaton.
 //!
 //! Values are written without white space but for one optional space after a comma and after a colon. Numbers
 //! have at most 15 digits before and after the point and at most two in the exponent, so that every reader of
 //! JSON can hold them.
 
-use regex_automata::nfa::thompson::{self, Builder, Transition};
-use regex_automata::util::primitives::StateID;
+use regex_automata::nfa::thompson::Transition;
 
 use super::ConstraintError;
-use super::byte_dfa::{ByteDfa, DEAD, MAX_BYTES, build_error};
+use super::byte_dfa::ByteDfa;
+use super::nfa::{Built, Next, NfaBuilder, bytes};
 
 /// How deep the values of `json_object` nest, the object itself included.
 pub const OBJECT_DEPTH: usize = 4;
@@ -19,20 +18,6 @@ pub const ANY_DEPTH: usize = 2;
 
 pub(super) const INTEGER: &str = "-?(?:0|[1-9][0-9]{0,14})";
 const NUMBER: &str = r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?(?:[eE][+-]?[0-9]{1,2})?";
-
-/// A state of an automaton that is being built: what may follow.
-pub(super) type Next = StateID;
-
-/// A state, or why there is none.
-pub(super) type Built = Result<Next, ConstraintError>;
-
-fn failed(error: thompson::BuildError) -> ConstraintError {
-    build_error(error.size_limit().is_some(), &error)
-}
-
-fn bytes(start: u8, end: u8, next: Next) -> Transition {
-    Transition { start, end, next }
-}
 
 impl ByteDfa {
     /// The JSON objects that nest at most [`OBJECT_DEPTH`] deep.
@@ -46,7 +31,8 @@ impl ByteDfa {
 
 /// Builds automata of JSON texts.
 pub(super) struct JsonBuilder {
-    states: Builder,
+    /// The automaton.
+    pub states: NfaBuilder,
     number: ByteDfa,
     pub integer: ByteDfa,
 }
@@ -54,138 +40,54 @@ pub(super) struct JsonBuilder {
 impl JsonBuilder {
     /// The texts that `text` puts before their end.
     pub fn build(text: impl FnOnce(&mut Self, Next) -> Built) -> Result<ByteDfa, ConstraintError> {
+        let (states, end) = NfaBuilder::new()?;
         let mut json = Self {
-            states: Builder::new(),
+            states,
             number: ByteDfa::regex(NUMBER)?,
             integer: ByteDfa::regex(INTEGER)?,
         };
-        json.states
-            .set_size_limit(Some(MAX_BYTES))
-            .map_err(failed)?;
-        json.states.start_pattern().map_err(failed)?;
-        let end = json.states.add_match().map_err(failed)?;
         let start = text(&mut json, end)?;
-        json.states.finish_pattern(start).map_err(failed)?;
-        let nfa = json.states.build(start, start).map_err(failed)?;
-        ByteDfa::of_nfa(&nfa, &mut 0)
-    }
-
-    fn range(&mut self, start: u8, end: u8, next: Next) -> Built {
-        let state = self.states.add_range(bytes(start, end, next));
-        state.map_err(failed)
-    }
-
-    fn sparse(&mut self, transitions: Vec<Transition>) -> Built {
-        self.states.add_sparse(transitions).map_err(failed)
-    }
-
-    /// Any one of several; nothing if there is none.
-    pub fn either(&mut self, alternatives: Vec<Next>) -> Built {
-        self.states.add_union(alternatives).map_err(failed)
-    }
-
-    /// Nothing at all may follow: not even the end.
-    pub fn never(&mut self) -> Built {
-        self.states.add_fail().map_err(failed)
-    }
-
-    /// A state that further ones may lead back to before what follows it is known; [`Self::also`] says so.
-    pub fn later(&mut self) -> Built {
-        self.either(Vec::new())
-    }
-
-    /// Lets `next` follow a state of [`Self::later`].
-    pub fn also(&mut self, state: Next, next: Next) -> Result<(), ConstraintError> {
-        self.states.patch(state, next).map_err(failed)
-    }
-
-    /// The bytes of `text`.
-    pub fn literal(&mut self, text: &str, next: Next) -> Built {
-        let mut bytes = text.bytes().rev();
-        bytes.try_fold(next, |next, byte| self.range(byte, byte, next))
+        json.states.finish(start)
     }
 
     /// `text`, and a space or not.
     pub fn separator(&mut self, text: &str, next: Next) -> Built {
-        let space = self.literal(" ", next)?;
-        let next = self.either(vec![space, next])?;
-        self.literal(text, next)
-    }
-
-    /// The texts of `language`.
-    pub fn embed(&mut self, language: &ByteDfa, next: Next) -> Built {
-        self.embed_with(language, next, |_| false)
+        let space = self.states.literal(" ", next)?;
+        let next = self.states.either(vec![space, next])?;
+        self.states.literal(text, next)
     }
 
     /// A string whose characters are the texts of `language`.
     pub fn string_of(&mut self, language: &ByteDfa, next: Next) -> Built {
-        let close = self.literal("\"", next)?;
-        let open = self.embed_with(language, close, |byte| {
-            byte < b' ' || byte == b'"' || byte == b'\\'
+        let close = self.states.literal("\"", next)?;
+        let open = self.states.embed_with(language, close, |byte| {
+            (byte < b' ' || byte == b'"' || byte == b'\\').then(|| escape(byte))
         })?;
-        self.literal("\"", open)
-    }
-
-    /// The texts of `language`, with the bytes that `escaped` says written as JSON strings have them.
-    fn embed_with(
-        &mut self,
-        language: &ByteDfa,
-        next: Next,
-        escaped: impl Fn(u8) -> bool,
-    ) -> Built {
-        let count = language.states();
-        let states: Vec<Next> = (0..count).map(|_| self.later()).collect::<Result<_, _>>()?;
-        for (index, state) in (0..).zip(&states) {
-            let mut plain: Vec<Transition> = Vec::new();
-            for byte in 0..=u8::MAX {
-                let target = language.next(index, byte);
-                if target == DEAD {
-                    continue;
-                }
-                let target = states[target as usize];
-                if escaped(byte) {
-                    let escape = self.literal(&escape(byte), target)?;
-                    self.also(*state, escape)?;
-                    continue;
-                }
-                match plain.last_mut() {
-                    Some(last) if last.next == target && last.end + 1 == byte => last.end = byte,
-                    _ => plain.push(bytes(byte, byte, target)),
-                }
-            }
-            if !plain.is_empty() {
-                let plain = self.sparse(plain)?;
-                self.also(*state, plain)?;
-            }
-            if language.is_accepting(index) {
-                self.also(*state, next)?;
-            }
-        }
-        Ok(states[0])
+        self.states.literal("\"", open)
     }
 
     /// One character of a string, as it is or escaped.
     fn character(&mut self, next: Next) -> Built {
-        let one_more = self.range(0x80, 0xbf, next)?;
-        let two_more = self.range(0x80, 0xbf, one_more)?;
-        let three_more = self.range(0x80, 0xbf, two_more)?;
+        let one_more = self.states.range(0x80, 0xbf, next)?;
+        let two_more = self.states.range(0x80, 0xbf, one_more)?;
+        let three_more = self.states.range(0x80, 0xbf, two_more)?;
         // Without overlong forms, surrogates and what is beyond U+10FFFF.
-        let after_e0 = self.range(0xa0, 0xbf, one_more)?;
-        let after_ed = self.range(0x80, 0x9f, one_more)?;
-        let after_f0 = self.range(0x90, 0xbf, two_more)?;
-        let after_f4 = self.range(0x80, 0x8f, two_more)?;
-        let control = self.sparse(vec![
+        let after_e0 = self.states.range(0xa0, 0xbf, one_more)?;
+        let after_ed = self.states.range(0x80, 0x9f, one_more)?;
+        let after_f0 = self.states.range(0x90, 0xbf, two_more)?;
+        let after_f4 = self.states.range(0x80, 0x8f, two_more)?;
+        let control = self.states.sparse(vec![
             bytes(b'0', b'9', next),
             bytes(b'A', b'F', next),
             bytes(b'a', b'f', next),
         ])?;
-        let control = self.range(b'0', b'1', control)?;
-        let control = self.literal("00", control)?;
+        let control = self.states.range(b'0', b'1', control)?;
+        let control = self.states.literal("00", control)?;
         let short = |byte| bytes(byte, byte, next);
         let mut escapes: Vec<Transition> = b"\"/\\bfnrt".iter().copied().map(short).collect();
         escapes.push(bytes(b'u', b'u', control));
-        let escapes = self.sparse(escapes)?;
-        self.sparse(vec![
+        let escapes = self.states.sparse(escapes)?;
+        self.states.sparse(vec![
             bytes(b' ', b'!', next),
             bytes(b'#', b'[', next),
             bytes(b'\\', b'\\', escapes),
@@ -203,46 +105,49 @@ impl JsonBuilder {
 
     /// A string of `least` to `most` characters.
     pub fn string(&mut self, least: usize, most: Option<usize>, next: Next) -> Built {
-        let close = self.literal("\"", next)?;
+        let close = self.states.literal("\"", next)?;
         let mut rest = match most {
             Some(most) => {
                 let mut rest = close;
                 for _ in least..most {
                     let character = self.character(rest)?;
-                    rest = self.either(vec![close, character])?;
+                    rest = self.states.either(vec![close, character])?;
                 }
                 rest
             }
             None => {
-                let rest = self.later()?;
+                let rest = self.states.later()?;
                 let character = self.character(rest)?;
-                self.also(rest, character)?;
-                self.also(rest, close)?;
+                self.states.also(rest, character)?;
+                self.states.also(rest, close)?;
                 rest
             }
         };
         for _ in 0..least {
             rest = self.character(rest)?;
         }
-        self.literal("\"", rest)
+        self.states.literal("\"", rest)
     }
 
     /// An integer.
     pub fn any_integer(&mut self, next: Next) -> Built {
         let integer = self.integer.clone();
-        self.embed(&integer, next)
+        self.states.embed(&integer, next)
     }
 
     /// A number.
     pub fn any_number(&mut self, next: Next) -> Built {
         let number = self.number.clone();
-        self.embed(&number, next)
+        self.states.embed(&number, next)
     }
 
     /// true or false.
     pub fn boolean(&mut self, next: Next) -> Built {
-        let either = [self.literal("true", next)?, self.literal("false", next)?];
-        self.either(either.into())
+        let either = [
+            self.states.literal("true", next)?,
+            self.states.literal("false", next)?,
+        ];
+        self.states.either(either.into())
     }
 
     /// Any value that nests at most `depth` deep; at 0 no array and no object.
@@ -251,13 +156,13 @@ impl JsonBuilder {
             self.string(0, None, next)?,
             self.any_number(next)?,
             self.boolean(next)?,
-            self.literal("null", next)?,
+            self.states.literal("null", next)?,
         ];
         if depth > 0 {
             either.push(self.any_object(depth, next)?);
             either.push(self.array(0, None, next, |json, next| json.any_value(depth - 1, next))?);
         }
-        self.either(either)
+        self.states.either(either)
     }
 
     /// Any object that nests at most `depth` deep, itself included.
@@ -269,16 +174,16 @@ impl JsonBuilder {
 
     /// An object of any keys with values of one kind.
     pub fn map(&mut self, next: Next, value: impl FnOnce(&mut Self, Next) -> Built) -> Built {
-        let close = self.literal("}", next)?;
-        let after = self.later()?;
+        let close = self.states.literal("}", next)?;
+        let after = self.states.later()?;
         let entry = value(self, after)?;
         let entry = self.separator(":", entry)?;
         let entry = self.string(0, None, entry)?;
         let more = self.separator(",", entry)?;
-        self.also(after, more)?;
-        self.also(after, close)?;
-        let inside = self.either(vec![entry, close])?;
-        self.literal("{", inside)
+        self.states.also(after, more)?;
+        self.states.also(after, close)?;
+        let inside = self.states.either(vec![entry, close])?;
+        self.states.literal("{", inside)
     }
 
     /// An array of `least` to `most` items of one kind.
@@ -289,19 +194,19 @@ impl JsonBuilder {
         next: Next,
         mut item: impl FnMut(&mut Self, Next) -> Built,
     ) -> Built {
-        let close = self.literal("]", next)?;
+        let close = self.states.literal("]", next)?;
         if most == Some(0) {
-            return self.literal("[", close);
+            return self.states.literal("[", close);
         }
         // What follows the last item that is counted, then that of each before it.
         let mut after = match most {
             Some(_) => close,
             None => {
-                let after = self.later()?;
+                let after = self.states.later()?;
                 let more = item(self, after)?;
                 let more = self.separator(",", more)?;
-                self.also(after, more)?;
-                self.also(after, close)?;
+                self.states.also(after, more)?;
+                self.states.also(after, close)?;
                 after
             }
         };
@@ -309,15 +214,15 @@ impl JsonBuilder {
             let more = item(self, after)?;
             let more = self.separator(",", more)?;
             after = match count >= least {
-                true => self.either(vec![more, close])?,
+                true => self.states.either(vec![more, close])?,
                 false => more,
             };
         }
         let mut inside = item(self, after)?;
         if least == 0 {
-            inside = self.either(vec![inside, close])?;
+            inside = self.states.either(vec![inside, close])?;
         }
-        self.literal("[", inside)
+        self.states.literal("[", inside)
     }
 }
 

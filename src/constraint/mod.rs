@@ -2,7 +2,7 @@
 //!
 //! Slots of a gap are filled in any order, several a step, so that it is not enough to follow a parser from
 //! left to right: at every step the gap must remain completable. A [`ByteDfa`] is the language, of a regular
-//! expression or of a JSON Schema; a [`TokenDfa`] is the same over the tokens of a [`Vocabulary`]; and a
+//! expression, a grammar or a JSON Schema; a [`TokenDfa`] is the same over the tokens of a [`Vocabulary`]; and a
 //! [`CanvasConstraint`] keeps for each slot the states that can be reached from the left and those from which
 //! the end can be reached on the right, and so knows the tokens that may be committed to it.
 
@@ -10,7 +10,9 @@ mod byte_dfa;
 mod canvas;
 mod error;
 mod gap;
+mod grammar;
 mod json;
+mod nfa;
 mod schema;
 mod state_sets;
 mod token_dfa;
@@ -19,6 +21,7 @@ mod vocabulary;
 pub use byte_dfa::ByteDfa;
 pub use canvas::{CanvasConstraint, GapConstraint};
 pub use error::ConstraintError;
+pub use grammar::{NESTED_STATES, NESTING};
 pub use json::{ANY_DEPTH, OBJECT_DEPTH};
 pub use schema::RECURSION;
 pub use token_dfa::TokenDfa;

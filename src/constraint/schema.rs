@@ -15,7 +15,8 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
-use super::json::{ANY_DEPTH, Built, JsonBuilder, Next};
+use super::json::{ANY_DEPTH, JsonBuilder};
+use super::nfa::{Built, Next};
 use super::{ByteDfa, ConstraintError};
 use budget::Budget;
 use keywords::{Keywords, Kind};
@@ -119,7 +120,7 @@ impl<'a> Reader<'a> {
         self.nesting += 1;
         let built = match schema {
             Value::Bool(true) => json.any_value(ANY_DEPTH, next),
-            Value::Bool(false) => json.never(),
+            Value::Bool(false) => json.states.never(),
             Value::Object(fields) => self.fields(json, fields, path, next),
             _ => Err(refused(
                 path,
@@ -156,9 +157,9 @@ impl<'a> Reader<'a> {
             keywords.finish("beside const and enum")?;
             let literals: Vec<Next> = values
                 .iter()
-                .map(|value| json.literal(&value.to_string(), next))
+                .map(|value| json.states.literal(&value.to_string(), next))
                 .collect::<Result<_, _>>()?;
-            return json.either(literals);
+            return json.states.either(literals);
         }
         let Some(kinds) = kinds.or_else(|| keywords.implied_kind().map(|kind| vec![kind])) else {
             keywords.finish("without a type")?;
@@ -167,7 +168,7 @@ impl<'a> Reader<'a> {
         let mut either = Vec::new();
         for kind in &kinds {
             either.push(match kind {
-                Kind::Null => json.literal("null", next)?,
+                Kind::Null => json.states.literal("null", next)?,
                 Kind::Boolean => json.boolean(next)?,
                 Kind::Number => match numbers::decimals(&mut keywords)? {
                     Some(pattern) => self.bounded(json, pattern, next)?,
@@ -184,7 +185,7 @@ impl<'a> Reader<'a> {
         }
         let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
         keywords.finish(&format!("for the type {}", names.join(", ")))?;
-        json.either(either)
+        json.states.either(either)
     }
 
     fn reference(
@@ -206,7 +207,7 @@ impl<'a> Reader<'a> {
         };
         let depth = self.open.entry(name).or_default();
         if *depth > RECURSION {
-            return json.never();
+            return json.states.never();
         }
         *depth += 1;
         let built = self.value(json, target, &name[1..].replace('/', "."), next);
@@ -250,7 +251,7 @@ impl<'a> Reader<'a> {
             .enumerate()
             .map(|(index, part)| self.value(json, part, &format!("{path}[{index}]"), next))
             .collect::<Result<_, _>>()?;
-        json.either(either)
+        json.states.either(either)
     }
 
     /// The texts that `make` makes the first time, adding how many states that took; none if there are none.
@@ -276,8 +277,8 @@ impl<'a> Reader<'a> {
     fn bounded(&mut self, json: &mut JsonBuilder, pattern: String, next: Next) -> Built {
         let text = Text::Number(pattern.clone());
         match self.language(text, |made| ByteDfa::counted_regex(&pattern, made))? {
-            Some(language) => json.embed(&language, next),
-            None => json.never(),
+            Some(language) => json.states.embed(&language, next),
+            None => json.states.never(),
         }
     }
 
@@ -301,7 +302,7 @@ impl<'a> Reader<'a> {
             None => None,
         };
         if most.is_some_and(|most| most < least) {
-            return json.never();
+            return json.states.never();
         }
         if pattern.is_none() && format.is_none() {
             return json.string(least, most, next);
@@ -352,7 +353,7 @@ impl<'a> Reader<'a> {
         })?;
         match language {
             Some(language) => json.string_of(&language, next),
-            None => json.never(),
+            None => json.states.never(),
         }
     }
 
@@ -363,7 +364,7 @@ impl<'a> Reader<'a> {
         let path = keywords.path("items");
         let items = keywords.take("items").unwrap_or(&Value::Bool(true));
         if most.is_some_and(|most| most < least) {
-            return json.never();
+            return json.states.never();
         }
         json.array(least, most, next, |json, next| {
             self.value(json, items, &path, next)
@@ -401,24 +402,24 @@ impl<'a> Reader<'a> {
                 });
             }
         };
-        let close = json.literal("}", next)?;
+        let close = json.states.literal("}", next)?;
         // What follows where a property was written before, and where none was.
         let (mut after_some, mut after_none) = (close, close);
         for (name, schema) in properties.into_iter().rev() {
             let entry = self.value(json, schema, &format!("{at}.{name}"), after_some)?;
             let entry = json.separator(":", entry)?;
             let key = Value::from(name.as_str()).to_string();
-            let entry = json.literal(&key, entry)?;
+            let entry = json.states.literal(&key, entry)?;
             let more = json.separator(",", entry)?;
             (after_some, after_none) = match required.contains(&name.as_str()) {
                 true => (more, entry),
                 false => (
-                    json.either(vec![more, after_some])?,
-                    json.either(vec![entry, after_none])?,
+                    json.states.either(vec![more, after_some])?,
+                    json.states.either(vec![entry, after_none])?,
                 ),
             };
         }
-        json.literal("{", after_none)
+        json.states.literal("{", after_none)
     }
 }
 

@@ -5,8 +5,10 @@ mod support;
 
 mod allowed;
 mod babbler;
+mod earley;
 
 mod engine;
+mod grammars;
 mod random;
 mod schemas;
 mod validator;
