@@ -1,9 +1,13 @@
 //! Denoises one canvas for the command line.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
 use unmask::canvas::Canvas;
-use unmask::constraint::{ByteDfa, CanvasConstraint, GapConstraint, TokenDfa};
+use unmask::constraint::{
+    ByteDfa, CanvasConstraint, ConstraintError, GapConstraint, TokenDfa, Vocabulary,
+};
 use unmask::decode::DecodePlan;
 use unmask::engine::{Engine, Event, Statistics};
 use unmask::text::Tokenizer;
@@ -11,18 +15,56 @@ use unmask::text::Tokenizer;
 use crate::cli::animate::Animation;
 use crate::cli::output::{OutputArgs, Trace};
 
+/// What a gap is to be filled with.
+pub enum Form {
+    /// A text of a language.
+    Language(ByteDfa),
+    /// A text of a grammar.
+    Grammar(String),
+}
+
+impl Form {
+    /// A text of the regular expression that `--regex` gives.
+    pub fn regex(pattern: &str) -> anyhow::Result<Self> {
+        let language = ByteDfa::regex(pattern).with_context(|| format!("--regex {pattern:?}"))?;
+        Ok(Self::Language(language))
+    }
+
+    /// A text of the grammar that `--grammar` gives.
+    pub fn grammar(text: &str) -> anyhow::Result<Self> {
+        // Read before the model is, which may take a while.
+        ByteDfa::grammar(text).context("--grammar")?;
+        Ok(Self::Grammar(text.to_owned()))
+    }
+
+    /// A text of the grammar in a file.
+    pub fn grammar_file(path: &Path) -> anyhow::Result<Self> {
+        let option = || format!("--grammar-file {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(option)?;
+        ByteDfa::grammar(&text).with_context(option)?;
+        Ok(Self::Grammar(text))
+    }
+
+    fn over(&self, vocabulary: &Arc<Vocabulary>) -> Result<TokenDfa, ConstraintError> {
+        match self {
+            Self::Language(language) => TokenDfa::new(language.clone(), vocabulary.clone()),
+            Self::Grammar(text) => TokenDfa::grammar(text, vocabulary),
+        }
+    }
+}
+
 /// Denoises `canvas` to the end, with the scratch slots that the model needs, tracing and animating as
-/// asked. Each gap is filled with a text of its language, the first with one of the first, if there are any.
+/// asked. Each gap is filled with a text of its form, the first with one of the first, if there are any.
 pub fn denoise(
     engine: &Engine,
     canvas: Canvas,
     plan: &DecodePlan,
-    languages: &[ByteDfa],
+    forms: &[Form],
     output: &OutputArgs,
     tokenizer: &dyn Tokenizer,
 ) -> anyhow::Result<(Canvas, Statistics)> {
     let canvas = plan.noised(engine.spec().with_scratch(plan, canvas));
-    let constraint = constraint(engine, &canvas, plan, languages, tokenizer)?;
+    let constraint = constraint(engine, &canvas, plan, forms, tokenizer)?;
     let mut trace = output
         .trace
         .as_deref()
@@ -59,25 +101,26 @@ fn constraint(
     engine: &Engine,
     canvas: &Canvas,
     plan: &DecodePlan,
-    languages: &[ByteDfa],
+    forms: &[Form],
     tokenizer: &dyn Tokenizer,
 ) -> anyhow::Result<Option<CanvasConstraint>> {
     let gaps = canvas.gaps().len();
-    if languages.is_empty() {
+    if forms.is_empty() {
         return Ok(None);
     }
     plan.check_constrained()?;
-    if languages.len() != gaps {
+    if forms.len() != gaps {
         anyhow::bail!(
-            "--regex is given {} times, and there are {gaps} gaps; allowed: once a gap, in their order",
-            languages.len()
+            "{} regular expressions or grammars are given, and there are {gaps} gaps; allowed: one a gap, in their \
+             order",
+            forms.len()
         );
     }
     let spec = engine.spec();
     let vocabulary = Arc::new(spec.vocabulary(|token| tokenizer.bytes(token)));
     let mut constraints = Vec::new();
-    for (gap, language) in languages.iter().enumerate() {
-        let language = TokenDfa::new(language.clone(), vocabulary.clone())?;
+    for (gap, form) in forms.iter().enumerate() {
+        let language = form.over(&vocabulary)?;
         let may_end = plan.sampling.may_stop_in(canvas, gap);
         let slots = canvas.gaps()[gap].len();
         let lengths = language.lengths(spec.max_canvas, may_end);

@@ -11,7 +11,7 @@ use unmask::text::Layout;
 use unmask::text::gaps::Piece;
 
 use crate::cli::decode_args::DecodeArgs;
-use crate::cli::denoise::denoise;
+use crate::cli::denoise::{Form, denoise};
 use crate::cli::model::{ModelArgs, tokenizer};
 use crate::cli::output::OutputArgs;
 
@@ -34,10 +34,16 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 32)]
     gap: usize,
     /// A regular expression that the whole completion matches, in the syntax of Rust's `regex`
-    #[arg(long, value_name = "PATTERN", conflicts_with = "json_schema")]
+    #[arg(long, value_name = "PATTERN", group = "form")]
     regex: Option<String>,
+    /// A grammar, GBNF or Lark, of which the whole completion is a text
+    #[arg(long, value_name = "GRAMMAR", group = "form")]
+    grammar: Option<String>,
+    /// A file with such a grammar
+    #[arg(long, value_name = "FILE", group = "form")]
+    grammar_file: Option<PathBuf>,
     /// A file with a JSON Schema by which the completion is valid
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "form")]
     json_schema: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
@@ -49,12 +55,13 @@ pub struct GenerateArgs {
 
 /// Runs `unmask generate`.
 pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
-    let language = match (&args.regex, &args.json_schema) {
-        (Some(pattern), _) => Some(ByteDfa::regex(pattern).context("--regex")?),
-        (None, Some(path)) => Some(schema(path)?),
-        (None, None) => None,
-    };
-    let language: Vec<ByteDfa> = language.into_iter().collect();
+    let regex = args.regex.as_deref().map(Form::regex);
+    let grammar = args.grammar.as_deref().map(Form::grammar);
+    let grammar_file = args.grammar_file.as_deref().map(Form::grammar_file);
+    let schema = args.json_schema.as_deref().map(schema);
+    // One at most is given.
+    let forms = [regex, grammar, grammar_file, schema].into_iter().flatten();
+    let forms = forms.collect::<anyhow::Result<Vec<Form>>>()?;
     let checkpoint = args.model.checkpoint()?;
     let spec = checkpoint.spec()?;
     let plan = args.decode.plan(&spec)?;
@@ -70,8 +77,7 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
         .fixed(&prompt_ids)
         .gap(args.gap)
         .build()?;
-    let (canvas, statistics) =
-        denoise(&engine, canvas, &plan, &language, &args.output, &*tokenizer)?;
+    let (canvas, statistics) = denoise(&engine, canvas, &plan, &forms, &args.output, &*tokenizer)?;
     // A completion ends at the first stop token.
     let reading = Layout::of(vec![Piece::Text(prompt), Piece::Gap(args.gap)]).read_until(
         &canvas,
@@ -83,14 +89,15 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
 }
 
 /// The texts that are valid by the JSON Schema in a file.
-fn schema(path: &Path) -> anyhow::Result<ByteDfa> {
+fn schema(path: &Path) -> anyhow::Result<Form> {
     let file = path.display();
     let text = std::fs::read(path).with_context(|| format!("--json-schema {file}"))?;
     let schema = serde_json::from_slice(&text).with_context(|| format!("--json-schema {file}"))?;
-    ByteDfa::json_schema(&schema).map_err(|error| match &error {
+    let language = ByteDfa::json_schema(&schema).map_err(|error| match &error {
         ConstraintError::Schema { path, .. } if !path.is_empty() => {
             anyhow::anyhow!("--json-schema {file}: {path}: {error}")
         }
         _ => anyhow::anyhow!("--json-schema {file}: {error}"),
-    })
+    })?;
+    Ok(Form::Language(language))
 }

@@ -1,15 +1,16 @@
 //! `unmask infill`.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use clap::Args;
 use unmask::canvas::{Canvas, TokenId};
-use unmask::constraint::ByteDfa;
 use unmask::engine::EngineConfig;
 use unmask::text::Layout;
 use unmask::text::gaps::{self, Piece};
 
 use crate::cli::decode_args::DecodeArgs;
-use crate::cli::denoise::denoise;
+use crate::cli::denoise::{Form, denoise};
 use crate::cli::model::{ModelArgs, tokenizer};
 use crate::cli::output::OutputArgs;
 
@@ -29,8 +30,14 @@ pub struct InfillArgs {
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     canvas_ids: Option<Vec<TokenId>>,
     /// A regular expression that the whole text of a gap matches, in the syntax of Rust's `regex`; once a gap
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", group = "form")]
     regex: Vec<String>,
+    /// A grammar, GBNF or Lark, of which the whole text of a gap is one; once a gap
+    #[arg(long, value_name = "GRAMMAR", group = "form")]
+    grammar: Vec<String>,
+    /// A file with such a grammar; once a gap
+    #[arg(long, value_name = "FILE", group = "form")]
+    grammar_file: Vec<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -41,11 +48,15 @@ pub struct InfillArgs {
 
 /// Runs `unmask infill`.
 pub fn run(args: InfillArgs) -> anyhow::Result<()> {
-    let languages = args
-        .regex
+    let regexes = args.regex.iter().map(|pattern| Form::regex(pattern));
+    let grammars = args.grammar.iter().map(|text| Form::grammar(text));
+    let files = args
+        .grammar_file
         .iter()
-        .map(|pattern| ByteDfa::regex(pattern).with_context(|| format!("--regex {pattern:?}")));
-    let languages = languages.collect::<Result<Vec<_>, _>>()?;
+        .map(|path| Form::grammar_file(path));
+    // Of one kind at most any are given.
+    let forms = regexes.chain(grammars).chain(files);
+    let forms = forms.collect::<anyhow::Result<Vec<Form>>>()?;
     let checkpoint = args.model.checkpoint()?;
     let spec = checkpoint.spec()?;
     let plan = args.decode.infill_plan(&spec)?;
@@ -72,14 +83,7 @@ pub fn run(args: InfillArgs) -> anyhow::Result<()> {
             Layout::new(pieces, &*tokenizer, engine.blank())?
         }
     };
-    let (canvas, statistics) = denoise(
-        &engine,
-        canvas,
-        &plan,
-        &languages,
-        &args.output,
-        &*tokenizer,
-    )?;
+    let (canvas, statistics) = denoise(&engine, canvas, &plan, &forms, &args.output, &*tokenizer)?;
     let reading = layout.read(&canvas, &*tokenizer);
     args.output
         .print(&canvas, &reading, &plan, &statistics, &*tokenizer)

@@ -261,6 +261,11 @@ STRING: "'" /[^'\/]/s* "'"
             &["", &nested(NESTING)],
             &[&nested(NESTING + 1), "(()"],
         );
+        check(
+            "root ::= root \"+\" root | root \"*\" root | \"(\" root \")\" | [0-9]+",
+            &["1+22*(3+4)+5", "((1))*((2+3))", &("1+".repeat(500) + "1")],
+            &["1+", "(1", "1)"],
+        );
         // What leads nowhere, or to itself alone, is no text.
         check("root ::= a | \"x\"\na ::= b\nb ::= a", &["x"], &[""]);
         check("root ::= root | (root)* \"x\"", &["x", "xx"], &[""]);

@@ -14,6 +14,8 @@ use crate::constraint::{ByteDfa, ConstraintError, TokenDfa, Vocabulary};
 pub(super) enum Source {
     /// A regular expression.
     Regex(String),
+    /// A grammar.
+    Grammar(String),
     /// Any JSON object.
     Object,
     /// A JSON Schema.
@@ -25,17 +27,20 @@ impl Source {
     fn key(&self) -> String {
         match self {
             Self::Regex(pattern) => format!("regex {pattern}"),
+            Self::Grammar(grammar) => format!("grammar {grammar}"),
             Self::Object => "object".to_owned(),
             Self::Schema(schema) => format!("schema {schema}"),
         }
     }
 
-    fn bytes(&self) -> Result<ByteDfa, ConstraintError> {
-        match self {
+    fn over(&self, vocabulary: &Arc<Vocabulary>) -> Result<TokenDfa, ConstraintError> {
+        let bytes = match self {
             Self::Regex(pattern) => ByteDfa::regex(pattern),
+            Self::Grammar(grammar) => return TokenDfa::grammar(grammar, vocabulary),
             Self::Object => ByteDfa::json_object(),
             Self::Schema(schema) => ByteDfa::json_schema(schema),
-        }
+        };
+        TokenDfa::new(bytes?, vocabulary.clone())
     }
 }
 
@@ -87,10 +92,8 @@ impl Languages {
         let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         // It may have been made meanwhile.
         let made = self.known(&key).unwrap_or_else(|| {
-            let made = source.bytes().and_then(|bytes| {
-                let vocabulary = self.vocabulary.get_or_init(|| Arc::new(vocabulary()));
-                Ok(Arc::new(TokenDfa::new(bytes, vocabulary.clone())?))
-            });
+            let vocabulary = self.vocabulary.get_or_init(|| Arc::new(vocabulary()));
+            let made = source.over(vocabulary).map(Arc::new);
             self.keep(key, made.clone());
             made
         });

@@ -78,7 +78,7 @@ fn model(state: &AppState) -> Model {
             AttentionPattern::BlockCausal { .. } => "left-context",
         },
         constraints: match spec.mask_token() {
-            Some(_) => &["regex", "json_object", "json_schema"],
+            Some(_) => &["regex", "grammar", "json_object", "json_schema"],
             None => &[],
         },
         attention: spec.attention,

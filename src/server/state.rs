@@ -34,8 +34,8 @@ pub struct Limits {
     pub gap_name_bytes: usize,
     /// Longest regular expression of a gap, in bytes of UTF-8.
     pub regex_bytes: usize,
-    /// Most different regular expressions a request.
-    pub regexes: usize,
+    /// Most different regular expressions and grammars a request.
+    pub forms: usize,
     /// Largest request body, in bytes.
     pub body_bytes: usize,
     /// Most requests that are denoised at a time, streams included; more are answered with status 429.
@@ -72,7 +72,7 @@ impl Default for Limits {
             choice_forwards: 256,
             gap_name_bytes: 256,
             regex_bytes: 4096,
-            regexes: 16,
+            forms: 16,
             body_bytes: 1 << 20,
             requests: 1024,
             requests_per_key: 1024,

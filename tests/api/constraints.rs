@@ -9,6 +9,35 @@ use crate::server::{Server, Setup};
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
 const INFILL: &str = "/v1/infill";
+const FIM: &str = "/v1/fim/completions";
+const LLAMA: &str = "/infill";
+
+/// Sums in brackets, of GBNF and of Lark.
+const SUMS: [&str; 2] = [
+    "root ::= sum\nsum ::= term (\"+\" term)*\nterm ::= [1-9] | \"(\" sum \")\"",
+    "start: start \"+\" term | term\nterm: /[1-9]/ | \"(\" start \")\"",
+];
+
+/// Takes a sum off the beginning of a text.
+fn sum(text: &str) -> Option<&str> {
+    let mut rest = term(text)?;
+    while let Some(more) = rest.strip_prefix('+') {
+        rest = term(more)?;
+    }
+    Some(rest)
+}
+
+fn term(text: &str) -> Option<&str> {
+    match text.strip_prefix('(') {
+        Some(inner) => sum(inner)?.strip_prefix(')'),
+        None => text.strip_prefix(|digit: char| ('1'..='9').contains(&digit)),
+    }
+}
+
+#[track_caller]
+fn check_sum(text: &Value) {
+    assert_eq!(sum(text.as_str().unwrap()), Some(""), "{text}");
+}
 
 fn person() -> Value {
     json!({"type": "json_schema", "json_schema": {"name": "person", "strict": true, "schema": {
@@ -125,6 +154,83 @@ async fn gaps_match_their_expressions_and_only_lengths_that_can_are_tried() {
 }
 
 #[tokio::test]
+async fn texts_are_of_their_grammar_wherever_one_can_be_given() {
+    let setup = Setup {
+        chat_template: Some("{{ messages[0].content }}"),
+        ..Setup::default()
+    };
+    let server = Server::with(Mock::uniform(), setup).await;
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    for (seed, grammar) in SUMS.iter().cycle().take(6).enumerate() {
+        for (path, mut body, text) in [
+            (
+                COMPLETIONS,
+                json!({"prompt": "1+1=", "max_tokens": 12}),
+                "/choices/0/text",
+            ),
+            (
+                CHAT,
+                json!({"messages": messages, "max_tokens": 9}),
+                "/choices/0/message/content",
+            ),
+            (
+                FIM,
+                json!({"prompt": "x = ", "suffix": ";", "max_tokens": 11}),
+                "/choices/0/message/content",
+            ),
+            (
+                LLAMA,
+                json!({"input_prefix": "x = ", "n_predict": 7}),
+                "/content",
+            ),
+        ] {
+            body["grammar"] = (*grammar).into();
+            body["seed"] = seed.into();
+            body["temperature"] = 1.into();
+            body["diffusion"] = json!({"steps": 4});
+            let answer = server.answer(path, &body).await;
+            check_sum(answer.pointer(text).unwrap());
+        }
+        let body = json!({
+            "segments": ["a ", {"gap": {"tokens": 7, "grammar": grammar}}, " é ",
+                {"gap": {"min_tokens": 2, "max_tokens": 9, "grammar": grammar}}, " b"],
+            "seed": seed, "temperature": 1, "diffusion": {"steps": 3},
+        });
+        let choice = &server.answer(INFILL, &body).await["choices"][0];
+        let gaps = &choice["gaps"];
+        check_sum(&gaps[0]["text"]);
+        check_sum(&gaps[1]["text"]);
+        assert_eq!(gaps[0]["text"].as_str().unwrap().len(), 7);
+        let whole = format!(
+            "a {} é {} b",
+            gaps[0]["text"].as_str().unwrap(),
+            gaps[1]["text"].as_str().unwrap()
+        );
+        assert_eq!(choice["text"], whole);
+    }
+}
+
+#[tokio::test]
+async fn an_editors_filling_can_be_json() {
+    let server = Server::of(Mock::uniform()).await;
+    let schema = json!({"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2});
+    let body = json!({
+        "input_prefix": "x = ", "input_suffix": ";", "n_predict": 12, "json_schema": schema, "temperature": 1,
+        "grammar": "",
+    });
+    let content = server.answer(LLAMA, &body).await["content"].take();
+    let list: Vec<u8> = serde_json::from_str(content.as_str().unwrap()).unwrap();
+    assert!(list.len() == 2 && list.iter().all(|item| [1, 2].contains(item)));
+    let format = json!({"type": "json_schema", "json_schema": {"schema": schema}});
+    let body = json!({
+        "prompt": "x = ", "suffix": ";", "max_tokens": 12, "temperature": 1, "response_format": format,
+    });
+    let answer = server.answer(FIM, &body).await;
+    let content = answer["choices"][0]["message"]["content"].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<Vec<u8>>(content).unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn a_real_tokenizers_pieces_make_up_the_text() {
     let server = Server::golden().await;
     for seed in 0..6 {
@@ -152,6 +258,10 @@ async fn what_cannot_be_asked_for_is_refused_by_its_path() {
         )
     };
     let gap = |gap: Value| (INFILL, json!({"segments": ["a", {"gap": gap}, "b"]}));
+    let grammar = |path: &'static str, mut body: Value| {
+        body["grammar"] = "root ::= \"a\"+".into();
+        (path, body)
+    };
     let too_long = "a".repeat(5000);
     let stopped = json!({
         "prompt": "a", "stop": "x", "max_tokens": 40, "response_format": {"type": "json_object"},
@@ -242,9 +352,73 @@ async fn what_cannot_be_asked_for_is_refused_by_its_path() {
             "choices is given as well",
         ),
         (
-            gap(json!({"tokens": 2, "grammar": "start: \"a\""})),
+            gap(json!({"tokens": 2, "grammar": "root ::= \"a\"\nroot2 ::= [b"})),
             "segments[1].gap.grammar",
-            "regex in its place",
+            "(line 2, column 11)",
+        ),
+        (
+            gap(json!({"tokens": 2, "grammar": "%import other.NAME\nstart: NAME"})),
+            "segments[1].gap.grammar",
+            "not supported (line 1, column 9)",
+        ),
+        (
+            gap(json!({"tokens": 2, "grammar": "start: \"a\"", "regex": "a"})),
+            "segments[1].gap.grammar",
+            "regex is given as well",
+        ),
+        (
+            gap(json!({"tokens": 2, "grammar": "start: \"a\"", "stop": "a"})),
+            "segments[1].gap.grammar",
+            "stop is given as well",
+        ),
+        (
+            gap(json!({"tokens": 2, "grammar": "start: \"abc\""})),
+            "segments[1].gap.tokens",
+            "3 is the nearest that is allowed",
+        ),
+        (
+            gap(json!({"tokens": 2, "grammar": "start: (\"a\"~1000)~1000"})),
+            "segments[1].gap.grammar",
+            "too large",
+        ),
+        (
+            grammar(
+                COMPLETIONS,
+                json!({"prompt": "a", "response_format": {"type": "json_object"}}),
+            ),
+            "grammar",
+            "response_format is given as well",
+        ),
+        (
+            grammar(COMPLETIONS, json!({"prompt": "a", "stop": "x"})),
+            "stop",
+            "cut short",
+        ),
+        (
+            grammar(
+                FIM,
+                json!({"prompt": "a", "response_format": {"type": "json_object"}}),
+            ),
+            "grammar",
+            "response_format is given as well",
+        ),
+        (
+            grammar(LLAMA, json!({"input_prefix": "a", "json_schema": {}})),
+            "grammar",
+            "json_schema is given as well",
+        ),
+        (
+            grammar(LLAMA, json!({"input_prefix": "a", "n_indent": 4})),
+            "n_indent",
+            "cut short",
+        ),
+        (
+            (
+                LLAMA,
+                json!({"input_prefix": "a", "json_schema": {"format": "x"}}),
+            ),
+            "json_schema.format",
+            "ipv4",
         ),
     ] {
         let (status, answer) = server.ask(path, &body).await;
@@ -260,7 +434,10 @@ async fn models_say_what_gaps_can_be_held_to() {
     let absorbing = Server::of(Mock::uniform()).await;
     let uniform = Server::of(Mock::uniform().of_the_uniform_process()).await;
     for (server, constraints) in [
-        (&absorbing, json!(["regex", "json_object", "json_schema"])),
+        (
+            &absorbing,
+            json!(["regex", "grammar", "json_object", "json_schema"]),
+        ),
         (&uniform, json!([])),
     ] {
         let (_, models) = server.get("/v1/models").await;

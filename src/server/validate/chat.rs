@@ -8,7 +8,7 @@ use super::super::wire::{ApplyTemplateRequest, ChatRequest, Content, MessageFiel
 use super::completion::{
     CompletionJob, Given, check_size, check_stops, lay_out, neutral, stops, streaming,
 };
-use super::constraint::response_format;
+use super::constraint::{FormFields, form};
 use super::decoding::{DecodeFields, plan, repetitions, size};
 use super::logits::chat_logprobs;
 use super::neutral::only;
@@ -80,7 +80,12 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
     let (param, tokens) = asked.unwrap_or_else(room);
     check_size(param, tokens, state)?;
     // Last, as it may take a while.
-    let language = response_format(request.response_format, state)?;
+    let fields = FormFields {
+        response_format: request.response_format,
+        grammar: request.grammar,
+        json_schema: None,
+    };
+    let language = form(fields, state)?;
     check_stops(&stops, language.is_some())?;
     let prompt = lay_out(
         given,

@@ -9,7 +9,7 @@ use super::super::state::AppState;
 use super::super::wire::{
     CompletionRequest, Object, Prompt, PromptItem, Real, StreamOptions, Texts, Whole,
 };
-use super::constraint::{of_completion, response_format};
+use super::constraint::{FormFields, form, of_completion};
 use super::decoding::{DecodeFields, frames, plan, repetitions, size};
 use super::logits::completion_logprobs;
 use super::{Place, check_model, check_token, encode};
@@ -113,7 +113,12 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     let echo = request.echo.unwrap_or(false);
     let prompts = prompts(prompt, state)?;
     // Last, as it may take a while.
-    let language = response_format(request.response_format, state)?;
+    let fields = FormFields {
+        response_format: request.response_format,
+        grammar: request.grammar,
+        json_schema: None,
+    };
+    let language = form(fields, state)?;
     check_stops(&stops, language.is_some())?;
     let prompts = prompts
         .into_iter()
@@ -360,7 +365,7 @@ pub(super) fn check_stops(stops: &[String], is_constrained: bool) -> Result<(), 
     match is_constrained && !stops.is_empty() {
         true => Err(ApiError::unusable(
             "stop",
-            "a stop string might cut short what response_format asks for; allowed: one of them",
+            "a stop string might cut short a text of the form that is asked for as well; allowed: one of them",
         )),
         false => Ok(()),
     }

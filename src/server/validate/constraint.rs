@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::super::error::ApiError;
 use super::super::languages::{LanguageError, Source};
 use super::super::state::AppState;
@@ -12,8 +14,55 @@ use crate::decode::DecodePlan;
 
 const FORMATS: &str = r#""text", "json_object", "json_schema""#;
 
+/// The fields of a request that say what form its text is to have.
+#[derive(Default)]
+pub(super) struct FormFields {
+    pub response_format: Option<Object<ResponseFormat>>,
+    pub grammar: Option<String>,
+    /// llama.cpp's way to give a schema.
+    pub json_schema: Option<Value>,
+}
+
+/// The language of the form that a request asks for; none for any text.
+pub(super) fn form(
+    fields: FormFields,
+    state: &AppState,
+) -> Result<Option<Arc<TokenDfa>>, ApiError> {
+    let FormFields {
+        response_format: format,
+        grammar: text,
+        json_schema: schema,
+    } = fields;
+    let is_format = format
+        .as_ref()
+        .is_some_and(|format| format.0.kind.as_deref() != Some("text"));
+    let given = [
+        ("response_format", is_format),
+        ("json_schema", schema.is_some()),
+        ("grammar", text.is_some()),
+    ];
+    let given: Vec<&str> = given
+        .iter()
+        .filter(|given| given.1)
+        .map(|given| given.0)
+        .collect();
+    if let [first, .., last] = given[..] {
+        return Err(ApiError::unusable(
+            last,
+            format_args!("{first} is given as well; allowed: one of them"),
+        ));
+    }
+    if let Some(text) = text {
+        return grammar(text, "grammar", state).map(Some);
+    }
+    if let Some(schema) = schema {
+        return language(Source::Schema(schema), "json_schema", state).map(Some);
+    }
+    response_format(format, state)
+}
+
 /// The language of a request's `response_format`; none for text.
-pub(super) fn response_format(
+fn response_format(
     given: Option<Object<ResponseFormat>>,
     state: &AppState,
 ) -> Result<Option<Arc<TokenDfa>>, ApiError> {
@@ -63,6 +112,15 @@ pub(super) fn regex(
         ));
     }
     language(Source::Regex(pattern), param, state)
+}
+
+/// The language of a grammar.
+pub(super) fn grammar(
+    grammar: String,
+    param: &str,
+    state: &AppState,
+) -> Result<Arc<TokenDfa>, ApiError> {
+    language(Source::Grammar(grammar), param, state)
 }
 
 fn language(source: Source, param: &str, state: &AppState) -> Result<Arc<TokenDfa>, ApiError> {

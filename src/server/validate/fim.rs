@@ -52,6 +52,8 @@ pub fn fim(request: FimRequest, state: &AppState) -> Result<CompletionJob, ApiEr
             presence_penalty: request.presence_penalty,
             frequency_penalty: request.frequency_penalty,
             logit_bias: request.logit_bias,
+            response_format: request.response_format,
+            grammar: request.grammar,
             logprobs: top_logprobs.map(|top| Whole(top as u64)),
             ..CompletionRequest::default()
         },

@@ -7,7 +7,7 @@ use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{GapFields, GapLength};
 use super::completion::stops;
-use super::constraint::regex;
+use super::constraint::{grammar, regex};
 use super::decoding::size;
 use super::{Place, encode};
 use crate::canvas::TokenId;
@@ -151,23 +151,27 @@ pub(super) fn gap(
             "it is allowed only with max_tokens",
         ));
     }
-    if gap.grammar.is_some() {
-        return Err(ApiError::unsupported(
-            &param("grammar"),
-            "given",
-            "grammars are not supported; allowed: null, or regex in its place",
-        ));
-    }
+    let form = match (&gap.regex, &gap.grammar) {
+        (Some(_), Some(_)) => {
+            return Err(ApiError::unusable(
+                &param("grammar"),
+                "regex is given as well; allowed: one of them",
+            ));
+        }
+        (Some(_), None) => Some("regex"),
+        (None, Some(_)) => Some("grammar"),
+        (None, None) => None,
+    };
     let is_choice = matches!(length, Length::Choices(_));
     if let Some(field) = gap
         .stop
         .as_ref()
         .map(|_| "stop")
         .or(is_choice.then_some("choices"))
-        && gap.regex.is_some()
+        && let Some(form) = form
     {
         return Err(ApiError::unusable(
-            &param("regex"),
+            &param(form),
             format_args!(
                 "{field} is given as well, and the gap's whole text is to match; allowed: one of them"
             ),
@@ -180,10 +184,11 @@ pub(super) fn gap(
         ));
     }
     let limits = gap.max_tokens.map(size);
-    let language = gap
-        .regex
-        .map(|pattern| regex(pattern, &param("regex"), state))
-        .transpose()?;
+    let language = match (gap.regex, gap.grammar) {
+        (Some(pattern), _) => Some(regex(pattern, &param("regex"), state)?),
+        (None, Some(text)) => Some(grammar(text, &param("grammar"), state)?),
+        (None, None) => None,
+    };
     Ok(Gap {
         path: format!("{path}.gap"),
         name: gap.name,

@@ -242,7 +242,7 @@ fn pieces(
     let mut names = HashMap::new();
     let mut in_gaps = 0usize;
     let mut checked = Vec::with_capacity(segments.len());
-    check_regexes(&segments, state)?;
+    check_forms(&segments, state)?;
     for (path, segment) in segments {
         checked.push(match segment {
             Segment::Gap(fields) => {
@@ -273,23 +273,23 @@ fn pieces(
     pieces.collect()
 }
 
-/// Each expression takes a while to make.
-fn check_regexes(segments: &[(String, Segment)], state: &AppState) -> Result<(), ApiError> {
-    let limit = state.limits.regexes;
-    let mut patterns = HashSet::new();
+/// Each expression and each grammar takes a while to make.
+fn check_forms(segments: &[(String, Segment)], state: &AppState) -> Result<(), ApiError> {
+    let limit = state.limits.forms;
+    let mut forms = HashSet::new();
     for (path, segment) in segments {
-        if let Segment::Gap(GapFields {
-            regex: Some(pattern),
-            ..
-        }) = segment
-            && patterns.insert(pattern)
-            && patterns.len() > limit
-        {
-            return Err(ApiError::value(
-                &format!("{path}.gap.regex"),
-                format_args!("regular expression {} of the request", patterns.len()),
-                format_args!("at most {limit} different ones"),
-            ));
+        let Segment::Gap(GapFields { regex, grammar, .. }) = segment else {
+            continue;
+        };
+        let given = [("regex", regex), ("grammar", grammar)];
+        for (field, form) in given.into_iter().filter(|(_, form)| form.is_some()) {
+            if forms.insert((field, form)) && forms.len() > limit {
+                return Err(ApiError::value(
+                    &format!("{path}.gap.{field}"),
+                    format_args!("form {} of the request", forms.len()),
+                    format_args!("at most {limit} different regular expressions and grammars"),
+                ));
+            }
         }
     }
     Ok(())

@@ -3,7 +3,8 @@
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{ExtraInput, Integer, LlamaInfillRequest, Object, Whole};
-use super::completion::{CompletionJob, Given, Streaming, lay_out, stops};
+use super::completion::{CompletionJob, Given, Streaming, check_stops, lay_out, stops};
+use super::constraint::{FormFields, form};
 use super::decoding::{DecodeFields, plan, size};
 use super::{Place, check_model, encode};
 use crate::canvas::TokenId;
@@ -59,7 +60,22 @@ pub fn llama_infill(
     let plan = plan(fields, state)?;
     let stops = stops(request.stop, "stop", state)?;
     let return_tokens = request.return_tokens.unwrap_or(false);
+    let fields = FormFields {
+        response_format: None,
+        grammar: request.grammar.filter(|grammar| !grammar.is_empty()),
+        json_schema: request.json_schema,
+    };
     let n_predict = request.n_predict.map_or(DEFAULT_N_PREDICT, size);
+    let language = form(fields, state)?;
+    check_stops(&stops, language.is_some())?;
+    if language.is_some() && n_indent > 0 {
+        return Err(ApiError::unusable(
+            "n_indent",
+            format_args!(
+                "it is {n_indent}, which might cut short a text of the form that is asked for; allowed: 0"
+            ),
+        ));
+    }
     let mut truncated = false;
     let mut prompts = Vec::new();
     if n_predict > 0 {
@@ -83,7 +99,7 @@ pub fn llama_infill(
             &fitted.after,
             false,
             &plan,
-            None,
+            language.as_ref(),
             state,
         )?);
     }

@@ -83,6 +83,9 @@ pub struct ChatRequest {
     /// What an answer is to be: any text if absent.
     #[schema(value_type = Option<ResponseFormat>)]
     pub response_format: Option<Object<ResponseFormat>>,
+    /// A grammar, GBNF or Lark, of which the whole answer is to be a text; allowed in the place of
+    /// `response_format`.
+    pub grammar: Option<String>,
     /// Not supported but when empty.
     pub tools: Option<Value>,
     /// Not supported but at `none`.

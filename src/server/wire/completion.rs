@@ -64,6 +64,9 @@ pub struct CompletionRequest {
     /// What a completion is to be: any text if absent.
     #[schema(value_type = Option<ResponseFormat>)]
     pub response_format: Option<Object<ResponseFormat>>,
+    /// A grammar, GBNF or Lark, of which the whole completion is to be a text; allowed in the place of
+    /// `response_format`.
+    pub grammar: Option<String>,
     /// Most probable tokens that are reported with each token: 0 to 20; no log-probabilities if absent.
     pub logprobs: Option<Whole>,
 }

@@ -10,6 +10,7 @@ use super::logprobs::ChatLogprobs;
 use super::number::{Integer, Real, Whole};
 use super::object::Object;
 use super::prompt::Texts;
+use super::response_format::ResponseFormat;
 
 /// A request to fill the gap between a prompt and a suffix, in Mistral's shape.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -57,6 +58,12 @@ pub struct FimRequest {
     /// Decode options.
     #[schema(value_type = Option<DiffusionOptions>)]
     pub diffusion: Option<Object<DiffusionOptions>>,
+    /// What the filling is to be: any text if absent.
+    #[schema(value_type = Option<ResponseFormat>)]
+    pub response_format: Option<Object<ResponseFormat>>,
+    /// A grammar, GBNF or Lark, of which the whole filling is to be a text; allowed in the place of
+    /// `response_format`.
+    pub grammar: Option<String>,
     /// Labels of the client's own, which are not used.
     #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
     #[schema(value_type = Option<HashMap<String, Value>>)]

@@ -89,9 +89,8 @@ pub struct GapFields {
     pub choices: Option<Vec<String>>,
     /// A regular expression, in the syntax of Rust's `regex`, that the gap's whole text is to match.
     pub regex: Option<String>,
-    /// Not supported.
-    #[schema(value_type = Option<String>)]
-    pub grammar: Option<Value>,
+    /// A grammar, GBNF or Lark, of which the gap's whole text is to be one.
+    pub grammar: Option<String>,
     /// Strings before which the gap's text ends.
     pub stop: Option<Texts>,
     /// A name that comes back with the answer.

@@ -39,6 +39,11 @@ pub struct LlamaInfillRequest {
     pub seed: Option<Integer>,
     /// Strings that end the filling.
     pub stop: Option<Texts>,
+    /// A grammar, GBNF or Lark, of which the whole filling is to be a text; an empty one is none.
+    pub grammar: Option<String>,
+    /// A JSON Schema by which the filling is valid.
+    #[schema(value_type = Option<Object>)]
+    pub json_schema: Option<Value>,
     /// Whether to answer with server-sent events.
     pub stream: Option<bool>,
     /// Whether the answer holds the token ids; false if absent.
