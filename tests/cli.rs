@@ -346,6 +346,41 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
             "ancestral",
         ),
         (&["generate", "x<|mask|>"], "holds the mask token"),
+        (
+            &["generate", "x", "--grammar", "root ::= ["],
+            "(line 1, column 10)",
+        ),
+        (
+            &["generate", "x", "--grammar-file", "nowhere.gbnf"],
+            "--grammar-file nowhere.gbnf",
+        ),
+        (
+            &["infill", "{{2}}", "--grammar", "start: \"a\" | b"],
+            "b is not defined (line 1, column 14)",
+        ),
+        (
+            &["infill", "{{2}} {{2}}", "--grammar", "start: \"a\"+"],
+            "there are 2 gaps",
+        ),
+        (
+            &[
+                "generate",
+                "x",
+                "--regex",
+                "a",
+                "--grammar",
+                "root ::= \"a\"",
+            ],
+            "cannot be used with",
+        ),
+        (
+            &["generate", "x", "--negative-prompt", "y"],
+            "--guidance-scale",
+        ),
+        (
+            &["generate", "x", "--temperature-schedule", "cosine"],
+            "linear:END",
+        ),
         (&["generate", "x", "--model", "nowhere"], "nowhere"),
         (
             &["generate", "x", "--gap", "1000000000000000000"],

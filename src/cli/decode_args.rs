@@ -4,7 +4,7 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 use unmask::decode::{
     BlockEntry, BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Revision, Score,
-    StopTokens, preset,
+    StopTokens, TemperatureSchedule, preset,
 };
 use unmask::models::ModelSpec;
 use unmask::sampling::{Basis, FilterOrder};
@@ -65,6 +65,9 @@ pub struct DecodeArgs {
     /// 0 takes the most probable token
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
+    /// How the temperature changes over the steps: constant, linear:END
+    #[arg(long, value_name = "SCHEDULE")]
+    temperature_schedule: Option<TemperatureSchedule>,
     /// Sample from the k most probable tokens
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
@@ -136,6 +139,9 @@ impl DecodeArgs {
         plan.left_context |= self.left_context;
         let sampling = &mut plan.sampling;
         sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
+        sampling.temperature_schedule = self
+            .temperature_schedule
+            .unwrap_or(sampling.temperature_schedule);
         sampling.top_k = self.top_k.or(sampling.top_k);
         sampling.top_p = self.top_p.or(sampling.top_p);
         sampling.filter_order = self.filter_order.unwrap_or(sampling.filter_order);

@@ -45,6 +45,9 @@ pub struct GenerateArgs {
     /// A file with a JSON Schema by which the completion is valid
     #[arg(long, value_name = "FILE", group = "form")]
     json_schema: Option<PathBuf>,
+    /// The text that guidance leads away from; it stands in the place of the prompt there
+    #[arg(long, value_name = "TEXT", requires = "guidance_scale")]
+    negative_prompt: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -64,8 +67,12 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let forms = forms.collect::<anyhow::Result<Vec<Form>>>()?;
     let checkpoint = args.model.checkpoint()?;
     let spec = checkpoint.spec()?;
-    let plan = args.decode.plan(&spec)?;
+    let mut plan = args.decode.plan(&spec)?;
     let tokenizer = tokenizer(&checkpoint)?;
+    if let Some(text) = &args.negative_prompt {
+        plan.sampling.negative_prompt = Some(tokenizer.encode(text)?);
+        plan.validate()?;
+    }
     let prompt_ids = match (&args.prompt, args.prompt_ids) {
         (_, Some(ids)) => ids,
         (Some(prompt), None) => tokenizer.encode(prompt)?,

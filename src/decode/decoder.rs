@@ -187,8 +187,21 @@ impl Decoder {
             });
         match removes_noise {
             true => 0.0,
-            false => self.plan.sampling.temperature,
+            false => self.scheduled_temperature(),
         }
+    }
+
+    fn scheduled_temperature(&self) -> f32 {
+        let steps = |blocks: &[BlockSchedule]| -> usize {
+            blocks.iter().filter_map(|block| block.steps).sum()
+        };
+        let block = self.block.min(self.blocks.len());
+        let sampling = &self.plan.sampling;
+        sampling.temperature_schedule.at(
+            sampling.temperature,
+            steps(&self.blocks[..block]) + self.step_in_block,
+            steps(&self.blocks),
+        )
     }
 
     /// How many the plan commits a step.

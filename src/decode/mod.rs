@@ -12,6 +12,7 @@ mod plan;
 pub mod preset;
 mod revision;
 mod score;
+mod temperature;
 
 pub use blocks::{BlockEntry, BlockOrigin};
 pub use budget::{Budget, Rounding};
@@ -20,3 +21,4 @@ pub use decoder::{Change, Decoder, Resizable};
 pub use plan::{DecodePlan, EarlyStop, Finish, MAX_STEPS, PlanError, Sampling, StopTokens};
 pub use revision::{Remasking, ResizeTokens, Resizing, Revision};
 pub use score::{Candidate, Score};
+pub use temperature::TemperatureSchedule;

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::canvas::{Blank, Canvas, TokenId};
-use crate::decode::{BlockEntry, BlockOrigin, Budget, Cache, CachePolicy, Revision, Score};
+use crate::decode::{
+    BlockEntry, BlockOrigin, Budget, Cache, CachePolicy, Revision, Score, TemperatureSchedule,
+};
 use crate::sampling::philox::{Draws, Stream};
 use crate::sampling::{Basis, FilterOrder, LogitBias};
 
@@ -111,6 +113,8 @@ pub enum StopTokens {
 pub struct Sampling {
     /// 0 takes the most probable token; otherwise logits are divided by it. At least 0.
     pub temperature: f32,
+    /// How the temperature changes over the steps.
+    pub temperature_schedule: TemperatureSchedule,
     /// Keeps the k most probable tokens.
     pub top_k: Option<usize>,
     /// Keeps the smallest set of most probable tokens with at least this probability, in (0, 1].
@@ -125,8 +129,12 @@ pub struct Sampling {
     /// Where a stop token may be drawn.
     pub stop_tokens: StopTokens,
     /// Classifier-free guidance w: logits become u + (w + 1)(c − u), with u those of the canvas
-    /// whose fixed slots are masked. 0 is off.
+    /// whose fixed slots are masked, or hold the negative prompt. 0 is off.
     pub guidance_scale: f32,
+    /// The tokens that u has in the place of the fixed slots before the first gap, as many as there are; all other
+    /// slots are then the canvas's. With `None` u has its fixed slots masked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<Vec<TokenId>>,
     /// Seed of the request's random draws.
     pub seed: u64,
 }
@@ -135,6 +143,7 @@ impl Default for Sampling {
     fn default() -> Self {
         Self {
             temperature: 0.0,
+            temperature_schedule: TemperatureSchedule::Constant,
             top_k: None,
             top_p: None,
             filter_order: FilterOrder::TopKFirst,
@@ -142,6 +151,7 @@ impl Default for Sampling {
             logit_bias: LogitBias::default(),
             stop_tokens: StopTokens::Anywhere,
             guidance_scale: 0.0,
+            negative_prompt: None,
             seed: 0,
         }
     }
@@ -236,6 +246,7 @@ impl DecodePlan {
         self.validate_combination()?;
         let Sampling {
             temperature,
+            temperature_schedule,
             top_k,
             top_p,
             filter_order: _,
@@ -243,8 +254,10 @@ impl DecodePlan {
             ref logit_bias,
             stop_tokens: _,
             guidance_scale,
+            negative_prompt: _,
             seed: _,
         } = self.sampling;
+        temperature_schedule.validate()?;
         if !(temperature.is_finite() && temperature >= 0.0) {
             return out_of_range("temperature", temperature.to_string(), "at least 0");
         }
@@ -321,6 +334,29 @@ impl DecodePlan {
         if let Revision::Resize(_) = self.revision {
             self.validate_resizing()?;
         }
+        if self.sampling.temperature_schedule != TemperatureSchedule::Constant
+            && !self.knows_steps()
+        {
+            return invalid(
+                "temperature_schedule",
+                "it needs to know the number of steps, which this plan does not say; allowed: constant, or give \
+                 steps or steps_per_block",
+            );
+        }
+        if self.sampling.negative_prompt.is_some() {
+            if self.sampling.guidance_scale == 0.0 {
+                return invalid(
+                    "negative_prompt",
+                    "only guidance leads away from it; allowed with a guidance_scale above 0",
+                );
+            }
+            if matches!(self.cache.policy, CachePolicy::Prefix | CachePolicy::Dual) {
+                return invalid(
+                    "cache.policy",
+                    "a canvas with another prompt beside it is not cached; allowed with negative_prompt: auto, none",
+                );
+            }
+        }
         if self.revision == Revision::Renoise {
             if self.budget.ends_at_zero() && self.finish != Finish::WithLastInterval {
                 return invalid(
@@ -349,6 +385,12 @@ impl DecodePlan {
             }
         }
         Ok(())
+    }
+
+    /// Whether the plan says how many steps it has at most.
+    fn knows_steps(&self) -> bool {
+        let is_even = self.budget == Budget::Even || self.budget.last_time().is_some();
+        !self.is_resizing() && (self.steps.or(self.steps_per_block).is_some() || is_even)
     }
 
     /// Checks that nothing in the plan depends on the number of slots, which changes while gaps are resized.

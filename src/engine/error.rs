@@ -46,6 +46,16 @@ pub enum SubmitError {
         /// The model's limit, or that of a step's rows if it is less.
         limit: usize,
     },
+    /// The canvas with the negative prompt in the place of the prompt is longer than the model's context.
+    #[error(
+        "with negative_prompt in the place of the prompt the canvas has {length} slots; the limit is {limit}"
+    )]
+    NegativePromptTooLong {
+        /// Slots of that canvas.
+        length: usize,
+        /// The model's limit, or that of a step's rows if it is less.
+        limit: usize,
+    },
     /// A token id outside the vocabulary.
     #[error("token {token} is not in the vocabulary of {vocab_size} tokens")]
     UnknownToken {

@@ -12,6 +12,7 @@ mod row_params;
 mod scheduler;
 mod sequence;
 mod step;
+mod twin;
 mod worker;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use reports::{ReportReceiver, reports};
 pub use row_params::LogprobRequest;
 use row_params::SequenceRows;
 use sequence::Sequence;
+use twin::prompt_slots;
 use worker::{Counters, Worker};
 
 /// Limits of an engine.
@@ -322,6 +324,15 @@ impl Engine {
                 limit: self.spec.max_canvas,
             });
         }
+        if let Some(prompt) = &plan.sampling.negative_prompt {
+            let length = canvas.len() - prompt_slots(&canvas) + prompt.len();
+            if length > self.spec.max_canvas {
+                return Err(SubmitError::NegativePromptTooLong {
+                    length,
+                    limit: self.spec.max_canvas,
+                });
+            }
+        }
         if canvas.blank() != self.blank() {
             return Err(SubmitError::Blank {
                 given: canvas.blank(),
@@ -329,8 +340,10 @@ impl Engine {
             });
         }
         let canvas = plan.noised(canvas);
+        let negative = plan.sampling.negative_prompt.iter().flatten().copied();
         if let Some(token) = canvas
             .tokens()
+            .chain(negative)
             .find(|token| *token as usize >= self.spec.vocab_size)
         {
             return Err(SubmitError::UnknownToken {
@@ -411,7 +424,11 @@ impl Engine {
     /// # Errors
     /// If the model does not allow the plan's policy.
     pub fn cache_scheme(&self, plan: &DecodePlan) -> Result<CacheScheme, PlanError> {
-        CacheScheme::of(plan.cache, self.spec.attention)
+        match plan.sampling.negative_prompt {
+            // Its slots are not those of the canvas.
+            Some(_) => Ok(CacheScheme::None),
+            None => CacheScheme::of(plan.cache, self.spec.attention),
+        }
     }
 
     /// The scheme for a canvas of `length` slots: without the memory for it, `auto` recomputes everything.

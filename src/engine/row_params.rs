@@ -65,6 +65,11 @@ impl SequenceRows {
         self.sampling.guidance_scale
     }
 
+    /// What the canvas that guidance leads away from begins with, if not with masks.
+    pub fn negative_prompt(&self) -> Option<&[TokenId]> {
+        self.sampling.negative_prompt.as_deref()
+    }
+
     /// Takes in that `splices` have changed the canvas's length.
     pub fn spliced(&mut self, splices: &[Splice], canvas: &Canvas) {
         if splices.is_empty() {

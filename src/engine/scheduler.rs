@@ -87,5 +87,9 @@ pub(super) fn schedule(
 }
 
 fn rows_of(running: &Running, window: &Window) -> usize {
-    window.rows.len() * if running.sequence.is_guided() { 2 } else { 1 }
+    let sequence = &running.sequence;
+    let twin = sequence
+        .twin()
+        .map_or(0, |twin| twin.slots(&sequence.canvas, &window.rows).len());
+    window.rows.len() + twin
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::cache::{CacheScheme, Place, SequenceCache};
 use super::reports::ReportSender;
 use super::row_params::SequenceRows;
+use super::twin::Twin;
 use super::{Event, Statistics};
 use crate::canvas::Canvas;
 use crate::constraint::CanvasConstraint;
@@ -40,9 +41,21 @@ impl Sequence {
         self.reports.is_closed()
     }
 
-    /// Whether a second segment, with the fixed slots masked, goes into the batch.
+    /// Whether a second segment, that of its twin, goes into the batch.
     pub fn is_guided(&self) -> bool {
         self.row_params.guidance_scale() > 0.0
+    }
+
+    /// The canvas that guidance leads away from; none without guidance.
+    pub fn twin(&self) -> Option<Twin<'_>> {
+        if !self.is_guided() {
+            return None;
+        }
+        match self.row_params.negative_prompt() {
+            Some(prompt) => Some(Twin::Prompted(prompt)),
+            // Plans of canvases without a mask token have no guidance.
+            None => self.canvas.mask().map(Twin::Masked),
+        }
     }
 
     /// Where the sequence is.

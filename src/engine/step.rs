@@ -1,5 +1,7 @@
 //! One denoise step over all running sequences.
 
+use std::ops::Range;
+
 use candle_core::{DType, Tensor};
 
 use super::cache::Window;
@@ -137,14 +139,12 @@ fn lay_out(
     let sequence = &*sequence;
     let canvas = &sequence.canvas;
     let block = sequence.decoder.block();
-    let positions: Vec<u32> = window.rows.clone().map(|slot| slot as u32).collect();
     let sigma = sequence.decoder.times().and_then(|(t, _)| spec.sigma(t));
     let temperature = sequence.decoder.temperature();
-    let mut push = |twin: bool, tokens: Vec<TokenId>| {
+    let mut push = |twin: bool, rows: Range<usize>, block_start, tokens: Vec<TokenId>| {
+        let positions: Vec<u32> = rows.clone().map(|slot| slot as u32).collect();
         let segment = Segment {
-            allowed: spec
-                .attention
-                .allowed_among(window.rows.clone(), block.start),
+            allowed: spec.attention.allowed_among(rows, block_start),
             context: cached.slots(twin, window.context.iter().flat_map(Clone::clone)),
             store: cached.slots(twin, window.kept.clone()),
             store_from: window.kept.start.saturating_sub(window.rows.start),
@@ -155,15 +155,15 @@ fn lay_out(
     };
     let rows = push(
         false,
+        window.rows.clone(),
+        block.start,
         window.rows.clone().map(|slot| canvas.token(slot)).collect(),
     );
-    let unconditional = sequence.is_guided().then(|| {
-        let without_fixed = window.rows.clone().map(|slot| match canvas.is_fixed(slot) {
-            // Plans of canvases without a mask token have no guidance.
-            true => canvas.mask().unwrap_or(canvas.token(slot)),
-            false => canvas.token(slot),
-        });
-        push(true, without_fixed.collect())
+    let twin = sequence.twin().map(|twin| {
+        let slots = twin.slots(canvas, &window.rows);
+        let tokens = twin.tokens(canvas, &window.rows);
+        let rows = push(true, slots.clone(), twin.slot(canvas, block.start), tokens);
+        (twin, slots.start, rows)
     });
     let own_token_bias = sequence.decoder.own_token_bias(canvas);
     let reverse = (!by_total_scores(spec))
@@ -173,7 +173,8 @@ fn lay_out(
         let row = slot.saturating_sub(spec.logit_shift) - window.rows.start;
         scored.push(ScoredRow {
             conditional: (rows.start + row) as u32,
-            unconditional: unconditional.as_ref().map(|rows| {
+            unconditional: twin.as_ref().map(|(twin, first, rows)| {
+                let row = twin.slot(canvas, slot).saturating_sub(spec.logit_shift) - first;
                 (
                     (rows.start + row) as u32,
                     sequence.row_params.guidance_scale(),

@@ -314,7 +314,9 @@ impl From<SubmitError> for ApiError {
                 "queue_full",
                 message,
             ),
-            SubmitError::CanvasTooLong { .. } => bad_request("context_length_exceeded"),
+            SubmitError::CanvasTooLong { .. } | SubmitError::NegativePromptTooLong { .. } => {
+                bad_request("context_length_exceeded")
+            }
             SubmitError::CacheTooLarge { .. } => bad_request("cache_too_large"),
             SubmitError::UnknownToken { .. } => bad_request("invalid_value"),
             SubmitError::CannotSeeAhead { .. } | SubmitError::CannotConstrain { .. } => {

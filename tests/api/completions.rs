@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::StreamExt;
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use unmask::canvas::TokenId;
 use unmask::decode::{DecodePlan, EarlyStop};
@@ -524,6 +525,47 @@ async fn decode_options_are_followed() {
         steps(json!({"preset": "llada-random", "score": "margin"})).await,
         64
     );
+}
+
+#[tokio::test]
+async fn guidance_leads_away_from_a_negative_prompt_as_seeded() {
+    let server = Server::golden().await;
+    let (prompt, negative) = ("the old man", "a small boat on the sea");
+    let text = async |diffusion: Value| {
+        let body = json!({"prompt": prompt, "suffix": " and", "max_tokens": 8, "seed": 5, "temperature": 1,
+            "diffusion": diffusion});
+        let mut answer = server.answer(PATH, &body).await;
+        answer["choices"][0]["text"].take()
+    };
+    let with = |negative: &str| json!({"guidance_scale": 1.5, "negative_prompt": negative});
+    // The same on both sides leads nowhere.
+    assert_eq!(text(with(prompt)).await, text(json!({})).await);
+    let led = text(with(negative)).await;
+    assert_ne!(led, text(json!({})).await);
+    assert_ne!(led, text(json!({"guidance_scale": 1.5})).await);
+    let again = futures::future::join_all((0..4).map(|_| text(with(negative)))).await;
+    assert!(again.iter().all(|text| *text == led));
+    let chat = async |content: &str, diffusion: Value| {
+        let messages = json!([
+            {"role": "system", "content": "Be brief."}, {"role": "user", "content": content},
+        ]);
+        let body = json!({"messages": messages, "max_tokens": 8, "seed": 5, "temperature": 1,
+            "diffusion": diffusion});
+        let mut answer = server.answer("/v1/chat/completions", &body).await;
+        answer["choices"][0]["message"]["content"].take()
+    };
+    assert_eq!(
+        chat(prompt, with(prompt)).await,
+        chat(prompt, json!({})).await
+    );
+    assert_ne!(
+        chat(prompt, with(negative)).await,
+        chat(prompt, json!({})).await
+    );
+    let body = json!({"text": "a {{3}}.", "diffusion": with(negative)});
+    let (status, answer) = server.ask("/v1/infill", &body).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(answer["error"]["param"], "diffusion.negative_prompt");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use unmask::canvas::TokenId;
 use unmask::server::Limits;
 use unmask::text::{TextError, Tokenizer};
 
-use crate::mock::{MASK, Mock};
+use crate::mock::{CONTEXT, MASK, Mock};
 use crate::server::{Server, Setup};
 
 const COMPLETIONS: &str = "/v1/completions";
@@ -393,6 +393,39 @@ fn refused_completions() -> Vec<Refused> {
             json!({"prompt": "p", "diffusion": {"guidance_scale": -1}}),
             "diffusion.guidance_scale",
             &["-1", "at least 0"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"negative_prompt": "n"}}),
+            "diffusion.negative_prompt",
+            &["guidance_scale above 0"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {
+                "negative_prompt": "n", "guidance_scale": 1, "cache": {"policy": "dual"}}}),
+            "diffusion.cache.policy",
+            &["auto, none"],
+        ),
+        on(
+            json!({"prompt": "p", "max_tokens": CONTEXT - 2, "diffusion": {
+                "negative_prompt": "xyz", "guidance_scale": 1}}),
+            "diffusion.negative_prompt",
+            &["has 3 tokens", "256"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {
+                "temperature_schedule": {"linear": 0.1}, "budget": {"threshold": 0.9}}}),
+            "diffusion.temperature_schedule",
+            &["steps_per_block"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"temperature_schedule": {"linear": -1}}}),
+            "diffusion.temperature_schedule",
+            &["-1", "at least 0"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"temperature_schedule": "cosine"}}),
+            "diffusion.temperature_schedule",
+            &["cosine", "linear"],
         ),
         on(
             json!({"prompt": "p", "diffusion": []}),

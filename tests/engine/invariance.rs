@@ -53,6 +53,12 @@ fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
             plan.sampling.temperature = [0.0, 1.0][index / 2 % 2];
             plan.sampling.top_p = [None, Some(0.8)][index / 4 % 2];
             plan.sampling.guidance_scale = [0.0, 0.0, 1.5][index % 3];
+            let is_cached = matches!(plan.cache.policy, CachePolicy::Prefix | CachePolicy::Dual);
+            if index % 3 == 2 && !is_cached {
+                // Shorter and longer than the prompt, or nothing at all.
+                let negative = (0..i % 13).map(|k| (i * 17 + k * 7) % 400);
+                plan.sampling.negative_prompt = Some(negative.collect());
+            }
             plan.sampling.seed = u64::from(i);
             (canvas, plan)
         })

@@ -2,6 +2,7 @@
 
 mod cache;
 mod digest;
+mod guidance;
 mod invariance;
 mod promises;
 mod soak;

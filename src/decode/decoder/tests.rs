@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::canvas::Blank;
-use crate::decode::{BlockOrigin, Remasking, Score, preset};
+use crate::decode::{BlockOrigin, Remasking, Score, TemperatureSchedule, preset};
 
 const MASK: TokenId = 0;
 const STOP: TokenId = 77;
@@ -445,4 +445,55 @@ fn a_plan_of_the_other_process_is_refused() {
         change(&mut plan);
         assert_eq!(plan.validate().unwrap_err().field(), field);
     }
+}
+
+#[test]
+fn the_temperature_follows_its_schedule_over_the_steps_of_all_blocks() {
+    for (budget, block_length) in [
+        (Budget::Even, None),
+        (Budget::Even, Some(4)),
+        (Budget::Threshold(2.0f32.powi(-9)), None),
+        (Budget::Ancestral { eps: 0.001 }, Some(4)),
+    ] {
+        let mut plan = DecodePlan {
+            steps: Some(6),
+            budget,
+            block_length,
+            ..DecodePlan::default()
+        };
+        plan.sampling.temperature = 1.25;
+        plan.sampling.temperature_schedule = TemperatureSchedule::Linear(0.25);
+        let mut canvas = gap_of(8);
+        let mut decoder = Decoder::new(&plan, &canvas, &[]).unwrap();
+        let mut temperatures = Vec::new();
+        while !decoder.is_done() {
+            // Steps that commit nothing are skipped.
+            let step = temperatures.len();
+            temperatures.push(decoder.temperature());
+            let of_step = |step: usize| 1.25 - step as f32 / 5.0;
+            let is_by_chance = budget.is_by_chance();
+            assert!(
+                (temperatures[step] - of_step(step)).abs() < 1e-6 || is_by_chance,
+                "{budget:?}: {temperatures:?}"
+            );
+            let candidates = candidates(&decoder, &canvas);
+            decoder.advance(&mut canvas, &candidates);
+        }
+        assert!(temperatures.is_sorted_by(|a, b| a > b), "{temperatures:?}");
+        assert!(temperatures.iter().all(|t| (0.25..=1.25).contains(t)));
+    }
+}
+
+#[test]
+fn a_temperature_schedule_needs_a_number_of_steps() {
+    let mut plan = DecodePlan {
+        budget: Budget::Threshold(0.9),
+        ..DecodePlan::default()
+    };
+    plan.sampling.temperature_schedule = TemperatureSchedule::Linear(0.0);
+    assert_eq!(plan.validate().unwrap_err().field(), "temperature_schedule");
+    plan.steps = Some(4);
+    plan.validate().unwrap();
+    plan.sampling.temperature_schedule = TemperatureSchedule::Linear(-1.0);
+    assert_eq!(plan.validate().unwrap_err().field(), "temperature_schedule");
 }

@@ -9,7 +9,7 @@ use super::completion::{
     CompletionJob, Given, check_size, check_stops, lay_out, neutral, stops, streaming,
 };
 use super::constraint::{FormFields, form};
-use super::decoding::{DecodeFields, plan, repetitions, size};
+use super::decoding::{DecodeFields, NEGATIVE_PROMPT, plan, repetitions, size};
 use super::logits::chat_logprobs;
 use super::neutral::only;
 use super::{Place, check_model, encode};
@@ -22,12 +22,30 @@ const DEFAULT_MAX_TOKENS: usize = 256;
 /// The role that OpenAI's newer models have in the place of `system`.
 const DEVELOPER: &str = "developer";
 
-/// A template and what it is applied to.
+/// What a template is applied to.
+#[derive(Clone)]
 struct Templated {
     messages: Option<Vec<Object<MessageFields>>>,
     add_generation_prompt: Option<bool>,
     continue_final_message: Option<bool>,
     variables: Option<Map<String, Value>>,
+}
+
+impl Templated {
+    /// The same with another text in the last message of the user.
+    fn with_last_of_user(&self, text: String) -> Result<Self, ApiError> {
+        let mut other = self.clone();
+        let mut messages = other.messages.iter_mut().flatten().rev();
+        let of_user = messages.find(|Object(message)| message.role.as_deref() == Some("user"));
+        let Some(Object(message)) = of_user else {
+            return Err(ApiError::unusable(
+                NEGATIVE_PROMPT,
+                "it stands in the place of the last message of the user, and there is none; allowed: null",
+            ));
+        };
+        message.content = Some(Content::Text(text));
+        Ok(other)
+    }
 }
 
 /// Checks a request for an answer to a chat.
@@ -38,15 +56,6 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
     let stops = stops(request.stop, "stop", state)?;
     let top_logprobs = chat_logprobs(request.logprobs, request.top_logprobs)?;
     let n = repetitions(request.n, 1, &state.limits)?;
-    let fields = DecodeFields {
-        temperature: request.temperature,
-        top_p: request.top_p,
-        top_k: request.top_k,
-        seed: request.seed,
-        logit_bias: request.logit_bias,
-        diffusion: request.diffusion,
-    };
-    let plan = plan(fields, state)?;
     let asked = match (request.max_completion_tokens, request.max_tokens) {
         (Some(_), Some(_)) => {
             return Err(ApiError::unusable(
@@ -57,15 +66,28 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         (Some(tokens), None) => Some(("max_completion_tokens", size(tokens))),
         (None, tokens) => tokens.map(|tokens| ("max_tokens", size(tokens))),
     };
-    let text = render(
-        Templated {
-            messages: request.messages,
-            add_generation_prompt: request.add_generation_prompt,
-            continue_final_message: request.continue_final_message,
-            variables: request.chat_template_kwargs,
-        },
-        state,
-    )?;
+    let templated = Templated {
+        messages: request.messages,
+        add_generation_prompt: request.add_generation_prompt,
+        continue_final_message: request.continue_final_message,
+        variables: request.chat_template_kwargs,
+    };
+    let mut diffusion = request.diffusion;
+    if let Some(Object(options)) = &mut diffusion
+        && let Some(text) = options.negative_prompt.take()
+    {
+        options.negative_prompt = Some(render(templated.with_last_of_user(text)?, state)?);
+    }
+    let fields = DecodeFields {
+        temperature: request.temperature,
+        top_p: request.top_p,
+        top_k: request.top_k,
+        seed: request.seed,
+        logit_bias: request.logit_bias,
+        diffusion,
+    };
+    let plan = plan(fields, state)?;
+    let text = render(templated, state)?;
     let given = Given {
         tokens: encode(&text, Place::Start, "messages", state)?,
         path: "messages".into(),

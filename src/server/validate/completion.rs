@@ -10,7 +10,7 @@ use super::super::wire::{
     CompletionRequest, Object, Prompt, PromptItem, Real, StreamOptions, Texts, Whole,
 };
 use super::constraint::{FormFields, form, of_completion};
-use super::decoding::{DecodeFields, frames, plan, repetitions, size};
+use super::decoding::{DecodeFields, NEGATIVE_PROMPT, frames, plan, repetitions, size};
 use super::logits::completion_logprobs;
 use super::{Place, check_model, check_token, encode};
 use crate::canvas::{Canvas, TokenId};
@@ -218,6 +218,21 @@ pub(super) fn lay_out(
             slots,
             spec.max_canvas,
         ));
+    }
+    if let Some(negative) = &plan.sampling.negative_prompt {
+        let slots = slots - tokens.len() + negative.len();
+        if slots > spec.max_canvas {
+            let what = format_args!(
+                "{NEGATIVE_PROMPT} has {} tokens and stands in the place of {path}",
+                negative.len()
+            );
+            return Err(ApiError::canvas_too_long(
+                NEGATIVE_PROMPT,
+                what,
+                slots,
+                spec.max_canvas,
+            ));
+        }
     }
     let canvas = Canvas::builder(state.engine.blank())
         .fixed(&tokens)

@@ -7,7 +7,11 @@ use super::super::random;
 use super::super::state::{AppState, Limits};
 use super::super::wire::{DiffusionOptions, Integer, Object, Real, StreamedDiffusion, Whole};
 use super::logits::logit_bias;
+use super::{Place, encode};
 use crate::decode::{Cache, DecodePlan, preset};
+
+/// The field that gives the negative prompt.
+pub(super) const NEGATIVE_PROMPT: &str = "diffusion.negative_prompt";
 
 /// The fields of a request that make its plan.
 pub(super) struct DecodeFields {
@@ -60,6 +64,13 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
     if let Some(Real(scale)) = options.guidance_scale {
         sampling.guidance_scale = scale;
     }
+    if let Some(text) = &options.negative_prompt {
+        let prompt = encode(text, Place::Start, NEGATIVE_PROMPT, state)?;
+        sampling.negative_prompt = Some(prompt);
+    }
+    sampling.temperature_schedule = options
+        .temperature_schedule
+        .unwrap_or(sampling.temperature_schedule);
     if let Some(Real(temperature)) = fields.temperature {
         sampling.temperature = temperature;
     }

@@ -7,7 +7,7 @@ use super::super::state::AppState;
 use super::super::wire::{GapFields, InfillRequest, Segment, Whole};
 use super::choices::ChoiceForwards;
 use super::constraint::no_such_length;
-use super::decoding::{DecodeFields, frames, plan, repetitions};
+use super::decoding::{DecodeFields, NEGATIVE_PROMPT, frames, plan, repetitions};
 use super::gaps::{Gap, Length, gap};
 use super::logits::chat_logprobs;
 use super::{Place, check_model, encode};
@@ -153,6 +153,14 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
         return Err(ApiError::unusable(
             "diffusion.early_stop",
             "a stop token in one gap must not leave the others unfilled; allowed: \"never\"",
+        ));
+    }
+    let options = request.diffusion.as_ref();
+    if options.is_some_and(|options| options.0.negative_prompt.is_some()) {
+        return Err(ApiError::unusable(
+            NEGATIVE_PROMPT,
+            "it stands in the place of a prompt, and the text around gaps is none; allowed in completions, with or \
+             without a suffix, and chats",
         ));
     }
     let top_logprobs = chat_logprobs(request.logprobs, request.top_logprobs)?;

@@ -7,6 +7,7 @@ use super::number::{Real, Whole};
 use super::object::Object;
 use crate::decode::{
     BlockEntry, BlockOrigin, Budget, CachePolicy, EarlyStop, Revision, Score, StopTokens,
+    TemperatureSchedule,
 };
 use crate::sampling::{Basis, FilterOrder};
 
@@ -46,6 +47,11 @@ pub struct DiffusionOptions {
     pub revision: Option<Revision>,
     /// Classifier-free guidance; 0 is off.
     pub guidance_scale: Option<Real>,
+    /// What guidance leads away from: the text that stands in the place of the prompt there, in the place of masks.
+    /// In a chat it stands in the place of the last message of the user.
+    pub negative_prompt: Option<String>,
+    /// How the temperature changes over the steps.
+    pub temperature_schedule: Option<TemperatureSchedule>,
     /// How keys and values are cached.
     pub cache: Option<Object<CacheOptions>>,
     /// Fills gaps by what precedes the end of their block alone, where the model sees no more.
