@@ -62,6 +62,7 @@ impl Leaning {
                 head_dim: 1,
                 vocab_size: VOCAB,
                 max_canvas: CONTEXT,
+                sliding_window: None,
                 corruption: Corruption::Absorbing { mask_token: MASK },
                 parameterisation: Parameterisation::Logits,
                 noise_conditioned: false,

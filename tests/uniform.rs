@@ -30,6 +30,7 @@ impl Independent {
             head_dim: 1,
             vocab_size: DATA.len(),
             max_canvas: 4096,
+            sliding_window: None,
             corruption: Corruption::Uniform,
             parameterisation: Parameterisation::Logits,
             noise_conditioned: false,

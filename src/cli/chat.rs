@@ -150,7 +150,7 @@ impl Chat {
                 "the chat has {} tokens, which leaves no room for an answer: the model's limit is {} slots; \
                  /reset forgets what was said",
                 tokens.len(),
-                self.spec.max_canvas
+                self.spec.longest_canvas(&self.plan)
             );
         }
         let canvas = Canvas::builder(self.engine.blank())

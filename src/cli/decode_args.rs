@@ -59,6 +59,10 @@ pub struct DecodeArgs {
     /// Fill gaps by what precedes the end of their block alone, where the model sees no more
     #[arg(long)]
     left_context: bool,
+    /// Denoise canvases longer than the model's context, where it is sampled so: each block sees as many slots up
+    /// to its end as the context has
+    #[arg(long)]
+    sliding_window: bool,
     /// When a stop token ends the denoising: never, after_block, at_once
     #[arg(long, value_name = "WHEN", value_parser = named::<EarlyStop>)]
     early_stop: Option<EarlyStop>,
@@ -137,6 +141,7 @@ impl DecodeArgs {
         plan.cache.policy = self.cache.unwrap_or(plan.cache.policy);
         plan.cache.refresh = self.cache_refresh.or(plan.cache.refresh);
         plan.left_context |= self.left_context;
+        plan.sliding_window |= self.sliding_window;
         let sampling = &mut plan.sampling;
         sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
         sampling.temperature_schedule = self

@@ -123,14 +123,14 @@ fn constraint(
         let language = form.over(&vocabulary)?;
         let may_end = plan.sampling.may_stop_in(canvas, gap);
         let slots = canvas.gaps()[gap].len();
-        let lengths = language.lengths(spec.max_canvas, may_end);
+        let lengths = language.lengths(spec.longest_canvas(plan), may_end);
         if !lengths.get(slots).is_some_and(|fits| *fits) {
             let least = (1..lengths.len()).find(|length| lengths[*length]);
             anyhow::bail!(
                 "gap {gap} has {slots} tokens, and no text that it is to hold fills it; {}",
                 match least {
                     Some(least) => format!("the shortest has {least}"),
-                    None => format!("none has 1 to {} tokens", spec.max_canvas),
+                    None => format!("none has 1 to {} tokens", spec.longest_canvas(plan)),
                 }
             );
         }

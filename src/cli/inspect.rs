@@ -71,7 +71,14 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
         spec.layers, spec.hidden_size, spec.kv_heads, spec.head_dim
     )?;
     writeln!(out, "vocabulary     {}", spec.vocab_size)?;
-    writeln!(out, "canvas         at most {} slots", spec.max_canvas)?;
+    let sliding = spec.sliding_window.map_or(String::new(), |sliding| {
+        format!(", with sliding_window {}", sliding.max_canvas)
+    });
+    writeln!(
+        out,
+        "canvas         at most {} slots{sliding}",
+        spec.max_canvas
+    )?;
     match spec.mask_token() {
         Some(mask) if checkpoint.mask_stands_in() => writeln!(
             out,

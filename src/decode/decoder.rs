@@ -76,15 +76,22 @@ impl BlockSchedule {
     /// Times t and s of `step` on the even grid from 1 to `last`, in f32 as the official samplers have
     /// it; `None` at the last step and after it.
     fn times(&self, step: usize, last: f32) -> Option<(f32, f32)> {
-        self.steps.filter(|steps| step + 1 < *steps)?;
-        Some((self.time(step, last)?, self.time(step + 1, last)?))
+        let steps = self.steps.filter(|steps| step + 1 < *steps)?;
+        let t = self.time(step, last)?;
+        let s = match self.finish {
+            Finish::DrawnAfterShortSteps => t - (1.0 - last) / steps as f32,
+            _ => self.time(step + 1, last)?,
+        };
+        Some((t, s))
     }
 
     /// The time at which `step` begins, `last` at the earliest; `None` if the block has no steps of its own.
     fn time(&self, step: usize, last: f32) -> Option<f32> {
         let intervals = match self.finish {
             Finish::WithLastInterval => self.steps?,
-            Finish::MostProbable | Finish::Drawn => self.steps?.saturating_sub(1),
+            Finish::MostProbable | Finish::Drawn | Finish::DrawnAfterShortSteps => {
+                self.steps?.saturating_sub(1)
+            }
         };
         let fraction = step.min(intervals) as f32 / intervals.max(1) as f32;
         Some(1.0 - fraction * (1.0 - last))

@@ -95,6 +95,9 @@ pub enum Finish {
     MostProbable,
     /// As `MostProbable`, but their tokens are drawn (SEDD's denoiser).
     Drawn,
+    /// As `Drawn`, and the steps before it fall short of the next one's time: of T steps that begin at T times
+    /// from 1 to the last, each goes 1/T of the way (BD3-LM's `_ddpm_caching_update`).
+    DrawnAfterShortSteps,
 }
 
 /// Where a stop token may be drawn.
@@ -203,6 +206,9 @@ pub struct DecodePlan {
     /// Fills gaps by what precedes the end of their block alone, where the network sees no more.
     /// Without it, a block-causal network is given no canvas with text after a gap.
     pub left_context: bool,
+    /// Denoises a canvas longer than the model's context, block after block, each of which sees as many slots up
+    /// to its end as the context has. For models that are sampled so.
+    pub sliding_window: bool,
     /// How a noise schedule ends; its last step is one of `steps`.
     pub finish: Finish,
     /// How tokens are drawn.

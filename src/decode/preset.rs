@@ -202,6 +202,19 @@ fn ancestral(revision: Revision) -> DecodePlan {
     }
 }
 
+/// BD3-LM's `_semi_ar_sampler` (`diffusion.py` of kuleshov-group/bd3lms), which goes on beyond the context.
+fn bd3lm() -> DecodePlan {
+    DecodePlan {
+        block_origin: BlockOrigin::Canvas,
+        sliding_window: true,
+        sampling: Sampling {
+            temperature: 1.0,
+            ..Sampling::default()
+        },
+        ..DecodePlan::default()
+    }
+}
+
 /// All presets.
 pub fn all() -> Vec<Preset> {
     let preset = |name, description, plan| Preset {
@@ -290,6 +303,23 @@ pub fn all() -> Vec<Preset> {
             "mdlm-ancestral",
             "MDLM's ancestral sampling on the log-linear schedule",
             ancestral(Revision::None),
+        ),
+        preset(
+            "bd3lm-first-hitting",
+            "BD3-LM's first-hitting sampler: one random slot a step; longer texts through a sliding window",
+            DecodePlan {
+                score: Score::Random,
+                ..bd3lm()
+            },
+        ),
+        preset(
+            "bd3lm-ddpm",
+            "BD3-LM's ancestral sampling block after block; longer texts through a sliding window",
+            DecodePlan {
+                budget: Budget::Ancestral { eps: 0.0 },
+                finish: Finish::DrawnAfterShortSteps,
+                ..bd3lm()
+            },
         ),
         preset(
             "sedd-analytic",

@@ -226,9 +226,12 @@ impl Engine {
     pub fn start(model: Box<dyn Denoiser>, config: EngineConfig) -> Result<Self, StartError> {
         let mut spec = model.spec().clone();
         spec.max_canvas = spec.max_canvas.min(config.max_rows);
+        if let Some(sliding) = &mut spec.sliding_window {
+            sliding.max_canvas = sliding.max_canvas.min(config.max_rows);
+        }
         check_served(&spec)?;
         // Every sequence with the longest canvas, its twin, and a first block that is not whole.
-        let longest = 2 * (spec.max_canvas + 2 * cache::block_slots(&spec));
+        let longest = 2 * (spec.canvas_limit() + 2 * cache::block_slots(&spec));
         let memory = CacheMemory::new(
             &*model,
             config.kv_memory,
@@ -318,19 +321,17 @@ impl Engine {
                 });
             }
         }
-        if canvas.len() > self.spec.max_canvas {
+        let limit = self.spec.longest_canvas(plan);
+        if canvas.len() > limit {
             return Err(SubmitError::CanvasTooLong {
                 length: canvas.len(),
-                limit: self.spec.max_canvas,
+                limit,
             });
         }
         if let Some(prompt) = &plan.sampling.negative_prompt {
             let length = canvas.len() - prompt_slots(&canvas) + prompt.len();
-            if length > self.spec.max_canvas {
-                return Err(SubmitError::NegativePromptTooLong {
-                    length,
-                    limit: self.spec.max_canvas,
-                });
+            if length > limit {
+                return Err(SubmitError::NegativePromptTooLong { length, limit });
             }
         }
         if canvas.blank() != self.blank() {
@@ -400,6 +401,7 @@ impl Engine {
             constraint,
             row_params,
             cache: (scheme, plan.cache),
+            window: self.spec.window(plan),
             reports: sender,
             submitted: Instant::now(),
             started: None,

@@ -19,6 +19,8 @@ pub(super) struct Sequence {
     pub constraint: Option<CanvasConstraint>,
     pub row_params: SequenceRows,
     pub cache: (CacheScheme, Cache),
+    /// Slots that a block sees, its own among them, where its attention alone does not say.
+    pub window: Option<usize>,
     pub reports: ReportSender,
     pub submitted: Instant,
     pub started: Option<Instant>,
@@ -68,6 +70,7 @@ impl Sequence {
                 .first()
                 .map_or(block.start, |slot| slot.saturating_sub(logit_shift)),
             block,
+            window: self.window,
             chunk,
         }
     }

@@ -144,7 +144,9 @@ fn lay_out(
     let mut push = |twin: bool, rows: Range<usize>, block_start, tokens: Vec<TokenId>| {
         let positions: Vec<u32> = rows.clone().map(|slot| slot as u32).collect();
         let segment = Segment {
-            allowed: spec.attention.allowed_among(rows, block_start),
+            allowed: spec
+                .attention
+                .allowed_within(sequence.window, rows, block_start),
             context: cached.slots(twin, window.context.iter().flat_map(Clone::clone)),
             store: cached.slots(twin, window.kept.clone()),
             store_from: window.kept.start.saturating_sub(window.rows.start),

@@ -134,6 +134,7 @@ impl Backbone {
             head_dim: self.head_dim,
             vocab_size: self.vocab_size,
             max_canvas: self.max_positions,
+            sliding_window: None,
             corruption: Corruption::Absorbing {
                 mask_token: self.mask_token,
             },

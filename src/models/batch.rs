@@ -128,7 +128,7 @@ impl RaggedBatch {
     /// # Errors
     /// If there are no rows; else names the first token outside the vocabulary, or position outside the context.
     pub fn check(&self, spec: &ModelSpec) -> Result<(), ModelError> {
-        let (vocab, context) = (spec.vocab_size, spec.max_canvas);
+        let (vocab, context) = (spec.vocab_size, spec.canvas_limit());
         if self.tokens.is_empty() {
             return Err(ModelError::Batch("the batch has no rows".into()));
         }

@@ -4,6 +4,11 @@
 //! network. **Sampling** is block-causal: a block sees itself and the clean blocks before it, whose keys
 //! and values can be kept. **Scoring** takes x_t and x_0 at once, as one segment of 2n rows with
 //! [`scoring_pattern`], so that every block of x_t sees the clean blocks before it in one evaluation.
+//!
+//! Texts longer than the context are sampled with a **sliding window**: the official cache of queries, keys and
+//! values before rotation moves up by a block, and positions are counted from the window's start. Angles between
+//! slots depend on their distance alone, so that this is what positions counted from the canvas's start give,
+//! with keys that are kept rotated.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,7 +19,7 @@ use crate::models::dit::{Dit, DitConfig, DitShape};
 use crate::models::fields::{self, check_size};
 use crate::models::registry::Family;
 use crate::models::weights::Shapes;
-use crate::models::{ModelError, ModelSpec};
+use crate::models::{ModelError, ModelSpec, SlidingWindow};
 
 /// The registry's line.
 pub(super) const FAMILY: Family = Family {
@@ -53,6 +58,10 @@ pub fn scoring_pattern(length: usize, block_length: usize) -> Vec<bool> {
         .flat_map(|query| rows.clone().map(move |key| sees(query, key)))
         .collect()
 }
+
+/// The longest canvas of plans with a sliding window, in contexts. The official sampler has no limit; the tables
+/// of rotary angles need one.
+const SLIDING_CONTEXTS: usize = 64;
 
 /// The fields of `config.json`, with the official class's value for those that are absent.
 #[derive(Debug, Clone, Deserialize)]
@@ -111,7 +120,14 @@ impl Bd3lmConfig {
             block_origin: BlockOrigin::Canvas,
             ..DecodePlan::default()
         };
-        Ok(spec.block_causal(self.block_size, plan))
+        let slots = spec.max_canvas;
+        Ok(ModelSpec {
+            sliding_window: Some(SlidingWindow {
+                slots,
+                max_canvas: slots.saturating_mul(SLIDING_CONTEXTS),
+            }),
+            ..spec.block_causal(self.block_size, plan)
+        })
     }
 }
 

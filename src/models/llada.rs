@@ -188,6 +188,7 @@ impl Architecture for LladaConfig {
             head_dim: self.head_dim(),
             vocab_size: self.rows(),
             max_canvas: self.max_sequence_length,
+            sliding_window: None,
             corruption: match self.unmask_process {
                 ForwardProcess::Absorbing => Corruption::Absorbing {
                     mask_token: self.mask_token_id,

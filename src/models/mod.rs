@@ -35,7 +35,9 @@ pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
-pub use spec::{AttentionPattern, Corruption, ForwardProcess, ModelSpec, Parameterisation};
+pub use spec::{
+    AttentionPattern, Corruption, ForwardProcess, ModelSpec, Parameterisation, SlidingWindow,
+};
 pub use weights::{NotFinite, Shapes, WeightFormat};
 
 /// A network that predicts the clean token of every slot, in the terms that

@@ -45,19 +45,48 @@ impl AttentionPattern {
     /// # Panics
     /// If the block length is 0.
     pub fn allowed_among(self, rows: Range<usize>, start: usize) -> Option<Vec<bool>> {
+        self.allowed_within(None, rows, start)
+    }
+
+    /// As [`AttentionPattern::allowed_among`], where a slot sees its own block and, of those before it, what
+    /// lies among the last `window` slots up to its block's end.
+    ///
+    /// # Panics
+    /// If the block length is 0.
+    pub fn allowed_within(
+        self,
+        window: Option<usize>,
+        rows: Range<usize>,
+        start: usize,
+    ) -> Option<Vec<bool>> {
         match self {
             Self::Bidirectional => None,
             Self::BlockCausal { block_length } => {
                 let missing = (block_length - start % block_length) % block_length;
                 let block = |slot: usize| (slot + missing) / block_length;
+                let window = window.unwrap_or(usize::MAX).max(block_length);
+                let sees = move |i: usize, j: usize| {
+                    let end = (block(i) + 1) * block_length - missing;
+                    block(j) <= block(i) && j >= end.saturating_sub(window)
+                };
                 if rows.is_empty() || block(rows.start) == block(rows.end - 1) {
                     return None;
                 }
-                let row = |i| rows.clone().map(move |j| block(j) <= block(i));
+                let row = |i| rows.clone().map(move |j| sees(i, j));
                 Some(rows.clone().flat_map(row).collect())
             }
         }
     }
+}
+
+/// How a block-causal network goes on where a canvas is longer than its context: a block sees the last so many
+/// slots up to its end. What they hold of slots that were still seen when they were computed, they keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SlidingWindow {
+    /// Slots that a block sees, its own among them.
+    pub slots: usize,
+    /// Longest canvas, in slots.
+    pub max_canvas: usize,
 }
 
 /// The name of a forward process.
@@ -119,8 +148,12 @@ pub struct ModelSpec {
     pub head_dim: usize,
     /// Width of a row of logits; every token id is below it.
     pub vocab_size: usize,
-    /// Longest canvas, in slots.
+    /// Longest canvas, in slots, all of which are seen from its end.
     pub max_canvas: usize,
+    /// How longer ones are denoised by plans with a
+    /// [`sliding_window`](crate::decode::DecodePlan::sliding_window), if the network is sampled so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sliding_window: Option<SlidingWindow>,
     /// The forward process that the network reverses, and with it the mask token if there is one.
     #[serde(flatten)]
     pub corruption: Corruption,
@@ -279,6 +312,12 @@ impl ModelSpec {
             }
             _ => {}
         }
+        if plan.sliding_window && self.sliding_window.is_none() {
+            return invalid(
+                "sliding_window",
+                "this model's canvases end with its context; allowed: false (models of the family bd3lm slide)",
+            );
+        }
         if self.noise_conditioned && plan.budget.last_time().is_none() {
             return invalid(
                 "budget",
@@ -329,6 +368,24 @@ impl ModelSpec {
         plan
     }
 
+    /// Slots that a block sees by `plan`, its own among them; `None` if it sees all that its attention says.
+    pub fn window(&self, plan: &DecodePlan) -> Option<usize> {
+        let sliding = self.sliding_window.filter(|_| plan.sliding_window);
+        sliding.map(|sliding| sliding.slots)
+    }
+
+    /// Slots of the longest canvas for `plan`.
+    pub fn longest_canvas(&self, plan: &DecodePlan) -> usize {
+        let sliding = self.sliding_window.filter(|_| plan.sliding_window);
+        sliding.map_or(self.max_canvas, |sliding| sliding.max_canvas)
+    }
+
+    /// Slots of the longest canvas for any plan.
+    pub fn canvas_limit(&self) -> usize {
+        let sliding = self.sliding_window.map_or(0, |sliding| sliding.max_canvas);
+        self.max_canvas.max(sliding)
+    }
+
     /// Slots of a canvas for `plan`, scratch slots included, of which `length` are laid out and the last
     /// gap ends before slot `gaps_end`.
     ///
@@ -349,7 +406,7 @@ impl ModelSpec {
     pub fn longest_gap(&self, plan: &DecodePlan, fixed: usize, at_most: usize) -> usize {
         let fits = |gap: &usize| {
             let length = fixed.saturating_add(*gap);
-            self.canvas_length(plan, length, length) <= self.max_canvas
+            self.canvas_length(plan, length, length) <= self.longest_canvas(plan)
         };
         (1..=at_most).rev().find(fits).unwrap_or(0)
     }
@@ -394,5 +451,33 @@ mod tests {
         let expected: Vec<bool> = rows.chars().map(|bit| bit == '1').collect();
         assert_eq!(pattern.allowed_among(1..4, 1).unwrap(), expected);
         assert_eq!(pattern.allowed_among(1..3, 1), None);
+    }
+
+    #[test]
+    fn a_slot_sees_the_last_slots_of_a_window_and_its_whole_block() {
+        let pattern = AttentionPattern::BlockCausal { block_length: 2 };
+        let bits = |rows: [&str; 6]| rows.concat().chars().map(|bit| bit == '1').collect();
+        for (window, rows) in [
+            (
+                4,
+                ["110000", "110000", "111100", "111100", "001111", "001111"],
+            ),
+            (
+                3,
+                ["110000", "110000", "011100", "011100", "000111", "000111"],
+            ),
+            (
+                1,
+                ["110000", "110000", "001100", "001100", "000011", "000011"],
+            ),
+        ] {
+            let expected: Vec<bool> = bits(rows);
+            assert_eq!(
+                pattern.allowed_within(Some(window), 0..6, 0),
+                Some(expected)
+            );
+        }
+        let all = pattern.allowed_within(Some(6), 0..6, 0);
+        assert_eq!(all, pattern.allowed(6));
     }
 }

@@ -13,7 +13,7 @@ use super::error::{ApiError, ErrorBody};
 use super::state::{AppState, Limits};
 use crate::decode::{Cache, CachePolicy, DecodePlan};
 use crate::engine::CacheScheme;
-use crate::models::AttentionPattern;
+use crate::models::{AttentionPattern, SlidingWindow};
 
 /// A model in OpenAI's shape, with what it can do beside it.
 #[derive(Serialize, ToSchema)]
@@ -27,6 +27,10 @@ pub(super) struct Model {
     vocab_size: usize,
     /// Longest canvas, in slots.
     context_length: usize,
+    /// How requests with `diffusion.sliding_window` denoise longer canvases, of models that are sampled so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object)]
+    sliding_window: Option<SlidingWindow>,
     /// What a gap is filled by: `bidirectional`, all of the canvas; `left-context`, what precedes the end
     /// of its block, and only where a request asks for that.
     infill: &'static str,
@@ -73,6 +77,7 @@ fn model(state: &AppState) -> Model {
         parameters: spec.parameters,
         vocab_size: spec.vocab_size,
         context_length: spec.max_canvas,
+        sliding_window: spec.sliding_window,
         infill: match spec.attention {
             AttentionPattern::Bidirectional => "bidirectional",
             AttentionPattern::BlockCausal { .. } => "left-context",

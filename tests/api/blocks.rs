@@ -77,6 +77,36 @@ async fn a_canvas_whose_whole_blocks_are_longer_than_the_context_is_refused() {
 }
 
 #[tokio::test]
+async fn canvases_longer_than_the_context_slide_where_asked_for_and_where_the_model_is_sampled_so()
+{
+    let blocks = || Mock::saying_text(0, "").in_blocks_of(8);
+    let sliding = Server::of(blocks().sliding(3 * CONTEXT)).await;
+    let body = |max_tokens: usize, slides: bool| {
+        json!({
+            "prompt": "p", "max_tokens": max_tokens, "diffusion": {"sliding_window": slides},
+        })
+    };
+    let answer = sliding.answer(PATH, &body(2 * CONTEXT, true)).await;
+    assert_eq!(answer["usage"]["completion_tokens"], 2 * CONTEXT);
+    for (max_tokens, slides, limit) in [(CONTEXT, false, CONTEXT), (3 * CONTEXT, true, 3 * CONTEXT)]
+    {
+        let (status, answer) = sliding.ask(PATH, &body(max_tokens, slides)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert_eq!(answer["error"]["code"], "context_length_exceeded");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains(&limit.to_string()), "{message}");
+    }
+    let (_, models) = sliding.get("/v1/models").await;
+    let models: Value = serde_json::from_str(&models).unwrap();
+    let window = json!({"slots": CONTEXT, "max_canvas": 3 * CONTEXT});
+    assert_eq!(models["data"][0]["sliding_window"], window);
+
+    let (status, answer) = Server::of(blocks()).await.ask(PATH, &body(4, true)).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(answer["error"]["param"], "diffusion.sliding_window");
+}
+
+#[tokio::test]
 async fn blocks_of_another_length_are_refused_and_every_preset_keeps_the_models() {
     let server = Server::of(Mock::saying_text(0, "").in_blocks_of(8)).await;
     let body = json!({"prompt": "p", "diffusion": {"block_length": 4}});

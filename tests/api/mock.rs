@@ -8,7 +8,7 @@ use unmask::canvas::TokenId;
 use unmask::decode::{BlockOrigin, DecodePlan, EarlyStop, ResizeTokens, preset};
 use unmask::models::{
     AttentionPattern, Checkpoint, Corruption, Denoiser, KvPool, ModelError, ModelSpec,
-    Parameterisation, RaggedBatch,
+    Parameterisation, RaggedBatch, SlidingWindow,
 };
 
 use crate::support::golden;
@@ -44,6 +44,7 @@ impl Mock {
             spec: ModelSpec {
                 vocab_size: VOCABULARY,
                 max_canvas: CONTEXT,
+                sliding_window: None,
                 corruption: Corruption::Absorbing { mask_token: MASK },
                 parameterisation: Parameterisation::Logits,
                 noise_conditioned: false,
@@ -86,6 +87,15 @@ impl Mock {
             early_stop: EarlyStop::AfterBlock,
             ..DecodePlan::default()
         })
+    }
+
+    /// Makes canvases longer than the context slide, up to `max_canvas` slots.
+    pub fn sliding(mut self, max_canvas: usize) -> Self {
+        self.spec.sliding_window = Some(SlidingWindow {
+            slots: self.spec.max_canvas,
+            max_canvas,
+        });
+        self
     }
 
     /// Makes it a model of the uniform process, without a mask token. The poisonous token is no part of its

@@ -102,6 +102,7 @@ impl Babbler {
             head_dim: 1,
             vocab_size: VOCABULARY,
             max_canvas: 512,
+            sliding_window: None,
             corruption: Corruption::Absorbing { mask_token: MASK },
             parameterisation: Parameterisation::Logits,
             noise_conditioned: false,

@@ -20,6 +20,8 @@ fn block_causal() -> Vec<(&'static str, Engine)> {
         .collect();
     engines.push(("a2d bd3lm", edited("a2d_qwen3", "block_size", 8)));
     engines.push(("bd3lm", edited("bd3lm", "model_length", 128)));
+    // Its context of 16 slots slides.
+    engines.push(("bd3lm sliding", engine("bd3lm")));
     let mut config = support::json(&golden("sdar").join("config.json"));
     for (field, value) in [
         ("architectures", json!(["SDARMoeForCausalLM"])),
@@ -89,6 +91,7 @@ fn finished_blocks_from_the_cache_give_bit_for_bit_what_recomputing_them_gives()
             if seed % 5 == 0 {
                 plan.block_origin = Default::default();
             }
+            plan.sliding_window = name == "bd3lm sliding";
             let canvas = Canvas::builder(engine.mask_token().unwrap())
                 .fixed(&prompt(1 + (seed as usize * 7) % 41, seed))
                 .gap(1 + (seed as usize * 5) % (block_length + 9))
@@ -280,4 +283,48 @@ fn a_canvas_too_long_for_the_memory_is_recomputed_unless_a_cache_was_asked_for()
     let asked = with_policy(auto, CachePolicy::Prefix);
     let error = engine.submit(canvas(60), &asked).unwrap_err();
     assert!(matches!(error, SubmitError::CacheTooLarge { .. }));
+}
+
+#[test]
+fn a_window_slides_over_canvases_longer_than_the_context_where_a_model_is_sampled_so() {
+    let engine = engine("bd3lm");
+    let context = engine.spec().max_canvas;
+    let canvas = |gap| {
+        let canvas = Canvas::builder(engine.mask_token().unwrap());
+        canvas.fixed(&prompt(5, 1)).gap(gap).build().unwrap()
+    };
+    let plan = engine.spec().default_plan.clone();
+    let sliding = DecodePlan {
+        sliding_window: true,
+        ..plan.clone()
+    };
+    // Within the context it changes nothing.
+    let (_, within) = denoise(&engine, canvas(context - 5), &plan);
+    assert_eq!(denoise(&engine, canvas(context - 5), &sliding).1, within);
+    let error = engine.submit(canvas(context), &plan).unwrap_err();
+    assert!(matches!(error, SubmitError::CanvasTooLong { limit, .. } if limit == context));
+    let (_, beyond) = denoise(&engine, canvas(3 * context), &sliding);
+    assert_eq!((beyond.len(), beyond.masked()), (3 * context + 5, 0));
+    // What comes first is written as without the rest.
+    let first = |canvas: &Canvas| canvas.tokens().take(12).collect::<Vec<_>>();
+    assert_eq!(first(&beyond), first(&within));
+    let limit = engine.spec().longest_canvas(&sliding);
+    let error = engine.submit(canvas(limit), &sliding).unwrap_err();
+    assert!(error.to_string().contains(&limit.to_string()), "{error}");
+    for name in ["sdar", "llada2_moe", "llada", "a2d_qwen3"] {
+        let other = self::engine(name);
+        let canvas = Canvas::builder(other.mask_token().unwrap()).gap(4);
+        let plan = DecodePlan {
+            sliding_window: true,
+            ..other.spec().default_plan.clone()
+        };
+        let error = other.submit(canvas.build().unwrap(), &plan).unwrap_err();
+        assert!(error.to_string().contains("sliding_window"), "{error}");
+        let presets = other.spec().presets();
+        assert!(
+            !presets
+                .iter()
+                .any(|preset| preset.name.starts_with("bd3lm"))
+        );
+    }
 }

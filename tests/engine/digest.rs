@@ -46,6 +46,7 @@ impl DigestModel {
                 head_dim: 1,
                 vocab_size: MASK as usize + 1,
                 max_canvas: 96,
+                sliding_window: None,
                 corruption: Corruption::Absorbing { mask_token: MASK },
                 parameterisation: Parameterisation::Logits,
                 noise_conditioned: false,

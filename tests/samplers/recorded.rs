@@ -1,5 +1,5 @@
 //! Runs of official samplers whose random numbers were recorded: MDLM's ancestral sampling, SEDD's predictors and
-//! BD3-LM's first-hitting sampler.
+//! BD3-LM's samplers.
 //!
 //! The official code draws a slot's next token, the mask among them, as the arg-max of p(v) / E(v) with E(v) =
 //! 10⁻¹⁰ − ln(u(v) + 10⁻¹⁰). Here chance decides first whether a slot is unmasked, by one uniform number, and
@@ -7,12 +7,12 @@
 //! that number is A / (A + B): it is uniform, and below the probability c of being unmasked just if the best
 //! token's c p(v) / E(v) is above the mask's (1 − c) / B.
 
+use std::ops::Range;
+
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 use unmask::canvas::{Canvas, TokenId};
-use unmask::decode::{
-    BlockOrigin, Budget, Candidate, DecodePlan, Decoder, Revision, Score, preset,
-};
+use unmask::decode::{Candidate, DecodePlan, Decoder, Revision, preset};
 use unmask::engine::Engine;
 use unmask::models::{Denoiser, RaggedBatch, Segment};
 use unmask::sampling::philox::{Draws, Stream};
@@ -374,49 +374,143 @@ fn plans_that_do_not_go_with_log_scores_are_refused_with_the_one_that_does() {
     assert!(error.contains("log-scores"), "{error}");
 }
 
-/// First hitting unmasks one slot of the block at a time, each masked one as likely as the others: an even
-/// split of one slot a step in random order. The official time is not used, since the network embeds σ = 0.
-#[test]
-fn one_random_slot_a_step_equals_bd3lms_first_hitting() {
-    let model = load("bd3lm");
-    let mask = model.spec().mask_token().unwrap();
-    for name in ["first_hitting_kv", "first_hitting_nocache"] {
-        let run = Recording::open("bd3lm", name, "first_hitting_kv");
+/// The network's output `[slots, vocab]` for a canvas whose blocks see the last slots of the model's context.
+fn output_within_window(model: &dyn Denoiser, tokens: &[TokenId]) -> Vec<Vec<f32>> {
+    let spec = model.spec();
+    let window = spec.sliding_window.unwrap().slots;
+    let positions: Vec<u32> = (0..tokens.len() as u32).collect();
+    let segment = Segment {
+        allowed: spec
+            .attention
+            .allowed_within(Some(window), 0..tokens.len(), 0),
+        ..Segment::default()
+    };
+    let mut batch = RaggedBatch::new();
+    batch.push_segment(tokens, &positions, segment);
+    let hidden = model.hidden(&batch, None).unwrap();
+    model.head(&hidden).unwrap().to_vec2().unwrap()
+}
+
+/// A run of BD3-LM's sampler: a canvas that begins with its first token, and what each of its steps left of
+/// the context's last slots.
+struct Bd3lmRun {
+    model: Box<dyn Denoiser>,
+    mask: TokenId,
+    run: Recording,
+    plan: DecodePlan,
+    canvas: Canvas,
+}
+
+impl Bd3lmRun {
+    fn open(name: &str, uniforms: &str, preset: &str) -> Self {
+        let model = load("bd3lm");
+        let mask = model.spec().mask_token().unwrap();
+        let run = Recording::open("bd3lm", name, uniforms);
+        let plan = model.spec().plan(&preset::by_name(preset).unwrap());
+        model.spec().check_plan(&plan).unwrap();
         let block = run.number("block_size");
+        assert_eq!(plan.block_length, Some(block));
+        assert_eq!(
+            model.spec().sliding_window.unwrap().slots,
+            run.number("context_size")
+        );
         let length = block * run.number("num_strides");
-        let plan = DecodePlan {
-            block_length: Some(block),
-            block_origin: BlockOrigin::Canvas,
-            budget: Budget::Even,
-            score: Score::Random,
-            ..DecodePlan::default()
-        };
         let bos = [run.number("bos_token_id") as TokenId];
         let canvas = Canvas::builder(mask).fixed(&bos).gap(length - 1);
-        let mut canvas = canvas.build().unwrap();
-        let mut decoder = Decoder::new(&plan, &canvas, &[]).unwrap();
-        let indices = run.case["index_draws"].as_array().unwrap();
-        for (step, recorded) in run.canvases().iter().enumerate() {
+        Self {
+            mask,
+            run,
+            plan,
+            canvas: canvas.build().unwrap(),
+            model,
+        }
+    }
+
+    /// What the slots of `block` become at the recorded `step`, by slot.
+    fn replayed(&self, step: usize, held: &[TokenId], block: &Range<usize>) -> Vec<Replayed> {
+        let rows = output_within_window(&*self.model, &held[..block.end]);
+        let rows = rows[block.clone()].iter().zip(&self.run.uniforms[step]);
+        rows.map(|(row, uniforms)| replay(&weights(row), uniforms, self.mask))
+            .collect()
+    }
+
+    fn assert_recorded(&self, canvas: &Canvas, block: &Range<usize>, recorded: &[TokenId]) {
+        let start = block.end.saturating_sub(self.run.number("context_size"));
+        assert_eq!(tokens(canvas)[start..block.end], *recorded);
+    }
+}
+
+/// First hitting unmasks one slot of the block at a time, each masked one as likely as the others. The official
+/// time is not used, since the network embeds σ = 0.
+#[test]
+fn one_random_slot_a_step_equals_bd3lms_first_hitting_within_and_beyond_the_context() {
+    for (name, uniforms) in [
+        ("first_hitting_kv", "first_hitting_kv"),
+        ("first_hitting_nocache", "first_hitting_kv"),
+        ("first_hitting_kv_sliding", "first_hitting_kv_sliding"),
+    ] {
+        let replaying = Bd3lmRun::open(name, uniforms, "bd3lm-first-hitting");
+        let mut canvas = replaying.canvas.clone();
+        let mut decoder = Decoder::new(&replaying.plan, &canvas, &[]).unwrap();
+        let indices = replaying.run.case["index_draws"].as_array().unwrap();
+        for (step, recorded) in replaying.run.canvases().iter().enumerate() {
             let block = decoder.block();
-            let rows = output(&*model, &tokens(&canvas)[..block.end], None);
+            let replayed = replaying.replayed(step, &tokens(&canvas), &block);
             let masked = decoder.scored_slots(&canvas);
             let chosen = masked[indices[step].as_u64().unwrap() as usize];
             let candidates: Vec<Candidate> = masked
                 .into_iter()
-                .map(|slot| {
-                    let uniforms = &run.uniforms[step][slot - block.start];
-                    let replayed = replay(&weights(&rows[slot]), uniforms, mask);
-                    Candidate {
-                        uniform: if slot == chosen { 0.9 } else { 0.1 },
-                        ..candidate(slot, replayed.token)
-                    }
+                .map(|slot| Candidate {
+                    uniform: if slot == chosen { 0.9 } else { 0.1 },
+                    ..candidate(slot, replayed[slot - block.start].token)
                 })
                 .collect();
             decoder.advance(&mut canvas, &candidates);
-            let window = tokens(&canvas)[..block.end].to_vec();
-            assert_eq!(window, *recorded, "{name}, step {step}");
+            replaying.assert_recorded(&canvas, &block, recorded);
         }
         assert!(decoder.is_done());
-        assert_eq!(tokens(&canvas), ids(&run.case["output_ids"]), "{name}");
+        let output = ids(&replaying.run.case["output_ids"]);
+        assert_eq!(tokens(&canvas), output, "{name}");
     }
+}
+
+#[test]
+fn ancestral_sampling_in_blocks_equals_bd3lms_and_evaluates_the_network_only_where_a_slot_changes()
+{
+    let mut replaying = Bd3lmRun::open("ddpm_kv", "first_hitting_kv", "bd3lm-ddpm");
+    replaying.plan.steps_per_block = Some(replaying.run.number("num_steps"));
+    let recorded = replaying.run.canvases();
+    let block_length = replaying.run.number("block_size");
+    let length = replaying.canvas.len();
+    // The official steps end with the last masked slot of a block; ours are counted alike.
+    let (mut before, mut draws, mut drawn) = (tokens(&replaying.canvas), Vec::new(), Vec::new());
+    for (step, after) in recorded.iter().enumerate() {
+        let block = after.len() - block_length..after.len();
+        let replayed = replaying.replayed(step, &before, &block);
+        let mut uniforms = vec![1.0; length];
+        let mut row = vec![replaying.mask; length];
+        for (slot, replayed) in block.clone().zip(&replayed) {
+            (uniforms[slot], row[slot]) = (replayed.uniform, replayed.token);
+        }
+        (draws.push(uniforms), drawn.push(row));
+        before[..after.len()].copy_from_slice(after);
+    }
+    let mut canvas = replaying.canvas.clone();
+    let mut decoder = Decoder::replay(&replaying.plan, &canvas, &[], draws).unwrap();
+    let mut nfe = 0;
+    while !decoder.is_done() {
+        let (step, block) = (decoder.steps(), decoder.block());
+        let scored = decoder.scored_slots(&canvas);
+        let candidates: Vec<Candidate> = scored
+            .into_iter()
+            .map(|slot| candidate(slot, drawn[step][slot]))
+            .collect();
+        decoder.advance(&mut canvas, &candidates);
+        replaying.assert_recorded(&canvas, &block, &recorded[step]);
+        nfe += 1;
+    }
+    assert_eq!(decoder.steps(), recorded.len());
+    assert_eq!(tokens(&canvas), ids(&replaying.run.case["output_ids"]));
+    let sampling_steps = replaying.run.case["sampling_steps"].as_u64().unwrap();
+    assert_eq!(nfe, sampling_steps);
 }

@@ -59,6 +59,7 @@ impl MockModel {
                 head_dim: 1,
                 vocab_size: 257,
                 max_canvas: 64,
+                sliding_window: None,
                 corruption: Corruption::Absorbing { mask_token: MASK },
                 parameterisation: Parameterisation::Logits,
                 noise_conditioned: false,

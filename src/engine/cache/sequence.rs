@@ -42,6 +42,8 @@ pub(in crate::engine) struct Place {
     pub length: usize,
     /// The first row that is scored.
     pub first_row: usize,
+    /// Slots that a block sees, its own among them, if not all before it.
+    pub window: Option<usize>,
     /// The most rows that only prepare the cache in one step.
     pub chunk: usize,
 }
@@ -162,6 +164,7 @@ impl SequenceCache {
             length,
             first_row,
             chunk,
+            ..
         } = *place;
         match self.scheme {
             // No slot sees the blocks after its own.
@@ -190,14 +193,24 @@ impl SequenceCache {
 
     fn block_window(&self, place: &Place, chunk: usize) -> Window {
         let block = &place.block;
-        if block.start - self.cached.min(block.start) > chunk {
-            let (length, missing) = self.model_block.unwrap_or((1, 0));
+        let (length, missing) = self.model_block.unwrap_or((1, 0));
+        let window = place.window.map(|slots| slots.max(length));
+        // The canvas's last block may be shorter than the model's.
+        let whole = |end: usize| (end + missing).next_multiple_of(length) - missing;
+        let seen_from = |end: usize| window.map_or(0, |slots| whole(end).saturating_sub(slots));
+        let lag = block.start - self.cached.min(block.start);
+        // All rows of a step see the same cached slots.
+        if lag > chunk || (lag > 0 && seen_from(block.end) > 0) {
             // As many whole blocks of the model as fit the chunk, and at least one.
             let after = |slot: usize| (slot + missing) / length * length;
-            let end = after(self.cached + chunk).max(after(self.cached) + length) - missing;
+            let next = after(self.cached) + length;
+            let mut end = after(self.cached + chunk).max(next) - missing;
+            if let Some(window) = window.filter(|_| seen_from(end) > 0) {
+                end = after(window).max(next) - missing;
+            }
             let rows = self.cached..end.min(block.start);
             return Window {
-                context: [0..rows.start, 0..0],
+                context: [seen_from(rows.end)..rows.start, 0..0],
                 kept: rows.clone(),
                 rows,
                 denoises: false,
@@ -205,7 +218,7 @@ impl SequenceCache {
         }
         let rows = self.cached.min(place.first_row)..block.end;
         Window {
-            context: [0..rows.start, 0..0],
+            context: [seen_from(block.end).min(rows.start)..rows.start, 0..0],
             kept: self.cached..block.start,
             rows,
             denoises: true,

@@ -161,6 +161,7 @@ impl DitShape {
             head_dim: self.head_dim(),
             vocab_size: self.vocab,
             max_canvas: self.length,
+            sliding_window: None,
             corruption,
             parameterisation,
             noise_conditioned: matches!(self.noise, NoiseInput::Given { .. }),

@@ -169,7 +169,7 @@ pub(super) fn streaming(
 
 /// A gap has at least one slot; `param` is the field that gives its length.
 pub(super) fn check_size(param: &str, tokens: usize, state: &AppState) -> Result<(), ApiError> {
-    let context = state.engine.spec().max_canvas;
+    let context = state.engine.spec().canvas_limit();
     match tokens {
         0 => Err(ApiError::value(
             param,
@@ -198,12 +198,9 @@ pub(super) fn lay_out(
     let fixed = tokens.len() + suffix.len();
     let gap_end = tokens.len().saturating_add(max_tokens);
     let slots = spec.canvas_length(plan, gap_end, fixed.saturating_add(max_tokens));
-    if slots > spec.max_canvas {
-        let param = if fixed < spec.max_canvas {
-            size_param
-        } else {
-            &path
-        };
+    let limit = spec.longest_canvas(plan);
+    if slots > limit {
+        let param = if fixed < limit { size_param } else { &path };
         let suffix = match suffix.len() {
             0 => String::new(),
             length => format!(", suffix has {length}"),
@@ -212,12 +209,7 @@ pub(super) fn lay_out(
             "{path} has {} tokens{suffix} and {size_param} is {max_tokens}",
             tokens.len()
         );
-        return Err(ApiError::canvas_too_long(
-            param,
-            what,
-            slots,
-            spec.max_canvas,
-        ));
+        return Err(ApiError::canvas_too_long(param, what, slots, limit));
     }
     if let Some(negative) = &plan.sampling.negative_prompt {
         let slots = slots - tokens.len() + negative.len();

@@ -178,7 +178,7 @@ pub(super) fn no_such_length(
     may_end: bool,
     state: &AppState,
 ) -> ApiError {
-    let context = state.engine.spec().max_canvas;
+    let context = state.engine.spec().canvas_limit();
     let lengths = language.lengths(context, may_end);
     let context = context.min(lengths.len().saturating_sub(1));
     let Some(least) = (1..=context).find(|length| lengths[*length]) else {

@@ -56,6 +56,7 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
         };
     }
     plan.left_context = options.left_context.unwrap_or(plan.left_context);
+    plan.sliding_window = options.sliding_window.unwrap_or(plan.sliding_window);
     let sampling = &mut plan.sampling;
     sampling.filter_order = options.filter_order.unwrap_or(sampling.filter_order);
     sampling.basis = options.basis.unwrap_or(sampling.basis);

@@ -102,7 +102,7 @@ pub(super) fn gap(
         check_name(name, path, names, state)?;
     }
     let param = |field: &str| format!("{path}.gap.{field}");
-    let limit = state.engine.spec().max_canvas;
+    let limit = state.engine.spec().canvas_limit();
     let length = match (gap.tokens.map(size), gap.max_tokens.map(size), gap.choices) {
         (Some(0), None, None) => {
             return Err(ApiError::value(

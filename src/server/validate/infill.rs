@@ -261,7 +261,7 @@ fn pieces(
             Segment::Text(text) => Err((path, text)),
         });
     }
-    let limit = state.engine.spec().max_canvas;
+    let limit = state.engine.spec().canvas_limit();
     if in_gaps > limit {
         return Err(too_long(param, in_gaps, limit));
     }
@@ -318,8 +318,9 @@ fn check_length(job: &InfillJob, param: &str, state: &AppState) -> Result<(), Ap
     let length = job.prompt_tokens() + most;
     let gaps_end = length - after_gaps.sum::<usize>();
     let slots = spec.canvas_length(&job.plan, gaps_end, length);
-    match slots > spec.max_canvas {
-        true => Err(too_long(param, slots, spec.max_canvas)),
+    let limit = spec.longest_canvas(&job.plan);
+    match slots > limit {
+        true => Err(too_long(param, slots, limit)),
         false => Ok(()),
     }
 }

@@ -74,7 +74,7 @@ fn encode(
     path: &str,
     state: &AppState,
 ) -> Result<Vec<TokenId>, ApiError> {
-    let context = state.engine.spec().max_canvas;
+    let context = state.engine.spec().canvas_limit();
     if let Some(longest) = state.tokenizer.longest_token()
         && text.len() > context.saturating_mul(longest)
     {

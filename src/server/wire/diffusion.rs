@@ -56,6 +56,9 @@ pub struct DiffusionOptions {
     pub cache: Option<Object<CacheOptions>>,
     /// Fills gaps by what precedes the end of their block alone, where the model sees no more.
     pub left_context: Option<bool>,
+    /// Denoises canvases longer than the model's context, for models that are sampled so: each block sees as many
+    /// slots up to its end as the context has.
+    pub sliding_window: Option<bool>,
 }
 
 /// The `cache` object of `diffusion`.
