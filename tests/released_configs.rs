@@ -238,6 +238,25 @@ fn a_released_config_json_alone_tells_family_and_number_of_parameters() {
     assert_eq!(json.count(), expected.len());
 }
 
+/// LLaDA-MoE's published 1.4 billion are without the embedding of 0.32 billion, the others' with it.
+#[test]
+fn the_active_parameters_of_mixtures_of_experts_are_the_published_ones() {
+    for (name, billions) in [
+        ("LLaDA-MoE-7B-A1B-Instruct", 1.4 + 0.32),
+        ("LLaDA2.0-mini", 1.44),
+        ("LLaDA2.0-flash", 6.1),
+        ("SDAR-30B-A3B-Chat", 3.3),
+        ("SDAR-8B-Chat", 8.19),
+    ] {
+        let spec = inspect(&config(name), &[])["spec"].clone();
+        let active = spec["active_parameters"].as_u64().unwrap() as f64 / 1e9;
+        assert!(
+            (active / billions - 1.0f64).abs() < 0.03,
+            "{name}: {active}"
+        );
+    }
+}
+
 /// 8 bits and a 16-bit scale for 32 weights of the linear layers; the embedding, which is the head too, and
 /// the norms stay f32, the head has a copy.
 #[test]
@@ -259,10 +278,9 @@ fn the_benchmarks_mixture_of_experts_has_the_active_size_of_its_dense_twin() {
     let [moe, dense] = ["llada-moe.json", "llada-moe-dense.json"].map(|file| {
         let path = benches.join(file);
         let config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        (
-            config,
-            inspect(&path, &[])["spec"]["parameters"].as_u64().unwrap(),
-        )
+        let spec = inspect(&path, &[])["spec"].clone();
+        let number = |name: &str| spec[name].as_u64().unwrap();
+        (config, number("parameters"), number("active_parameters"))
     });
     let size = |name: &str| moe.0[name].as_u64().unwrap();
     let (hidden, layers, experts) = (
@@ -274,4 +292,6 @@ fn the_benchmarks_mixture_of_experts_has_the_active_size_of_its_dense_twin() {
     let idle = layers * (experts - size("num_experts_per_tok")) * expert;
     let routers = layers * experts * hidden;
     assert_eq!(moe.1 - idle - routers, dense.1);
+    assert_eq!(moe.2, moe.1 - idle);
+    assert_eq!(dense.2, dense.1);
 }

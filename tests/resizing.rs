@@ -56,6 +56,7 @@ impl Leaning {
             spec: ModelSpec {
                 family: "mock",
                 parameters: 0,
+                active_parameters: 0,
                 hidden_size: VOCAB,
                 layers: 0,
                 kv_heads: 1,

@@ -24,6 +24,7 @@ impl Independent {
         Self(ModelSpec {
             family: "mock",
             parameters: 0,
+            active_parameters: 0,
             hidden_size: 1,
             layers: 0,
             kv_heads: 1,

@@ -59,9 +59,13 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     }
     writeln!(out, "model          {}", checkpoint.name())?;
     writeln!(out, "family         {}", spec.family)?;
+    let active = match spec.active_parameters {
+        active if active == spec.parameters => String::new(),
+        active => format!(", {active} of them active in a row"),
+    };
     writeln!(
         out,
-        "parameters     {} in {} tensors",
+        "parameters     {} in {} tensors{active}",
         spec.parameters,
         shapes.len()
     )?;

@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use crate::decode::DecodePlan;
-use crate::models::layers::{Network, Rotary, Transformer};
+use crate::models::layers::{EXPERTS, ExpertShape, Network, Rotary, Transformer};
 use crate::models::registry::Family;
 use crate::models::weights::{Recorder, Shapes, WeightFormat, Weights};
 use crate::models::{Denoiser, ModelError, ModelSpec};
@@ -19,6 +19,11 @@ pub(super) trait Architecture: Sized {
 
     /// What the engine has to know of a model with that many `parameters`.
     fn spec(&self, parameters: usize) -> ModelSpec;
+
+    /// The mixture of experts in the layers that have one; none of families without.
+    fn experts(&self) -> Option<ExpertShape> {
+        None
+    }
 
     /// Takes what a generation_config.json says of sampling into the default `plan`; nothing, unless
     /// the official sampler reads it from there.
@@ -63,9 +68,20 @@ pub(super) const fn family<A: Architecture>(
 
 fn spec(architecture: &impl Architecture) -> Result<ModelSpec, ModelError> {
     let sizes = tensors(architecture)?;
-    let counts = sizes.values().map(|shape| shape.iter().product());
-    let parameters = counts.fold(0, usize::saturating_add);
-    Ok(architecture.spec(parameters))
+    let count = |of: &dyn Fn(&str) -> bool| {
+        let counted = sizes.iter().filter(|(name, _)| of(name));
+        let counts = counted.map(|(_, shape)| shape.iter().product());
+        counts.fold(0, usize::saturating_add)
+    };
+    let parameters = count(&|_| true);
+    let of_experts = count(&|name| name.contains(EXPERTS));
+    let active_experts = architecture.experts().map_or(of_experts, |shape| {
+        of_experts / shape.experts.max(1) * shape.per_row
+    });
+    Ok(ModelSpec {
+        active_parameters: parameters - of_experts + active_experts,
+        ..architecture.spec(parameters)
+    })
 }
 
 fn load<A: Architecture>(

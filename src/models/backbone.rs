@@ -128,6 +128,7 @@ impl Backbone {
         ModelSpec {
             family,
             parameters,
+            active_parameters: parameters,
             hidden_size: self.hidden_size,
             layers: self.layers,
             kv_heads: self.kv_heads,

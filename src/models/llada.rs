@@ -182,6 +182,7 @@ impl Architecture for LladaConfig {
         ModelSpec {
             family: FAMILY.name,
             parameters,
+            active_parameters: parameters,
             hidden_size: self.d_model,
             layers: self.n_layers,
             kv_heads: self.kv_heads(),

@@ -144,6 +144,10 @@ impl Architecture for Llada2Moe {
             .block_causal(self.block_length, plan)
     }
 
+    fn experts(&self) -> Option<ExpertShape> {
+        self.experts.as_ref().map(|experts| experts.shape)
+    }
+
     fn rotary(&self, dtype: DType, device: &Device) -> Result<Rotary> {
         self.backbone.rotary(dtype, device)
     }

@@ -78,6 +78,10 @@ impl Architecture for LladaMoe {
         self.backbone.spec(FAMILY.name, parameters)
     }
 
+    fn experts(&self) -> Option<ExpertShape> {
+        Some(self.experts)
+    }
+
     fn rotary(&self, dtype: DType, device: &Device) -> Result<Rotary> {
         self.backbone.rotary(dtype, device)
     }

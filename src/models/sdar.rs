@@ -83,6 +83,10 @@ impl Architecture for Sdar {
             .block_causal(self.block_length, preset::sdar_dynamic())
     }
 
+    fn experts(&self) -> Option<ExpertShape> {
+        self.experts.as_ref().map(|experts| experts.shape)
+    }
+
     fn rotary(&self, dtype: DType, device: &Device) -> Result<Rotary> {
         self.backbone.rotary(dtype, device)
     }

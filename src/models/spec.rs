@@ -138,6 +138,9 @@ pub struct ModelSpec {
     pub family: &'static str,
     /// Number of weights.
     pub parameters: usize,
+    /// Of these, weights that a row meets: all but those of the experts that it does not go to, of which there are
+    /// as many in every row.
+    pub active_parameters: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Transformer blocks.

@@ -96,6 +96,7 @@ impl Babbler {
         let mut spec = ModelSpec {
             family: "babbler",
             parameters: 0,
+            active_parameters: 0,
             hidden_size: 1,
             layers: 0,
             kv_heads: 1,

@@ -40,6 +40,7 @@ impl DigestModel {
             spec: ModelSpec {
                 family: "digest",
                 parameters: 0,
+                active_parameters: 0,
                 hidden_size: 1,
                 layers: 1,
                 kv_heads: 1,

@@ -53,6 +53,7 @@ impl MockModel {
             spec: ModelSpec {
                 family: "mock",
                 parameters: 0,
+                active_parameters: 0,
                 hidden_size: 1,
                 layers: 0,
                 kv_heads: 1,

@@ -45,24 +45,55 @@ pub struct Products {
 }
 
 impl Products {
-    /// Those of `checkpoint`, all of whose experts count where it has some.
+    /// Those of `checkpoint`. Of a mixture of E experts, k of which each row goes to, k / E of the weights count:
+    /// so many operations a row takes, whichever experts they are.
     pub fn of(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
         let ModelSpec {
             vocab_size,
             hidden_size,
+            parameters,
+            active_parameters,
             ..
         } = checkpoint.spec()?;
         let table = [vocab_size, hidden_size];
         let shapes = checkpoint.shapes()?;
         let body = shapes.values().filter(|shape| **shape != table);
         Ok(Self {
-            body: body.map(|shape| shape.iter().product::<usize>()).sum(),
+            body: body
+                .map(|shape| shape.iter().product::<usize>())
+                .sum::<usize>()
+                - (parameters - active_parameters),
             head: vocab_size * hidden_size,
         })
     }
 
-    /// Operations on `rows` rows, of which `scored` go through the head.
+    /// Operations of the matrix products on `rows` rows, of which `scored` go through the head.
     pub fn operations(&self, rows: f64, scored: f64) -> f64 {
         2.0 * (self.body as f64 * rows + self.head as f64 * scored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn products(config: &str) -> Products {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/configs");
+        let path = configs.join(config);
+        Products::of(&Checkpoint::open_dummy(&path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_mixture_of_experts_takes_what_a_dense_network_of_its_active_size_takes_and_its_router() {
+        let [experts, dense] = ["llada-moe.json", "llada-moe-dense.json"].map(products);
+        let router = (experts.body - dense.body) as f64;
+        // 12 layers of 16 experts and width 512.
+        assert_eq!(router, 12.0 * 16.0 * 512.0);
+        for rows in [1.0, 32.0, 4096.0] {
+            let more = experts.operations(rows, 7.0) - dense.operations(rows, 7.0);
+            assert_eq!(more, 2.0 * router * rows);
+        }
     }
 }

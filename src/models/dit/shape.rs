@@ -152,9 +152,11 @@ impl DitShape {
         parameterisation: Parameterisation,
     ) -> ModelSpec {
         let weights = self.weights("");
+        let parameters = weights.values().map(|s| s.iter().product::<usize>()).sum();
         ModelSpec {
             family,
-            parameters: weights.values().map(|s| s.iter().product::<usize>()).sum(),
+            parameters,
+            active_parameters: parameters,
             hidden_size: self.hidden,
             layers: self.blocks,
             kv_heads: self.heads,

@@ -15,7 +15,7 @@ pub(super) use block::{Block, SelfAttention};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
 pub(super) use linear::{Linear, product};
 pub(super) use mlp::{GatedMlp, Mlp};
-pub(super) use moe::{ExpertShape, MixtureOfExperts};
+pub(super) use moe::{EXPERTS, ExpertShape, MixtureOfExperts};
 pub(super) use norm::RmsNorm;
 pub(super) use rotary::{Llama3Scaling, Rotary, RotaryRows, frequencies};
 pub(super) use router::Router;

@@ -15,6 +15,10 @@ pub(in crate::models) struct MixtureOfExperts {
     shared: Option<GatedMlp>,
 }
 
+/// What stands before an expert's number in the names of its weights, but not in those of an expert that all rows
+/// go through.
+pub(in crate::models) const EXPERTS: &str = ".experts.";
+
 /// How large a mixture of experts is.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::models) struct ExpertShape {
