@@ -386,6 +386,11 @@ pub fn all() -> Vec<Preset> {
             "SDAR's sequential: blocks of 4 or the model's, from left to right",
             sdar(Score::LeftToRight, Budget::Even),
         ),
+        preset(
+            "sdar-entropy-bounded",
+            "SDAR's entropy_bounded: the least entropies first, while all but the largest sum to 0.35 nats at most",
+            sdar(Score::Entropy, Budget::EntropyBound(0.35)),
+        ),
     ]
 }
 

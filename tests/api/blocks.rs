@@ -34,6 +34,12 @@ async fn text_after_a_gap_is_refused_with_the_reason_where_the_model_would_not_s
         let message = answer["error"]["message"].as_str().unwrap();
         assert!(message.contains("block-causal"), "{message}");
     }
+    let (_, models) = server.get("/v1/models").await;
+    let models: Value = serde_json::from_str(&models).unwrap();
+    assert_eq!(models["data"][0]["infill"], "left-context");
+    let asked_for = json!({"text": "ab{{2}}!", "diffusion": {"left_context": true}});
+    let answer = server.answer("/v1/infill", &asked_for).await;
+    assert_eq!(answer["choices"][0]["text"], "ab23!");
 }
 
 #[tokio::test]

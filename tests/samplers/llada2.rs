@@ -4,7 +4,7 @@ use unmask::decode::{Budget, DecodePlan, EarlyStop, Revision};
 use unmask::engine::Engine;
 
 use crate::run::{Case, case, preset_plan, respecified, set_block_length};
-use crate::support::trace;
+use crate::support::{denoise, trace};
 
 const NAME: &str = "llada2_moe";
 const EDITING: &str = "llada21";
@@ -108,6 +108,42 @@ fn completions_of_llada21_with_edits_equal_the_official_and_dllms_runs() {
         let engine = engine(EDITING, &case);
         case.row()
             .assert_equal(&engine, &editing_plan(&engine, &case), name);
+    }
+}
+
+#[test]
+fn an_edited_slot_says_how_often_and_when_the_official_run_edited_it() {
+    for name in ["hf_low_thresholds", "hf_zero_edit"] {
+        let case = case(EDITING, name);
+        let engine = engine(EDITING, &case);
+        let (plan, row) = (editing_plan(&engine, &case), case.row());
+        let (mask, start) = (engine.mask_token().unwrap(), row.start(&engine, &plan));
+        let mut edits = vec![0; start.len()];
+        let mut written = vec![0; start.len()];
+        let mut before: Vec<_> = start.tokens().collect();
+        for (step, canvas) in row.canvases.iter().enumerate() {
+            for (slot, token) in canvas.iter().enumerate() {
+                if *token != before[slot] {
+                    edits[slot] += usize::from(before[slot] != mask);
+                    written[slot] = step + 1;
+                    before[slot] = *token;
+                }
+            }
+        }
+        assert!(edits.iter().any(|count| *count > 0), "{name}");
+        let (_, finished) = denoise(&engine, start, &plan);
+        for (slot, token) in before.iter().enumerate() {
+            let Some(commit) = finished.provenance(slot) else {
+                continue;
+            };
+            let edited = finished.gap_slot(slot).unwrap().edited();
+            assert_eq!(
+                (edited, commit.step),
+                (edits[slot], written[slot]),
+                "{name} {slot}"
+            );
+            assert_eq!(commit.token, *token);
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! SDAR: `block_diffusion_generate` of `generate.py`.
 
+use unmask::canvas::Canvas;
 use unmask::decode::{Budget, DecodePlan};
 use unmask::engine::Engine;
 use unmask::models::ModelSpec;
 
 use crate::run::{Case, case, preset_plan, respecified, tempered};
+use crate::support::denoise;
 
 const NAME: &str = "sdar";
 
@@ -60,4 +62,23 @@ fn completions_drawn_with_a_top_k_of_one_equal_the_unmodified_official_run() {
     plan.sampling.temperature = case.fraction("temperature").unwrap();
     plan.sampling.top_k = case.number("top_k");
     case.row().assert_equal(&engine, &plan, "official_topk1");
+}
+
+/// The official `entropy_bounded` ends with an error: this follows the paper of the bound (arXiv:2505.24857).
+#[test]
+fn the_entropy_bound_commits_one_slot_a_step_or_a_block_at_once_as_it_is_drawn_in_or_out() {
+    let engine = respecified(NAME, |_| ());
+    let plan = preset_plan(&engine, "sdar-entropy-bounded");
+    assert_eq!(plan.block_length, engine.spec().default_plan.block_length);
+    let canvas = Canvas::builder(engine.mask_token().unwrap());
+    let canvas = canvas.fixed(&[5, 6, 7, 8]).gap(8).build().unwrap();
+    for (bound, counts) in [(0.0, vec![1; 8]), (f32::MAX, vec![4, 4])] {
+        let plan = DecodePlan {
+            budget: Budget::EntropyBound(bound),
+            ..plan.clone()
+        };
+        let (steps, _) = denoise(&engine, canvas.clone(), &plan);
+        let committed: Vec<usize> = steps.iter().map(|step| step.committed.len()).collect();
+        assert_eq!(committed, counts);
+    }
 }
