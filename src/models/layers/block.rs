@@ -63,9 +63,9 @@ impl SelfAttention {
         attention: &Attention,
     ) -> Result<Tensor> {
         let by_head = |x: Tensor, heads| x.reshape((x.dim(0)?, heads, self.head_dim));
-        let mut q = by_head(self.query.forward(x)?, self.heads)?;
-        let mut k = by_head(self.key.forward(x)?, self.kv_heads)?;
-        let v = by_head(self.value.forward(x)?, self.kv_heads)?;
+        let [q, k, v] = Linear::forward_each([&self.query, &self.key, &self.value], x)?;
+        let (mut q, mut k) = (by_head(q, self.heads)?, by_head(k, self.kv_heads)?);
+        let v = by_head(v, self.kv_heads)?;
         if let Some((query_norm, key_norm)) = &self.norms {
             q = query_norm.forward(&q)?;
             k = key_norm.forward(&k)?;

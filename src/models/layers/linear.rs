@@ -1,7 +1,12 @@
 //! Linear layers.
 
+use std::sync::Arc;
+
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Module, Result, Tensor};
+
+use crate::models::attention::with_floats;
+use crate::models::layers::q8::{self, Q8Rows, Q8Weight};
 
 /// A linear layer `[rows, from]` → `[rows, to]`.
 #[derive(Debug, Clone)]
@@ -15,7 +20,10 @@ pub(in crate::models) struct Linear {
 enum Weight {
     /// `[to, from]`
     Float(Tensor),
+    /// In blocks that candle multiplies.
     Quantized(QMatMul),
+    /// In Q8_0 on a CPU that has instructions for it.
+    Q8(Arc<Q8Weight>),
 }
 
 impl Linear {
@@ -31,23 +39,64 @@ impl Linear {
     /// # Errors
     /// If `from` is no multiple of the block's size, or the device fails.
     pub fn quantized(weight: &Tensor, blocks: GgmlDType, bias: Option<Tensor>) -> Result<Self> {
-        let weight = QMatMul::from_qtensor(QTensor::quantize(weight, blocks)?)?;
-        let weight = Weight::Quantized(weight);
+        let (to, from) = weight.dims2()?;
+        let on_cpu = weight.device().is_cpu();
+        let quantized = QTensor::quantize(weight, blocks)?;
+        let weight = match on_cpu && blocks == GgmlDType::Q8_0 && q8::is_supported() {
+            true => Weight::Q8(Arc::new(Q8Weight::from_gguf(to, from, &quantized.data()?))),
+            false => Weight::Quantized(QMatMul::from_qtensor(quantized)?),
+        };
         Ok(Self { weight, bias })
     }
-}
 
-impl Module for Linear {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = match &self.weight {
-            Weight::Float(weight) => product(x, weight)?,
-            Weight::Quantized(weight) => weight.forward(x)?,
+    /// What each of `layers` makes of the same `x` `[rows, from]`, which is quantised once where they all are.
+    pub fn forward_each<const N: usize>(layers: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
+        let weights = layers.map(|layer| match &layer.weight {
+            Weight::Q8(weight) => Some(weight),
+            _ => None,
+        });
+        let quantized = match weights.iter().all(Option::is_some) {
+            true => Some(quantize(x)?),
+            false => None,
         };
+        let mut outputs = Vec::with_capacity(N);
+        for (layer, weight) in layers.into_iter().zip(weights) {
+            outputs.push(match (&quantized, weight) {
+                (Some(rows), Some(weight)) => layer.biased(multiply(weight, rows, x)?)?,
+                _ => layer.forward(x)?,
+            });
+        }
+        outputs
+            .try_into()
+            .map_err(|_| candle_core::Error::Msg("as many outputs as layers".into()))
+    }
+
+    fn biased(&self, y: Tensor) -> Result<Tensor> {
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
         }
     }
+}
+
+impl Module for Linear {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.biased(match &self.weight {
+            Weight::Float(weight) => product(x, weight)?,
+            Weight::Quantized(weight) => weight.forward(x)?,
+            Weight::Q8(weight) => multiply(weight, &quantize(x)?, x)?,
+        })
+    }
+}
+
+fn quantize(x: &Tensor) -> Result<Q8Rows> {
+    let (_, from) = x.dims2()?;
+    with_floats([x], |[x]| Q8Rows::quantize(x, from))
+}
+
+/// x wᵀ of the rows that x was quantised to.
+fn multiply(weight: &Q8Weight, rows: &Q8Rows, x: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(weight.multiply(rows), (x.dim(0)?, weight.to()), x.device())
 }
 
 /// Entries of a product up to which the CPU's kernels sum in another order.

@@ -31,8 +31,8 @@ impl GatedMlp {
 
     /// `[rows, hidden]` → `[rows, hidden]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let gated = silu_times(&self.gate.forward(x)?, &self.up.forward(x)?)?;
-        self.down.forward(&gated)
+        let [gate, up] = Linear::forward_each([&self.gate, &self.up], x)?;
+        self.down.forward(&silu_times(&gate, &up)?)
     }
 }
 

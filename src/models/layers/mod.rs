@@ -7,6 +7,7 @@ mod linear;
 mod mlp;
 mod moe;
 mod norm;
+mod q8;
 mod rotary;
 mod router;
 mod transformer;
