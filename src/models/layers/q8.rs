@@ -139,13 +139,12 @@ wide! {
         let (x, _) = x.as_chunks::<BLOCK>();
         let (quants, _) = quants.as_chunks_mut::<BLOCK>();
         for (((x, quants), scale), start) in x.iter().zip(quants).zip(scales).zip(starts) {
-            let mut lanes = [0.0f32; LANES];
+            // Magnitudes are in the order of their bits, and what is no number is above them all.
+            let mut lanes = [0u32; LANES];
             for i in 0..BLOCK {
-                let (lane, magnitude) = (&mut lanes[i % LANES], x[i].abs());
-                // What is not a number stays.
-                *lane = if *lane > magnitude { *lane } else { magnitude };
+                lanes[i % LANES] = lanes[i % LANES].max(x[i].abs().to_bits());
             }
-            let most = lanes.iter().fold(0.0f32, |a, b| if a > *b { a } else { *b });
+            let most = f32::from_bits(lanes.iter().fold(0, |a, b| a.max(*b)));
             *scale = most / 127.0;
             let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
             let mut sum = 0;
