@@ -230,6 +230,10 @@ mod vnni {
     }
 
     /// `COUNT` rows from `row` on and `TILES` tiles from `tile` on.
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "rows and tiles count in several arrays alike"
+    )]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn dot<const COUNT: usize, const TILES: usize>(
         w: &Q8Weight,

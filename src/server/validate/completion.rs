@@ -213,7 +213,7 @@ pub(super) fn lay_out(
     }
     if let Some(negative) = &plan.sampling.negative_prompt {
         let slots = slots - tokens.len() + negative.len();
-        if slots > spec.max_canvas {
+        if slots > limit {
             let what = format_args!(
                 "{NEGATIVE_PROMPT} has {} tokens and stands in the place of {path}",
                 negative.len()
@@ -222,7 +222,7 @@ pub(super) fn lay_out(
                 NEGATIVE_PROMPT,
                 what,
                 slots,
-                spec.max_canvas,
+                limit,
             ));
         }
     }
