@@ -6,6 +6,7 @@ mod blocks;
 mod chat;
 mod cli;
 mod completions;
+mod conformance;
 mod connections;
 mod constraints;
 mod errors;
