@@ -31,7 +31,7 @@ use crate::text::gaps::Piece;
     operation_id = "completions",
     request_body(content = CompletionRequest, example = json!({"prompt": "Once upon a time", "max_tokens": 8, "temperature": 0.7, "seed": 1, "logprobs": 2, "stop": ["\n"], "diffusion": {"steps": 4}})),
     responses(
-        (status = 200, description = "The answer; with `stream`, server-sent events", body = Answer<CompletionChoice>),
+        (status = 200, description = "The answer; with `stream`, server-sent events", content((Answer<CompletionChoice> = "application/json"), (String = "text/event-stream"))),
         (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),

@@ -29,7 +29,7 @@ use super::wire::{
     operation_id = "fim_completions",
     request_body(content = FimRequest, example = json!({"prompt": "def add(a, b):\n", "suffix": "\n\nprint(add(1, 2))", "max_tokens": 12, "random_seed": 1})),
     responses(
-        (status = 200, description = "The answer; with `stream`, server-sent events", body = Answer<FimChoice<FimMessage>>),
+        (status = 200, description = "The answer; with `stream`, server-sent events", content((Answer<FimChoice<FimMessage>> = "application/json"), (String = "text/event-stream"))),
         (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),

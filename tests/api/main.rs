@@ -12,6 +12,9 @@ mod constraints;
 mod errors;
 mod fim;
 mod frames;
+mod fuzz;
+#[path = "../support/fuzz.rs"]
+mod fuzzed;
 mod gaps;
 mod infill;
 mod lifecycle;
