@@ -157,6 +157,11 @@ async fn streams_and_the_largest_numbers_are_described_as_they_are_taken() {
         }
     }
     assert_eq!(streams, 5);
+    let part = json!({"n_predict": 2, "response_fields": ["content"]});
+    let part = server.answer("/infill", &part).await;
+    let of_part = "/paths/~1infill/post/responses/200/content/application~1json/schema";
+    let of_part = document.pointer(of_part).unwrap();
+    assert_eq!(wrong(&document, of_part, &part, "part"), None);
     // Formats of 64 bits with a sign end at half of the seeds that are taken.
     let whole = &document["components"]["schemas"]["Whole"];
     assert_eq!(whole["minimum"], 0, "{whole}");
