@@ -12,6 +12,7 @@ mod generate;
 mod infill;
 mod inspect;
 mod model;
+mod open_files;
 mod output;
 mod ready;
 mod selftest;

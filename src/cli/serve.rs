@@ -16,6 +16,10 @@ use unmask::engine::EngineConfig;
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
 use super::model::{ModelArgs, chat_template, tokenizer};
+use super::open_files;
+
+/// Files that are open beside connections, and some to spare.
+const OTHER_FILES: usize = 64;
 
 /// The port where nothing else is said.
 pub const DEFAULT_PORT: u16 = 8080;
@@ -188,7 +192,21 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
     )
 }
 
+/// Every connection is an open file, and the usual soft limit of 1,024 is there for programs that use `select`.
+fn allow_open_files(connections: usize) {
+    match open_files::raise_limit() {
+        Ok(limit) if limit < connections.saturating_add(OTHER_FILES) as u64 => tracing::warn!(
+            limit,
+            connections,
+            "this process may open too few files for --max-connections; raise it (ulimit -n, LimitNOFILE)"
+        ),
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit on open files"),
+    }
+}
+
 async fn listen(args: &ServeArgs, state: AppState) -> anyhow::Result<Ending> {
+    allow_open_files(args.max_connections);
     let shutdown = termination()?;
     let listener = TcpListener::bind((args.host, args.port))
         .await

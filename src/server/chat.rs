@@ -13,7 +13,7 @@ use super::extract::Body;
 use super::head::{Head, Tally};
 use super::logprobs::chat_logprobs;
 use super::run::{Deadline, Update, answers, updates};
-use super::sse::{self, End, Frame};
+use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
 use super::validate;
 use super::wire::{
@@ -50,7 +50,7 @@ pub(super) async fn apply_template(
     operation_id = "chat_completions",
     request_body(content = ChatRequest, example = json!({"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"}], "max_completion_tokens": 64, "seed": 1})),
     responses(
-        (status = 200, description = "The answer; with `stream`, server-sent events", body = Answer<ChatChoice>),
+        (status = 200, description = "The answer; with `stream`, server-sent events", content((Answer<ChatChoice> = "application/json"), (ServerEvent = "text/event-stream"))),
         (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),

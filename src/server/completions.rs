@@ -14,7 +14,7 @@ use super::head::{Head, Tally};
 use super::infill_text::GapTokenizer;
 use super::logprobs::completion_logprobs;
 use super::run::{Deadline, Run, Update, answers, updates};
-use super::sse::{self, End, Frame};
+use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
 use super::validate::{self, CompletionJob, nth_plan};
 use super::wire::{Answer, COMPLETION_OBJECT, CompletionChoice, CompletionRequest};
@@ -31,7 +31,7 @@ use crate::text::gaps::Piece;
     operation_id = "completions",
     request_body(content = CompletionRequest, example = json!({"prompt": "Once upon a time", "max_tokens": 8, "temperature": 0.7, "seed": 1, "logprobs": 2, "stop": ["\n"], "diffusion": {"steps": 4}})),
     responses(
-        (status = 200, description = "The answer; with `stream`, server-sent events", body = Answer<CompletionChoice>),
+        (status = 200, description = "The answer; with `stream`, server-sent events", content((Answer<CompletionChoice> = "application/json"), (ServerEvent = "text/event-stream"))),
         (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),

@@ -226,6 +226,18 @@ impl ApiError {
         )
     }
 
+    /// No memory is left for a body that comes in.
+    pub fn too_many_bodies(limit: usize) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            RATE_LIMIT,
+            "too_many_bodies",
+            format!(
+                "the bodies that come in take this server's limit of {limit} bytes together; try again later"
+            ),
+        )
+    }
+
     /// As many requests wait for the form of their answer as may.
     pub fn too_many_forms() -> Self {
         Self::new(

@@ -1,11 +1,9 @@
-//! Reads a JSON body, and says exactly where it is wrong.
+//! Parses a JSON body, and says exactly where it is wrong.
 
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
@@ -19,32 +17,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<AppState>> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Arc<AppState>) -> Result<Self, ApiError> {
-        check_media_type(request.headers())?;
-        let limit = state.limits.body_bytes;
-        let timeout = state.limits.body_timeout;
-        let bytes = tokio::time::timeout(timeout, Bytes::from_request(request, state))
+        let bytes = Bytes::from_request(request, state)
             .await
-            .map_err(|_| ApiError::body_timeout(timeout))?
-            .map_err(|rejection| match rejection {
-                BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-                    ApiError::body_too_large(limit)
-                }
-                other => ApiError::body(format!("the body cannot be read: {other}")),
-            })?;
+            .map_err(|error| ApiError::body(format!("the body cannot be read: {error}")))?;
         parse(&bytes).map(Self)
-    }
-}
-
-fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let given = headers
-        .get(header::CONTENT_TYPE)
-        .map_or(b"".as_slice(), |value| value.as_bytes());
-    let given = String::from_utf8_lossy(given);
-    let essence = given.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        Ok(())
-    } else {
-        Err(ApiError::media_type(&given))
     }
 }
 

@@ -13,7 +13,7 @@ use super::extract::Body;
 use super::head::{Head, Tally};
 use super::logprobs::chat_logprobs;
 use super::run::{Deadline, Update, answers, updates};
-use super::sse::{self, End, Frame};
+use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
 use super::validate;
 use super::wire::{
@@ -29,7 +29,7 @@ use super::wire::{
     operation_id = "fim_completions",
     request_body(content = FimRequest, example = json!({"prompt": "def add(a, b):\n", "suffix": "\n\nprint(add(1, 2))", "max_tokens": 12, "random_seed": 1})),
     responses(
-        (status = 200, description = "The answer; with `stream`, server-sent events", body = Answer<FimChoice<FimMessage>>),
+        (status = 200, description = "The answer; with `stream`, server-sent events", content((Answer<FimChoice<FimMessage>> = "application/json"), (ServerEvent = "text/event-stream"))),
         (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),

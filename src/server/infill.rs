@@ -15,7 +15,7 @@ use super::head::Head;
 use super::infill_reader::{GapHead, InfillAnswer, InfillReader, InfillStep};
 use super::infill_text::GapTokenizer;
 use super::run::{Cost, Deadline, Reader, Run, Update, answers, updates, within};
-use super::sse::{self, End, Frame};
+use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
 use super::validate::{self, InfillJob, nth_plan};
 use super::wire::{
@@ -34,7 +34,7 @@ use crate::engine::LogprobRequest;
     operation_id = "infill",
     request_body(content = InfillRequest, example = json!({"segments": ["The cat ", {"gap": {"tokens": 2, "name": "verb"}}, " on the mat. It was ", {"gap": {"choices": ["a", "b"]}}, "."], "seed": 1, "logprobs": true, "top_logprobs": 3})),
     responses(
-        (status = 200, description = "The answer; with `stream`, server-sent events", body = Infill),
+        (status = 200, description = "The answer; with `stream`, server-sent events", content((Infill = "application/json"), (ServerEvent = "text/event-stream"))),
         (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),

@@ -14,7 +14,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::metrics::Metrics;
 use super::run::{Cost, Deadline, Update, answers, updates};
-use super::sse::{self, End, Frame};
+use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
 use super::validate::{self, LlamaInfillJob};
 use super::wire::{GenerationSettings, LlamaChunk, LlamaInfill, LlamaInfillRequest, Timings};
@@ -30,7 +30,7 @@ const NO_SLOT: i32 = -1;
     operation_id = "llama_infill",
     request_body(content = LlamaInfillRequest, example = json!({"input_prefix": "fn main() {\n", "input_suffix": "}\n", "prompt": "    ", "n_predict": 8, "input_extra": [{"filename": "a.rs", "text": "mod b;"}]})),
     responses(
-        (status = 200, description = "The answer; with `stream`, server-sent events", body = LlamaInfill),
+        (status = 200, description = "The answer; with `stream`, server-sent events", content((LlamaInfill = "application/json"), (ServerEvent = "text/event-stream"))),
         (status = "4XX", description = "A request that cannot be answered", body = ErrorBody),
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),

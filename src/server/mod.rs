@@ -42,7 +42,7 @@
 //!   a stream, the last frame before `[DONE]` carries it.
 //! - An error after a stream has begun is a frame with `error`, then `[DONE]`.
 //!
-//! A request goes one way: `extract` reads the body into a type of `wire`, `validate` turns that into
+//! A request goes one way: `receive` takes its body in, `extract` reads that into a type of `wire`, `validate` turns that into
 //! a checked job with its canvases laid out, `run` follows its generations, and the endpoint's module
 //! reads the canvases back as one answer or as server-sent events. Nothing behind `validate` meets a
 //! value that was not checked.
@@ -75,6 +75,7 @@ mod playground;
 mod probe;
 mod probes;
 mod random;
+mod receive;
 mod request_id;
 mod run;
 mod score;
@@ -122,6 +123,10 @@ pub fn router(state: AppState) -> Router {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(chat::apply_template))
+        .route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            receive::receive,
+        ))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve));
     let mut open = Router::new()
@@ -143,7 +148,8 @@ pub fn router(state: AppState) -> Router {
         .merge(open)
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_such_path)
-        .layer(DefaultBodyLimit::max(state.limits.body_bytes))
+        // What `receive` lets pass is bounded already.
+        .layer(DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(panicked))
         .layer(cross_origin(&state.access))
         .layer(

@@ -36,8 +36,8 @@ pub(super) struct Model {
     infill: &'static str,
     /// What gaps can be held to; nothing for models of the uniform process.
     constraints: &'static [&'static str],
-    /// Which slots a slot sees.
-    #[schema(value_type = Object)]
+    /// Which slots a slot sees: "bidirectional", or an object of the block length.
+    #[schema(value_type = serde_json::Value)]
     attention: AttentionPattern,
     /// The policies of `diffusion.cache` that the model allows, and what each comes to.
     #[schema(value_type = Object)]

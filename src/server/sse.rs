@@ -7,11 +7,20 @@ use axum::response::{IntoResponse, Response};
 use futures::future::ready;
 use futures::stream::{self, Stream, StreamExt};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 
 /// A frame that is ready to be sent.
 pub(super) type Frame = Result<Event, axum::Error>;
+
+/// An event as it is described.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is described and never made")]
+pub(super) struct ServerEvent {
+    /// A frame of JSON, or `[DONE]`.
+    data: String,
+}
 
 /// A frame of JSON.
 pub(super) fn frame(value: &impl Serialize) -> Frame {

@@ -10,6 +10,7 @@ use super::admission::Admission;
 use super::auth::ApiKeys;
 use super::languages::Languages;
 use super::metrics::Metrics;
+use super::receive::BodyMemory;
 use crate::engine::Engine;
 use crate::text::{ChatTemplate, Tokenizer};
 
@@ -38,6 +39,10 @@ pub struct Limits {
     pub forms: usize,
     /// Largest request body, in bytes.
     pub body_bytes: usize,
+    /// Memory for bodies that have not come in whole or are not parsed yet, all together, in bytes; what does not
+    /// fit is answered with status 429.
+    #[serde(skip)]
+    pub bodies_bytes: usize,
     /// Most requests that are denoised at a time, streams included; more are answered with status 429.
     #[serde(skip)]
     pub requests: usize,
@@ -74,6 +79,7 @@ impl Default for Limits {
             regex_bytes: 4096,
             forms: 16,
             body_bytes: 1 << 20,
+            bodies_bytes: 256 << 20,
             requests: 1024,
             requests_per_key: 1024,
             request_timeout: None,
@@ -114,6 +120,7 @@ pub struct AppState {
     /// Who may use the server.
     pub(super) access: Access,
     pub(super) admission: Admission,
+    pub(super) body_memory: BodyMemory,
     pub(super) metrics: Arc<Metrics>,
     pub(super) languages: Languages,
 }
@@ -130,6 +137,7 @@ impl AppState {
         let access = Access::default();
         Self {
             admission: Admission::new(&limits, &access.keys),
+            body_memory: BodyMemory::new(limits.bodies_bytes),
             metrics: Metrics::new(&engine, &model_name),
             languages: Languages::default(),
             engine,

@@ -14,7 +14,8 @@ pub enum Piece {
 const OPEN: &str = "{{";
 const CLOSE: &str = "}}";
 
-/// Splits a text at its gaps: `{{8}}` is a gap of 8 tokens, `\{{` stands for two literal braces.
+/// Splits a text at its gaps: `{{8}}` is a gap of 8 tokens, `\{{` stands for two literal braces. Of more than two
+/// braces in a row the last two open the gap: `{{{8}}}` is a gap in braces.
 ///
 /// # Errors
 /// If braces are opened without a number of at least 1 and the closing braces.
@@ -30,6 +31,8 @@ pub fn parse(text: &str) -> Result<Vec<Piece>, TextError> {
             at = open + OPEN.len();
             continue;
         }
+        let braces = text[open..].bytes().take_while(|byte| *byte == b'{');
+        let open = open + braces.count() - OPEN.len();
         literal.push_str(&text[at..open]);
         let inner = open + OPEN.len();
         let gap = text[inner..]
@@ -88,6 +91,21 @@ mod tests {
         assert_eq!(
             parse(r"a \{{8}} b {{3}}").unwrap(),
             [text("a {{8}} b "), Piece::Gap(3)]
+        );
+    }
+
+    #[test]
+    fn a_gap_may_stand_in_braces() {
+        assert_eq!(
+            parse(r"{{{8}}}{{{{1}} }}\{{{{{2}}").unwrap(),
+            [
+                text("{"),
+                Piece::Gap(8),
+                text("}{{"),
+                Piece::Gap(1),
+                text(r" }}\{{{"),
+                Piece::Gap(2)
+            ]
         );
     }
 

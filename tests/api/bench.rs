@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::mock::Mock;
-use crate::server::{Server, Setup};
+use crate::server::{Server, Setup, eventually};
 use unmask::server::{Access, ApiKeys};
 
 fn bench(arguments: &[&str]) -> Output {
@@ -72,6 +72,9 @@ fn every_load_counts_its_requests_tokens_and_times_in_a_table_json_and_a_plot() 
     for level in levels {
         assert_eq!(level["requests"], 5);
         assert_eq!(level["errors"], json!({}));
+        assert_eq!(level["hung_up"], 0);
+        assert!(level["health_ms"]["count"].as_u64().unwrap() > 0);
+        assert_eq!(level["health_failures"], 0);
         let tokens = level["completion_tokens"].as_u64().unwrap();
         assert!((1..=20).contains(&tokens), "{tokens}");
         let prompts = level["prompt_tokens"].as_u64().unwrap();
@@ -149,6 +152,44 @@ async fn a_file_of_requests_is_sent_to_a_running_server_and_errors_are_counted_b
     assert!(!refused.status.success());
     let error = String::from_utf8(refused.stderr).unwrap();
     assert!(error.contains("401"), "{error}");
+}
+
+#[tokio::test]
+async fn clients_hang_up_where_that_is_asked_for_and_idle_connections_are_held() {
+    let (model, gate) = Mock::uniform().gated();
+    let server = Server::of(model).await;
+    let arguments = [
+        "--hang-ups",
+        "1",
+        "--idle",
+        "20",
+        "--concurrency",
+        "3",
+        "--requests-count",
+        "3",
+        "--warm-up",
+        "0",
+        "--prompt-tokens",
+        "2",
+        "--gap-tokens",
+        "4",
+        "--json",
+        "-",
+    ];
+    let report = report(against(&server, &arguments).await);
+    let level = &report["levels"][0];
+    assert_eq!(
+        (&level["hung_up"], &level["requests"]),
+        (&json!(3), &json!(0))
+    );
+    assert_eq!(level["errors"], json!({}));
+    assert!(level["health_ms"]["count"].as_u64().unwrap() > 0);
+    drop(gate);
+    eventually("nothing runs", || {
+        let status = server.engine.status();
+        status.running == 0 && status.queued == 0
+    })
+    .await;
 }
 
 #[test]

@@ -105,6 +105,89 @@ fn vscode() -> Value {
     })
 }
 
+/// Requests to complete code in the middle as editors' extensions send them, each with its path.
+fn editors() -> Vec<(&'static str, &'static str, Value)> {
+    let (prompt, suffix) = ("def add(a, b):\n    ", "\n\nprint(add(1, 2))\n");
+    vec![
+        (
+            "Mistral's client for Codestral",
+            FIM,
+            json!({
+                "model": MODEL, "prompt": prompt, "suffix": suffix, "temperature": 0.2, "top_p": 1,
+                "max_tokens": 16, "min_tokens": null, "stream": false, "random_seed": null, "stop": null,
+            }),
+        ),
+        (
+            "Continue, as provider mistral",
+            FIM,
+            json!({
+                "model": MODEL, "prompt": prompt, "suffix": suffix, "max_tokens": 16, "temperature": 0.01,
+                "top_p": null, "frequency_penalty": null, "presence_penalty": null,
+                "stop": ["<fim_prefix>", "\n\n\n", "/src/", "```"], "stream": true,
+            }),
+        ),
+        (
+            "Continue, as provider openai",
+            "/v1/completions",
+            json!({
+                "model": MODEL, "prompt": prompt, "suffix": suffix, "max_tokens": 16, "temperature": 0.01,
+                "stop": ["\n\n\n", "```"], "stream": true, "frequency_penalty": 0, "presence_penalty": 0,
+            }),
+        ),
+        (
+            "Tabby, as kind mistral/completion",
+            FIM,
+            json!({
+                "model": MODEL, "prompt": prompt, "suffix": suffix, "max_tokens": 16, "temperature": 0.1,
+                "stream": true,
+            }),
+        ),
+        (
+            "Tabby, as kind openai/completion",
+            "/v1/completions",
+            json!({
+                "model": MODEL, "prompt": prompt, "suffix": suffix, "max_tokens": 16, "temperature": 0.1,
+                "stream": true, "presence_penalty": 0.0,
+            }),
+        ),
+        (
+            "Zed's edit predictions by Codestral",
+            FIM,
+            json!({
+                "model": MODEL, "prompt": prompt, "suffix": suffix, "max_tokens": 16, "temperature": 0.2,
+                "top_p": 1.0, "min_tokens": 0, "stream": false, "random_seed": null, "stop": null,
+            }),
+        ),
+        (
+            "minuet-ai, as openai_fim_compatible",
+            "/v1/completions",
+            json!({
+                "model": MODEL, "prompt": prompt, "suffix": suffix, "max_tokens": 16, "top_p": 0.9,
+                "stop": ["\n\n"], "stream": true,
+            }),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn what_editors_send_is_answered_with_the_filling() {
+    let before = "def add(a, b):\n    ".len();
+    let server = Server::of(Mock::saying_text(before, "return a + b # x")).await;
+    for (editor, path, body) in editors() {
+        let texts: Vec<Value> = match body["stream"] == true {
+            true => server.frames(path, &body).await,
+            false => vec![server.answer(path, &body).await],
+        };
+        let pieces = texts.iter().filter_map(|answer| {
+            let choice = answer["choices"].get(0)?;
+            let message = choice.get("delta").or(choice.get("message"));
+            let text = message.map_or(&choice["text"], |message| &message["content"]);
+            text.as_str()
+        });
+        assert_eq!(pieces.collect::<String>(), "return a + b # x", "{editor}");
+    }
+}
+
 #[tokio::test]
 async fn the_vim_plugins_request_is_answered_with_the_fields_that_it_names() {
     // What comes before the gap: two extra texts under their files' names, the prefix, the line.

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use unmask::engine::EngineConfig;
-use unmask::server::{Ending, ListenConfig};
+use unmask::server::{Ending, Limits, ListenConfig};
 
 use crate::mock::{Gate, Mock, POISON};
 use crate::server::{Server, Setup, eventually, frames};
@@ -29,22 +28,60 @@ async fn assert_dropped(server: &Server, gate: &Gate) {
     assert!(server.engine.status().steps < STEPS as u64);
 }
 
-#[tokio::test]
-async fn a_client_that_hangs_up_frees_its_slot() {
-    for path_and_body in [
+/// A request of every endpoint that denoises, of [`STEPS`] steps or more.
+fn long_requests() -> Vec<(&'static str, Value)> {
+    vec![
+        (PATH, json!({"prompt": "p", "max_tokens": STEPS})),
+        (PATH, json!({"prompt": "p", "max_tokens": STEPS, "n": 3})),
         (
-            "/v1/completions",
-            json!({"prompt": "p", "max_tokens": STEPS}),
+            PATH,
+            json!({"prompt": ["p", "q"], "max_tokens": STEPS, "suffix": "s"}),
         ),
         (
-            "/v1/completions",
-            json!({"prompt": "p", "max_tokens": STEPS, "n": 3}),
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": "p"}], "max_tokens": STEPS}),
         ),
         ("/v1/infill", json!({"text": format!("{{{{{STEPS}}}}}")})),
-    ] {
-        let (path, body) = path_and_body;
+        (
+            "/v1/infill",
+            json!({"segments": [{"gap": {"min_tokens": STEPS, "max_tokens": STEPS + 4}}]}),
+        ),
+        (
+            "/v1/fim/completions",
+            json!({"prompt": "p", "suffix": "s", "max_tokens": STEPS}),
+        ),
+        ("/infill", json!({"input_prefix": "p", "n_predict": STEPS})),
+    ]
+}
+
+/// One request at a time, and a template for chats.
+fn narrow() -> Setup {
+    Setup {
+        limits: Limits {
+            requests: 1,
+            ..Limits::default()
+        },
+        chat_template: Some("{{ messages[0].content }}"),
+        ..Setup::default()
+    }
+}
+
+/// The one place for requests is free again, and the engine works on.
+async fn assert_free(server: &Server, gate: Gate) {
+    drop(gate);
+    let body = json!({"prompt": "p", "max_tokens": 1});
+    // The place is given back when the connection's task has seen the hang-up.
+    while server.ask(PATH, &body).await.0 == StatusCode::TOO_MANY_REQUESTS {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    server.answer(PATH, &body).await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_frees_its_slot_and_its_place() {
+    for (path, body) in long_requests() {
         let (model, gate) = Mock::uniform().gated();
-        let server = Server::of(model).await;
+        let server = Server::with(model, narrow()).await;
         let request = server
             .client
             .post(format!("{}{path}", server.url))
@@ -54,29 +91,65 @@ async fn a_client_that_hangs_up_frees_its_slot() {
         request.abort();
         assert!(request.await.is_err());
         assert_dropped(&server, &gate).await;
+        assert_free(&server, gate).await;
     }
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_a_stream_frees_its_slot() {
-    for (path, body) in [
-        (
-            "/v1/completions",
-            json!({"prompt": "p", "max_tokens": STEPS, "stream": true, "echo": true, "n": 2}),
-        ),
-        (
-            "/v1/infill",
-            json!({"text": format!("{{{{{STEPS}}}}}"), "stream": true}),
-        ),
-    ] {
+async fn a_client_that_leaves_a_stream_frees_its_slot_and_its_place() {
+    for (path, mut body) in long_requests() {
+        if body["segments"][0]["gap"].get("min_tokens").is_some() {
+            // Candidates of several lengths are not streamed.
+            continue;
+        }
+        body["stream"] = true.into();
         let (model, gate) = Mock::uniform().gated();
-        let server = Server::of(model).await;
-        let mut stream = server.post(path, &body).await.bytes_stream();
+        let server = Server::with(model, narrow()).await;
+        let response = server.post(path, &body).await;
+        assert_eq!(response.status(), StatusCode::OK, "{body}");
         gate.allow(1);
-        stream.next().await.unwrap().unwrap();
-        drop(stream);
+        eventually("it runs", || server.engine.status().running > 0).await;
+        drop(response);
         assert_dropped(&server, &gate).await;
+        assert_free(&server, gate).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_in_the_queue_is_never_denoised() {
+    let (model, gate) = Mock::uniform().gated();
+    let setup = Setup {
+        engine: EngineConfig {
+            max_sequences: 1,
+            ..EngineConfig::default()
+        },
+        ..Setup::default()
+    };
+    let server = Server::with(model, setup).await;
+    let send = |max_tokens: usize| {
+        let body = json!({"prompt": "p", "max_tokens": max_tokens});
+        let request = server.client.post(format!("{}{PATH}", server.url));
+        tokio::spawn(request.json(&body).send())
+    };
+    let first = send(3);
+    eventually("the first runs", || server.engine.status().running == 1).await;
+    let second = send(STEPS);
+    eventually("the second waits", || server.engine.status().queued == 1).await;
+    second.abort();
+    assert!(second.await.is_err());
+    let third = send(3);
+    eventually("the third waits", || server.engine.status().queued >= 1).await;
+    drop(gate);
+    for request in [first, third] {
+        let status = request.await.unwrap().unwrap().status();
+        assert_eq!(status, StatusCode::OK);
+    }
+    eventually("nothing is left", || {
+        let status = server.engine.status();
+        status.running == 0 && status.queued == 0
+    })
+    .await;
+    assert!(server.engine.status().steps < STEPS as u64);
 }
 
 #[tokio::test]

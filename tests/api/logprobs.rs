@@ -1,5 +1,9 @@
 //! Log-probabilities and biases of `/v1/completions` and `/v1/infill`.
 
+use std::collections::HashMap;
+use std::process::Command;
+
+use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use unmask::canvas::TokenId;
 use unmask::models::{Denoiser, RaggedBatch};
@@ -20,7 +24,10 @@ fn forward(model: &dyn Denoiser, tokens: &[TokenId]) -> Vec<Vec<f64>> {
     let mut batch = RaggedBatch::new();
     batch.push(tokens.iter().copied());
     let hidden = model.hidden(&batch, None).unwrap();
-    let logits: Vec<Vec<f32>> = model.head(&hidden).unwrap().to_vec2().unwrap();
+    log_softmax(model.head(&hidden).unwrap().to_vec2().unwrap())
+}
+
+fn log_softmax(logits: Vec<Vec<f32>>) -> Vec<Vec<f64>> {
     logits
         .into_iter()
         .map(|row| {
@@ -100,6 +107,70 @@ async fn the_log_probabilities_of_an_infilling_are_those_of_a_forward_before_eac
                 }
             }
         }
+    }
+}
+
+/// What `unmask forward` writes of a canvas, as log-probabilities `[rows, vocab]`.
+fn printed(canvas: &[TokenId]) -> Vec<Vec<f64>> {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    let ids: Vec<i64> = canvas.iter().map(|token| i64::from(*token)).collect();
+    let ids = Tensor::from_vec(ids, (1, canvas.len()), &Device::Cpu).unwrap();
+    candle_core::safetensors::save(&HashMap::from([("input_ids", ids)]), &input).unwrap();
+    let run = Command::new(env!("CARGO_BIN_EXE_unmask"))
+        .args(["forward", "--device", "cpu", "--dtype", "f32", "--model"])
+        .arg(golden("llada"))
+        .arg("--input")
+        .arg(&input)
+        .arg("--output")
+        .arg(&output)
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{run:?}");
+    let logits = candle_core::safetensors::load(&output, &Device::Cpu).unwrap();
+    log_softmax(logits["logits"].get(0).unwrap().to_vec2().unwrap())
+}
+
+#[tokio::test]
+async fn the_first_step_s_log_probabilities_are_what_unmask_forward_writes() {
+    let server = Server::golden().await;
+    let (before, after) = (encode("Is it "), encode(" or not?"));
+    let gap = 3;
+    let canvas = [&before[..], &[505; 3], &after].concat();
+    let rows = printed(&canvas);
+    let body = json!({
+        "text": "Is it {{3}} or not?", "temperature": 1, "seed": 4, "diffusion": {"steps": 1},
+        "logprobs": true, "top_logprobs": 5,
+    });
+    let answer = server.answer(INFILL, &body).await;
+    let tokens = &answer["choices"][0]["gaps"][0]["provenance"];
+    for slot in 0..gap {
+        let row = &rows[before.len() + slot];
+        let id = tokens[slot]["token"].as_u64().unwrap() as usize;
+        close(&tokens[slot]["logprob"], row[id]);
+        for (given, (_, logprob)) in tokens[slot]["top_logprobs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(best(row, 5))
+        {
+            close(&given["logprob"], logprob);
+        }
+    }
+    let choices = ["a", "b", "c", "z"];
+    let body = json!({"segments": ["Is it ", {"gap": {"choices": choices}}, " or not?"]});
+    let answer = server.answer(INFILL, &body).await;
+    let rows = printed(&[&before[..], &[505], &after].concat());
+    let row = &rows[before.len()];
+    let expected = choices.map(|choice| row[encode(choice)[0] as usize]);
+    let sum: f64 = expected.iter().map(|logprob| logprob.exp()).sum();
+    let given = answer["choices"][0]["gaps"][0]["choices"]
+        .as_array()
+        .unwrap();
+    assert_eq!(given.len(), choices.len());
+    for (given, logprob) in given.iter().zip(expected) {
+        close(&given["logprob"], logprob);
+        close(&given["probability"], logprob.exp() / sum);
     }
 }
 

@@ -6,11 +6,15 @@ mod blocks;
 mod chat;
 mod cli;
 mod completions;
+mod conformance;
 mod connections;
 mod constraints;
 mod errors;
 mod fim;
 mod frames;
+mod fuzz;
+#[path = "../support/fuzz.rs"]
+mod fuzzed;
 mod gaps;
 mod infill;
 mod lifecycle;

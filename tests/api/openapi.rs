@@ -125,13 +125,47 @@ async fn every_described_page_is_there() {
     for (path, methods) in document["paths"].as_object().unwrap() {
         if methods.get("get").is_some() {
             let page = path.replace("{id}", "mini");
-            assert_eq!(server.get(&page).await.0, StatusCode::OK, "{path}");
+            let (status, text) = server.get(&page).await;
+            assert_eq!(status, StatusCode::OK, "{path}");
+            let answer = &methods["get"]["responses"]["200"]["content"];
+            if let Some(json) = answer.get("application/json") {
+                let given: Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(wrong(&document, &json["schema"], &given, path), None);
+            }
         }
         for operation in methods.as_object().unwrap().values() {
             let about = operation["summary"].as_str().unwrap_or_default();
             assert!(!about.is_empty(), "{path} has no summary");
         }
     }
+}
+
+#[tokio::test]
+async fn streams_and_the_largest_numbers_are_described_as_they_are_taken() {
+    let server = Server::of(Mock::uniform()).await;
+    let document = document(&server).await;
+    let mut streams = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let operation = &methods["post"];
+        let schema = &operation["requestBody"]["content"]["application/json"]["schema"]["$ref"];
+        let name = schema.as_str().unwrap_or_default();
+        let fields = document.pointer(&format!("{}/properties", name.trim_start_matches('#')));
+        if fields.is_some_and(|fields| fields.get("stream").is_some()) {
+            let answers = &operation["responses"]["200"]["content"];
+            assert!(answers.get("text/event-stream").is_some(), "{path}");
+            streams += 1;
+        }
+    }
+    assert_eq!(streams, 5);
+    let part = json!({"n_predict": 2, "response_fields": ["content"]});
+    let part = server.answer("/infill", &part).await;
+    let of_part = "/paths/~1infill/post/responses/200/content/application~1json/schema";
+    let of_part = document.pointer(of_part).unwrap();
+    assert_eq!(wrong(&document, of_part, &part, "part"), None);
+    // Formats of 64 bits with a sign end at half of the seeds that are taken.
+    let whole = &document["components"]["schemas"]["Whole"];
+    assert_eq!(whole["minimum"], 0, "{whole}");
+    assert_ne!(whole["format"], "int64", "{whole}");
 }
 
 #[tokio::test]

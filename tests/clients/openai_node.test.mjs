@@ -1,4 +1,5 @@
-// The official OpenAI client for Node against a running server, named by UNMASK_URL and UNMASK_KEY.
+// The official OpenAI client for Node against running servers, named by UNMASK_URL and UNMASK_KEY; the one at
+// UNMASK_CHAT_URL serves a model with a chat template.
 // CLIENT_MODULES is the folder that it is installed in.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
@@ -50,6 +51,40 @@ test("a stream that is left ends the request", async () => {
     assert.ok(chunk.id);
     break;
   }
+});
+
+const chats = new OpenAI({ ...options, baseURL: `${process.env.UNMASK_CHAT_URL}/v1` });
+const chatModel = (await chats.models.list()).data[0].id;
+const messages = [{ role: "user", content: "Hi" }];
+const chat = { model: chatModel, messages, max_completion_tokens: 12, seed: 3 };
+
+test("a chat is answered, whole and as a stream", async () => {
+  const whole = await chats.chat.completions.create({ ...chat, temperature: 1, logprobs: true, top_logprobs: 1 });
+  const { message, logprobs } = whole.choices[0];
+  assert.equal(message.role, "assistant");
+  assert.ok(logprobs.content.every((token) => token.logprob <= 0 && token.top_logprobs.length === 1));
+  let text = "";
+  const stream = await chats.chat.completions.create({ ...chat, temperature: 1, stream: true });
+  for await (const chunk of stream) text += chunk.choices[0]?.delta?.content ?? "";
+  assert.equal(text, message.content);
+  // The helper takes an answer that is as long as it may be for an error.
+  const stop = text.slice(text.length / 2)[0];
+  const helper = chats.chat.completions.stream({ ...chat, temperature: 1, stop });
+  assert.equal(await helper.finalContent(), text.slice(0, text.indexOf(stop)));
+});
+
+test("a chat's answer is valid by its schema", async () => {
+  const schema = {
+    type: "object",
+    properties: { good: { type: "boolean" }, kind: { enum: ["cat", "dog"] } },
+    required: ["good", "kind"],
+    additionalProperties: false,
+  };
+  const response_format = { type: "json_schema", json_schema: { name: "pet", strict: true, schema } };
+  const asked = { ...chat, max_completion_tokens: 60, temperature: 1, response_format };
+  const pet = JSON.parse((await chats.chat.completions.create(asked)).choices[0].message.content);
+  assert.deepEqual(Object.keys(pet), ["good", "kind"]);
+  assert.equal(typeof pet.good, "boolean");
 });
 
 test("errors name the field and the kind", async () => {

@@ -33,6 +33,16 @@ impl Target {
         }
     }
 
+    /// Host and port.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// What comes before every path.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The one at `url`, which asks for `key` if it is given.
     pub fn parse(url: &str, key: Option<&str>) -> anyhow::Result<Self> {
         let allowed = || format!("--url {url}: allowed: http://HOST[:PORT][/PREFIX]");

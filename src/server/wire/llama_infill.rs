@@ -91,34 +91,49 @@ pub struct ExtraInput {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LlamaInfill<'a> {
     /// Always 0.
+    #[schema(required = false)]
     pub index: usize,
     /// The filling; in the last chunk of a stream, what is new of it.
+    #[schema(required = false)]
     pub content: String,
     /// Its token ids, if they were asked for.
+    #[schema(required = false)]
     pub tokens: Vec<TokenId>,
     /// Always −1.
+    #[schema(required = false)]
     pub id_slot: i32,
     /// Always true.
+    #[schema(required = false)]
     pub stop: bool,
     /// The served model's name.
+    #[schema(required = false)]
     pub model: &'a str,
     /// Tokens that the filling was read from.
+    #[schema(required = false)]
     pub tokens_predicted: usize,
     /// Fixed tokens.
+    #[schema(required = false)]
     pub tokens_evaluated: usize,
     /// Always 0.
+    #[schema(required = false)]
     pub tokens_cached: usize,
     /// How it was filled.
+    #[schema(required = false)]
     pub generation_settings: GenerationSettings,
     /// Whether the filling has a line break.
+    #[schema(required = false)]
     pub has_new_line: bool,
     /// Whether some of the given text did not fit the model's context and was left out.
+    #[schema(required = false)]
     pub truncated: bool,
     /// `limit`, `eos` or `word`.
+    #[schema(required = false)]
     pub stop_type: &'static str,
     /// The stop string that ended it, or nothing.
+    #[schema(required = false)]
     pub stopping_word: String,
     /// Times.
+    #[schema(required = false)]
     pub timings: Timings,
 }
 

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 /// A whole number of at least 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(format = "uint64")]
 pub struct Whole(pub u64);
 
 /// A whole number.

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::requests::{Requests, exponential};
+use super::requests::{Requests, exponential, patience};
 use super::stream::{self, Failure, Sample};
 use super::tally::Tally;
 use crate::cli::bench::client::{Client, Target};
@@ -52,7 +52,9 @@ pub struct Generator {
     pub requests: Arc<Requests>,
     /// The first of every so many requests asks for frames of the canvas; 0 is none.
     pub frames_every: u64,
-    /// The seed of arrivals.
+    /// The share of requests whose clients hang up.
+    pub hang_ups: f64,
+    /// The seed of arrivals and of hang-ups.
     pub seed: u64,
     /// The most requests that an open loop waits for.
     pub max_in_flight: usize,
@@ -151,8 +153,18 @@ impl Run {
     async fn request(&self, connection: &mut Option<Client>, number: u64, begun: Instant) -> bool {
         let every = self.generator.frames_every;
         let frames = every > 0 && (number - self.first).is_multiple_of(every);
-        let result = self.answer(connection, number, frames, begun).await;
+        let patience = patience(self.generator.seed, number, self.generator.hang_ups);
+        let answer = self.answer(connection, number, frames, begun);
+        let result = match patience {
+            None => Ok(answer.await),
+            Some(patience) => tokio::time::timeout(patience, answer).await,
+        };
         let mut tally = self.tally();
+        let Ok(result) = result else {
+            // The connection was dropped with the answer.
+            tally.hung_up += 1;
+            return true;
+        };
         match result {
             Ok(sample) => {
                 tally.answered(&sample);

@@ -1,7 +1,9 @@
 //! `unmask bench serve`: a server under load.
 
+mod idle;
 mod load;
 mod plot;
+mod probe;
 mod quantiles;
 mod report;
 mod requests;
@@ -20,7 +22,9 @@ use unmask::engine::{Engine, EngineConfig};
 use unmask::models::WeightFormat;
 use unmask::server::{AppState, Limits};
 
+use self::idle::Idle;
 use self::load::{Extent, Generator, Load};
+use self::probe::Probe;
 use self::report::{EngineShare, Level, Report};
 use self::requests::{Lengths, Requests};
 use super::client::{Client, Target};
@@ -33,6 +37,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   unmask bench serve --concurrency 1,8,32,128 --json load.json --plot load.svg
   unmask bench serve --rate 2,4,8 --gap-tokens 32,64,128 --duration 60
+  unmask bench serve --concurrency 500 --hang-ups 0.2 --idle 1000 --gap-tokens 8 --duration 120
   unmask bench serve --url http://127.0.0.1:8080 --requests bodies.jsonl --requests-count 500
 
 Prompts are token ids of random words; lengths and arrivals follow --seed. Every request is answered as a stream.
@@ -98,6 +103,12 @@ pub struct ServeArgs {
     /// committed; 0 is none
     #[arg(long, value_name = "N", default_value_t = 8)]
     frames_every: u64,
+    /// Share of requests whose clients hang up within a second, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    hang_ups: f64,
+    /// Connections that are open meanwhile and on which nothing is sent
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    idle: usize,
     /// Requests that an open loop waits for; arrivals beyond are counted and not sent
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=MAX_IN_FLIGHT as i64))]
     max_in_flight: u32,
@@ -130,6 +141,13 @@ fn rate(text: &str) -> Result<f64, String> {
     match text.trim().parse() {
         Ok(rate) if (1e-3..=1e5).contains(&rate) => Ok(rate),
         _ => Err("allowed: requests a second from 0.001 to 100000".into()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("allowed: a number from 0 to 1".into()),
     }
 }
 
@@ -194,6 +212,7 @@ async fn measure(args: &ServeArgs) -> anyhow::Result<Report> {
         target: measured.target.clone(),
         requests: Arc::new(requests),
         frames_every: args.frames_every,
+        hang_ups: args.hang_ups,
         seed: args.seed,
         max_in_flight: args.max_in_flight as usize,
     };
@@ -207,6 +226,7 @@ async fn measure(args: &ServeArgs) -> anyhow::Result<Report> {
         Some(requests) => Extent::Requests(requests),
         None => Extent::Duration(args.duration),
     };
+    let _idle = Idle::open(&measured.target, args.idle).await?;
     let mut levels = Vec::new();
     for (index, load) in loads.enumerate() {
         // No load repeats the requests of another, which may have been kept.
@@ -214,14 +234,16 @@ async fn measure(args: &ServeArgs) -> anyhow::Result<Report> {
         warm_up(&generator, args.warm_up, load, first + (1 << 31)).await?;
         let status = || measured.engine.as_ref().map(|engine| engine.status());
         let before = status();
+        let probe = Probe::of(measured.target.clone());
         let tally = generator.run(load, extent, first).await;
+        let health = tokio::task::spawn_blocking(|| probe.end()).await?;
         let engine = before.zip(status()).map(|(before, after)| {
             EngineShare::between(&before, &after, tally.seconds, |rows, scored| {
                 let (products, rate) = measured.products.as_ref()?;
                 Some(products.operations(rows, scored) / rate)
             })
         });
-        levels.push(Level::of(load, &tally, engine));
+        levels.push(Level::of(load, &tally, &health, engine));
     }
     Ok(Report {
         of: measured.name,
@@ -241,7 +263,11 @@ async fn warm_up(generator: &Generator, count: u64, load: Load, first: u64) -> a
         Load::Open(_) => 8,
     };
     let load = Load::Closed(clients.min(count as usize));
-    let tally = generator.run(load, Extent::Requests(count), first).await;
+    let patient = Generator {
+        hang_ups: 0.0,
+        ..generator.clone()
+    };
+    let tally = patient.run(load, Extent::Requests(count), first).await;
     if tally.answered == 0
         && let Some((kind, errors)) = tally.errors.iter().next()
     {

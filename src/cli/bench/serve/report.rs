@@ -7,6 +7,7 @@ use serde::Serialize;
 use unmask::engine::{EngineStatus, Phases};
 
 use super::load::Load;
+use super::probe::Health;
 use super::quantiles::Quantiles;
 use super::tally::Tally;
 
@@ -39,6 +40,8 @@ pub struct Level {
     pub errors: BTreeMap<String, u64>,
     /// What was said of the first of each.
     pub first_errors: BTreeMap<String, String>,
+    /// Those whose clients hung up before the answer's end.
+    pub hung_up: u64,
     /// Arrivals of an open loop that found too many requests under way.
     pub not_sent: u64,
     /// Answered requests a second.
@@ -61,6 +64,10 @@ pub struct Level {
     pub latency_ms: Option<Quantiles>,
     /// What the server says of the wait for the first step.
     pub queued_ms: Option<Quantiles>,
+    /// `/health` meanwhile, ten times a second: from connecting to the last byte.
+    pub health_ms: Option<Quantiles>,
+    /// Times at which `/health` was not answered with status 200.
+    pub health_failures: u64,
     /// What the engine did meanwhile; `None` for a server elsewhere.
     pub engine: Option<EngineShare>,
 }
@@ -121,7 +128,7 @@ impl EngineShare {
 
 impl Level {
     /// What `tally` came to under `load`.
-    pub fn of(load: Load, tally: &Tally, engine: Option<EngineShare>) -> Self {
+    pub fn of(load: Load, tally: &Tally, health: &Health, engine: Option<EngineShare>) -> Self {
         let (concurrency, rate) = match load {
             Load::Closed(clients) => (Some(clients), None),
             Load::Open(rate) => (None, Some(rate)),
@@ -139,6 +146,7 @@ impl Level {
             first_errors: errors
                 .map(|(kind, errors)| (kind.clone(), errors.first.clone()))
                 .collect(),
+            hung_up: tally.hung_up,
             not_sent: tally.not_sent,
             requests_per_second: tally.answered as f64 / tally.seconds,
             prompt_tokens: tally.prompt_tokens,
@@ -150,6 +158,8 @@ impl Level {
             per_token_ms: tally.per_token.quantiles(),
             latency_ms: tally.latency.quantiles(),
             queued_ms: tally.queued.quantiles(),
+            health_ms: health.times.quantiles(),
+            health_failures: health.failures,
             engine,
         }
     }
@@ -201,6 +211,10 @@ impl Report {
         for level in &self.levels {
             // Writing to a string does not fail.
             let _ = write_engine(&mut out, level, self.matrix_gflops);
+            let _ = write_health(&mut out, level);
+            if level.hung_up > 0 {
+                let _ = writeln!(out, "{}: {} hung up", level.load(), level.hung_up);
+            }
             for (kind, message) in &level.first_errors {
                 let count = level.errors[kind];
                 let _ = writeln!(out, "{}: {count} × {kind}: {message}", level.load());
@@ -242,6 +256,19 @@ fn row(level: &Level) -> Vec<String> {
     row.extend(times(&level.latency_ms, &[p50, p90, p99]));
     row.extend(times(&level.queued_ms, &[p50, p99]));
     row
+}
+
+fn write_health(out: &mut String, level: &Level) -> std::fmt::Result {
+    write!(out, "{}: /health ", level.load())?;
+    match &level.health_ms {
+        Some(times) => write!(
+            out,
+            "p50 {:.1}, p99 {:.1}, most {:.1} ms of {}",
+            times.p50, times.p99, times.max, times.count
+        )?,
+        None => write!(out, "never answered")?,
+    }
+    writeln!(out, "; {} failed", level.health_failures)
 }
 
 fn write_engine(out: &mut String, level: &Level, rate: Option<f64>) -> std::fmt::Result {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use hyper::body::Bytes;
@@ -179,6 +180,14 @@ pub fn exponential(seed: u64, number: u64) -> f64 {
     -(f64::from(word) + 0.5).ln() + 2f64.powi(32).ln()
 }
 
+/// How long the client of a request waits before it hangs up, if it is one of the `share` that do: up to a second,
+/// so that some go before their answer begins and others in its middle.
+pub fn patience(seed: u64, number: u64, share: f64) -> Option<Duration> {
+    let [whether, after, ..] = random(seed, number, 3);
+    let unit = |word: u32| f64::from(word) / 2f64.powi(32);
+    (unit(whether) < share).then(|| Duration::from_secs_f64(unit(after)))
+}
+
 /// Four random words of `number` for one of several uses.
 fn random(seed: u64, number: u64, usage: u32) -> [u32; 4] {
     let halves = |word: u64| [word as u32, (word >> 32) as u32];
@@ -203,6 +212,18 @@ mod tests {
         for wrong in ["", "0", "5..3", "1..", "a", "1,,2", "9999999999"] {
             assert!(wrong.parse::<Lengths>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_asked_for_share_of_clients_hangs_up_within_a_second() {
+        let hung_up = |share: f64| {
+            let times = (0..10_000).filter_map(|number| patience(5, number, share));
+            times
+                .inspect(|time| assert!(*time < Duration::from_secs(1)))
+                .count()
+        };
+        assert_eq!([hung_up(0.0), hung_up(1.0)], [0, 10_000]);
+        assert!((1_850..2_150).contains(&hung_up(0.2)), "{}", hung_up(0.2));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Tally {
     pub answered: u64,
     /// Those that were not, by status, `stream` or `connection`.
     pub errors: BTreeMap<String, Errors>,
+    /// Those whose clients hung up before the answer's end.
+    pub hung_up: u64,
     /// Arrivals that found too many requests under way.
     pub not_sent: u64,
     pub prompt_tokens: u64,
