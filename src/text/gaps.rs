@@ -103,7 +103,7 @@ mod tests {
                 Piece::Gap(8),
                 text("}{{"),
                 Piece::Gap(1),
-                text(r" }}\{{{"),
+                text(" }}{{{"),
                 Piece::Gap(2)
             ]
         );
