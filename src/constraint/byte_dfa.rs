@@ -60,8 +60,12 @@ impl ByteDfa {
     }
 
     /// The texts that `pattern` matches wherever they are part of longer ones, by its flags: of `i`, `s` and `x`
-    /// those of Rust's `regex`; others change nothing.
-    pub(super) fn part(pattern: &str, flags: &str) -> Result<Self, ConstraintError> {
+    /// those of Rust's `regex`; others change nothing. Adds how many states were made on the way to `made`.
+    pub(super) fn part(
+        pattern: &str,
+        flags: &str,
+        made: &mut usize,
+    ) -> Result<Self, ConstraintError> {
         let hir = ParserBuilder::new()
             .nest_limit(MAX_NESTING)
             .case_insensitive(flags.contains('i'))
@@ -75,7 +79,7 @@ impl ByteDfa {
                 "anchors and word boundaries look at what is around a text, which is not supported here".into(),
             ));
         }
-        Self::of_hir(&hir, &mut 0)
+        Self::of_hir(&hir, made)
     }
 
     /// The texts of an expression; adds how many states were made on the way to `made`.

@@ -203,10 +203,16 @@ impl Decoder {
             blocks.iter().filter_map(|block| block.steps).sum()
         };
         let block = self.block.min(self.blocks.len());
+        // Steps after those of the block, which only revise it, are as warm as its last one.
+        let last = self.blocks.get(block).and_then(|block| block.steps);
+        let step = match last {
+            Some(steps) => self.step_in_block.min(steps.saturating_sub(1)),
+            None => self.step_in_block,
+        };
         let sampling = &self.plan.sampling;
         sampling.temperature_schedule.at(
             sampling.temperature,
-            steps(&self.blocks[..block]) + self.step_in_block,
+            steps(&self.blocks[..block]) + step,
             steps(&self.blocks),
         )
     }

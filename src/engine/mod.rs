@@ -333,6 +333,15 @@ impl Engine {
             if length > limit {
                 return Err(SubmitError::NegativePromptTooLong { length, limit });
             }
+            if self.spec.logit_shift > 0 && (prompt.is_empty() || prompt_slots(&canvas) == 0) {
+                return Err(SubmitError::Plan(PlanError::Invalid {
+                    field: "negative_prompt",
+                    reason: "this model scores a slot by the one before it, and without a token before the gap its \
+                             first slot has none; allowed: at least one token, in the place of a prompt of at \
+                             least one"
+                        .to_owned(),
+                }));
+            }
         }
         if canvas.blank() != self.blank() {
             return Err(SubmitError::Blank {
@@ -379,7 +388,13 @@ impl Engine {
         self.spec.check_plan(plan)?;
         let stop_tokens = &self.spec.stop_tokens;
         let decoder = match self.spec.resizable() {
-            Some(model) => Decoder::resizable(plan, &canvas, stop_tokens, model)?,
+            Some(mut model) => {
+                // What the negative prompt is longer than the prompt is no room for gaps to grow into.
+                let negative = plan.sampling.negative_prompt.as_ref().map_or(0, Vec::len);
+                let longer = negative.saturating_sub(prompt_slots(&canvas));
+                model.max_canvas = model.max_canvas.saturating_sub(longer);
+                Decoder::resizable(plan, &canvas, stop_tokens, model)?
+            }
             None => Decoder::new(plan, &canvas, stop_tokens)?,
         };
         let most = MAX_STEPS.max(canvas.len());

@@ -55,8 +55,9 @@ fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
             plan.sampling.guidance_scale = [0.0, 0.0, 1.5][index % 3];
             let is_cached = matches!(plan.cache.policy, CachePolicy::Prefix | CachePolicy::Dual);
             if index % 3 == 2 && !is_cached {
-                // Shorter and longer than the prompt, or nothing at all.
-                let negative = (0..i % 13).map(|k| (i * 17 + k * 7) % 400);
+                // Shorter and longer than the prompt, or nothing at all where a slot is not scored by the one before.
+                let least = engine.spec().logit_shift as TokenId;
+                let negative = (0..(i % 13).max(least)).map(|k| (i * 17 + k * 7) % 400);
                 plan.sampling.negative_prompt = Some(negative.collect());
             }
             plan.sampling.seed = u64::from(i);

@@ -4,13 +4,19 @@
 //! The grammar is read as one of characters: where terminals meet, every way to split a text counts, as by Lark's
 //! Earley parser with the lexer `dynamic_complete`. Priorities and aliases change no text.
 
+use std::collections::HashMap;
+
 use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
 
 use super::cursor::Cursor;
 use super::rules::{
-    Expr, MAX_GROUPS, MAX_REPEATED, RuleId, RuleTable, Rules, braced_counts, check_counts, count,
+    Expr, MAX_GROUPS, MAX_REPEATED, MAX_WORK, RuleId, RuleTable, Rules, braced_counts,
+    check_counts, count,
 };
 use crate::constraint::{ByteDfa, ConstraintError};
+
+/// The most bytes of a regular expression.
+const MAX_PATTERN: usize = 4096;
 
 /// The rule of whole texts.
 const START: &str = "start";
@@ -34,6 +40,7 @@ pub(super) fn parse(cursor: Cursor) -> Result<Rules, ConstraintError> {
         prefix: "",
         ignored,
         ignores: Vec::new(),
+        patterns: Patterns::default(),
     };
     parser.statements()?;
     let Parser {
@@ -63,6 +70,34 @@ struct Parser<'a> {
     ignored: RuleId,
     /// What may come between terminals.
     ignores: Vec<Expr>,
+    patterns: Patterns,
+}
+
+/// The regular expressions of a grammar: one automaton for each, however often it is written.
+#[derive(Default)]
+struct Patterns {
+    /// By pattern and flags.
+    known: HashMap<(String, String), Expr>,
+    /// States that were made for them.
+    made: usize,
+}
+
+impl Patterns {
+    /// The texts of a pattern with its flags, as [`ByteDfa::part`] reads them.
+    fn language(&mut self, pattern: String, flags: &str) -> Result<Expr, ConstraintError> {
+        let key = (pattern, flags.to_owned());
+        if let Some(known) = self.known.get(&key) {
+            return Ok(known.clone());
+        }
+        let language = Expr::of(ByteDfa::part(&key.0, flags, &mut self.made))?;
+        if self.made > MAX_WORK {
+            return Err(ConstraintError::TooLarge(format!(
+                "its regular expressions come to more than {MAX_WORK} states"
+            )));
+        }
+        self.known.insert(key, language.clone());
+        Ok(language)
+    }
 }
 
 impl<'a> Parser<'a> {
@@ -183,9 +218,11 @@ impl<'a> Parser<'a> {
                 prefix: COMMON_PREFIX,
                 ignored: self.ignored,
                 ignores: Vec::new(),
+                patterns: std::mem::take(&mut self.patterns),
             };
             common.statements()?;
             self.rules = common.rules;
+            self.patterns = common.patterns;
         }
         let common = format!("{COMMON_PREFIX}{name}");
         if !self.rules.is_defined(&common) {
@@ -390,8 +427,7 @@ impl<'a> Parser<'a> {
             };
         }
         if self.cursor.eat("i") {
-            let pattern = format!("(?i:{})", regex_syntax::escape(&text));
-            return Expr::of(ByteDfa::regex(&pattern));
+            return self.patterns.language(regex_syntax::escape(&text), "i");
         }
         Ok(Expr::Text(text))
     }
@@ -446,13 +482,21 @@ impl<'a> Parser<'a> {
                 Some(character) => pattern.push(character),
             }
         }
+        if pattern.len() > MAX_PATTERN {
+            let reason = format!(
+                "a regular expression of {} bytes; allowed: at most {MAX_PATTERN}",
+                pattern.len()
+            );
+            return Err(self.cursor.error(at, reason));
+        }
         let flags_at = self.cursor.at();
         let flags = self.cursor.take_while(|c| c.is_ascii_alphabetic());
         if let Some(flag) = flags.chars().find(|flag| !"isux".contains(*flag)) {
             let reason = format!("the flag {flag} is not supported; allowed: i, s, u, x");
             return Err(self.cursor.error(flags_at, reason));
         }
-        Expr::of(ByteDfa::part(&pattern, flags)).map_err(|error| match error {
+        let language = self.patterns.language(pattern, flags);
+        language.map_err(|error| match error {
             ConstraintError::TooLarge(_) => error,
             error => self.cursor.error(at, error.to_string()),
         })

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::rules::{Expr, RuleId, Rules};
+use super::rules::{Expr, MAX_WORK, RuleId, Rules};
 use crate::constraint::nfa::{Built, Next, NfaBuilder};
 use crate::constraint::{ByteDfa, ConstraintError};
 
@@ -22,18 +22,17 @@ const DEPTHS: [usize; 9] = [0, 1, 2, 3, 4, 6, 8, 12, NESTING];
 /// How deep rules and groups may nest in one another, rules within themselves included.
 const MAX_NESTING: usize = 512;
 
-/// The most states that are made for a grammar, before those that are alike become one.
-const MAX_WORK: usize = 100_000;
-
 /// The texts of a grammar whose rules are followed into themselves as deep as so many states allow.
 pub(super) fn language(mut rules: Rules, states: usize) -> Result<ByteDfa, ConstraintError> {
+    remove_textless(&mut rules);
     for (rule, body) in rules.bodies.iter_mut().enumerate() {
         remove_left_recursion(rule, body);
     }
     let recursion = Recursion::of(&rules);
     let mut deepest = Err(ConstraintError::Empty);
+    let mut work = 0;
     for depth in DEPTHS {
-        let (language, is_whole) = Reducer::new(&rules, &recursion, depth).language();
+        let (language, is_whole) = Reducer::new(&rules, &recursion, depth, &mut work).language();
         let is_taken = match (&language, &deepest) {
             (_, Err(_)) => true,
             (Ok(language), Ok(_)) => language.states() <= states || is_whole,
@@ -54,6 +53,27 @@ pub(super) fn language(mut rules: Rules, states: usize) -> Result<ByteDfa, Const
             "in all of its texts rules nest more than {NESTING} deep within themselves"
         ))
     })
+}
+
+/// Lets the rules that no text is of stand for nothing, so that none is followed into itself in vain.
+fn remove_textless(rules: &mut Rules) {
+    let mut has_text = vec![false; rules.bodies.len()];
+    let mut is_changed = true;
+    while is_changed {
+        is_changed = false;
+        // Backwards, as most rules are written before what they are made of.
+        for (rule, body) in rules.bodies.iter().enumerate().rev() {
+            if !has_text[rule] && body.has_text(&|other| has_text[other]) {
+                has_text[rule] = true;
+                is_changed = true;
+            }
+        }
+    }
+    for (body, has_text) in rules.bodies.iter_mut().zip(has_text) {
+        if !has_text {
+            *body = Expr::Either(Vec::new());
+        }
+    }
 }
 
 /// Makes `a ::= a x | y` into `a ::= y x*`.
@@ -186,11 +206,12 @@ struct Reducer<'a> {
     /// Whether no rule would have nested deeper.
     is_whole: bool,
     nesting: usize,
-    work: usize,
+    /// States that were made, at other depths too.
+    work: &'a mut usize,
 }
 
 impl<'a> Reducer<'a> {
-    fn new(rules: &'a Rules, recursion: &'a Recursion, depth: usize) -> Self {
+    fn new(rules: &'a Rules, recursion: &'a Recursion, depth: usize, work: &'a mut usize) -> Self {
         Self {
             rules,
             recursion,
@@ -198,7 +219,7 @@ impl<'a> Reducer<'a> {
             made: HashMap::new(),
             is_whole: true,
             nesting: 0,
-            work: 0,
+            work,
         }
     }
 
@@ -217,8 +238,8 @@ impl<'a> Reducer<'a> {
     }
 
     fn spend(&mut self, states: usize) -> Result<(), ConstraintError> {
-        self.work += states;
-        match self.work > MAX_WORK {
+        *self.work += states;
+        match *self.work > MAX_WORK {
             true => Err(ConstraintError::TooLarge(format!(
                 "it comes to more than {MAX_WORK} states, with rules taken as often as they are referred to and \
                  parts as often as they are repeated"
@@ -307,11 +328,16 @@ impl<'a> Reducer<'a> {
                 parts.try_fold(next, |next, part| self.expr(states, part, next, place))
             }
             Expr::Either(parts) => {
-                let either = parts
+                let mut either = parts
                     .iter()
                     .map(|part| self.expr(states, part, next, place))
-                    .collect::<Result<_, _>>()?;
-                states.either(either)
+                    .collect::<Result<Vec<_>, _>>()?;
+                either.sort_unstable();
+                either.dedup();
+                match either[..] {
+                    [only] => Ok(only),
+                    _ => states.either(either),
+                }
             }
             Expr::Repeat { of, least, most } => {
                 let mut rest = next;
@@ -320,6 +346,10 @@ impl<'a> Reducer<'a> {
                     Some(most) => {
                         for _ in least..*most {
                             let more = self.expr(states, of, rest, place)?;
+                            if more == rest {
+                                // It is the empty text alone.
+                                break;
+                            }
                             rest = states.either(vec![more, next])?;
                         }
                     }

@@ -8,6 +8,9 @@ use regex_syntax::hir::{Class, ClassUnicode, Hir};
 use super::cursor::Cursor;
 use crate::constraint::{ByteDfa, ConstraintError};
 
+/// The most states that are made for the regular expressions of a grammar, and for its rules.
+pub(super) const MAX_WORK: usize = 100_000;
+
 /// The most rules of a grammar.
 const MAX_RULES: usize = 1000;
 
@@ -98,6 +101,17 @@ impl Expr {
                 parts.iter().for_each(|part| part.rules(visit));
             }
             Self::Repeat { of, .. } => of.rules(visit),
+        }
+    }
+
+    /// Whether it has a text at all, where of the rules those have one for which `of_rule` holds.
+    pub fn has_text(&self, of_rule: &impl Fn(RuleId) -> bool) -> bool {
+        match self {
+            Self::Text(_) | Self::Language(_) => true,
+            Self::Rule(rule) => of_rule(*rule),
+            Self::Sequence(parts) => parts.iter().all(|part| part.has_text(of_rule)),
+            Self::Either(parts) => parts.iter().any(|part| part.has_text(of_rule)),
+            Self::Repeat { of, least, .. } => *least == 0 || of.has_text(of_rule),
         }
     }
 }

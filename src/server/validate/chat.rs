@@ -72,6 +72,8 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         continue_final_message: request.continue_final_message,
         variables: request.chat_template_kwargs,
     };
+    // First, so that what is wrong with the messages is not said of the negative prompt.
+    let text = render(templated.clone(), state)?;
     let mut diffusion = request.diffusion;
     if let Some(Object(options)) = &mut diffusion
         && let Some(text) = options.negative_prompt.take()
@@ -87,7 +89,6 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         diffusion,
     };
     let plan = plan(fields, state)?;
-    let text = render(templated, state)?;
     let given = Given {
         tokens: encode(&text, Place::Start, "messages", state)?,
         path: "messages".into(),

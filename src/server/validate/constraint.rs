@@ -33,11 +33,9 @@ pub(super) fn form(
         grammar: text,
         json_schema: schema,
     } = fields;
-    let is_format = format
-        .as_ref()
-        .is_some_and(|format| format.0.kind.as_deref() != Some("text"));
+    let format = response_format(format)?;
     let given = [
-        ("response_format", is_format),
+        ("response_format", format.is_some()),
         ("json_schema", schema.is_some()),
         ("grammar", text.is_some()),
     ];
@@ -58,14 +56,15 @@ pub(super) fn form(
     if let Some(schema) = schema {
         return language(Source::Schema(schema), "json_schema", state).map(Some);
     }
-    response_format(format, state)
+    format
+        .map(|(source, param)| language(source, param, state))
+        .transpose()
 }
 
-/// The language of a request's `response_format`; none for text.
+/// What a request's `response_format` asks for, and the field that says so; none for text.
 fn response_format(
     given: Option<Object<ResponseFormat>>,
-    state: &AppState,
-) -> Result<Option<Arc<TokenDfa>>, ApiError> {
+) -> Result<Option<(Source, &'static str)>, ApiError> {
     let Some(Object(format)) = given else {
         return Ok(None);
     };
@@ -80,14 +79,14 @@ fn response_format(
     }
     match kind.as_str() {
         "text" => Ok(None),
-        "json_object" => language(Source::Object, "response_format", state).map(Some),
+        "json_object" => Ok(Some((Source::Object, "response_format"))),
         "json_schema" => {
             const PARAM: &str = "response_format.json_schema.schema";
             let Object(format) = format.json_schema.unwrap_or_default();
             let schema = format
                 .schema
                 .ok_or_else(|| ApiError::missing(PARAM, "a JSON Schema"))?;
-            language(Source::Schema(schema), PARAM, state).map(Some)
+            Ok(Some((Source::Schema(schema), PARAM)))
         }
         _ => Err(ApiError::value(
             "response_format.type",
