@@ -492,7 +492,8 @@ fn ancestral_sampling_in_blocks_equals_bd3lms_and_evaluates_the_network_only_whe
         for (slot, replayed) in block.clone().zip(&replayed) {
             (uniforms[slot], row[slot]) = (replayed.uniform, replayed.token);
         }
-        (draws.push(uniforms), drawn.push(row));
+        draws.push(uniforms);
+        drawn.push(row);
         before[..after.len()].copy_from_slice(after);
     }
     let mut canvas = replaying.canvas.clone();
