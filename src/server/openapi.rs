@@ -3,10 +3,12 @@
 use axum::Json;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use serde_json::Value;
 use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
+use super::error::ApiError;
 use super::wire::{Answer, CanvasFrame, FimChoice, FimDelta, InfillStep, LlamaChunk};
 use super::{
     chat, completions, fim, infill, llama_infill, metrics, models, playground, probes, score,
@@ -71,8 +73,26 @@ impl Modify for Keys {
     operation_id = "openapi",
     responses((status = 200, description = "This document", body = Object)),
 )]
-pub(super) async fn get() -> Json<Document> {
-    Json(Api::openapi())
+pub(super) async fn get() -> Result<Json<Value>, ApiError> {
+    let mut document = serde_json::to_value(Api::openapi())
+        .map_err(|error| ApiError::internal(format!("the description of this API: {error}")))?;
+    let_kinds_overlap(&mut document);
+    Ok(Json(document))
+}
+
+/// An empty list is a list of texts and one of tokens: a value may be of several of its kinds, which the schemas
+/// that are derived from enums would exclude.
+fn let_kinds_overlap(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(kinds) = fields.remove("oneOf") {
+                fields.insert("anyOf".into(), kinds);
+            }
+            fields.values_mut().for_each(let_kinds_overlap);
+        }
+        Value::Array(items) => items.iter_mut().for_each(let_kinds_overlap),
+        _ => {}
+    }
 }
 
 /// A page to read it.

@@ -27,12 +27,16 @@ fn wrong(document: &Value, schema: &Value, value: &Value, path: &str) -> Option<
             }
         }
     }
-    for kinds in ["oneOf", "anyOf"] {
+    for (kinds, kinds_exclude) in [("oneOf", true), ("anyOf", false)] {
         if let Some(kinds) = schema[kinds].as_array() {
             let reasons = kinds.iter().map(|kind| wrong(document, kind, value, path));
             let reasons: Vec<Option<String>> = reasons.collect();
-            if reasons.iter().all(Option::is_some) {
+            let fits = reasons.iter().filter(|reason| reason.is_none()).count();
+            if fits == 0 {
                 return at(format!("{value} is none of its kinds: {reasons:?}"));
+            }
+            if fits > 1 && kinds_exclude {
+                return at(format!("{value} is of {fits} kinds, and may be of one"));
             }
         }
     }
@@ -116,6 +120,26 @@ async fn every_example_fits_its_schema_and_is_answered_as_described() {
         examples += 1;
     }
     assert!(examples >= 9);
+}
+
+#[tokio::test]
+async fn empty_lists_fit_their_schemas() {
+    let server = Server::of(Mock::uniform()).await;
+    let document = document(&server).await;
+    let operation = |path: &str| &document["paths"][path]["post"];
+    let schema = |of: &Value| of["content"]["application/json"]["schema"].clone();
+    for request in [
+        json!({"content": ""}),
+        json!({"content": "", "with_pieces": true}),
+    ] {
+        let answer = server.answer("/tokenize", &request).await;
+        assert_eq!(answer["tokens"], json!([]));
+        let described = schema(&operation("/tokenize")["responses"]["200"]);
+        assert_eq!(wrong(&document, &described, &answer, "answer"), None);
+    }
+    let request = json!({"prompt": [], "stop": []});
+    let described = schema(&operation("/v1/completions")["requestBody"]);
+    assert_eq!(wrong(&document, &described, &request, "request"), None);
 }
 
 #[tokio::test]
