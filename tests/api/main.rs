@@ -24,6 +24,7 @@ mod mock;
 mod models;
 mod openapi;
 mod playground;
+mod refusals;
 mod resizing;
 mod score;
 mod server;
