@@ -49,13 +49,13 @@ impl ByteDfa {
 
     /// The same as [`Self::regex`]; adds how many states were made on the way to `made`.
     pub(super) fn counted_regex(pattern: &str, made: &mut usize) -> Result<Self, ConstraintError> {
-        Self::of_hir(&parsed(pattern)?, made)
+        Self::of_hir(&parsed(pattern, "")?, made)
     }
 
     /// The texts in which `pattern` matches somewhere; adds how many states were made on the way to `made`.
     pub(super) fn searching(pattern: &str, made: &mut usize) -> Result<Self, ConstraintError> {
         // Parsed by itself first, so that an error is about what was written.
-        parsed(pattern)?;
+        parsed(pattern, "")?;
         Self::counted_regex(&format!("(?s:.*)(?:{pattern})(?s:.*)"), made)
     }
 
@@ -66,14 +66,7 @@ impl ByteDfa {
         flags: &str,
         made: &mut usize,
     ) -> Result<Self, ConstraintError> {
-        let hir = ParserBuilder::new()
-            .nest_limit(MAX_NESTING)
-            .case_insensitive(flags.contains('i'))
-            .dot_matches_new_line(flags.contains('s'))
-            .ignore_whitespace(flags.contains('x'))
-            .build()
-            .parse(pattern)
-            .map_err(|error| ConstraintError::Regex(syntax_message(&error)))?;
+        let hir = parsed(pattern, flags)?;
         if !hir.properties().look_set().is_empty() {
             return Err(ConstraintError::Regex(
                 "anchors and word boundaries look at what is around a text, which is not supported here".into(),
@@ -173,10 +166,13 @@ impl ByteDfa {
     }
 }
 
-/// The syntax tree of a pattern.
-fn parsed(pattern: &str) -> Result<Hir, ConstraintError> {
+/// The syntax tree of a pattern with flags, of which `i`, `s` and `x` count.
+fn parsed(pattern: &str, flags: &str) -> Result<Hir, ConstraintError> {
     ParserBuilder::new()
         .nest_limit(MAX_NESTING)
+        .case_insensitive(flags.contains('i'))
+        .dot_matches_new_line(flags.contains('s'))
+        .ignore_whitespace(flags.contains('x'))
         .build()
         .parse(pattern)
         .map_err(|error| ConstraintError::Regex(syntax_message(&error)))

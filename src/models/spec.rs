@@ -318,7 +318,7 @@ impl ModelSpec {
         if plan.sliding_window && self.sliding_window.is_none() {
             return invalid(
                 "sliding_window",
-                "this model's canvases end with its context; allowed: false (models of the family bd3lm slide)",
+                "this model's canvases end with its context; allowed: false",
             );
         }
         if self.noise_conditioned && plan.budget.last_time().is_none() {
