@@ -176,28 +176,35 @@ pub fn template(input: &[u8]) {
     }
 }
 
-/// Makes a language of a regular expression (`r` before it) or of a JSON Schema (`s`), and one over tokens of it.
+/// Makes a language over bytes as tokens of a regular expression (`r` before it), a JSON Schema (`s`) or a grammar
+/// (`g`).
 pub fn constraint(input: &[u8]) {
-    let (language, text) = match input.split_first() {
-        Some((b'r', pattern)) => match std::str::from_utf8(pattern) {
-            Ok(pattern) if pattern.len() <= Limits::default().regex_bytes => {
-                (ByteDfa::regex(pattern), pattern)
-            }
-            _ => return,
-        },
-        Some((b's', schema)) => match serde_json::from_slice(schema) {
-            Ok(schema) => (ByteDfa::json_schema(&schema), "{}"),
-            Err(_) => return,
-        },
-        _ => return,
-    };
-    let Ok(language) = language else {
+    let Some((kind, text)) = input.split_first() else {
         return;
     };
-    language.matches(text.as_bytes());
+    let Ok(text) = std::str::from_utf8(text) else {
+        return;
+    };
     let bytes: Vec<[u8; 1]> = (0..=255).map(|byte| [byte]).collect();
     let vocabulary = Vocabulary::new(256, &[], |token| &bytes[token as usize]);
-    if let Ok(tokens) = TokenDfa::new(language, Arc::new(vocabulary)) {
+    let vocabulary = Arc::new(vocabulary);
+    let language = match kind {
+        b'r' if text.len() <= Limits::default().regex_bytes => ByteDfa::regex(text),
+        b's' => match serde_json::from_str(text) {
+            Ok(schema) => ByteDfa::json_schema(&schema),
+            Err(_) => return,
+        },
+        b'g' => {
+            if let Ok(tokens) = TokenDfa::grammar(text, &vocabulary) {
+                assert!(tokens.lengths(8, true).len() <= 9);
+            }
+            return;
+        }
+        _ => return,
+    };
+    if let Ok(language) = language
+        && let Ok(tokens) = TokenDfa::new(language, vocabulary)
+    {
         assert!(tokens.lengths(8, true).len() <= 9);
     }
 }
