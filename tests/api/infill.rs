@@ -18,10 +18,10 @@ enum Part {
     Gap(usize),
 }
 
-/// Texts in the character class `class` with at least one gap. A backslash right before a gap is what a text with
-/// gaps written in it cannot say: a point is between them.
+/// Texts in the character class `class` with at least one gap. A backslash, or one and a brace, right before a gap is
+/// what a text with gaps written in it cannot say: a point is between them.
 fn parts(class: &'static str) -> impl Strategy<Value = Vec<Part>> {
-    let text = class.prop_map(|text| match text.ends_with('\\') {
+    let text = class.prop_map(|text| match text.ends_with('\\') || text.ends_with(r"\{") {
         true => Part::Text(text + "."),
         false => Part::Text(text),
     });

@@ -166,9 +166,9 @@ pub fn template(input: &[u8]) {
             Piece::Gap(tokens) => format!("{{{{{tokens}}}}}"),
         })
         .collect();
-    // A backslash before a gap is the one thing that cannot be written.
+    // A backslash, or one and a brace, before a gap is the one thing that cannot be written.
     let is_writable = pieces.windows(2).all(|pair| match pair {
-        [Piece::Text(text), Piece::Gap(_)] => !text.ends_with('\\'),
+        [Piece::Text(text), Piece::Gap(_)] => !text.ends_with('\\') && !text.ends_with(r"\{"),
         _ => true,
     });
     if is_writable {
