@@ -164,7 +164,7 @@ def run_unmask(args, precision):
         write_text(folder / "train.txt", 200_000, 1)
         write_text(folder / "valid.txt", 4 * args.context, 2)
         command = [args.unmask, "train", "--data", folder / "train.txt", "--valid", folder / "valid.txt",
-                   "--out", folder / "out", "--precision", precision, "--valid-windows", "1",
+                   "--out", folder / "out", "--precision", precision, "--optimizer", "adamw", "--valid-windows", "1",
                    "--valid-every", "1000000", "--save-every", "1000000",
                    "--steps", str(WARM_STEPS + args.steps)]
         for name in ("vocab-size", "context", "layers", "hidden", "heads", "mlp-hidden", "batch"):
