@@ -3,21 +3,21 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use regex_automata::dfa::Automaton;
-use regex_automata::dfa::{StartKind, dense};
 use regex_automata::nfa::thompson::{self, NFA, WhichCaptures};
-use regex_automata::util::primitives::StateID;
-use regex_automata::{Anchored, Input, MatchKind};
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::Hir;
 
 use super::ConstraintError;
+use super::subsets::Subsets;
 
 /// The most states of an automaton.
-const MAX_STATES: usize = 1 << 14;
+pub(super) const MAX_STATES: usize = 1 << 14;
 
 /// The most bytes of the automata that one is made from.
 pub(super) const MAX_BYTES: usize = 1 << 24;
+
+/// Work of [`Subsets`] that counts like a state, where states are counted over many automata.
+const WORK_OF_A_STATE: usize = 1 << 14;
 
 /// How deep the groups of a regular expression may nest.
 const MAX_NESTING: u32 = 64;
@@ -87,32 +87,13 @@ impl ByteDfa {
         Self::of_nfa(&nfa, made)
     }
 
-    /// The texts that an automaton matches from end to end; adds how many states were made on the way to `made`.
+    /// The texts that an automaton matches from end to end; adds how many states were made on the way, and what
+    /// making them took, to `made`.
     pub(super) fn of_nfa(nfa: &NFA, made: &mut usize) -> Result<Self, ConstraintError> {
-        // Of all matches and not of the preferred ones alone, so that no text is lost.
-        let config = dense::Config::new()
-            .match_kind(MatchKind::All)
-            .start_kind(StartKind::Anchored)
-            .accelerate(false)
-            .dfa_size_limit(Some(MAX_BYTES))
-            .determinize_size_limit(Some(MAX_BYTES));
-        let dense = dense::Builder::new()
-            .configure(config)
-            .build_from_nfa(nfa)
-            .map_err(|error| build_error(error.is_size_limit_exceeded(), &error))?;
-        let start = dense
-            .start_state_forward(&Input::new("").anchored(Anchored::Yes))
-            .map_err(|error| ConstraintError::Regex(error.to_string()))?;
-        // Matches are reported one byte late, or at the end.
-        explore(
-            start,
-            |state: &StateID, byte| {
-                let next = dense.next_state(*state, byte);
-                (!dense.is_dead_state(next) && !dense.is_quit_state(next)).then_some(next)
-            },
-            |state| dense.is_match_state(dense.next_eoi_state(*state)),
-            made,
-        )
+        let (mut subsets, start) = Subsets::new(nfa)?;
+        let dfa = explore(start, &mut subsets, made);
+        *made += subsets.work() / WORK_OF_A_STATE;
+        dfa
     }
 
     /// The texts of both; adds how many states were made on the way to `made`.
@@ -121,15 +102,7 @@ impl ByteDfa {
         other: &Self,
         made: &mut usize,
     ) -> Result<Self, ConstraintError> {
-        explore(
-            (0, 0),
-            |(a, b), byte| {
-                let next = (self.next(*a, byte), other.next(*b, byte));
-                (next.0 != DEAD && next.1 != DEAD).then_some(next)
-            },
-            |(a, b)| self.is_accepting(*a) && other.is_accepting(*b),
-            made,
-        )
+        explore((0, 0), &mut Both(self, other), made)
     }
 
     /// Number of states; the first is where texts begin.
@@ -178,11 +151,46 @@ fn parsed(pattern: &str, flags: &str) -> Result<Hir, ConstraintError> {
         .map_err(|error| ConstraintError::Regex(syntax_message(&error)))
 }
 
-/// The automaton of all states that `step` reaches from `start`, whose number is added to `made`.
-fn explore<S: Copy + Eq + Hash>(
-    start: S,
-    step: impl Fn(&S, u8) -> Option<S>,
-    accepts: impl Fn(&S) -> bool,
+/// An automaton that is explored from a state.
+pub(super) trait Explored {
+    /// A state.
+    type State: Copy + Eq + Hash;
+
+    /// Where a byte leads from a state, if to any.
+    fn step(
+        &mut self,
+        state: Self::State,
+        byte: u8,
+    ) -> Result<Option<Self::State>, ConstraintError>;
+
+    /// Whether a text may end in a state.
+    fn accepts(&mut self, state: Self::State) -> Result<bool, ConstraintError>;
+}
+
+/// The texts of two automata.
+struct Both<'a>(&'a ByteDfa, &'a ByteDfa);
+
+impl Explored for Both<'_> {
+    type State = (u32, u32);
+
+    fn step(
+        &mut self,
+        (a, b): (u32, u32),
+        byte: u8,
+    ) -> Result<Option<(u32, u32)>, ConstraintError> {
+        let next = (self.0.next(a, byte), self.1.next(b, byte));
+        Ok((next.0 != DEAD && next.1 != DEAD).then_some(next))
+    }
+
+    fn accepts(&mut self, (a, b): (u32, u32)) -> Result<bool, ConstraintError> {
+        Ok(self.0.is_accepting(a) && self.1.is_accepting(b))
+    }
+}
+
+/// The automaton of all states that are reached from `start`, whose number is added to `made`.
+fn explore<E: Explored>(
+    start: E::State,
+    explored: &mut E,
     made: &mut usize,
 ) -> Result<ByteDfa, ConstraintError> {
     let mut ids = HashMap::from([(start, 0)]);
@@ -191,7 +199,7 @@ fn explore<S: Copy + Eq + Hash>(
     while let Some(state) = states.get(rows.len()).copied() {
         let mut row = [DEAD; 256];
         for (byte, to) in (0..=u8::MAX).zip(&mut row) {
-            if let Some(next) = step(&state, byte) {
+            if let Some(next) = explored.step(state, byte)? {
                 let count = states.len() as u32;
                 *to = *ids.entry(next).or_insert_with(|| {
                     states.push(next);
@@ -207,7 +215,10 @@ fn explore<S: Copy + Eq + Hash>(
         }
     }
     *made += states.len();
-    let accepting: Vec<bool> = states.iter().map(accepts).collect();
+    let accepting: Vec<bool> = states
+        .into_iter()
+        .map(|state| explored.accepts(state))
+        .collect::<Result<_, _>>()?;
     trimmed(&rows, &accepting)
 }
 
@@ -329,7 +340,12 @@ mod tests {
             ByteDfa::regex("a[a&&b]").unwrap_err(),
             ConstraintError::Empty
         );
-        for pattern in [r"(?:a{1000}){1000}", r"(?:.*a.{14}|b)", r"\w{900}"] {
+        for pattern in [
+            r"(?:a{1000}){1000}",
+            r"(?:.*a.{14}|b)",
+            r"\w{900}",
+            r"((x{0,40}y?){0,40}z?){0,4}",
+        ] {
             let error = ByteDfa::regex(pattern).unwrap_err();
             assert!(matches!(error, ConstraintError::TooLarge(_)), "{error}");
         }

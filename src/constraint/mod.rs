@@ -15,6 +15,7 @@ mod json;
 mod nfa;
 mod schema;
 mod state_sets;
+mod subsets;
 mod token_dfa;
 mod vocabulary;
 
