@@ -107,6 +107,15 @@ pub enum TrainError {
         /// The output directory.
         path: PathBuf,
     },
+    /// Another run writes to the output directory.
+    #[error(
+        "a run is training in {} at this moment: wait for its end or end it, or pass another --out",
+        path.display()
+    )]
+    RunIsActive {
+        /// The output directory.
+        path: PathBuf,
+    },
     /// The output directory holds a model that is not of a run.
     #[error(
         "{} exists, but its directory holds no training run: a run would overwrite the model there; \

@@ -1,6 +1,6 @@
 //! The loop of `unmask train`.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::time::Instant;
 
@@ -65,7 +65,10 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         .map(tokenizer::load)
         .transpose()?;
     let mut initial = None;
+    // Until the end of the run, so that no two write to one directory.
+    let _lock;
     let (state, given) = if config.resume {
+        _lock = state_file.exists().then(|| lock(&out)).transpose()?;
         let state = load_state(&state_file)?;
         check_same_run(&state, &config)?;
         let saved = tokenizer::load(&out.join("tokenizer.json"))?;
@@ -83,17 +86,17 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         }
         refuse_foreign_model(&out)?;
         initial = config.init.as_deref().map(Initial::open).transpose()?;
-        match &initial {
+        let given = match &initial {
             Some(initial) => {
                 // Before the texts are read, which takes much longer.
                 initial.shape_for(&config)?;
-                (None, Some(initial.tokenizer_for(given.as_ref())?))
+                Some(initial.tokenizer_for(given.as_ref())?)
             }
-            None => (None, given),
-        }
+            None => given,
+        };
+        _lock = Some(lock(&out)?);
+        (None, given)
     };
-    let state_directory = out.join("state");
-    fs::create_dir_all(&state_directory).map_err(TrainError::io("create", &state_directory))?;
     let data = Data::prepare(&config, given)?;
     let mut trainer = match (state, &initial) {
         (Some(state), _) => Trainer::resume(config, data, state)?,
@@ -163,6 +166,19 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         }
     }
     Ok(trainer)
+}
+
+/// Takes the output directory for this run, until the file is closed.
+fn lock(out: &Path) -> Result<File, TrainError> {
+    let directory = out.join("state");
+    fs::create_dir_all(&directory).map_err(TrainError::io("create", &directory))?;
+    let path = directory.join("lock");
+    let file = File::create(&path).map_err(TrainError::io("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(TrainError::RunIsActive { path: out.into() }),
+        Err(TryLockError::Error(error)) => Err(TrainError::io("lock", &path)(error)),
+    }
 }
 
 /// Refuses a directory with a model that no run left there.

@@ -183,3 +183,29 @@ fn the_config_has_every_field_of_the_official_one() {
         .collect();
     assert_eq!(ours, official.split_whitespace().collect());
 }
+
+#[test]
+fn two_runs_do_not_write_to_one_directory() {
+    let mut case = Case::new();
+    case.config.steps = 20;
+    let mut refused = Vec::new();
+    let mut second = case.config.clone();
+    train::run(case.config.clone(), |event| {
+        if matches!(event, Event::Saved { .. }) {
+            second.resume = true;
+            let error = train::run(second.clone(), |_| {}).err().unwrap();
+            refused.push(error.to_string());
+        }
+    })
+    .unwrap();
+    assert!(!refused.is_empty());
+    for error in refused {
+        assert!(
+            error.contains("is training in") && error.contains("--out"),
+            "{error}"
+        );
+    }
+    // The lock ends with its run.
+    (second.steps, second.new_lr_schedule) = (30, true);
+    train::run(second, |_| {}).unwrap();
+}
