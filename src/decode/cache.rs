@@ -40,7 +40,8 @@ impl CachePolicy {
 }
 
 /// How keys and values are cached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Cache {
     /// The scheme.
     pub policy: CachePolicy,

@@ -112,7 +112,8 @@ pub enum StopTokens {
 }
 
 /// How a token is drawn from a slot's distribution.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Sampling {
     /// 0 takes the most probable token; otherwise logits are divided by it. At least 0.
     pub temperature: f32,
@@ -127,7 +128,7 @@ pub struct Sampling {
     /// Which distribution the candidates' numbers are of.
     pub basis: Basis,
     /// Added to the logits before all else, in every slot.
-    #[serde(skip_serializing_if = "LogitBias::is_empty")]
+    #[serde(skip_deserializing, skip_serializing_if = "LogitBias::is_empty")]
     pub logit_bias: LogitBias,
     /// Where a stop token may be drawn.
     pub stop_tokens: StopTokens,
@@ -136,9 +137,10 @@ pub struct Sampling {
     pub guidance_scale: f32,
     /// The tokens that u has in the place of the fixed slots before the first gap, as many as there are; all other
     /// slots are then the canvas's. With `None` u has its fixed slots masked.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub negative_prompt: Option<Vec<TokenId>>,
     /// Seed of the request's random draws.
+    #[serde(skip_deserializing)]
     pub seed: u64,
 }
 
@@ -172,7 +174,8 @@ impl Sampling {
 }
 
 /// How a canvas is denoised: five orthogonal choices, and which keys and values are cached.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DecodePlan {
     /// Denoise steps over the whole canvas; `None` is one a masked slot for [`Budget::Even`] and
     /// as many as the budget takes otherwise. When given, each step commits at least its even

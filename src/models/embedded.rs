@@ -23,6 +23,7 @@ pub fn checkpoint() -> Result<Checkpoint, ModelError> {
     Checkpoint::from_bytes(
         NAME,
         file!("config.json"),
+        file!("generation_config.json"),
         file!("tokenizer.json"),
         file!("model.safetensors"),
     )

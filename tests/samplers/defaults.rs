@@ -164,6 +164,61 @@ fn dreams_default_plan_has_the_options_of_generation_config_json() {
     }
 }
 
+/// The field `unmask_plan` of generation_config.json, for any family.
+#[test]
+fn a_checkpoint_may_bring_a_default_plan_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = |family: &str, choices: Value| {
+        let config = golden(family).join("config.json");
+        std::fs::copy(config, directory.path().join("config.json")).unwrap();
+        let options = json!({ "unmask_plan": choices, "temperature": 0.25 });
+        let path = directory.path().join("generation_config.json");
+        std::fs::write(path, options.to_string()).unwrap();
+        let spec = Checkpoint::open(directory.path()).unwrap().spec();
+        spec.map(|spec| spec.default_plan)
+    };
+    let choices = json!({
+        "steps": 16, "score": "random", "budget": {"threshold": 0.9}, "sampling": {"temperature": 0.75, "top_p": 0.5},
+    });
+    let mut expected = DecodePlan {
+        steps: Some(16),
+        score: Score::Random,
+        budget: Budget::Threshold(0.9),
+        ..preset::by_name("llada").unwrap().plan().clone()
+    };
+    (expected.sampling.temperature, expected.sampling.top_p) = (0.75, Some(0.5));
+    assert_eq!(plan("llada", choices).unwrap(), expected);
+    assert_eq!(
+        plan("llada", json!(null)).unwrap(),
+        preset::by_name("llada").unwrap().plan().clone()
+    );
+    // What it does not name is as the family's own fields have it.
+    let dream = plan("dream", json!({"sampling": {"top_k": 5}})).unwrap();
+    assert_eq!(
+        (dream.sampling.temperature, dream.sampling.top_k),
+        (0.25, Some(5))
+    );
+
+    for (choices, says) in [
+        (json!([]), "is no object"),
+        (json!({"stepz": 1}), "`stepz`"),
+        (json!({"sampling": {"seed": 1}}), "`seed`"),
+        (json!({"score": "loudness"}), "`loudness`"),
+        (json!({"steps": 0}), "steps is 0"),
+        (
+            json!({"revision": {"resize": {"max_gap": 8, "expansions": 8, "delete_right": false}}}),
+            "resize",
+        ),
+    ] {
+        let error = plan("llada", choices).unwrap_err().to_string();
+        assert!(
+            error.starts_with("generation_config.json: unmask_plan: "),
+            "{error}"
+        );
+        assert!(error.contains(says), "{error}");
+    }
+}
+
 /// DreamOn is a Dream network whose config.json names an expand token.
 #[test]
 fn dreamons_default_plan_resizes_gaps_with_the_options_of_generation_config_json() {

@@ -3,6 +3,7 @@
 
 mod folder;
 mod mask_token;
+mod plan;
 
 use std::path::{Path, PathBuf};
 
@@ -114,15 +115,17 @@ impl Checkpoint {
     pub fn from_bytes(
         name: &str,
         config: &[u8],
+        generation_config: &[u8],
         tokenizer: &[u8],
         weights: &'static [u8],
     ) -> Result<Self, ModelError> {
         let config = parse(CONFIG, config)?;
+        let generation_config = parse(GENERATION_CONFIG, generation_config)?;
         let tokenizer = Some(tokenizer.to_vec());
         Self::new(
             name.to_owned(),
             config,
-            None,
+            Some(generation_config),
             tokenizer,
             Stored::Bytes(weights),
         )
@@ -220,6 +223,7 @@ impl Checkpoint {
             }
         }
         (self.family.generation_config)(&self.generation_config, &mut spec.default_plan)?;
+        plan::take_over(&self.generation_config, &mut spec)?;
         Ok(spec)
     }
 
