@@ -159,8 +159,14 @@ def plans():
             yield f"{score}, temperature {temperature}", SAMPLED | {"temperature": temperature}, {"score": score}
         for top_p in (0.8, 0.95, 1.0):
             yield f"{score}, top-p {top_p}", SAMPLED | {"top_p": top_p}, {"score": score}
-    for temperature in (0.2, 0.5, 1.0):
-        yield f"confidence / {temperature} drawn", SAMPLED, {"score_temperature": temperature}
+    for temperature in (0.1, 0.3, 0.5, 1.0, 2.0):
+        yield f"drawn by confidence / {temperature}", SAMPLED, {"score": "confidence", "score_temperature": temperature}
+    for temperature in (0, 0.5, 0.6, 0.8):
+        drawn = {"score": "confidence", "score_temperature": 0.3}
+        yield f"drawn by confidence / 0.3, temperature {temperature}", SAMPLED | {"temperature": temperature}, drawn
+    for steps in (16, 8):
+        drawn = {"score": "confidence", "score_temperature": 0.3, "steps": steps}
+        yield f"drawn by confidence / 0.3, {steps} steps", SAMPLED, drawn
     for block in (4, 8, 16):
         yield f"random in blocks of {block}", SAMPLED, {"score": "random", "block_length": block}
     for threshold in (0.9, 0.5, 0.2, 0.1):
@@ -168,7 +174,7 @@ def plans():
     for bound in (0.5, 1, 2):
         yield f"entropy bound {bound}", SAMPLED, {"budget": {"entropy_bound": bound}}
     for steps in (32, 64):
-        revision = {"score": "random", "revision": {"remask_confidence": 0.1}, "steps": steps}
+        revision = {"score": "random", "revision": {"remask": {"confidence": 0.1}}, "steps": steps}
         yield f"random, re-masking by confidence, {steps} steps", SAMPLED, revision
     yield "random, temperature from 1 to 0.3", SAMPLED | {"temperature": 1.0}, {
         "score": "random",

@@ -36,8 +36,15 @@ fn main() {
     let times = stratified_times(config.batch, &mut stream);
     let process = Process::absorbing(shape.vocab, 0).expect("the mask is a token");
     let windows = Windows::whole(config.context, &clean);
-    let batch = Batch::noise(windows, &times, &process, &Schedule::LogLinear, &mut stream)
-        .expect("tokens of the vocabulary");
+    let batch = Batch::noise(
+        windows,
+        &times,
+        &process,
+        &Schedule::LogLinear,
+        0.0,
+        &mut stream,
+    )
+    .expect("tokens of the vocabulary");
     println!(
         "{} parameters, {} tokens a step, {} threads",
         layout.len(),

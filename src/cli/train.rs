@@ -11,7 +11,7 @@ use unmask::train::checkpoint::{load_config, state_path};
 use unmask::train::run::Event;
 use unmask::train::{
     self, Initial, ModelDtype, Objective, OptimizerKind, Packing, Precision, TimeSampling,
-    TrainConfig, TrainDevice, TrainError,
+    TrainConfig, TrainDevice, TrainError, WindowStart,
 };
 
 /// Shown below the help.
@@ -86,6 +86,12 @@ pub struct TrainArgs {
     /// Which slots of a window see each other: all, or those of one document.
     #[arg(long, value_enum, default_value = "stream")]
     packing: PackingName,
+    /// Where windows begin: at any token, or where a sentence or a paragraph does.
+    #[arg(long, value_enum, default_value = "anywhere")]
+    window_start: WindowStartName,
+    /// Share of windows in which runs of up to 16 slots are noised together, as gaps of an infilling are.
+    #[arg(long, default_value_t = 0.0)]
+    span_share: f64,
     /// What a step descends on: the integrand of the likelihood bound, or the plain mean
     /// cross-entropy of masked tokens.
     #[arg(long, value_enum, default_value = "nelbo")]
@@ -161,6 +167,13 @@ enum ProcessName {
 enum PackingName {
     Stream,
     Documents,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum WindowStartName {
+    Anywhere,
+    Sentence,
+    Paragraph,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -251,6 +264,12 @@ impl TrainArgs {
                 PackingName::Stream => Packing::Stream,
                 PackingName::Documents => Packing::Documents,
             },
+            window_start: match args.window_start {
+                WindowStartName::Anywhere => WindowStart::Anywhere,
+                WindowStartName::Sentence => WindowStart::Sentence,
+                WindowStartName::Paragraph => WindowStart::Paragraph,
+            },
+            span_share: args.span_share,
             objective: match args.objective {
                 ObjectiveName::Nelbo => Objective::Nelbo,
                 ObjectiveName::CrossEntropy => Objective::CrossEntropy,

@@ -154,7 +154,9 @@ impl Head {
 
     /// The fields of an answer that were asked for.
     fn selected(&self, answer: &LlamaInfill) -> Result<Value, ApiError> {
-        let answer = serde_json::to_value(answer).map_err(|error| {
+        // Through its text, in which an f32 of 0.7 is 0.7; as a value it would be 0.699999988079071.
+        let answer = serde_json::to_string(answer).and_then(|text| serde_json::from_str(&text));
+        let answer = answer.map_err(|error| {
             ApiError::internal(format!("the answer cannot be written: {error}"))
         })?;
         Ok(selected(answer, &self.response_fields))

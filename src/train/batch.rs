@@ -8,6 +8,9 @@ use crate::diffusion::{Error, Noise, Process, Schedule};
 /// token has the probability p is at most 1/(p · 10¹⁶) nats.
 const MAX_SIGNAL: f64 = 1e16;
 
+/// The most slots that are noised together.
+pub const LONGEST_SPAN: usize = 16;
+
 /// Windows before they are noised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Windows {
@@ -97,8 +100,10 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Noises windows: window i at time `times[i]`, each slot that may be noised by itself. One number is
-    /// drawn for each of these slots, in order.
+    /// Noises windows: window i at time `times[i]`, each slot that may be noised by itself, with one number
+    /// drawn for each of these slots, in order. In a share `span_share` of the windows, in [0, 1], runs of 1 to
+    /// [`LONGEST_SPAN`] slots have a number in common: whole phrases are then noised or not, which is what the
+    /// gaps of an infilling are. Either way a slot is noised with the probability of its window's time.
     ///
     /// The weight of a window is that of the continuous-time NELBO: −α′/(1 − α) on the cross-entropy of
     /// masked slots, or −α′/(α K) on the divergence of the uniform process. The latter is 0 where α = 0,
@@ -111,6 +116,7 @@ impl Batch {
         times: &[f64],
         process: &Process,
         schedule: &Schedule,
+        span_share: f64,
         stream: &mut Stream,
     ) -> Result<Self, Error> {
         let Windows {
@@ -125,8 +131,18 @@ impl Batch {
         let absorbing = matches!(process.noise(), Noise::Absorbing { .. });
         for ((window, &time), prompt) in times.iter().enumerate().zip(prompts) {
             let level = schedule.level(time)?;
+            let in_spans = span_share > 0.0 && stream.uniform() < span_share;
+            let (mut u, mut left) = (0.0, 0);
             for slot in window * context + prompt..(window + 1) * context {
-                let u = stream.uniform();
+                if left == 0 {
+                    left = if in_spans {
+                        1 + stream.below(LONGEST_SPAN)
+                    } else {
+                        1
+                    };
+                    u = stream.uniform();
+                }
+                left -= 1;
                 noisy[slot] = process.corrupt(level, clean[slot] as usize, u)? as u32;
                 if !absorbing || u < level.one_minus_alpha() {
                     scored.push(slot as u32);

@@ -92,6 +92,19 @@ pub enum TimeSampling {
     Uniform,
 }
 
+/// Where a window of a text begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WindowStart {
+    /// At any token.
+    #[default]
+    Anywhere,
+    /// Where a sentence begins: at the beginning of a line, or after a full stop, question or exclamation mark.
+    Sentence,
+    /// Where a line begins.
+    Paragraph,
+}
+
 /// Which slots of a window attend to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -182,6 +195,13 @@ pub struct TrainConfig {
     /// Whether documents of one window see each other.
     #[serde(default)]
     pub packing: Packing,
+    /// Where windows of training begin; those of validation lie end to end.
+    #[serde(default)]
+    pub window_start: WindowStart,
+    /// The share of windows in which runs of slots are noised together, and not each slot by itself. The
+    /// probability that a slot is noised is the same.
+    #[serde(default)]
+    pub span_share: f64,
     /// What a step descends on.
     #[serde(default)]
     pub objective: Objective,
@@ -255,6 +275,8 @@ impl TrainConfig {
             grad_accumulation: 1,
             process: ForwardProcess::default(),
             packing: Packing::default(),
+            window_start: WindowStart::default(),
+            span_share: 0.0,
             objective: Objective::default(),
             time_sampling: TimeSampling::default(),
             schedule: Schedule::LogLinear,
@@ -371,6 +393,11 @@ impl TrainConfig {
             let allowed = "stream (with pairs, each of which has a window of its own)";
             return setting("packing", "documents", allowed);
         }
+        if self.pairs.is_some() && self.window_start != WindowStart::Anywhere {
+            let allowed = "anywhere (with pairs, each of which begins a window)";
+            return setting("window-start", "a sentence or paragraph", allowed);
+        }
+        range("span-share", self.span_share, 0.0, 1.0)?;
         if self.pairs.is_none() && self.truncate_pairs {
             return setting("truncate-pairs", "true", "false (without pairs)");
         }

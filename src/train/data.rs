@@ -3,7 +3,8 @@
 use tokenizers::Tokenizer;
 
 use super::batch::{Batch, Windows};
-use super::config::{Objective, TimeSampling, TrainConfig};
+use super::beginnings::beginnings;
+use super::config::{Objective, TimeSampling, TrainConfig, WindowStart};
 use super::draws::{Purpose, Stream, independent_times, stratified_times};
 use super::error::TrainError;
 use super::pairs::Pairs;
@@ -72,7 +73,7 @@ impl Data {
             });
         }
         let specials = tokenizer::special_tokens(&tokenizer)?;
-        let of_documents = |which, documents: &[String]| {
+        let of_documents = |which, documents: &[String], start| {
             let tokens = tokenizer::encode(&tokenizer, documents)?;
             if tokens.len() < config.context {
                 return Err(TrainError::CorpusTooShort {
@@ -81,8 +82,18 @@ impl Data {
                     context: config.context,
                 });
             }
+            let mut beginnings = beginnings(&tokens, specials.end, &texts_of(&tokenizer)?, start);
+            if let Some(places) = &mut beginnings {
+                let last = tokens.len() - config.context;
+                places.retain(|place| *place as usize <= last);
+                if places.is_empty() {
+                    // The beginning of the text is one.
+                    places.push(0);
+                }
+            }
             Ok(Source::Documents {
                 tokens,
+                beginnings,
                 end: specials.end,
                 packing: config.packing,
             })
@@ -93,8 +104,8 @@ impl Data {
         };
         let (train, valid) = match &texts {
             Texts::Documents(train, valid) => (
-                of_documents("training", train)?,
-                of_documents("validation", valid)?,
+                of_documents("training", train, config.window_start)?,
+                of_documents("validation", valid, WindowStart::Anywhere)?,
             ),
             Texts::Pairs(train, valid) => (of_pairs(train)?, of_pairs(valid)?),
         };
@@ -134,6 +145,7 @@ impl Data {
             &times,
             &self.process,
             &config.schedule,
+            config.span_share,
             &mut stream,
         )?;
         Ok(match config.objective {
@@ -154,12 +166,17 @@ enum Texts {
     Pairs(Pairs, Pairs),
 }
 
-/// Unicode characters that the slots with a loss stand for.
-fn characters(windows: &Windows, tokenizer: &Tokenizer) -> Result<usize, TrainError> {
+/// What reads the bytes of tokens.
+fn texts_of(tokenizer: &Tokenizer) -> Result<HfTokenizer, TrainError> {
     let json = tokenizer.to_string(false);
     let json = json.map_err(|error| TrainError::Tokenizer(error.to_string()))?;
-    let tokenizer = HfTokenizer::from_bytes(json.as_bytes())
-        .map_err(|error| TrainError::Tokenizer(error.to_string()))?;
+    HfTokenizer::from_bytes(json.as_bytes())
+        .map_err(|error| TrainError::Tokenizer(error.to_string()))
+}
+
+/// Unicode characters that the slots with a loss stand for.
+fn characters(windows: &Windows, tokenizer: &Tokenizer) -> Result<usize, TrainError> {
+    let tokenizer = texts_of(tokenizer)?;
     let parts = windows.tokens.chunks(windows.context).zip(&windows.prompts);
     let tokens = parts.flat_map(|(window, &prompt)| &window[prompt..]);
     Ok(tokens.map(|token| tokenizer.characters(*token)).sum())
@@ -171,7 +188,8 @@ fn validation_batches(windows: Windows, process: &Process) -> Result<Vec<Batch>,
     let times = stratified_times(windows.len(), &mut stream);
     // Each token with a loss weighs the same.
     let factor = windows.tokens.len() as f64 / windows.noised() as f64;
-    let batch = Batch::noise(windows, &times, process, &Schedule::LogLinear, &mut stream)?;
+    let schedule = Schedule::LogLinear;
+    let batch = Batch::noise(windows, &times, process, &schedule, 0.0, &mut stream)?;
     let count = batch.windows();
     let batch = batch.with_factors(std::iter::repeat_n(factor, count));
     Ok((0..count)

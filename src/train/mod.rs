@@ -33,6 +33,7 @@
 //! (arXiv:2412.10193), which every slot has a part in.
 
 pub mod batch;
+mod beginnings;
 pub mod checkpoint;
 pub mod config;
 pub mod cpu;
@@ -54,7 +55,7 @@ pub mod trainer;
 
 pub use config::{
     ModelDtype, Objective, OptimizerKind, Packing, Precision, TimeSampling, TrainConfig,
-    TrainDevice,
+    TrainDevice, WindowStart,
 };
 pub use error::TrainError;
 pub use initial::Initial;

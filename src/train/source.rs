@@ -12,6 +12,8 @@ pub enum Source {
     Documents {
         /// The tokens.
         tokens: Vec<u32>,
+        /// Where drawn windows may begin, ascending, a window's length from the end or more; `None` is anywhere.
+        beginnings: Option<Vec<u32>>,
         /// The end token.
         end: u32,
         /// Whether documents of a window see each other.
@@ -35,8 +37,13 @@ impl Source {
         let mut drawn = Windows::new(context);
         for _ in 0..count {
             match self {
-                Self::Documents { tokens, .. } => {
-                    let start = stream.below(tokens.len() - context + 1);
+                Self::Documents {
+                    tokens, beginnings, ..
+                } => {
+                    let start = match beginnings {
+                        Some(places) => places[stream.below(places.len())] as usize,
+                        None => stream.below(tokens.len() - context + 1),
+                    };
                     self.push(&mut drawn, start);
                 }
                 Self::Pairs(pairs) => self.push(&mut drawn, stream.below(pairs.len())),
@@ -67,6 +74,7 @@ impl Source {
                 tokens,
                 end,
                 packing,
+                ..
             } => {
                 let window = &tokens[place..place + context];
                 let borders: Vec<usize> = match packing {

@@ -80,6 +80,7 @@ mod tests {
                 &[0.5; 2],
                 &process,
                 &Schedule::LogLinear,
+                0.0,
                 &mut stream,
             )
             .unwrap()

@@ -409,6 +409,8 @@ pub fn check_same_run(state: &State, given: &TrainConfig) -> Result<(), TrainErr
     same("truncate-pairs", saved.truncate_pairs, given.truncate_pairs)?;
     same("process", saved.process, given.process)?;
     same("packing", saved.packing, given.packing)?;
+    same("window-start", saved.window_start, given.window_start)?;
+    same("span-share", saved.span_share, given.span_share)?;
     same("objective", saved.objective, given.objective)?;
     same("time-sampling", saved.time_sampling, given.time_sampling)?;
     same(

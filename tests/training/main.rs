@@ -10,6 +10,7 @@ mod pairs;
 mod refusals;
 mod resuming;
 mod uniform;
+mod windows;
 
 use std::collections::BTreeSet;
 use std::fs;

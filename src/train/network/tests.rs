@@ -47,7 +47,15 @@ fn noised(
     for window in clean.chunks(shape.context) {
         windows.push(window, 0, borders);
     }
-    Batch::noise(windows, &times, process, &Schedule::LogLinear, &mut stream).unwrap()
+    Batch::noise(
+        windows,
+        &times,
+        process,
+        &Schedule::LogLinear,
+        0.0,
+        &mut stream,
+    )
+    .unwrap()
 }
 
 fn random_weights(layout: &Layout) -> Vec<f32> {
@@ -197,7 +205,7 @@ fn times_at_which_next_to_nothing_is_noised_leave_loss_and_gradient_finite() {
         let mut stream = Stream::new(8, Purpose::Step, 0);
         let clean = vec![7; times.len() * shape.context];
         let windows = Windows::whole(shape.context, &clean);
-        let batch = Batch::noise(windows, &times, &process, &schedule, &mut stream).unwrap();
+        let batch = Batch::noise(windows, &times, &process, &schedule, 0.0, &mut stream).unwrap();
         assert_eq!(batch.weights[0], 0.0, "{schedule}");
         assert!(batch.weights[times.len() - 1] > 0.0, "{schedule}");
         let mut composed = ComposedNetwork::new(&shape, &Device::Cpu).unwrap();
