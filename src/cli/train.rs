@@ -17,14 +17,15 @@ use unmask::train::{
 /// Shown below the help.
 pub const EXAMPLES: &str = "Examples:
   unmask train --data train.txt.zst --valid valid.txt.zst --out my-model
-  unmask train --data train.txt.zst --valid valid.txt.zst --out my-model --resume
+  unmask train --out my-model --resume
+  unmask train --out my-model --resume --new-lr-schedule --steps 8000
   unmask train --init my-model --pairs train.jsonl --valid valid.jsonl --out my-chat-model --lr 0.0003";
 
 /// Arguments of `unmask train`.
 #[derive(clap::Args)]
 pub struct TrainArgs {
     /// Training text: UTF-8 or zstd, documents separated by a line `<|doc|>`.
-    #[arg(long, required_unless_present = "pairs", num_args = 1.., value_name = "FILE")]
+    #[arg(long, required_unless_present_any = ["pairs", "resume"], num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Supervised fine-tuning in the place of --data: JSON lines with `prompt` and `answer`. Answers alone
     /// are noised; each pair has a window of its own, padded with end-of-text.
@@ -34,12 +35,13 @@ pub struct TrainArgs {
     #[arg(long, requires = "pairs")]
     truncate_pairs: bool,
     /// Validation text, or pairs, in the same form.
-    #[arg(long, value_name = "FILE")]
-    valid: PathBuf,
+    #[arg(long, required_unless_present = "resume", value_name = "FILE")]
+    valid: Option<PathBuf>,
     /// Output directory: a Hugging Face directory with the best model; `state/` resumes the run.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Continue the run in the output directory, with the same settings.
+    /// Continue the run in the output directory. What is not given is as the run has it; what is given must not
+    /// change what it does.
     #[arg(long)]
     resume: bool,
     /// With --resume: follow --steps, --lr, --warmup and --min-lr-ratio as they are given now, to
@@ -74,77 +76,77 @@ pub struct TrainArgs {
     /// Use the transposed embedding as the head.
     #[arg(long)]
     tie_head: bool,
-    /// Windows a pass.
-    #[arg(long, default_value_t = 32)]
-    batch: usize,
-    /// Passes a step.
-    #[arg(long, default_value_t = 1)]
-    grad_accumulation: usize,
+    /// Windows a pass [default: 32].
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Passes a step [default: 1].
+    #[arg(long)]
+    grad_accumulation: Option<usize>,
     /// What noise is: masks, or random tokens [default: absorbing, or the process of --init].
     #[arg(long, value_enum)]
     process: Option<ProcessName>,
-    /// Which slots of a window see each other: all, or those of one document.
-    #[arg(long, value_enum, default_value = "stream")]
-    packing: PackingName,
-    /// Where windows begin: at any token, or where a sentence or a paragraph does.
-    #[arg(long, value_enum, default_value = "anywhere")]
-    window_start: WindowStartName,
-    /// Share of windows in which runs of up to 16 slots are noised together, as gaps of an infilling are.
-    #[arg(long, default_value_t = 0.0)]
-    span_share: f64,
+    /// Which slots of a window see each other: all, or those of one document [default: stream].
+    #[arg(long, value_enum)]
+    packing: Option<PackingName>,
+    /// Where windows begin: at any token, or where a sentence or a paragraph does [default: anywhere].
+    #[arg(long, value_enum)]
+    window_start: Option<WindowStartName>,
+    /// Share of windows in which runs of up to 16 slots are noised together, as gaps of an infilling are [default: 0.0].
+    #[arg(long)]
+    span_share: Option<f64>,
     /// What a step descends on: the integrand of the likelihood bound, or the plain mean
-    /// cross-entropy of masked tokens.
-    #[arg(long, value_enum, default_value = "nelbo")]
-    objective: ObjectiveName,
-    /// How the diffusion times of a step are drawn.
-    #[arg(long, value_enum, default_value = "low-discrepancy")]
-    time_sampling: TimeSamplingName,
-    /// Noise schedule of training, such as log-linear, cosine, maskgit, polynomial:2, geometric:0.001,20.
-    #[arg(long, value_name = "NAME", default_value = "log-linear")]
-    schedule: Schedule,
+    /// cross-entropy of masked tokens [default: nelbo].
+    #[arg(long, value_enum)]
+    objective: Option<ObjectiveName>,
+    /// How the diffusion times of a step are drawn [default: low-discrepancy].
+    #[arg(long, value_enum)]
+    time_sampling: Option<TimeSamplingName>,
+    /// Noise schedule of training, such as log-linear, cosine, maskgit, polynomial:2, geometric:0.001,20 [default: log-linear].
+    #[arg(long, value_name = "NAME")]
+    schedule: Option<Schedule>,
     /// The optimiser of the blocks' matrices; embedding, head and norms are AdamW's [default: muon on a CPU,
     /// adamw on CUDA, where Muon's products would run on the host; or that of the resumed run].
     #[arg(long, value_enum)]
     optimizer: Option<OptimizerName>,
-    /// Optimiser steps.
-    #[arg(long, default_value_t = 4000)]
-    steps: u64,
+    /// Optimiser steps [default: 4000].
+    #[arg(long)]
+    steps: Option<u64>,
     /// Peak learning rate [default: 0.006 with Muon, 0.002 with AdamW, or that of the resumed run].
     #[arg(long)]
     lr: Option<f64>,
     /// Steps of linear warm-up [default: a twentieth of steps].
     #[arg(long)]
     warmup: Option<u64>,
-    /// Final learning rate as a fraction of the peak.
-    #[arg(long, default_value_t = 0.05)]
-    min_lr_ratio: f64,
-    /// Decoupled weight decay of the matrices.
-    #[arg(long, default_value_t = 0.1)]
-    weight_decay: f64,
-    /// Largest global gradient norm.
-    #[arg(long, default_value_t = 1.0)]
-    clip: f64,
-    /// Decay of the average of the weights that is validated and exported; 0 turns it off.
-    #[arg(long, default_value_t = 0.999)]
-    ema: f64,
-    /// Seed of the initial weights and of all draws.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// Steps between validations.
-    #[arg(long, default_value_t = 250)]
-    valid_every: u64,
-    /// Windows of a validation.
-    #[arg(long, default_value_t = 256)]
-    valid_windows: usize,
-    /// Steps between saves of the resumable state.
-    #[arg(long, default_value_t = 250)]
-    save_every: u64,
-    /// Number format of the exported model.
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: Dtype,
-    /// Where to train: `cpu`, `cuda` or `cuda:N`.
-    #[arg(long, default_value = "cpu", value_parser = parse_device)]
-    device: TrainDevice,
+    /// Final learning rate as a fraction of the peak [default: 0.05].
+    #[arg(long)]
+    min_lr_ratio: Option<f64>,
+    /// Decoupled weight decay of the matrices [default: 0.1].
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// Largest global gradient norm [default: 1.0].
+    #[arg(long)]
+    clip: Option<f64>,
+    /// Decay of the average of the weights that is validated and exported; 0 turns it off [default: 0.999].
+    #[arg(long)]
+    ema: Option<f64>,
+    /// Seed of the initial weights and of all draws [default: 0].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Steps between validations [default: 250].
+    #[arg(long)]
+    valid_every: Option<u64>,
+    /// Windows of a validation [default: 256].
+    #[arg(long)]
+    valid_windows: Option<usize>,
+    /// Steps between saves of the resumable state [default: 250].
+    #[arg(long)]
+    save_every: Option<u64>,
+    /// Number format of the exported model [default: f32].
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+    /// Where to train: `cpu`, `cuda` or `cuda:N` [default: cpu].
+    #[arg(long, value_parser = parse_device)]
+    device: Option<TrainDevice>,
     /// Factors of matrix products; weights, gradients and sums are f32 either way [default: bf16 on a
     /// processor that multiplies it, else f32, or that of the resumed run].
     #[arg(long, value_enum)]
@@ -214,21 +216,31 @@ fn parse_device(text: &str) -> Result<TrainDevice, String> {
 }
 
 impl TrainArgs {
-    /// The settings. With --init, a network's size that is not given is that of the checkpoint; a resumed
-    /// run has taken it over already, and the checkpoint may be gone.
+    /// The settings: what is not given is that of the resumed run; or else by default, but for a network's
+    /// size with --init, which is the checkpoint's.
     fn config(self) -> Result<TrainConfig, TrainError> {
         let args = self;
-        let mut base = TrainConfig::new(args.data, args.valid, args.out);
         let saved = match args.resume {
-            true => Some(load_config(&state_path(&base.out))?),
+            true => Some(load_config(&state_path(&args.out))?),
             false => None,
         };
-        base = match (&saved, &args.init) {
-            (Some(saved), Some(_)) => base.continuing(saved),
-            (None, Some(init)) => base.starting_from(&Initial::open(init)?),
-            (_, None) => base,
+        let base = match (&saved, &args.init) {
+            (Some(saved), _) => saved.clone(),
+            (None, init) => {
+                // Both are there, or the command line is refused.
+                let base = TrainConfig::new(Vec::new(), PathBuf::new(), PathBuf::new());
+                match init {
+                    Some(init) => base.starting_from(&Initial::open(init)?),
+                    None => base,
+                }
+            }
         };
-        let optimizer = match (args.optimizer, &saved, args.device) {
+        let is_other_text = !args.data.is_empty() || args.pairs.is_some();
+        let optimizer = match (
+            args.optimizer,
+            &saved,
+            args.device.unwrap_or(TrainDevice::Cpu),
+        ) {
             (Some(OptimizerName::AdamW), ..) => OptimizerKind::AdamW,
             (Some(OptimizerName::Muon), ..) => OptimizerKind::Muon,
             (None, Some(saved), _) => saved.optimizer,
@@ -242,60 +254,74 @@ impl TrainArgs {
             (None, None, OptimizerKind::AdamW) => 2e-3,
         };
         Ok(TrainConfig {
-            pairs: args.pairs,
-            truncate_pairs: args.truncate_pairs,
-            init: args.init,
+            data: match is_other_text {
+                true => args.data,
+                false => base.data,
+            },
+            pairs: match is_other_text {
+                true => args.pairs,
+                false => base.pairs,
+            },
+            valid: args.valid.unwrap_or(base.valid),
+            out: args.out,
+            truncate_pairs: args.truncate_pairs || base.truncate_pairs,
+            init: args.init.or(base.init),
             tokenizer: args.tokenizer,
-            vocab_size: args.vocab_size,
+            vocab_size: args.vocab_size.or(base.vocab_size),
             context: args.context.unwrap_or(base.context),
             layers: args.layers.unwrap_or(base.layers),
             hidden: args.hidden.unwrap_or(base.hidden),
             heads: args.heads.unwrap_or(base.heads),
             mlp_hidden: args.mlp_hidden.or(base.mlp_hidden),
             tie_head: args.tie_head || base.tie_head,
-            batch: args.batch,
-            grad_accumulation: args.grad_accumulation,
+            batch: args.batch.unwrap_or(base.batch),
+            grad_accumulation: args.grad_accumulation.unwrap_or(base.grad_accumulation),
             process: match args.process {
                 Some(ProcessName::Absorbing) => ForwardProcess::Absorbing,
                 Some(ProcessName::Uniform) => ForwardProcess::Uniform,
                 None => base.process,
             },
             packing: match args.packing {
-                PackingName::Stream => Packing::Stream,
-                PackingName::Documents => Packing::Documents,
+                Some(PackingName::Stream) => Packing::Stream,
+                Some(PackingName::Documents) => Packing::Documents,
+                None => base.packing,
             },
             window_start: match args.window_start {
-                WindowStartName::Anywhere => WindowStart::Anywhere,
-                WindowStartName::Sentence => WindowStart::Sentence,
-                WindowStartName::Paragraph => WindowStart::Paragraph,
+                Some(WindowStartName::Anywhere) => WindowStart::Anywhere,
+                Some(WindowStartName::Sentence) => WindowStart::Sentence,
+                Some(WindowStartName::Paragraph) => WindowStart::Paragraph,
+                None => base.window_start,
             },
-            span_share: args.span_share,
+            span_share: args.span_share.unwrap_or(base.span_share),
             objective: match args.objective {
-                ObjectiveName::Nelbo => Objective::Nelbo,
-                ObjectiveName::CrossEntropy => Objective::CrossEntropy,
+                Some(ObjectiveName::Nelbo) => Objective::Nelbo,
+                Some(ObjectiveName::CrossEntropy) => Objective::CrossEntropy,
+                None => base.objective,
             },
             time_sampling: match args.time_sampling {
-                TimeSamplingName::LowDiscrepancy => TimeSampling::LowDiscrepancy,
-                TimeSamplingName::Uniform => TimeSampling::Uniform,
+                Some(TimeSamplingName::LowDiscrepancy) => TimeSampling::LowDiscrepancy,
+                Some(TimeSamplingName::Uniform) => TimeSampling::Uniform,
+                None => base.time_sampling,
             },
-            schedule: args.schedule,
+            schedule: args.schedule.unwrap_or(base.schedule),
             optimizer,
-            steps: args.steps,
+            steps: args.steps.unwrap_or(base.steps),
             lr,
-            warmup: args.warmup,
-            min_lr_ratio: args.min_lr_ratio,
-            weight_decay: args.weight_decay,
-            clip: args.clip,
-            ema: args.ema,
-            seed: args.seed,
-            valid_every: args.valid_every,
-            valid_windows: args.valid_windows,
-            save_every: args.save_every,
+            warmup: args.warmup.or(base.warmup),
+            min_lr_ratio: args.min_lr_ratio.unwrap_or(base.min_lr_ratio),
+            weight_decay: args.weight_decay.unwrap_or(base.weight_decay),
+            clip: args.clip.unwrap_or(base.clip),
+            ema: args.ema.unwrap_or(base.ema),
+            seed: args.seed.unwrap_or(base.seed),
+            valid_every: args.valid_every.unwrap_or(base.valid_every),
+            valid_windows: args.valid_windows.unwrap_or(base.valid_windows),
+            save_every: args.save_every.unwrap_or(base.save_every),
             dtype: match args.dtype {
-                Dtype::F32 => ModelDtype::F32,
-                Dtype::F16 => ModelDtype::F16,
+                Some(Dtype::F32) => ModelDtype::F32,
+                Some(Dtype::F16) => ModelDtype::F16,
+                None => base.dtype,
             },
-            device: args.device,
+            device: args.device.unwrap_or(base.device),
             precision: args.precision.map(|precision| match precision {
                 MatrixPrecision::F32 => Precision::F32,
                 MatrixPrecision::Bf16 => Precision::Bf16,

@@ -315,20 +315,6 @@ impl TrainConfig {
         }
     }
 
-    /// The same settings for the network and the process of a saved run.
-    pub fn continuing(self, saved: &Self) -> Self {
-        Self {
-            process: saved.process,
-            context: saved.context,
-            layers: saved.layers,
-            hidden: saved.hidden,
-            heads: saved.heads,
-            mlp_hidden: saved.mlp_hidden,
-            tie_head: saved.tie_head,
-            ..self
-        }
-    }
-
     /// The size of the vocabulary to train.
     pub fn vocab_size_or_default(&self) -> usize {
         self.vocab_size.unwrap_or(4096)

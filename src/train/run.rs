@@ -66,7 +66,7 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         .transpose()?;
     let mut initial = None;
     // Until the end of the run, so that no two write to one directory.
-    let _lock;
+    let mut _lock = None;
     let (state, given) = if config.resume {
         _lock = state_file.exists().then(|| lock(&out)).transpose()?;
         let state = load_state(&state_file)?;
@@ -86,18 +86,23 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         }
         refuse_foreign_model(&out)?;
         initial = config.init.as_deref().map(Initial::open).transpose()?;
-        let given = match &initial {
+        match &initial {
             Some(initial) => {
                 // Before the texts are read, which takes much longer.
                 initial.shape_for(&config)?;
-                Some(initial.tokenizer_for(given.as_ref())?)
+                (None, Some(initial.tokenizer_for(given.as_ref())?))
             }
-            None => given,
-        };
-        _lock = Some(lock(&out)?);
-        (None, given)
+            None => (None, given),
+        }
     };
     let data = Data::prepare(&config, given)?;
+    if !config.resume {
+        // After all that may be wrong with the settings, which leaves no directory behind.
+        _lock = Some(lock(&out)?);
+        if state_file.exists() {
+            return Err(TrainError::RunExists { path: out });
+        }
+    }
     let mut trainer = match (state, &initial) {
         (Some(state), _) => Trainer::resume(config, data, state)?,
         (None, Some(initial)) => Trainer::from_checkpoint(config, data, initial)?,

@@ -126,3 +126,26 @@ fn the_optimiser_and_its_rate_have_defaults_that_a_resumed_run_does_not_change()
     assert_eq!(set, (OptimizerKind::AdamW, 1e-3));
     assert_eq!(settings(&given, &["--resume"]), set);
 }
+
+#[test]
+fn a_run_is_resumed_by_its_folder_alone() {
+    let mut whole = Case::new();
+    whole.config.steps = 40;
+    assert!(whole.command().output().unwrap().status.success());
+
+    let mut case = Case::new();
+    case.config.steps = 40;
+    case.config.save_every = 10;
+    case.stop_at(10);
+    let mut resumed = Command::new(env!("CARGO_BIN_EXE_unmask"));
+    resumed
+        .arg("train")
+        .arg("--out")
+        .arg(&case.config.out)
+        .arg("--resume");
+    let output = resumed.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let model = |case: &Case| fs::read(case.config.out.join("model.safetensors")).unwrap();
+    assert!(model(&case) == model(&whole));
+}
