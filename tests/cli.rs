@@ -327,7 +327,12 @@ fn forward_writes_the_official_logits() {
 fn what_cannot_be_done_is_refused_with_the_reason() {
     for (arguments, expected) in [
         (&["infill", "a {{x}}"][..], "at byte 2"),
-        (&["infill", "no gap"], "the canvas has no gap"),
+        (&["infill", "no gap"], "write {{8}} where"),
+        (&["infill", "a {{0}} b"], "at least 1"),
+        (
+            &["generate", "x", "--temperature", "-1"],
+            "temperature is -1",
+        ),
         (&["generate", "x", "--steps", "0"], "steps is 0"),
         (&["generate", "x", "--gap", "0"], "gap 0 has no slots"),
         (
@@ -381,7 +386,18 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
             &["generate", "x", "--temperature-schedule", "cosine"],
             "linear:END",
         ),
-        (&["generate", "x", "--model", "nowhere"], "nowhere"),
+        (
+            &["generate", "x", "--model", "nowhere"],
+            "there is no such directory",
+        ),
+        (
+            &["generate", "x", "--model", "Cargo.toml"],
+            "it is a file; give the directory",
+        ),
+        (
+            &["generate", "x", "--json-schema", "{}"],
+            "takes a file with a schema",
+        ),
         (
             &["generate", "x", "--gap", "1000000000000000000"],
             "more than 16777216 slots",

@@ -1,9 +1,14 @@
 //! Redraws a canvas on the terminal while it is denoised.
 
+use std::time::{Duration, Instant};
+
 use console::{Color, Style, Term};
 use unmask::canvas::{Canvas, Splice};
 use unmask::engine::StepReport;
 use unmask::text::Tokenizer;
+
+/// How long a picture stands at least: a small model takes a step in less time than an eye.
+const SHOWN: Duration = Duration::from_millis(60);
 
 /// The picture of a canvas: a piece of text a slot.
 pub struct Animation<'a> {
@@ -11,6 +16,7 @@ pub struct Animation<'a> {
     tokenizer: &'a dyn Tokenizer,
     slots: Vec<Slot>,
     lines: usize,
+    drawn: Instant,
 }
 
 #[derive(Clone, Default)]
@@ -36,6 +42,7 @@ impl<'a> Animation<'a> {
             tokenizer,
             slots,
             lines: 0,
+            drawn: Instant::now(),
         };
         animation.draw("step 0")?;
         Ok(animation)
@@ -53,6 +60,9 @@ impl<'a> Animation<'a> {
             self.slots[*slot].text = None;
         }
         Splice::apply(&report.spliced, &mut self.slots, 0, &Slot::default());
+        if self.term.is_term() {
+            std::thread::sleep(SHOWN.saturating_sub(self.drawn.elapsed()));
+        }
         self.draw(&format!("step {}", report.step))
     }
 
@@ -91,6 +101,7 @@ impl<'a> Animation<'a> {
         self.term.clear_last_lines(self.lines)?;
         self.term.write_line(&visible.join("\n"))?;
         self.lines = visible.len();
+        self.drawn = Instant::now();
         Ok(())
     }
 }

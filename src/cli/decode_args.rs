@@ -35,7 +35,7 @@ pub struct DecodeArgs {
     #[arg(long, value_name = "NAME")]
     score: Option<Score>,
     /// 0 ranks by score alone, otherwise candidates are drawn by score / temperature
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     score_temperature: Option<f32>,
     /// How many are committed a step: even, threshold:P, factor:F, entropy_bound:NATS,
     /// schedule_floor:EPS, schedule_nearest:EPS, ancestral:EPS, analytic:EPS, euler:EPS
@@ -67,7 +67,7 @@ pub struct DecodeArgs {
     #[arg(long, value_name = "WHEN", value_parser = named::<EarlyStop>)]
     early_stop: Option<EarlyStop>,
     /// 0 takes the most probable token
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// How the temperature changes over the steps: constant, linear:END
     #[arg(long, value_name = "SCHEDULE")]
@@ -76,7 +76,7 @@ pub struct DecodeArgs {
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Sample from the most probable tokens that together have this probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Which filter comes first: top_k_first, top_p_first
     #[arg(long, value_name = "ORDER", value_parser = named::<FilterOrder>)]
@@ -89,7 +89,7 @@ pub struct DecodeArgs {
     #[arg(long, value_name = "WHERE", value_parser = named::<StopTokens>)]
     stop_tokens: Option<StopTokens>,
     /// Classifier-free guidance; 0 is off
-    #[arg(long, value_name = "W")]
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
     guidance_scale: Option<f32>,
     /// Seed of the random draws [default: drawn at random; --json reports it]
     #[arg(long)]

@@ -98,7 +98,9 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
 /// The texts that are valid by the JSON Schema in a file.
 fn schema(path: &Path) -> anyhow::Result<Form> {
     let file = path.display();
-    let text = std::fs::read(path).with_context(|| format!("--json-schema {file}"))?;
+    let text = std::fs::read(path).with_context(|| {
+        format!("--json-schema takes a file with a schema, and {file} cannot be read")
+    })?;
     let schema = serde_json::from_slice(&text).with_context(|| format!("--json-schema {file}"))?;
     let language = ByteDfa::json_schema(&schema).map_err(|error| match &error {
         ConstraintError::Schema { path, .. } if !path.is_empty() => {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use unmask::canvas::{Canvas, TokenId};
 use unmask::engine::EngineConfig;
@@ -80,6 +80,10 @@ pub fn run(args: InfillArgs) -> anyhow::Result<()> {
         }
         None => {
             let pieces = gaps::parse(&args.text.unwrap_or_default())?;
+            ensure!(
+                pieces.iter().any(|piece| matches!(piece, Piece::Gap(_))),
+                "the text has no gap; write {{{{8}}}} where 8 tokens are to be filled in"
+            );
             Layout::new(pieces, &*tokenizer, engine.blank())?
         }
     };

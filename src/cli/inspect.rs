@@ -111,6 +111,13 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
             .collect::<Vec<_>>()
             .join(", ")
     )?;
+    if args.check {
+        writeln!(
+            out,
+            "checked        {} tensors: every weight is a finite number",
+            shapes.len()
+        )?;
+    }
     Ok(())
 }
 
@@ -130,7 +137,7 @@ fn check(checkpoint: &Checkpoint) -> anyhow::Result<()> {
     }
     let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
     bail!(
-        "{} weights are not finite numbers:\n{}",
+        "weights that are not finite numbers, {} in all:\n{}",
         found.iter().map(|f| f.nan + f.infinite).sum::<usize>(),
         lines.join("\n")
     )

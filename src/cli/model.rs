@@ -91,6 +91,14 @@ impl ModelArgs {
         match (&self.model, self.load_format) {
             (Some(path), LoadFormat::Dummy) => Checkpoint::open_dummy(path)
                 .with_context(|| format!("cannot use the config.json of {}", path.display())),
+            (Some(path), LoadFormat::Auto) if !path.is_dir() => anyhow::bail!(
+                "--model {}: {}; give the directory of a checkpoint, or OWNER/NAME of a model on the hub",
+                path.display(),
+                match path.exists() {
+                    true => "it is a file",
+                    false => "there is no such directory",
+                }
+            ),
             (Some(directory), LoadFormat::Auto) => Checkpoint::open(directory)
                 .with_context(|| format!("cannot open the model in {}", directory.display())),
             (None, LoadFormat::Auto) => Ok(embedded::checkpoint()?),
@@ -210,8 +218,11 @@ impl DeviceChoice {
             }),
             Self::Auto => Device::Cpu,
             Self::Cpu => Device::Cpu,
+            Self::Cuda if !cfg!(feature = "cuda") => anyhow::bail!(
+                "--device cuda: this build is for CPUs only; build it with `--features cuda`, or leave --device out"
+            ),
             Self::Cuda => Device::new_cuda(0).context(
-                "--device cuda: no usable CUDA device, or a build without the feature `cuda`",
+                "--device cuda: there is no usable CUDA device; `nvidia-smi` should show one",
             )?,
         })
     }

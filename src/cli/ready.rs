@@ -37,7 +37,7 @@ pub fn run(args: ReadyArgs) -> anyhow::Result<()> {
     let mut answer = Agent::new_with_config(config)
         .get(format!("{address}/ready"))
         .call()
-        .with_context(|| format!("no server answers at {address}"))?;
+        .with_context(|| format!("no server answers at {address}; `unmask serve` starts one"))?;
     let body = answer.body_mut().read_to_string()?;
     if !answer.status().is_success() {
         bail!("{address} is not ready: status {}: {body}", answer.status());

@@ -1,7 +1,6 @@
 //! `unmask serve`.
 
-use std::io::IsTerminal;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -10,13 +9,16 @@ use anyhow::Context;
 use axum::http::HeaderValue;
 use clap::ValueEnum;
 use futures::Stream;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tracing_subscriber::EnvFilter;
 use unmask::engine::EngineConfig;
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
 use super::model::{ModelArgs, chat_template, tokenizer};
 use super::open_files;
+
+/// Connections that the system holds until they are accepted.
+const BACKLOG: u32 = 1024;
 
 /// Files that are open beside connections, and some to spare.
 const OTHER_FILES: usize = 64;
@@ -121,9 +123,11 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     start_logging(args.log_format)?;
     let access = access(&args)?;
+    // A port that is taken should not be found out after minutes of loading.
+    let socket = bind(SocketAddr::new(args.host, args.port))?;
     let state = load(&args)?.with_access(access);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    let ending = runtime.block_on(listen(&args, state))?;
+    let ending = runtime.block_on(listen(&args, socket, state))?;
     match ending {
         Ending::Drained => {}
         Ending::DeadlinePassed => tracing::warn!(
@@ -205,11 +209,33 @@ fn allow_open_files(connections: usize) {
     }
 }
 
-async fn listen(args: &ServeArgs, state: AppState) -> anyhow::Result<Ending> {
+/// A socket with an address, at which nothing is answered until it listens.
+fn bind(address: SocketAddr) -> anyhow::Result<TcpSocket> {
+    let bound = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        // As TcpListener::bind has it, so that a server can start again at once.
+        #[cfg(unix)]
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        std::io::Result::Ok(socket)
+    };
+    bound().with_context(|| {
+        format!(
+            "cannot listen on {} port {}; choose another --port or --host",
+            address.ip(),
+            address.port()
+        )
+    })
+}
+
+async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow::Result<Ending> {
     allow_open_files(args.max_connections);
     let shutdown = termination()?;
-    let listener = TcpListener::bind((args.host, args.port))
-        .await
+    let listener = socket
+        .listen(BACKLOG)
         .with_context(|| format!("cannot listen on {} port {}", args.host, args.port))?;
     println!("listening on http://{}", listener.local_addr()?);
     let config = ListenConfig {
@@ -253,7 +279,7 @@ fn start_logging(format: LogFormat) -> anyhow::Result<()> {
     };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(console::colors_enabled_stderr())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => logs.init(),

@@ -19,7 +19,7 @@ pub enum TextError {
     Canvas(#[from] CanvasError),
     /// A gap mark that is none.
     #[error(
-        "at byte {at}: {{{{ must be followed by a number of tokens and }}}}, such as {{{{8}}}}; write \\{{{{ for literal braces"
+        "at byte {at}: {{{{ must be followed by a number of tokens, at least 1, and }}}}, such as {{{{8}}}}; write \\{{{{ for literal braces"
     )]
     GapSyntax {
         /// Byte offset of the braces in the text.
