@@ -36,10 +36,10 @@ def arguments():
     parser.add_argument("--model", help="a checkpoint [default: the embedded model]")
     parser.add_argument("--reference", required=True, help="text that the judge counts in, plain or .zst")
     parser.add_argument("--texts", required=True, help="text that places are taken from, plain or .zst")
-    parser.add_argument("--windows", type=int, default=40, help="places")
+    parser.add_argument("--windows", type=int, default=24, help="places")
     parser.add_argument("--clients", type=int, default=4, help="requests at a time")
     parser.add_argument("--only", help="a regular expression: plans whose name matches")
-    parser.add_argument("--out", type=pathlib.Path, help="write decode-plans.json here, with everything that was written")
+    parser.add_argument("--out", type=pathlib.Path, help="a folder for decode-plans.svg, and decode-plans.json with all that was written")
     return parser.parse_args()
 
 
@@ -145,41 +145,44 @@ def places(server, text, count):
 
 
 SAMPLED = {"temperature": 0.7, "top_p": 0.9}
-SCORES = ("confidence", "margin", "entropy", "random", "left_to_right")
+# What ranks the slots: its name, its place in a request, and its colour in the plot.
+ORDERS = {
+    "confidence": ({"score": "confidence", "score_temperature": 0}, "#c84628"),
+    "confidence / 0.3, drawn": ({"score": "confidence", "score_temperature": 0.3}, "#326ebe"),
+    "margin": ({"score": "margin", "score_temperature": 0}, "#b08020"),
+    "entropy": ({"score": "entropy", "score_temperature": 0}, "#8050a0"),
+    "random": ({"score": "random", "score_temperature": 0}, "#3c8c46"),
+    "from the left": ({"score": "left_to_right", "score_temperature": 0}, "#707070"),
+}
+STEPS = (32, 16, 8, 4)
 
 
 def plans():
     """Names, settings of the request, and its `diffusion` object."""
-    for score in SCORES:
-        for steps in (32, 16, 8, 4):
-            yield f"{score}, {steps} steps", SAMPLED, {"score": score, "steps": steps}
-    for score in ("confidence", "random", "left_to_right"):
-        yield f"{score}, greedy", {"temperature": 0}, {"score": score}
-        for temperature in (0.5, 0.9, 1.0):
-            yield f"{score}, temperature {temperature}", SAMPLED | {"temperature": temperature}, {"score": score}
-        for top_p in (0.8, 0.95, 1.0):
-            yield f"{score}, top-p {top_p}", SAMPLED | {"top_p": top_p}, {"score": score}
-    for temperature in (0.1, 0.3, 0.5, 1.0, 2.0):
-        yield f"drawn by confidence / {temperature}", SAMPLED, {"score": "confidence", "score_temperature": temperature}
-    for temperature in (0, 0.5, 0.6, 0.8):
-        drawn = {"score": "confidence", "score_temperature": 0.3}
-        yield f"drawn by confidence / 0.3, temperature {temperature}", SAMPLED | {"temperature": temperature}, drawn
-    for steps in (16, 8):
-        drawn = {"score": "confidence", "score_temperature": 0.3, "steps": steps}
-        yield f"drawn by confidence / 0.3, {steps} steps", SAMPLED, drawn
-    for block in (4, 8, 16):
-        yield f"random in blocks of {block}", SAMPLED, {"score": "random", "block_length": block}
-    for threshold in (0.9, 0.5, 0.2, 0.1):
-        yield f"threshold {threshold}", SAMPLED, {"budget": {"threshold": threshold}}
-    for bound in (0.5, 1, 2):
-        yield f"entropy bound {bound}", SAMPLED, {"budget": {"entropy_bound": bound}}
-    for steps in (32, 64):
-        revision = {"score": "random", "revision": {"remask": {"confidence": 0.1}}, "steps": steps}
-        yield f"random, re-masking by confidence, {steps} steps", SAMPLED, revision
-    yield "random, temperature from 1 to 0.3", SAMPLED | {"temperature": 1.0}, {
-        "score": "random",
+    for name, (order, _) in ORDERS.items():
+        for steps in STEPS:
+            yield f"{name}, {steps} steps", SAMPLED, order | {"steps": steps}
+    confident, drawn, at_random = (ORDERS[name][0] for name in ("confidence", "confidence / 0.3, drawn", "random"))
+    for temperature in (0, 0.5, 0.9, 1.0):
+        yield f"drawn, temperature {temperature}", SAMPLED | {"temperature": temperature}, drawn
+    for name, order in (("confidence", confident), ("random", at_random)):
+        yield f"{name}, temperature 0", SAMPLED | {"temperature": 0}, order
+    for top_p in (0.8, 1.0):
+        yield f"drawn, top-p {top_p}", SAMPLED | {"top_p": top_p}, drawn
+    for temperature in (0.1, 1.0):
+        yield f"confidence / {temperature}, drawn", SAMPLED, drawn | {"score_temperature": temperature}
+    yield "drawn, temperature from 1 to 0.3", SAMPLED | {"temperature": 1.0}, drawn | {
         "temperature_schedule": {"linear": 0.3},
+        "steps": 32,
     }
+    yield "drawn, blocks of 8", SAMPLED, drawn | {"block_length": 8}
+    for threshold in (0.9, 0.5, 0.2):
+        yield f"threshold {threshold}", SAMPLED, confident | {"budget": {"threshold": threshold}}
+    for bound in (0.5, 1, 2):
+        yield f"entropy bound {bound}", SAMPLED, confident | {"budget": {"entropy_bound": bound}}
+    for steps in (32, 64):
+        revision = {"revision": {"remask": {"confidence": 0.1}}, "budget": {"ancestral": {"eps": 0.001}}, "steps": steps}
+        yield f"ReMDM, confidence 0.1, {steps} steps", SAMPLED, at_random | revision
 
 
 def written(server, before, after, settings, diffusion, seed):
@@ -196,6 +199,47 @@ def row(judge, pieces):
         words = [word.lower() for word in WORD.findall(text)]
         pairs += zip(words, words[1:])
     return sum(bits for bits, _ in scores) / sum(length for _, length in scores), len(set(pairs)) / len(pairs)
+
+
+def plot(kept, truth):
+    """Quality and variety of infills against forwards, a line for each order."""
+    width, height, left, top = 420, 300, 56, 24
+    steps = sorted(STEPS)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * width} {height + 96}" font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+    ]
+    for panel, (title, field, low, high) in enumerate(
+        [("bits/character of infills", "bits", 0.8, 3.0), ("variety of infills", "variety", 0.3, 1.0)]
+    ):
+
+        def x(count):
+            return panel * width + left + math.log2(count / steps[0]) * (width - left - 24) / math.log2(steps[-1] / steps[0])
+
+        def y(value):
+            return top + height - (min(max(value, low), high) - low) / (high - low) * height
+
+        parts.append(f'<text x="{panel * width + left}" y="14">{title}</text>')
+        for tick in range(5):
+            value = low + tick * (high - low) / 4
+            parts.append(f'<line x1="{x(steps[0])}" x2="{x(steps[-1])}" y1="{y(value)}" y2="{y(value)}" stroke="#dddddd"/>')
+            parts.append(f'<text x="{x(steps[0]) - 8}" y="{y(value) + 4}" text-anchor="end">{value:.2f}</text>')
+        for count in steps:
+            parts.append(f'<text x="{x(count)}" y="{top + height + 18}" text-anchor="middle">{count}</text>')
+        book = y(truth[panel])
+        parts.append(f'<line x1="{x(steps[0])}" x2="{x(steps[-1])}" y1="{book}" y2="{book}" stroke="#000000" stroke-dasharray="4"/>')
+        for name, (_, colour) in ORDERS.items():
+            rows = {row["plan"]: row for row in kept if row["kind"] == "infill"}
+            line = [(x(count), y(rows[f"{name}, {count} steps"][field])) for count in steps if f"{name}, {count} steps" in rows]
+            points = " ".join(f"{a:.1f},{b:.1f}" for a, b in line)
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in line]
+    for place, (name, colour) in enumerate([*((name, colour) for name, (_, colour) in ORDERS.items()), ("the books", "#000000")]):
+        at = left + place * 112, top + height + 48
+        parts.append(f'<rect x="{at[0]}" y="{at[1] - 9}" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{at[0] + 14}" y="{at[1]}" font-size="10">{name}</text>')
+    parts.append(f'<text x="{width}" y="{top + height + 72}" text-anchor="middle">forwards for {GAP} tokens</text></svg>')
+    return "\n".join(parts) + "\n"
 
 
 def main():
@@ -236,6 +280,7 @@ def main():
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / "decode-plans.json").write_text(json.dumps(kept, indent=1))
+            (args.out / "decode-plans.svg").write_text(plot(kept, truth["infill"]))
     finally:
         server.process.terminate()
         server.process.wait()
