@@ -13,7 +13,7 @@ import yaml
 
 HERE = Path(__file__).parent
 CHART = HERE / "helm" / "unmask"
-ARGUMENTS = [HERE.parent / "src" / "cli" / name for name in ("serve.rs", "model.rs")]
+ARGUMENTS = [HERE.parent / "src" / "cli" / name for name in ("serve.rs", "model.rs", "traces.rs")]
 METRICS = HERE.parent / "docs" / "metrics.md"
 KUBERNETES = "1.37"
 

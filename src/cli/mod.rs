@@ -17,6 +17,7 @@ mod output;
 mod ready;
 mod selftest;
 mod serve;
+mod traces;
 mod train;
 
 use clap::{CommandFactory, Parser, Subcommand};

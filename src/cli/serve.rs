@@ -16,6 +16,7 @@ use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConf
 
 use super::model::{ModelArgs, chat_template, tokenizer};
 use super::open_files;
+use super::traces::{self, TracesArgs};
 
 /// Connections that the system holds until they are accepted.
 const BACKLOG: u32 = 1024;
@@ -96,6 +97,8 @@ pub struct ServeArgs {
     /// How log lines are written to standard error; RUST_LOG sets which are
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+    #[command(flatten)]
+    traces: TracesArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -125,7 +128,13 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let access = access(&args)?;
     // A port that is taken should not be found out after minutes of loading.
     let socket = bind(SocketAddr::new(args.host, args.port))?;
+    #[cfg(feature = "otel")]
+    let traces = traces::start(&args.traces)?;
+    #[cfg(not(feature = "otel"))]
+    traces::refuse(&args.traces)?;
     let state = load(&args)?.with_access(access);
+    #[cfg(feature = "otel")]
+    let state = state.with_traces(traces.clone());
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let ending = runtime.block_on(listen(&args, socket, state))?;
     match ending {
@@ -136,6 +145,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
         ),
         Ending::CutShort => tracing::warn!("a second signal; requests that still ran are dropped"),
     }
+    #[cfg(feature = "otel")]
+    traces::end(traces);
     runtime.shutdown_background();
     Ok(())
 }

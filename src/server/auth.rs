@@ -150,6 +150,10 @@ pub(super) async fn check(
     match caller(keys, request.headers()) {
         Ok(caller) => {
             tracing::Span::current().record("key", &*caller.0);
+            #[cfg(feature = "otel")]
+            if let Some(span) = super::telemetry::RequestSpan::current() {
+                span.caller(&caller.0);
+            }
             request.extensions_mut().insert(caller);
             next.run(request).await
         }

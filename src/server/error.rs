@@ -55,6 +55,12 @@ impl ApiError {
         }
     }
 
+    /// What went wrong, in one word.
+    #[cfg(feature = "otel")]
+    pub fn code(&self) -> &'static str {
+        self.body.error.code
+    }
+
     fn invalid(code: &'static str, param: &str, message: String) -> Self {
         Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, code, message).about(param)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::ApiError;
-use super::metrics::Metrics;
+use super::ledger::Ledger;
 use super::random;
 use super::run::Cost;
 use super::state::{AppState, unix_time};
@@ -24,7 +24,7 @@ pub(super) struct Head {
     pub logprobs: Option<Arc<dyn Tokenizer>>,
     seed: u64,
     prompt_tokens: usize,
-    metrics: Arc<Metrics>,
+    ledger: Ledger,
 }
 
 impl Head {
@@ -45,7 +45,7 @@ impl Head {
             logprobs: None,
             seed: plan.sampling.seed,
             prompt_tokens,
-            metrics: state.metrics.clone(),
+            ledger: Ledger::open(state),
         })
     }
 
@@ -74,11 +74,10 @@ impl Head {
         }
     }
 
-    /// The end of the whole answer, which is counted in the metrics.
+    /// The end of the whole answer, which is entered in the ledger.
     pub fn end(&self, completion_tokens: usize, cost: &Cost) -> (Usage, DiffusionReport) {
-        let per_forward = cost.tokens_per_forward();
-        self.metrics
-            .count_answer(self.prompt_tokens, completion_tokens, per_forward);
+        self.ledger
+            .answer(self.prompt_tokens, completion_tokens, cost);
         (
             Usage::new(self.prompt_tokens, completion_tokens),
             cost.report(self.seed),

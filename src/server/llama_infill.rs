@@ -12,7 +12,7 @@ use super::completion_reader::{CompletionAnswer, TextPiece};
 use super::completions::start;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
-use super::metrics::Metrics;
+use super::ledger::Ledger;
 use super::run::{Cost, Deadline, Update, answers, updates};
 use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
@@ -87,7 +87,7 @@ struct Head {
     return_tokens: bool,
     response_fields: Vec<String>,
     settings: GenerationSettings,
-    metrics: Arc<Metrics>,
+    ledger: Ledger,
 }
 
 impl Head {
@@ -109,16 +109,14 @@ impl Head {
                 stop: job.completion.stops.to_vec(),
                 stream: job.completion.streaming.stream,
             },
-            metrics: state.metrics.clone(),
+            ledger: Ledger::open(state),
         }
     }
 
     /// The whole answer, which is counted; empty if nothing was filled.
     fn answer(&self, answer: Option<CompletionAnswer>, cost: Cost) -> LlamaInfill<'_> {
         let predicted = answer.as_ref().map_or(0, |answer| answer.tokens);
-        let per_forward = cost.tokens_per_forward();
-        self.metrics
-            .count_answer(self.prompt_tokens, predicted, per_forward);
+        self.ledger.answer(self.prompt_tokens, predicted, &cost);
         let (stop_type, stopping_word) = match &answer {
             Some(CompletionAnswer {
                 stop: Some(stop), ..

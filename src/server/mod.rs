@@ -64,6 +64,7 @@ mod infill;
 mod infill_reader;
 mod infill_text;
 mod languages;
+mod ledger;
 mod listen;
 mod llama_infill;
 mod logprobs;
@@ -82,6 +83,8 @@ mod score;
 mod sse;
 mod stall;
 mod state;
+#[cfg(feature = "otel")]
+mod telemetry;
 mod tokens;
 mod validate;
 mod wire;
@@ -104,6 +107,8 @@ pub use auth::{ApiKeyError, ApiKeys};
 use error::ApiError;
 pub use listen::{Ending, ListenConfig, serve};
 pub use state::{Access, AppState, Limits};
+#[cfg(feature = "otel")]
+pub use telemetry::{Traces, TracesError};
 
 /// All endpoints.
 pub fn router(state: AppState) -> Router {
@@ -143,7 +148,7 @@ pub fn router(state: AppState) -> Router {
     } else {
         keyed = keyed.route("/metrics", metrics);
     }
-    keyed
+    let router = keyed
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::check))
         .merge(open)
         .method_not_allowed_fallback(wrong_method)
@@ -160,7 +165,10 @@ pub fn router(state: AppState) -> Router {
         .layer(middleware::from_fn_with_state(
             state.clone(),
             metrics::count,
-        ))
+        ));
+    #[cfg(feature = "otel")]
+    let router = telemetry::traced(router, &state);
+    router
         .layer(middleware::from_fn(request_id::assign))
         .with_state(state)
 }

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use super::error::ApiError;
 use super::frames::{CanvasSnapshot, CanvasView};
+#[cfg(feature = "otel")]
+use super::telemetry::SequenceSpans;
 use super::wire::DiffusionReport;
 use crate::canvas::Canvas;
 use crate::engine::{CacheScheme, Event, Generation, GenerationError, Statistics, StepReport};
@@ -37,6 +39,8 @@ pub(super) struct Run<R> {
     scratch: usize,
     cost: Cost,
     shown: Option<Shown>,
+    #[cfg(feature = "otel")]
+    spans: Option<SequenceSpans>,
 }
 
 /// A canvas that is shown.
@@ -49,7 +53,7 @@ struct Shown {
 }
 
 impl<R: Reader> Run<R> {
-    /// The `index`th sequence of a request, on `canvas`.
+    /// The `index`th sequence of a request, on `canvas`, which has just been submitted.
     pub fn new(index: usize, canvas: &Canvas, generation: Generation, reader: R) -> Self {
         Self {
             index,
@@ -61,6 +65,8 @@ impl<R: Reader> Run<R> {
             },
             cost: Cost::default(),
             shown: None,
+            #[cfg(feature = "otel")]
+            spans: SequenceSpans::begin(index),
         }
     }
 
@@ -94,11 +100,11 @@ pub(super) struct Update<F, A> {
 /// What sequences took: steps and slots (but scratch slots) of all together, times of the longest.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Cost {
-    steps: usize,
-    nfe: usize,
+    pub steps: usize,
+    pub nfe: usize,
     cache: CacheScheme,
     committed: usize,
-    queued: Duration,
+    pub queued: Duration,
     denoising: Duration,
 }
 
@@ -252,6 +258,10 @@ async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>
             Some(Event::Step(report)) => {
                 has_stepped = true;
                 run.cost.count(&report, run.scratch);
+                #[cfg(feature = "otel")]
+                run.spans
+                    .iter_mut()
+                    .for_each(|spans| spans.took(report.statistics));
                 if let Some(shown) = &mut run.shown {
                     shown.view.step(&report);
                 }
@@ -261,6 +271,10 @@ async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>
             }
             Some(Event::Finished(canvas, statistics)) => {
                 run.cost.finish(&canvas, statistics);
+                #[cfg(feature = "otel")]
+                run.spans
+                    .iter_mut()
+                    .for_each(|spans| spans.took(statistics));
                 let (frame, answer) = run.reader.finish(&canvas);
                 update.frames.extend(frame);
                 update.answer = Some((answer, run.cost));

@@ -11,6 +11,7 @@ use futures::TryStreamExt;
 
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
+use super::ledger::Ledger;
 use super::probe::{self, Probe, given};
 use super::random;
 use super::run::{Deadline, within};
@@ -40,6 +41,7 @@ pub(super) async fn create(
     Body(request): Body<ScoreRequest>,
 ) -> Result<Response, ApiError> {
     let job = validate::checked(&state, request, validate::score).await?;
+    let ledger = Ledger::open(&state);
     let begun = Instant::now();
     let deadline = Deadline::after(state.limits.request_timeout);
     let (estimates, nfe) = within(deadline, estimates(&job, &state)).await?;
@@ -54,7 +56,7 @@ pub(super) async fn create(
     let first = &job.targets[0];
     let prompt = first.tokens.len() - first.slots.len();
     let tokens = prompt + data.iter().map(|score| score.tokens).sum::<usize>();
-    state.metrics.count_scored(tokens);
+    ledger.scored(tokens, nfe);
     Ok(Json(ScoreAnswer {
         id: &format!("score-{}", random::identifier()?),
         object: SCORE_OBJECT,

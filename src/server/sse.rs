@@ -44,14 +44,20 @@ pub(super) fn respond<U: 'static>(
     end: End,
     render: impl FnMut(U) -> Vec<Frame> + Send + 'static,
 ) -> Response {
+    #[cfg(feature = "otel")]
+    let span = super::telemetry::RequestSpan::current();
     let last = (end == End::Done).then(|| Ok(Event::default().data("[DONE]")));
     let frames = updates
-        .scan(Some(render), |render, update| {
+        .scan(Some(render), move |render, update| {
             let frames = match (render.as_mut(), update) {
                 (None, _) => return ready(None),
                 (Some(render), Ok(update)) => render(update),
                 (Some(_), Err(error)) => {
                     *render = None;
+                    #[cfg(feature = "otel")]
+                    if let Some(span) = &span {
+                        span.fail(error.code());
+                    }
                     vec![frame(&error.into_body())]
                 }
             };

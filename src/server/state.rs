@@ -11,6 +11,8 @@ use super::auth::ApiKeys;
 use super::languages::Languages;
 use super::metrics::Metrics;
 use super::receive::BodyMemory;
+#[cfg(feature = "otel")]
+use super::telemetry::Traces;
 use crate::engine::Engine;
 use crate::text::{ChatTemplate, Tokenizer};
 
@@ -123,6 +125,8 @@ pub struct AppState {
     pub(super) body_memory: BodyMemory,
     pub(super) metrics: Arc<Metrics>,
     pub(super) languages: Languages,
+    #[cfg(feature = "otel")]
+    pub(super) traces: Option<Traces>,
 }
 
 impl AppState {
@@ -147,6 +151,8 @@ impl AppState {
             limits,
             created: unix_time(),
             access,
+            #[cfg(feature = "otel")]
+            traces: None,
         }
     }
 
@@ -165,6 +171,12 @@ impl AppState {
             access,
             ..self
         }
+    }
+
+    /// The same, with a span for every request.
+    #[cfg(feature = "otel")]
+    pub fn with_traces(self, traces: Option<Traces>) -> Self {
+        Self { traces, ..self }
     }
 }
 

@@ -94,6 +94,30 @@ fn serve_says_where_it_listens_answers_and_ends_at_sigterm() {
     }
 }
 
+#[cfg(not(feature = "otel"))]
+#[test]
+fn a_build_without_traces_warns_where_the_environment_asks_for_them() {
+    for name in [
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_unmask"))
+            .args(["serve", "--model", "/nonexistent/model"])
+            .env_remove("RUST_LOG")
+            .env(name, "http://127.0.0.1:4318")
+            .output()
+            .unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        let line = log.lines().find(|line| line.contains("WARN")).unwrap();
+        assert!(
+            line.contains(name) && line.contains("--features otel"),
+            "{line}"
+        );
+        // It went on to the model.
+        assert!(log.contains("config.json"), "{log}");
+    }
+}
+
 fn generate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_unmask"))
         .arg("generate")
@@ -160,6 +184,11 @@ fn serve_says_what_is_wrong_with_its_arguments() {
         (&["--request-timeout", "0"], "above 0"),
         (&["--api-key", "a b"], "visible ASCII"),
         (&["--cors-origin", "a\nb"], "--cors-origin"),
+        #[cfg(not(feature = "otel"))]
+        (
+            &["--otlp-endpoint", "http://127.0.0.1:4318"],
+            "--features otel",
+        ),
     ] {
         let mut process = start(arguments);
         assert!(!process.0.wait().unwrap().success(), "{arguments:?}");

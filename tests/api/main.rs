@@ -5,6 +5,8 @@ mod bench;
 mod blocks;
 mod chat;
 mod cli;
+#[cfg(feature = "otel")]
+mod collector;
 mod completions;
 mod conformance;
 mod connections;
@@ -23,6 +25,8 @@ mod metrics;
 mod mock;
 mod models;
 mod openapi;
+#[cfg(feature = "otel")]
+mod otel;
 mod playground;
 mod refusals;
 mod resizing;

@@ -36,6 +36,8 @@ pub struct Setup {
     pub listen: ListenConfig,
     /// The source of a chat template.
     pub chat_template: Option<&'static str>,
+    #[cfg(feature = "otel")]
+    pub traces: Option<unmask::server::Traces>,
 }
 
 impl Default for Setup {
@@ -49,6 +51,8 @@ impl Default for Setup {
                 ..ListenConfig::default()
             },
             chat_template: None,
+            #[cfg(feature = "otel")]
+            traces: None,
         }
     }
 }
@@ -103,6 +107,8 @@ impl Server {
         let state = AppState::new(engine.clone(), tokenizer, MODEL, setup.limits)
             .with_chat_template(ChatTemplate::from_files(&files).unwrap())
             .with_access(setup.access);
+        #[cfg(feature = "otel")]
+        let state = state.with_traces(setup.traces);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (shutdown, asked) = mpsc::unbounded();
