@@ -234,10 +234,11 @@ def plot(kept, truth):
             points = " ".join(f"{a:.1f},{b:.1f}" for a, b in line)
             parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
             parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in line]
-    for place, (name, colour) in enumerate([*((name, colour) for name, (_, colour) in ORDERS.items()), ("the books", "#000000")]):
-        at = left + place * 112, top + height + 48
-        parts.append(f'<rect x="{at[0]}" y="{at[1] - 9}" width="10" height="10" fill="{colour}"/>')
-        parts.append(f'<text x="{at[0] + 14}" y="{at[1]}" font-size="10">{name}</text>')
+    at, line = left, top + height + 48
+    for name, colour in [*((name, colour) for name, (_, colour) in ORDERS.items()), ("the books", "#000000")]:
+        parts.append(f'<rect x="{at}" y="{line - 9}" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{at + 14}" y="{line}" font-size="10">{name}</text>')
+        at += 42 + 6 * len(name)
     parts.append(f'<text x="{width}" y="{top + height + 72}" text-anchor="middle">forwards for {GAP} tokens</text></svg>')
     return "\n".join(parts) + "\n"
 
