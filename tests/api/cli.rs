@@ -29,6 +29,22 @@ fn start(arguments: &[&str]) -> Process {
     Process(child)
 }
 
+#[test]
+fn a_port_that_is_taken_is_found_out_before_a_model_is_loaded() {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let mut process = start(&["--port", &port, "--model", "nowhere"]);
+    assert!(!process.0.wait().unwrap().success());
+    let mut said = String::new();
+    let stderr = process.0.stderr.as_mut().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    let expected = format!("cannot listen on 127.0.0.1 port {port}; choose another --port");
+    assert!(
+        said.contains(&expected) && !said.contains("nowhere"),
+        "{said}"
+    );
+}
+
 #[cfg(unix)]
 #[test]
 fn serve_says_where_it_listens_answers_and_ends_at_sigterm() {
@@ -102,7 +118,7 @@ fn a_build_without_traces_warns_where_the_environment_asks_for_them() {
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_unmask"))
-            .args(["serve", "--model", "/nonexistent/model"])
+            .args(["serve", "--port", "0", "--model", "/nonexistent/model"])
             .env_remove("RUST_LOG")
             .env(name, "http://127.0.0.1:4318")
             .output()
@@ -114,7 +130,7 @@ fn a_build_without_traces_warns_where_the_environment_asks_for_them() {
             "{line}"
         );
         // It went on to the model.
-        assert!(log.contains("config.json"), "{log}");
+        assert!(log.contains("there is no such directory"), "{log}");
     }
 }
 
@@ -176,7 +192,10 @@ fn generate_fills_up_the_last_block_and_returns_what_was_asked_for() {
 #[test]
 fn serve_says_what_is_wrong_with_its_arguments() {
     for (arguments, says) in [
-        (&["--model", "/nonexistent/model"][..], "config.json"),
+        (
+            &["--model", "/nonexistent/model"][..],
+            "there is no such directory",
+        ),
         (&["--max-queue", "0"], "at least 1"),
         (&["--max-rows", "many"], "at least 1"),
         (&["--log-format", "xml"], "json"),
@@ -190,7 +209,7 @@ fn serve_says_what_is_wrong_with_its_arguments() {
             "--features otel",
         ),
     ] {
-        let mut process = start(arguments);
+        let mut process = start(&[&["--port", "0"], arguments].concat());
         assert!(!process.0.wait().unwrap().success(), "{arguments:?}");
         let mut errors = String::new();
         process
