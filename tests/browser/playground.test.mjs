@@ -1,10 +1,14 @@
 // The playground in a browser, against running servers: UNMASK_URL of the embedded model, UNMASK_KEYED_URL of the same, which
-// asks for UNMASK_KEY, and UNMASK_CHAT_URL of a model with a chat template. BROWSER_MODULES is the folder that Playwright is installed in, CHROMIUM the browser. With SCREENSHOTS, a
-// folder, the pictures of the README are written there.
+// asks for UNMASK_KEY, and UNMASK_CHAT_URL of a model with a chat template. BROWSER_MODULES is the folder that Playwright is
+// installed in, CHROMIUM the browser. With SCREENSHOTS, a folder, the pictures of the README are written there. The requests
+// that the page copies are run by bash with curl, python3 and this node.
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
+import { createServer, request as forward } from "node:http";
 import { createRequire } from "node:module";
 import test, { after, afterEach, before, beforeEach } from "node:test";
+import { promisify } from "node:util";
 
 const require = createRequire(`${process.env.BROWSER_MODULES}/`);
 const { chromium } = require("playwright-core");
@@ -121,11 +125,20 @@ test("the slider goes back through the steps", async () => {
   await idle();
   const last = await shown("#canvas");
   await page.focus("#scrub");
+  const place = () => page.$eval("#scrub", (slider) => [slider.value, slider.getAttribute("aria-valuetext"), document.getElementById("step").textContent]);
+  assert.deepEqual(await place(), ["5", "step 5 of 5", "5"]);
+  await slots().first().hover();
+  assert.notEqual(await shown("#detail"), "");
+  await page.keyboard.press("ArrowLeft");
+  assert.equal(await shown("#detail"), "", "what a token of another step was");
+  assert.deepEqual(await place(), ["4", "step 4 of 5", "4"]);
   await page.keyboard.press("Home");
-  assert.ok((await slots(".masked").count()) >= 4);
-  const first = Number(await shown("#step"));
+  assert.deepEqual(await place(), ["0", "step 0 of 5", "0"]);
+  assert.equal(await slots(".masked").count(), 5);
+  assert.equal(await shown("#canvas"), TEXT.replace("{{4}}", "▒▒▒▒").replace("{{1}}", "▒"));
   await page.keyboard.press("ArrowRight");
-  assert.ok(Number(await shown("#step")) > first);
+  assert.deepEqual(await place(), ["1", "step 1 of 5", "1"]);
+  assert.equal(await slots(".masked").count(), 4);
   await page.keyboard.press("End");
   assert.equal(await shown("#canvas"), last);
 });
@@ -167,11 +180,11 @@ test("a chat is answered where the model has a template", async () => {
   assert.equal(await slots().count(), 8);
 });
 
-test("a chat that the model cannot answer is refused in the server's words", async () => {
+test("a chat that the model cannot answer is refused in the server's words, and the page says what to choose", async () => {
   await page.check("[value=chat]");
   await run();
   await idle();
-  assert.match(await shown("#error"), /^the model "[^"]+" has no chat template, so that it cannot answer messages/);
+  assert.match(await shown("#error"), /^the model "[^"]+" has no chat template, so that it cannot answer messages.*choose Complete or Infill\.$/);
   assert.equal(await page.getByRole("alert").isVisible(), true);
 });
 
@@ -202,15 +215,176 @@ test("stopping ends the denoising on the server", async () => {
   assert.ok(committed < 200, `${committed} slots were committed`);
 });
 
+test("braces that are no gap are refused in the server's words, and shown", async () => {
+  for (const text of ["a {{x}}", "é🦊 {{0}} {{1}}", "{{8} }", "{{{-1}}}", "{{1}} \\{{2}} {{", "{{99999999999999999999999}}"]) {
+    await run({ text });
+    await idle();
+    const headers = { "content-type": "application/json" };
+    const answer = await fetch(`${SERVER}/v1/infill`, { method: "POST", headers, body: JSON.stringify({ text }) });
+    assert.equal(answer.status, 400, text);
+    assert.equal(await shown("#error"), (await answer.json()).error.message, text);
+    assert.equal(await page.evaluate(() => getSelection().toString()), "{{", text);
+  }
+});
+
+test("escaped braces are text, and a gap may stand in braces", async () => {
+  const text = "\\{{8}} of {{{2}}} and\\{{{{{1}}.";
+  await run({ text });
+  await idle();
+  const body = { text, seed: 5, temperature: 0.7 };
+  const headers = { "content-type": "application/json" };
+  const answer = await fetch(`${SERVER}/v1/infill`, { method: "POST", headers, body: JSON.stringify(body) });
+  assert.equal(await shown("#canvas"), (await answer.json()).choices[0].text);
+  assert.match(await shown("#canvas"), /^\{\{8\}\} of \{.+\} and\{\{\{.+\.$/s);
+  assert.equal(await slots().count(), 3);
+});
+
+test("no answer is shown beside the error of a later request", async () => {
+  for (const text of ["No gap at all.", "{{x}}"]) {
+    await run({ text: TEXT });
+    await idle();
+    assert.equal(await slots().count(), 5);
+    await run({ text });
+    await idle();
+    assert.equal(await page.isVisible("#error"), true);
+    assert.deepEqual(await Promise.all(["#canvas", "#figures", "#detail"].map(shown)), ["", "", ""]);
+    assert.equal(await page.isDisabled("#scrub"), true);
+    assert.equal(await page.getAttribute("#scrub", "aria-valuetext"), "step 0 of 0");
+  }
+});
+
+test("an error goes with the next attempt, even one that the browser stops", async () => {
+  for (const attempt of [() => page.click("#run"), () => page.press("#text", "Control+Enter")]) {
+    await run({ text: "No gap at all.", steps: "" });
+    await page.waitForSelector("#error:not([hidden])");
+    await idle();
+    await page.fill("#steps", "0");
+    const sent = requests.length;
+    await attempt();
+    assert.equal(await page.isVisible("#error"), false);
+    assert.equal(requests.length, sent);
+  }
+});
+
+/** A server in front of the server: `cut` ends what is streamed after its first piece, `close` both. */
+async function front() {
+  const state = { cut: false };
+  const server = createServer((incoming, outgoing) => {
+    const { method, url, headers } = incoming;
+    const asked = forward(`${SERVER}${url}`, { method, headers: { ...headers, host: new URL(SERVER).host } }, (answer) => {
+      outgoing.writeHead(answer.statusCode, answer.headers);
+      if (!state.cut) return answer.pipe(outgoing);
+      answer.once("data", (piece) => outgoing.write(piece, () => setTimeout(() => outgoing.destroy(), 100)));
+      outgoing.on("close", () => asked.destroy());
+    });
+    asked.on("error", () => outgoing.destroy());
+    incoming.pipe(asked);
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  state.url = `http://127.0.0.1:${server.address().port}`;
+  state.close = () => {
+    server.closeAllConnections();
+    return new Promise((resolve) => server.close(resolve));
+  };
+  return state;
+}
+
+test("a server that does not answer is named, before the answer and in its midst", async () => {
+  const server = await front();
+  await open({ url: server.url });
+  await page.waitForFunction(() => document.querySelectorAll("#preset option").length > 1);
+  const said = `The server does not answer at ${server.url}: is it still running?`;
+  server.cut = true;
+  await run({ text: "Once upon a time{{100}}" });
+  await idle();
+  assert.equal(await shown("#error"), said);
+  await server.close();
+  await run({ text: TEXT });
+  await idle();
+  assert.equal(await shown("#error"), said);
+  assert.equal(await shown("#canvas"), "");
+});
+
+const select = (start, end) => page.$eval("#text", (field, [from, to]) => field.setSelectionRange(from, to), [start, end]);
+
 test("a selection becomes a gap, by the button and by the key", async () => {
   await page.fill("#text", "The fox jumps over the dog.");
-  const select = (start, end) => page.$eval("#text", (field, [from, to]) => field.setSelectionRange(from, to), [start, end]);
   await select(4, 7);
   await page.click("#gap");
-  assert.equal(await page.inputValue("#text"), "The {{1}} jumps over the dog.");
+  assert.equal(await page.inputValue("#text"), "The{{1}} jumps over the dog.");
   await page.keyboard.press("End");
   await page.keyboard.press("Alt+g");
-  assert.equal(await page.inputValue("#text"), "The {{1}} jumps over the dog.{{4}}");
+  assert.equal(await page.inputValue("#text"), "The{{1}} jumps over the dog.{{4}}");
+});
+
+test("a gap takes in the space before it, and gaps whole", async () => {
+  // The selection stands in brackets; | is a caret.
+  for (const [before, after] of [
+    ["The [old] man", "The{{1}} man"],
+    ["The [old ]man", "The{{1}} man"],
+    ["The[ old] man", "The{{1}} man"],
+    ["The  [old]", "The {{1}}"],
+    ["[The] old man", "{{1}} old man"],
+    ["The\n[old] man", "The\n{{1}} man"],
+    ["g[rea]t", "g{{1}}t"],
+    ["The |", "The{{4}}"],
+    ["The | man", "The{{4}} man"],
+    ["The |man", "The{{4}} man"],
+    ["The |.", "The{{4}}."],
+    ["The |{{2}}", "The{{4}}{{2}}"],
+    ["|The", "{{4}}The"],
+    ["Th|e", "Th{{4}}e"],
+    ["a[b {{4]}} cd", "a{{5}} cd"],
+    ["ab {{[4}} c]d", "ab{{5}}d"],
+    ["ab {[{1}} {{2}]} cd", "ab{{4}} cd"],
+    ["ab [{{4}}] cd", "ab{{4}} cd"],
+    ["ab {{|4}} cd", "ab {{4}}{{4}} cd"],
+    ["a \\{[{8}}]", "a{{2}}"],
+  ]) {
+    const [start, end] = [before.search(/[[|]/), before.includes("|") ? before.indexOf("|") : before.indexOf("]") - 1];
+    await page.fill("#text", before.replace(/[[|\]]/g, ""));
+    await select(start, end);
+    await page.press("#text", "Alt+g");
+    assert.equal(await page.inputValue("#text"), after, before);
+  }
+});
+
+test("no gap is made where a backslash would make it text", async () => {
+  await page.fill("#text", "a \\frac b");
+  await select(3, 7);
+  await page.press("#text", "Alt+g");
+  assert.equal(await page.inputValue("#text"), "a \\frac b");
+  assert.match(await shown("#detail"), /backslash/);
+  await select(2, 7);
+  await page.press("#text", "Alt+g");
+  assert.equal(await page.inputValue("#text"), "a{{1}} b");
+});
+
+test("Ctrl+Z takes a gap back, made by the button or by the key", async () => {
+  await page.click("#text");
+  await page.keyboard.press("Control+a");
+  await page.keyboard.type("The old man");
+  for (const make of [() => page.click("#gap"), () => page.press("#text", "Alt+g")]) {
+    await select(4, 7);
+    await make();
+    assert.equal(await page.inputValue("#text"), "The{{1}} man");
+    await page.keyboard.press("Control+z");
+    assert.equal(await page.inputValue("#text"), "The old man");
+  }
+  await page.keyboard.press("Control+Shift+z");
+  assert.equal(await page.inputValue("#text"), "The{{1}} man");
+});
+
+test("what is said of gaps is said where there are gaps", async () => {
+  const hint = page.getByText("Alt+G");
+  assert.equal(await hint.isVisible(), true);
+  for (const mode of ["complete", "chat"]) {
+    await page.check(`[value=${mode}]`);
+    assert.equal(await hint.isVisible(), false, mode);
+    assert.equal(await page.getByText("Ctrl+Enter").isVisible(), true, mode);
+  }
+  await page.check("[value=infill]");
+  assert.equal(await hint.isVisible(), true);
 });
 
 test("everything can be done from the keyboard", async () => {
@@ -243,16 +417,83 @@ test("everything can be done from the keyboard", async () => {
   assert.equal(outline, "solid");
 });
 
-test("a request is copied as curl, Python and JavaScript", async () => {
+const SNIPPETS = {
+  curl: ["bash", "-c"],
+  python: ["python3", "-c"],
+  javascript: [process.execPath, "--input-type=module", "--eval"],
+};
+
+/** What the page copies, by kind. */
+async function snippet(kind) {
   await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
-  await page.fill("#text", "It's{{2}}.");
-  for (const [kind, begin] of [["curl", `curl -s ${SERVER}/v1/infill`], ["python", "import json"], ["javascript", "const response"]]) {
-    await page.click(`[data-copy=${kind}]`);
-    await page.waitForFunction(() => document.getElementById("detail").textContent === "Copied.");
-    const snippet = await page.evaluate(() => navigator.clipboard.readText());
-    assert.ok(snippet.startsWith(begin), snippet);
-    assert.ok(snippet.includes('"tokens": 2') && !snippet.includes('"stream"'), snippet);
+  await page.evaluate(() => navigator.clipboard.writeText(""));
+  await page.$eval("#detail", (detail) => (detail.textContent = ""));
+  await page.click(`[data-copy=${kind}]`);
+  await page.waitForFunction(() => document.getElementById("detail").textContent === "Copied.");
+  return page.evaluate(() => navigator.clipboard.readText());
+}
+
+/** Runs a copied request as a person would; what it prints. */
+async function execute(kind, code, variables = {}) {
+  const [program, ...options] = SNIPPETS[kind];
+  const env = { ...process.env, NO_PROXY: "*", no_proxy: "*", PYTHONIOENCODING: "utf-8", ...variables };
+  const { stdout } = await promisify(execFile)(program, [...options, code], { env });
+  return stdout;
+}
+
+const NASTY = `It's "q" \`id\` ''' """ \\n \\ \\' $(id) $HOME \${x} %s {0} !x true null <b> é 🦊 ” \t|\nline{{2}} two\\{{3}}.`;
+
+test("a copied request runs, and its answer is the canvas that the page shows", async () => {
+  await run({ text: NASTY, seed: "" });
+  await idle();
+  const canvas = await shown("#canvas");
+  // The snippets print the answer as their language writes it: have them write its text as JSON.
+  const answered = {
+    curl: async (code) => JSON.parse(await execute("curl", code)).choices[0].text,
+    python: async (code) => JSON.parse(await execute("python", code.replace(/print\((.*)\)$/, 'print(json.dumps($1["choices"][0]["text"]))'))),
+    javascript: async (code) => JSON.parse(await execute("javascript", code.replace(/console\.log\((.*)\);$/, "console.log(JSON.stringify(($1).choices[0].text));"))),
+  };
+  for (const kind of Object.keys(SNIPPETS)) {
+    const code = await snippet(kind);
+    assert.ok(!code.includes("stream"), code);
+    assert.equal(await answered[kind](code), canvas, kind);
   }
+});
+
+test("a copied request has the seed of the canvas, as long as it is of the same request", async () => {
+  await run({ text: "It was a{{2}} day.", seed: "" });
+  await idle();
+  const seed = (await shown("#figures")).match(/Seed(\d+)/)[1];
+  assert.ok((await snippet("curl")).includes(`"seed": ${seed}`));
+  await page.fill("#temperature", "0.9");
+  assert.ok(!(await snippet("curl")).includes("seed"));
+  await page.fill("#temperature", "0.7");
+  assert.ok((await snippet("curl")).includes(`"seed": ${seed}`));
+  await page.check("[value=complete]");
+  assert.ok(!(await snippet("curl")).includes("seed"));
+  await run({ text: "Once upon a time", max_tokens: "6", seed: "" });
+  await idle();
+  const canvas = await shown("#canvas");
+  const answer = JSON.parse(await execute("curl", await snippet("curl")));
+  assert.equal(`Once upon a time${answer.choices[0].text}`, canvas);
+});
+
+test("a copied request takes the key from the environment, and does not hold it", async () => {
+  await open({ url: process.env.UNMASK_KEYED_URL });
+  await page.fill("#key", process.env.UNMASK_KEY);
+  await run({ text: "It's{{2}}." });
+  await idle();
+  for (const kind of Object.keys(SNIPPETS)) {
+    const code = await snippet(kind);
+    assert.ok(code.includes("UNMASK_API_KEY") && !code.includes(process.env.UNMASK_KEY), code);
+    assert.match(await execute(kind, code, { UNMASK_API_KEY: process.env.UNMASK_KEY }), /It's/);
+  }
+});
+
+test("braces that are no gap are not copied", async () => {
+  await page.fill("#text", "a {{x}}");
+  await page.click("[data-copy=curl]");
+  assert.match(await shown("#error"), /^text: at byte 2: /);
 });
 
 test("nothing lies outside a narrow screen", async () => {
@@ -264,6 +505,27 @@ test("nothing lies outside a narrow screen", async () => {
   assert.ok(content <= screen, `${content} > ${screen}`);
   await slots().first().tap();
   assert.match(await shown("#detail"), /probability/);
+});
+
+test("what is touched is 44 pixels high on a narrow screen, and every name of a preset fits at every width", async () => {
+  for (const width of [320, 375, 800, 1100]) {
+    await page.setViewportSize({ width, height: 740 });
+    const found = await page.evaluate(() => {
+      const low = [...document.querySelectorAll("button, input:not([type=radio]), select, .modes label, nav a")].filter(
+        (element) => element.checkVisibility() && element.getBoundingClientRect().height < 44,
+      );
+      const select = document.getElementById("preset");
+      const style = getComputedStyle(select);
+      const pen = document.createElement("canvas").getContext("2d");
+      pen.font = style.font;
+      // The arrow takes about as much as the text is high.
+      const room = select.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - parseFloat(style.fontSize);
+      const cut = [...select.options].filter((option) => pen.measureText(option.text).width > room);
+      return { low: low.map((element) => element.outerHTML), cut: cut.map((option) => option.text) };
+    });
+    assert.deepEqual(found.cut, [], `at ${width}`);
+    if (width <= 800) assert.deepEqual(found.low, [], `at ${width}`);
+  }
 });
 
 for (const colorScheme of ["light", "dark"]) {
@@ -299,7 +561,7 @@ test("the README's picture", { skip: !process.env.SCREENSHOTS }, async () => {
   await run({ text: TEXT });
   await idle();
   await page.$eval("#scrub", (slider) => {
-    slider.value = 2;
+    slider.value = 3;
     slider.dispatchEvent(new Event("input"));
   });
   await slots(":not(.masked)").first().hover();
