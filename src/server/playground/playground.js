@@ -308,7 +308,8 @@ function slotElement(slot, step) {
   element.tabIndex = 0;
   const detail = describe(slot);
   element.setAttribute("aria-label", detail);
-  for (const event of ["mouseenter", "focus"]) {
+  // Not mouseenter, which comes too when a step puts another token under a pointer that rests.
+  for (const event of ["mousemove", "focus"]) {
     element.addEventListener(event, () => ($("detail").textContent = detail));
   }
   return element;
