@@ -507,6 +507,24 @@ test("nothing lies outside a narrow screen", async () => {
   assert.match(await shown("#detail"), /probability/);
 });
 
+test("on a narrow screen a run brings its canvas or its error into view", async () => {
+  await open({ viewport: { width: 375, height: 740 }, isMobile: true, hasTouch: true });
+  const inView = (selector) =>
+    page.$eval(selector, (element) => {
+      const { top, bottom } = element.getBoundingClientRect();
+      return top >= 0 && bottom <= innerHeight;
+    });
+  assert.equal(await inView("#canvas"), false);
+  await run({ text: TEXT });
+  await idle();
+  assert.ok((await inView("#canvas")) && (await inView("#scrub")));
+  for (const text of ["No gap at all.", "{{x}}"]) {
+    await run({ text });
+    await idle();
+    assert.ok(await inView("#error"), text);
+  }
+});
+
 test("what is touched is 44 pixels high on a narrow screen, and every name of a preset fits at every width", async () => {
   for (const width of [320, 375, 800, 1100]) {
     await page.setViewportSize({ width, height: 740 });

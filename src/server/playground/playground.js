@@ -229,11 +229,11 @@ function busy(running) {
 function showError(error) {
   $("error").textContent = error.message;
   $("error").hidden = false;
-  $("error").scrollIntoView({ block: "nearest" });
   if (error instanceof GapError) {
-    $("text").focus();
+    $("text").focus({ preventScroll: true });
     $("text").setSelectionRange(error.at, error.at + 2);
   }
+  $("error").scrollIntoView({ block: "nearest" });
 }
 
 function hideError() {
@@ -244,12 +244,15 @@ function hideError() {
 // ---- The canvas ----
 
 function addFrame(frame) {
-  if (!state.frames.length) state.frames.push(maskedFrame(frame));
+  const first = !state.frames.length;
+  if (first) state.frames.push(maskedFrame(frame));
   // An infill's answer is the last step's frame, and knows more of it.
   if (state.frames.at(-1).step === frame.step) state.frames.pop();
   state.frames.push(frame);
   $("scrub").max = frame.step;
   showFrame(frame);
+  // On a narrow screen the canvas, with the slider at its foot, lies below the form.
+  if (first) $("scrub").scrollIntoView({ block: "nearest" });
 }
 
 /** The canvas before any step. A model may have changed the length of a gap in the first, the request has it as it was. */
