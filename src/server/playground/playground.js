@@ -251,8 +251,8 @@ function addFrame(frame) {
   state.frames.push(frame);
   $("scrub").max = frame.step;
   showFrame(frame);
-  // On a narrow screen the canvas, with the slider at its foot, lies below the form.
-  if (first) $("scrub").scrollIntoView({ block: "nearest" });
+  // On a narrow screen the canvas lies below the form, and may still grow by a line.
+  if (first && $("scrub").getBoundingClientRect().bottom > innerHeight) $("result-title").scrollIntoView();
 }
 
 /** The canvas before any step. A model may have changed the length of a gap in the first, the request has it as it was. */
