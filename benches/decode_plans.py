@@ -27,6 +27,8 @@ import urllib.request
 
 GAP = 32
 CONTEXT_WORDS = 40
+# No proxy stands before a server on this machine.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]+")
 
 
@@ -107,15 +109,16 @@ class Server:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         command = [binary, "serve", "--port", str(port)] + (["--model", model] if model else [])
-        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         for _ in range(600):
             if self.process.poll() is not None:
                 raise SystemExit(f"the server ended with status {self.process.returncode}")
             try:
-                urllib.request.urlopen(self.url + "/ready").close()
+                OPENER.open(self.url + "/ready").close()
                 return
             except OSError:
                 time.sleep(0.1)
+        self.process.terminate()
         raise SystemExit("the server does not become ready")
 
     def post(self, path, body):
@@ -123,7 +126,7 @@ class Server:
             self.url + path, json.dumps(body).encode(), {"content-type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request) as answer:
+            with OPENER.open(request) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise SystemExit(f"{path}: {error.read().decode()}") from error

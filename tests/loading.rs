@@ -154,7 +154,7 @@ fn inspect_check_names_file_tensor_and_number_of_values_that_are_not_finite() {
     let output = unmask(&["inspect", "--check", "--model", &path]);
     assert!(!output.status.success() && output.stdout.is_empty());
     let expected = format!(
-        "4 weights are not finite numbers:\n{path}/model.safetensors: tensor {tensor} holds 2 NaN and 2 \
+        "weights that are not finite numbers, 4 in all:\n{path}/model.safetensors: tensor {tensor} holds 2 NaN and 2 \
          infinite values of 64"
     );
     assert!(stderr(&output).contains(&expected), "{}", stderr(&output));

@@ -126,7 +126,7 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     start_logging(args.log_format)?;
     let access = access(&args)?;
-    // A port that is taken should not be found out after minutes of loading.
+    // A port at which another server listens should not be found out after minutes of loading.
     let socket = bind(SocketAddr::new(args.host, args.port))?;
     #[cfg(feature = "otel")]
     let traces = traces::start(&args.traces)?;
@@ -233,13 +233,15 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpSocket> {
         socket.bind(address)?;
         std::io::Result::Ok(socket)
     };
-    bound().with_context(|| {
-        format!(
-            "cannot listen on {} port {}; choose another --port or --host",
-            address.ip(),
-            address.port()
-        )
-    })
+    bound().with_context(|| cannot_listen(address))
+}
+
+fn cannot_listen(address: SocketAddr) -> String {
+    format!(
+        "cannot listen on {} port {}; choose another --port or --host",
+        address.ip(),
+        address.port()
+    )
 }
 
 async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow::Result<Ending> {
@@ -247,7 +249,7 @@ async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow:
     let shutdown = termination()?;
     let listener = socket
         .listen(BACKLOG)
-        .with_context(|| format!("cannot listen on {} port {}", args.host, args.port))?;
+        .with_context(|| cannot_listen(SocketAddr::new(args.host, args.port)))?;
     println!("listening on http://{}", listener.local_addr()?);
     let config = ListenConfig {
         connections: args.max_connections,

@@ -61,7 +61,7 @@ pub fn refuse(args: &TracesArgs) -> anyhow::Result<()> {
 /// Starts sending traces, if the command line or the environment says where to.
 #[cfg(feature = "otel")]
 pub fn start(args: &TracesArgs) -> anyhow::Result<Option<Traces>> {
-    let Some((url, from)) = endpoint(args)? else {
+    let Some((base, from)) = endpoint(args) else {
         return Ok(None);
     };
     let by_flag = args.otlp_endpoint.is_some();
@@ -69,7 +69,12 @@ pub fn start(args: &TracesArgs) -> anyhow::Result<Option<Traces>> {
         tracing::warn!("no traces are sent: {reason}");
         return Ok(None);
     }
+    check(&base, from)?;
     check_sampler();
+    let url = match from {
+        TRACES_ENDPOINT => base,
+        _ => format!("{}/v1/traces", base.trim_end_matches('/')),
+    };
     let traces = Traces::to(&url).context(from)?;
     tracing::info!(to = url, "sending traces");
     Ok(Some(traces))
@@ -88,43 +93,29 @@ pub fn end(traces: Option<Traces>) {
     }
 }
 
-/// The URL for traces, and what gives it.
+/// The collector's URL, and what gives it.
 #[cfg(feature = "otel")]
-fn endpoint(args: &TracesArgs) -> anyhow::Result<Option<(String, &'static str)>> {
-    let of_all = |base: &str, from| {
-        check(base, from)?;
-        Ok(Some((
-            format!("{}/v1/traces", base.trim_end_matches('/')),
-            from,
-        )))
-    };
-    if let Some(base) = &args.otlp_endpoint {
-        return of_all(base, "--otlp-endpoint");
-    }
-    if let Some(url) = variable(TRACES_ENDPOINT) {
-        check(&url, TRACES_ENDPOINT)?;
-        return Ok(Some((url, TRACES_ENDPOINT)));
-    }
-    match variable(ENDPOINT) {
-        Some(base) => of_all(&base, ENDPOINT),
-        None => Ok(None),
-    }
+fn endpoint(args: &TracesArgs) -> Option<(String, &'static str)> {
+    let given = args.otlp_endpoint.clone();
+    given
+        .map(|url| (url, "--otlp-endpoint"))
+        .or_else(|| Some((variable(TRACES_ENDPOINT)?, TRACES_ENDPOINT)))
+        .or_else(|| Some((variable(ENDPOINT)?, ENDPOINT)))
 }
 
 /// Refuses what is no URL of a collector. One that holds a secret is not repeated, as it would come into the log.
 #[cfg(feature = "otel")]
 fn check(url: &str, from: &str) -> anyhow::Result<()> {
     const ALLOWED: &str = "allowed: http:// or https://, a host, and a port and a path if need be";
-    let Ok(uri) = url.parse::<Uri>() else {
-        bail!("{from} is {url:?}; {ALLOWED}");
-    };
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    if authority.contains('@') || uri.query().is_some() || url.contains('#') {
+    if url.contains(['@', '?', '#']) {
         bail!(
             "{from} holds a user or a query; {ALLOWED}; keys for the collector belong into \
              OTEL_EXPORTER_OTLP_HEADERS"
         );
     }
+    let Ok(uri) = url.parse::<Uri>() else {
+        bail!("{from} is {url:?}; {ALLOWED}");
+    };
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
         bail!("{from} is {url:?}; {ALLOWED}");
     }

@@ -264,7 +264,7 @@ impl TrainArgs {
             },
             valid: args.valid.unwrap_or(base.valid),
             out: args.out,
-            truncate_pairs: args.truncate_pairs || base.truncate_pairs,
+            truncate_pairs: args.truncate_pairs || (base.truncate_pairs && !is_other_text),
             init: args.init.or(base.init),
             tokenizer: args.tokenizer,
             vocab_size: args.vocab_size.or(base.vocab_size),
@@ -328,7 +328,6 @@ impl TrainArgs {
             }),
             resume: args.resume,
             new_lr_schedule: args.new_lr_schedule,
-            ..base
         })
     }
 }

@@ -17,7 +17,7 @@ pub(super) const MAX_STATES: usize = 1 << 14;
 pub(super) const MAX_BYTES: usize = 1 << 24;
 
 /// Work of [`Subsets`] that counts like a state, where states are counted over many automata.
-const WORK_OF_A_STATE: usize = 1 << 14;
+const WORK_OF_A_STATE: usize = 1 << 11;
 
 /// How deep the groups of a regular expression may nest.
 const MAX_NESTING: u32 = 64;
@@ -345,6 +345,11 @@ mod tests {
             r"(?:.*a.{14}|b)",
             r"\w{900}",
             r"((x{0,40}y?){0,40}z?){0,4}",
+            // Few sets, most bytes of which lead into one that takes long to find.
+            &format!(
+                "[ab]*a[ab]{{10}}[!-`c-~](?:{}[!-~]?){{0,80}}|[!#%'-)]",
+                "(|)".repeat(300)
+            ),
         ] {
             let error = ByteDfa::regex(pattern).unwrap_err();
             assert!(matches!(error, ConstraintError::TooLarge(_)), "{error}");

@@ -97,11 +97,14 @@ pub async fn serve(
     );
     // A receiver is held here, so that this cannot fail.
     let _ = drain.send(true);
-    tokio::select! {
+    let ending = tokio::select! {
         () = async { while connections.join_next().await.is_some() {} } => Ending::Drained,
         () = tokio::time::sleep(config.drain) => Ending::DeadlinePassed,
         _ = shutdown.next() => Ending::CutShort,
-    }
+    };
+    // What still ran has ended, and told so, when this returns.
+    connections.shutdown().await;
+    ending
 }
 
 /// The next connection, once there is a place for one.

@@ -6,21 +6,22 @@ use crate::text::Tokenizer;
 /// What may close a sentence after its full stop.
 const CLOSING: [char; 6] = ['"', '\'', '”', '’', ')', ']'];
 
-/// The places in `tokens` at which a window may begin, ascending; none where it may anywhere. `end` is the token
-/// between documents, each of which begins a sentence and a paragraph.
+/// The places in `tokens` at which a window may begin by `start`, ascending. `end` is the token between documents,
+/// each of which begins a sentence and a paragraph.
 pub(super) fn beginnings(
     tokens: &[u32],
     end: u32,
     tokenizer: &dyn Tokenizer,
     start: WindowStart,
-) -> Option<Vec<u32>> {
-    if start == WindowStart::Anywhere {
-        return None;
-    }
+) -> Vec<u32> {
     let mut places = Vec::new();
     // Whether a sentence has just ended, and whether a line has.
     let (mut sentence, mut line) = (true, true);
     for (place, &token) in (0..).zip(tokens) {
+        if token == end {
+            (sentence, line) = (true, true);
+            continue;
+        }
         let text = String::from_utf8_lossy(tokenizer.bytes(token));
         let of_line = line && !text.starts_with('\n');
         let begins = match start {
@@ -31,10 +32,6 @@ pub(super) fn beginnings(
         if begins {
             places.push(place);
         }
-        if token == end {
-            (sentence, line) = (true, true);
-            continue;
-        }
         line = text.ends_with('\n');
         let said = text.trim_end();
         let inner = said.trim_end_matches(CLOSING);
@@ -43,5 +40,5 @@ pub(super) fn beginnings(
             sentence = inner.ends_with(['.', '!', '?']);
         }
     }
-    Some(places)
+    places
 }

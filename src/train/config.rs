@@ -384,6 +384,11 @@ impl TrainConfig {
             return setting("window-start", "a sentence or paragraph", allowed);
         }
         range("span-share", self.span_share, 0.0, 1.0)?;
+        if self.process == ForwardProcess::Uniform && self.span_share > 0.0 {
+            // A slot's random token comes from the number by which it is noised.
+            let allowed = "0 (with the process uniform, whose slots are noised each by itself)";
+            return setting("span-share", &self.span_share.to_string(), allowed);
+        }
         if self.pairs.is_none() && self.truncate_pairs {
             return setting("truncate-pairs", "true", "false (without pairs)");
         }

@@ -82,15 +82,20 @@ impl Data {
                     context: config.context,
                 });
             }
-            let mut beginnings = beginnings(&tokens, specials.end, &texts_of(&tokenizer)?, start);
-            if let Some(places) = &mut beginnings {
-                let last = tokens.len() - config.context;
-                places.retain(|place| *place as usize <= last);
-                if places.is_empty() {
-                    // The beginning of the text is one.
-                    places.push(0);
+            let beginnings = match start {
+                WindowStart::Anywhere => None,
+                start => {
+                    let tokenizer = texts_of(&tokenizer)?;
+                    let mut places = beginnings(&tokens, specials.end, &tokenizer, start);
+                    let last = tokens.len() - config.context;
+                    places.retain(|place| *place as usize <= last);
+                    if places.is_empty() {
+                        // The beginning of the text is one.
+                        places.push(0);
+                    }
+                    Some(places)
                 }
-            }
+            };
             Ok(Source::Documents {
                 tokens,
                 beginnings,

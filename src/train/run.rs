@@ -1,6 +1,7 @@
 //! The loop of `unmask train`.
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
@@ -182,6 +183,8 @@ fn lock(out: &Path) -> Result<File, TrainError> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(TrainError::RunIsActive { path: out.into() }),
+        // Some network file systems have no locks: a run there is on its own.
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(error)) => Err(TrainError::io("lock", &path)(error)),
     }
 }

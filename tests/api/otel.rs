@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -32,6 +32,7 @@ fn traced(collector: &Collector) -> (Setup, Traces) {
 
 /// Waits until the collector has `count` spans of requests; all that it has.
 async fn spans_of(collector: &Collector, traces: &Traces, count: usize) -> Vec<Span> {
+    let begun = Instant::now();
     loop {
         let traces = traces.clone();
         tokio::task::spawn_blocking(move || traces.flush())
@@ -41,6 +42,10 @@ async fn spans_of(collector: &Collector, traces: &Traces, count: usize) -> Vec<S
         if requests(&spans).count() >= count {
             return spans;
         }
+        assert!(
+            begun.elapsed() < Duration::from_secs(120),
+            "{count} requests were not traced: {spans:?}"
+        );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -283,6 +288,23 @@ async fn faults_of_the_server_are_errors_and_those_of_a_request_are_not() {
     assert_eq!(odd.name, format!("HTTP {PATH}"));
     assert_eq!(odd.attributes["http.request.method"], "_OTHER");
     assert_eq!(odd.attributes["http.request.method_original"], "BREW");
+}
+
+#[tokio::test]
+async fn a_browser_that_asks_whether_it_may_ask_denoises_nothing_and_has_its_answer() {
+    let collector = Collector::start(Manner::Takes);
+    let (setup, traces) = traced(&collector);
+    let server = Server::with(Mock::saying_text(0, "something"), setup).await;
+    let method = reqwest::Method::OPTIONS;
+    let url = format!("{}{PATH}", server.url);
+    let answer = server.client.request(method, url).send().await.unwrap();
+    assert!(answer.status().is_success());
+    let spans = spans_of(&collector, &traces, 1).await;
+    let span = requests(&spans).next().unwrap();
+    assert_eq!(span.name, format!("OPTIONS {PATH}"));
+    for absent in ["gen_ai.operation.name", "unmask.aborted"] {
+        assert!(!span.attributes.contains_key(absent), "{absent}");
+    }
 }
 
 #[tokio::test]
@@ -541,7 +563,12 @@ fn a_collector_that_takes_nothing_is_one_line_of_the_log() {
     let (process, url) = Process::serving(&[("OTEL_BSP_SCHEDULE_DELAY", "1")], &flag);
     for batch in 1..=3 {
         complete(&url);
+        let begun = Instant::now();
         while collector.received().len() < batch {
+            assert!(
+                begun.elapsed() < Duration::from_secs(120),
+                "never: batch {batch}"
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -565,9 +592,13 @@ fn an_endpoint_that_is_none_is_refused_before_the_model_is_loaded() {
         ("http:///v1", "allowed: http:// or https://"),
         ("http://a b", "allowed: http:// or https://"),
         ("http://me:hidden@collector", "OTEL_EXPORTER_OTLP_HEADERS"),
+        (
+            "http://me:hidden word@collector",
+            "OTEL_EXPORTER_OTLP_HEADERS",
+        ),
         ("http://collector?key=hidden", "OTEL_EXPORTER_OTLP_HEADERS"),
     ] {
-        let missing = ["--model", "/nonexistent/model"];
+        let missing = ["--port", "0", "--model", "/nonexistent/model"];
         let by_flag = [&missing[..], &["--otlp-endpoint", url]].concat();
         for (name, arguments, variables) in [
             ("--otlp-endpoint", &by_flag[..], &[][..]),
@@ -593,33 +624,43 @@ fn an_endpoint_that_is_none_is_refused_before_the_model_is_loaded() {
 
 #[test]
 fn an_environment_that_asks_for_other_traces_than_there_are_is_a_warning() {
-    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
-    for (name, value, says) in [
+    // An endpoint for gRPC is no URL of ours, which does not matter where there are no traces.
+    let of_grpc = ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317");
+    let of_http = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+    for (endpoint, name, value, says) in [
         (
+            of_grpc,
             "OTEL_EXPORTER_OTLP_PROTOCOL",
             "grpc",
             "allowed: http/protobuf",
         ),
         (
+            of_http,
             "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
             "http/json",
             "allowed: http/protobuf",
         ),
-        ("OTEL_TRACES_EXPORTER", "none", "allowed: otlp"),
-        ("OTEL_SDK_DISABLED", "true", "no traces are sent"),
-        ("OTEL_TRACES_SAMPLER", "xray", "every request is traced"),
+        (of_grpc, "OTEL_TRACES_EXPORTER", "none", "allowed: otlp"),
+        (of_grpc, "OTEL_SDK_DISABLED", "true", "no traces are sent"),
         (
+            of_http,
+            "OTEL_TRACES_SAMPLER",
+            "xray",
+            "every request is traced",
+        ),
+        (
+            of_http,
             "OTEL_TRACES_SAMPLER",
             "traceidratio",
             "OTEL_TRACES_SAMPLER_ARG",
         ),
     ] {
-        let arguments = ["--model", "/nonexistent/model"];
+        let arguments = ["--port", "0", "--model", "/nonexistent/model"];
         let (log, _) = Process::start(&arguments, &[endpoint, (name, value)]).ended();
         let line = log.lines().find(|line| line.contains("WARN"));
         let line = line.unwrap_or_else(|| panic!("{name}: {log}"));
         assert!(line.contains(name) && line.contains(says), "{line}");
         // It went on to the model.
-        assert!(log.contains("config.json"), "{log}");
+        assert!(log.contains("there is no such directory"), "{log}");
     }
 }

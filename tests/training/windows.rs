@@ -10,11 +10,8 @@ fn windows_begin_where_sentences_or_paragraphs_do() {
     let mut case = Case::new();
     let paragraph =
         "Ann ran (fast!). \"Stop,\" said Bob. \"Why?\" Then 3.5 miles went by\nEve saw it.\n";
-    fs::write(
-        &case.config.data[0],
-        paragraph.repeat(40) + "\n<|doc|>\nOnce more. ",
-    )
-    .unwrap();
+    let documents = vec![paragraph.repeat(3); 20];
+    fs::write(&case.config.data[0], documents.join("\n<|doc|>\n")).unwrap();
     let beginnings = |case: &Case| {
         let trainer = case.trainer();
         let data = trainer.data();
@@ -22,7 +19,7 @@ fn windows_begin_where_sentences_or_paragraphs_do() {
         for step in 0..40 {
             let batch = data.batch(&case.config, step).unwrap();
             for window in batch.clean.chunks(case.config.context) {
-                let text = data.tokenizer.decode(window, true).unwrap();
+                let text = data.tokenizer.decode(window, false).unwrap();
                 firsts.insert(text.trim_start().chars().take(4).collect::<String>());
             }
         }
@@ -90,4 +87,9 @@ fn spans_are_masked_together_as_often_as_slots_are_by_themselves() {
     assert!(case.fails().contains("cannot resume: span-share was"));
     (case.config.resume, case.config.span_share) = (false, 1.5);
     assert!(case.fails().contains("span-share is 1.5; allowed: 0 to 1"));
+    (case.config.process, case.config.span_share) = (ForwardProcess::Uniform, 0.5);
+    assert!(
+        case.fails()
+            .contains("span-share is 0.5; allowed: 0 (with the process uniform")
+    );
 }

@@ -22,7 +22,7 @@ class GapError extends Error {
   /** `at` is where the braces stand, in the text's UTF-16 units; the message counts bytes, as the server's does. */
   constructor(text, at) {
     const bytes = new TextEncoder().encode(text.slice(0, at)).length;
-    super(`text: at byte ${bytes}: {{ must be followed by a number of tokens and }}, such as {{8}}; write \\{{ for literal braces`);
+    super(`text: at byte ${bytes}: {{ must be followed by a number of tokens, at least 1, and }}, such as {{8}}; write \\{{ for literal braces`);
     this.at = at;
   }
 }
@@ -202,12 +202,7 @@ function finalText(event, before) {
     addFrame({ step: event.diffusion.steps, gaps: choice.gaps.map((gap) => ({ slots: gap.provenance.map(committed) })) });
     return choice.text;
   }
-  const piece = choice.text ?? choice.delta?.content ?? "";
-  // A server may stream text without frames of the canvas.
-  if (piece && !state.frames.length) {
-    $("canvas").textContent = (state.segments[0] ?? "") + before + piece;
-  }
-  return piece;
+  return choice.text ?? choice.delta?.content ?? "";
 }
 
 function committed(token) {

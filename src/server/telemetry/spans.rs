@@ -64,7 +64,11 @@ impl RequestSpan {
         if let Some(id) = id.and_then(|id| id.to_str().ok()) {
             attributes.push(KeyValue::new("unmask.request_id", id.to_owned()));
         }
-        let operation = route.as_deref().and_then(operation);
+        // A browser asks with OPTIONS first, which denoises nothing.
+        let denoised = route
+            .as_deref()
+            .filter(|_| request.method() == Method::POST);
+        let operation = denoised.and_then(operation);
         if let Some(operation) = operation {
             attributes.push(KeyValue::new("gen_ai.operation.name", operation));
         }
