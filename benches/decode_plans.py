@@ -9,6 +9,7 @@ trigram model of words that is counted in the reference text and knows nothing o
 - bits/character: how improbable it finds what was written, and for infills how that joins what follows. Plain
   repetition of frequent words is cheap too, so look at it beside the variety.
 - variety: distinct pairs of words / pairs of words, over all that a plan wrote.
+- no words: the share of words that the reference lacks. Of the books themselves some are names.
 
 The first row is what the books themselves say at these places: a plan should come near to it in both.
 """
@@ -18,6 +19,7 @@ import collections
 import concurrent.futures
 import json
 import math
+import os
 import pathlib
 import re
 import socket
@@ -109,7 +111,7 @@ class Server:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         command = [binary, "serve", "--port", str(port)] + (["--model", model] if model else [])
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"RUST_LOG": "error"})
         for _ in range(600):
             if self.process.poll() is not None:
                 raise SystemExit(f"the server ended with status {self.process.returncode}")
@@ -195,13 +197,22 @@ def written(server, before, after, settings, diffusion, seed):
 
 
 def row(judge, pieces):
-    """Bits a character and variety of texts, each with what stands before and after it."""
+    """Bits a character, variety and share of no words of texts, each with what stands before and after it."""
     scores = [judge.bits(*piece) for piece in pieces]
     pairs = []
     for _, text, _ in pieces:
         words = [word.lower() for word in WORD.findall(text)]
         pairs += zip(words, words[1:])
-    return sum(bits for bits, _ in scores) / sum(length for _, length in scores), len(set(pairs)) / len(pairs)
+    words = [word.lower() for _, text, _ in pieces for word in WORD.findall(text)[:-1] if word[0].isalpha()]
+    return (
+        sum(bits for bits, _ in scores) / sum(length for _, length in scores),
+        len(set(pairs)) / len(pairs),
+        sum(word not in judge.counts[0] for word in words) / len(words),
+    )
+
+
+def shown(bits, variety, unknown):
+    return f"{bits:.2f} | {variety:.2f} | {unknown:.1%}"
 
 
 def plot(kept, truth):
@@ -256,9 +267,9 @@ def main():
             "completion": row(judge, [(before, text, "") for before, text, _ in cut]),
             "infill": row(judge, cut),
         }
-        print("| plan | forwards | completion, bits/character | variety | infill, bits/character | variety |")
-        print("|---|---|---|---|---|---|")
-        cells = " | ".join(f"{bits:.2f} | {variety:.2f}" for bits, variety in truth.values())
+        print("| plan | forwards | completion, bits/character | variety | no words | infill, bits/character | variety | no words |")
+        print("|---|---|---|---|---|---|---|---|")
+        cells = " | ".join(shown(*figures) for figures in truth.values())
         print(f"| the books | – | {cells} |", flush=True)
         kept = []
         for name, settings, diffusion in plans():
@@ -276,10 +287,10 @@ def main():
                     (before, text, after if kind == "infill" else "")
                     for (text, _), (before, _, after) in zip(answers, cut)
                 ]
-                bits, variety = row(judge, pieces)
-                cells.append(f"{bits:.2f} | {variety:.2f}")
+                bits, variety, unknown = row(judge, pieces)
+                cells.append(shown(bits, variety, unknown))
                 forwards += [nfe for _, nfe in answers]
-                kept.append({"plan": name, "kind": kind, "bits": bits, "variety": variety, "texts": [t for t, _ in answers]})
+                kept.append({"plan": name, "kind": kind, "bits": bits, "variety": variety, "no_words": unknown, "texts": [t for t, _ in answers]})
             print(f"| {name} | {sum(forwards) / len(forwards):.1f} | {' | '.join(cells)} |", flush=True)
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)
