@@ -1,6 +1,6 @@
 //! `--otlp-endpoint`, and OpenTelemetry's variables.
 
-use std::env;
+use std::env::{self, VarError};
 
 #[cfg(feature = "otel")]
 use std::time::Duration;
@@ -31,9 +31,16 @@ pub struct TracesArgs {
     otlp_endpoint: Option<String>,
 }
 
-/// A variable's value; an empty one is as none, as OpenTelemetry has it.
+/// A variable's value; an empty one is as none, as OpenTelemetry has it, and so is one that nobody can read.
 fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
+    match env::var(name) {
+        Ok(value) => Some(value).filter(|value| !value.is_empty()),
+        Err(VarError::NotPresent) => None,
+        Err(VarError::NotUnicode(_)) => {
+            tracing::warn!("{name} is not UTF-8; it is left out");
+            None
+        }
+    }
 }
 
 /// Refuses traces, or says that there are none where only the environment asks for them: it is often the same for all

@@ -227,7 +227,7 @@ impl TrainArgs {
         let base = match (&saved, &args.init) {
             (Some(saved), _) => saved.clone(),
             (None, init) => {
-                // Both are there, or the command line is refused.
+                // The command line is refused without a text, its validation and a directory, which replace these.
                 let base = TrainConfig::new(Vec::new(), PathBuf::new(), PathBuf::new());
                 match init {
                     Some(init) => base.starting_from(&Initial::open(init)?),

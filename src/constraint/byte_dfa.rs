@@ -11,7 +11,7 @@ use super::ConstraintError;
 use super::subsets::Subsets;
 
 /// The most states of an automaton.
-pub(super) const MAX_STATES: usize = 1 << 14;
+const MAX_STATES: usize = 1 << 14;
 
 /// The most bytes of the automata that one is made from.
 pub(super) const MAX_BYTES: usize = 1 << 24;
