@@ -18,7 +18,9 @@ pub use blocks::{BlockEntry, BlockOrigin};
 pub use budget::{Budget, Rounding};
 pub use cache::{Cache, CachePolicy};
 pub use decoder::{Change, Decoder, Resizable};
-pub use plan::{DecodePlan, EarlyStop, Finish, MAX_STEPS, PlanError, Sampling, StopTokens};
+pub use plan::{
+    DecodePlan, EarlyStop, Finish, MAX_GUIDANCE_SCALE, MAX_STEPS, PlanError, Sampling, StopTokens,
+};
 pub use revision::{Remasking, ResizeTokens, Resizing, Revision};
 pub use score::{Candidate, Score};
 pub use temperature::TemperatureSchedule;

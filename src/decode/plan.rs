@@ -13,6 +13,9 @@ use crate::sampling::{Basis, FilterOrder, LogitBias};
 /// The most steps of a plan: above any published sampler's.
 pub const MAX_STEPS: usize = 10_000;
 
+/// The largest guidance scale: far above any that is of use, and low enough that no logit overflows.
+pub const MAX_GUIDANCE_SCALE: f32 = 1000.0;
+
 /// A plan, or a part of one, that cannot be followed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PlanError {
@@ -282,8 +285,9 @@ impl DecodePlan {
             let given = format!("{bias} for token {token}");
             return out_of_range("logit_bias", given, "finite numbers");
         }
-        if !(guidance_scale.is_finite() && guidance_scale >= 0.0) {
-            return out_of_range("guidance_scale", guidance_scale.to_string(), "at least 0");
+        if !(0.0..=MAX_GUIDANCE_SCALE).contains(&guidance_scale) {
+            let given = guidance_scale.to_string();
+            return out_of_range("guidance_scale", given, "0 to 1000");
         }
         Ok(())
     }

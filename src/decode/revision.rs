@@ -209,6 +209,13 @@ impl Revision {
                 })
             }
             Revision::Resize(_) => Ok(()),
+            Revision::Remask(Remasking::Loop { t_on, t_off, .. }) if t_off > t_on => {
+                Err(PlanError::OutOfRange {
+                    field: "revision",
+                    given: format!("a loop with t_on {t_on} and t_off {t_off}"),
+                    allowed: "a t_off of at most t_on",
+                })
+            }
             Revision::Remask(remasking) => match remasking.step(0.4, 0.5) {
                 Ok(_) => Ok(()),
                 Err(error) => Err(PlanError::Invalid {

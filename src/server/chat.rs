@@ -12,7 +12,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::{Head, Tally};
 use super::logprobs::chat_logprobs;
-use super::run::{Deadline, Update, answers, updates};
+use super::run::{Update, answers, updates};
 use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
 use super::validate;
@@ -38,7 +38,8 @@ pub(super) async fn apply_template(
     State(state): State<Arc<AppState>>,
     Body(request): Body<ApplyTemplateRequest>,
 ) -> Result<Json<RenderedChat>, ApiError> {
-    let prompt = validate::checked(&state, request, validate::apply_template).await?;
+    let deadline = state.deadline();
+    let prompt = validate::checked(&state, deadline, request, validate::apply_template).await?;
     Ok(Json(RenderedChat { prompt }))
 }
 
@@ -59,10 +60,10 @@ pub(super) async fn create(
     State(state): State<Arc<AppState>>,
     Body(request): Body<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let job = validate::checked(&state, request, validate::chat).await?;
+    let deadline = state.deadline();
+    let job = validate::checked(&state, deadline, request, validate::chat).await?;
     let head = Head::of("chatcmpl", &state, &job)?;
     let runs = start(&job, &state)?;
-    let deadline = Deadline::after(state.limits.request_timeout);
     if job.streaming.stream {
         let mut chunks = Chunks {
             head,

@@ -13,7 +13,7 @@ use super::frames::CanvasView;
 use super::head::{Head, Tally};
 use super::infill_text::GapTokenizer;
 use super::logprobs::completion_logprobs;
-use super::run::{Deadline, Run, Update, answers, updates};
+use super::run::{Run, Update, answers, updates};
 use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
 use super::validate::{self, CompletionJob, nth_plan};
@@ -40,10 +40,10 @@ pub(super) async fn create(
     State(state): State<Arc<AppState>>,
     Body(request): Body<CompletionRequest>,
 ) -> Result<Response, ApiError> {
-    let job = validate::checked(&state, request, validate::completion).await?;
+    let deadline = state.deadline();
+    let job = validate::checked(&state, deadline, request, validate::completion).await?;
     let head = Head::of("cmpl", &state, &job)?;
     let runs = start(&job, &state)?;
-    let deadline = Deadline::after(state.limits.request_timeout);
     if job.streaming.stream {
         let mut chunks = Chunks {
             head,

@@ -56,7 +56,7 @@ impl ApiError {
     }
 
     /// What went wrong, in one word.
-    #[cfg(feature = "otel")]
+    #[cfg(any(feature = "otel", test))]
     pub fn code(&self) -> &'static str {
         self.body.error.code
     }
@@ -132,9 +132,17 @@ impl ApiError {
         } else {
             "invalid_value"
         };
-        match path {
-            "" => Self::body(format!("the body: {reason}")),
-            path => Self::invalid(code, path, format!("{path}: {reason}")),
+        // Of a field that is there twice the path is that of what holds it.
+        let twice = reason
+            .strip_prefix("duplicate field `")
+            .and_then(|rest| rest.strip_suffix('`'));
+        match (path, twice) {
+            ("", Some(field)) => Self::invalid(code, field, format!("{field}: it is there twice")),
+            ("", None) => {
+                let message = format!("the body: {reason}");
+                Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, code, message)
+            }
+            (path, _) => Self::invalid(code, path, format!("{path}: {reason}")),
         }
     }
 

@@ -12,7 +12,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::{Head, Tally};
 use super::logprobs::chat_logprobs;
-use super::run::{Deadline, Update, answers, updates};
+use super::run::{Update, answers, updates};
 use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
 use super::validate;
@@ -38,10 +38,10 @@ pub(super) async fn create(
     State(state): State<Arc<AppState>>,
     Body(request): Body<FimRequest>,
 ) -> Result<Response, ApiError> {
-    let job = validate::checked(&state, request, validate::fim).await?;
+    let deadline = state.deadline();
+    let job = validate::checked(&state, deadline, request, validate::fim).await?;
     let head = Head::of("fim", &state, &job)?;
     let runs = start(&job, &state)?;
-    let deadline = Deadline::after(state.limits.request_timeout);
     if job.streaming.stream {
         let mut chunks = Chunks {
             head,

@@ -7,14 +7,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
-use super::background::in_background;
 use super::choices::{Decision, decide};
+use super::deadline::within;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::Head;
 use super::infill_reader::{GapHead, InfillAnswer, InfillReader, InfillStep};
 use super::infill_text::GapTokenizer;
-use super::run::{Cost, Deadline, Reader, Run, Update, answers, updates, within};
+use super::run::{Cost, Reader, Run, Update, answers, updates};
 use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
 use super::validate::{self, InfillJob, nth_plan};
@@ -43,9 +43,9 @@ pub(super) async fn create(
     State(state): State<Arc<AppState>>,
     Body(request): Body<InfillRequest>,
 ) -> Result<Response, ApiError> {
-    let job = validate::checked(&state, request, validate::infill).await?;
+    let deadline = state.deadline();
+    let job = validate::checked(&state, deadline, request, validate::infill).await?;
     let head = Head::new("infill", &state, &job.plan, job.prompt_tokens())?;
-    let deadline = Deadline::after(state.limits.request_timeout);
     let begun = Instant::now();
     let (decisions, nfe) = within(deadline, decide(&job, &state)).await?;
     let mut cost = Cost::of_probes(nfe, begun.elapsed());
@@ -53,7 +53,9 @@ pub(super) async fn create(
     let sequences = {
         let (job, state) = (job.clone(), state.clone());
         // To follow what gaps are held to takes a while.
-        in_background(move || sequences(&job, &decisions, &state)).await?
+        let background = state.background.clone();
+        let work = move || sequences(&job, &decisions, &state);
+        background.run(deadline, work).await?
     };
     let (mut finished, mut runs) = (Vec::new(), Vec::new());
     for (index, sequence) in sequences.into_iter().enumerate() {

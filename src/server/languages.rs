@@ -49,7 +49,7 @@ const MOST_KEPT: usize = 64;
 const MOST_KEPT_BYTES: usize = 256 << 20;
 
 /// The most requests that wait for a language to be made: each waits in a thread of its own.
-const MOST_WAITING: usize = 32;
+pub(super) const MOST_WAITING: usize = 32;
 
 /// Why there is no language.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use super::completions::start;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::ledger::Ledger;
-use super::run::{Cost, Deadline, Update, answers, updates};
+use super::run::{Cost, Update, answers, updates};
 use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
 use super::validate::{self, LlamaInfillJob};
@@ -39,10 +39,10 @@ pub(super) async fn create(
     State(state): State<Arc<AppState>>,
     Body(request): Body<LlamaInfillRequest>,
 ) -> Result<Response, ApiError> {
-    let job = validate::checked(&state, request, validate::llama_infill).await?;
+    let deadline = state.deadline();
+    let job = validate::checked(&state, deadline, request, validate::llama_infill).await?;
     let head = Head::new(&job, &state);
     let runs = start(&job.completion, &state)?;
-    let deadline = Deadline::after(state.limits.request_timeout);
     if job.completion.streaming.stream && !runs.is_empty() {
         let mut has_new_line = false;
         let render = move |update| head.render(update, &mut has_new_line);

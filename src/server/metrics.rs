@@ -288,6 +288,7 @@ struct InFlight {
     begun: Instant,
     route: String,
     status: StatusCode,
+    /// Whether its first piece is sent, or need not be timed.
     has_begun: bool,
 }
 
@@ -318,6 +319,16 @@ impl Drop for InFlight {
     }
 }
 
+/// Marks an answer that is denoised, the beginning of which is worth timing.
+#[derive(Clone)]
+struct Denoised;
+
+/// Marks what denoising endpoints answer.
+pub(super) async fn denoised(mut response: Response) -> Response {
+    response.extensions_mut().insert(Denoised);
+    response
+}
+
 /// Counts a request, from its head until its answer is sent or dropped. One whose client goes before there
 /// is an answer is counted with status 499, as nginx has it.
 pub(super) async fn count(
@@ -327,17 +338,17 @@ pub(super) async fn count(
 ) -> Response {
     let client_gone = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
     let route = request.extensions().get::<MatchedPath>();
-    let is_denoising = request.method() == axum::http::Method::POST;
     let mut in_flight = InFlight {
         metrics: state.metrics.clone(),
         begun: Instant::now(),
         route: route.map_or("unmatched", MatchedPath::as_str).to_owned(),
         status: client_gone,
-        has_begun: !is_denoising,
+        has_begun: false,
     };
     in_flight.metrics.in_flight.increment(1.0);
     let response = next.run(request).await;
     in_flight.status = response.status();
+    in_flight.has_begun = response.extensions().get::<Denoised>().is_none();
     observed(response, move |data| in_flight.sent(data))
 }
 

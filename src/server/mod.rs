@@ -55,6 +55,7 @@ mod choices;
 mod completion_reader;
 mod completion_text;
 mod completions;
+mod deadline;
 mod error;
 mod extract;
 mod fim;
@@ -119,15 +120,16 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/infill", post(infill::create))
         .route("/v1/fim/completions", post(fim::create))
         .route("/infill", post(llama_infill::create))
-        .route("/v1/score", post(score::create))
-        .route_layer(middleware::from_fn_with_state(
-            state.clone(),
-            admission::admit,
-        ));
+        .route_layer(middleware::map_response(metrics::denoised));
     let mut keyed = denoising
+        .route("/v1/score", post(score::create))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(chat::apply_template))
+        .route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            admission::admit,
+        ))
         .route_layer(middleware::from_fn_with_state(
             state.clone(),
             receive::receive,

@@ -9,12 +9,12 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures::TryStreamExt;
 
+use super::deadline::within;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::ledger::Ledger;
 use super::probe::{self, Probe, given};
 use super::random;
-use super::run::{Deadline, within};
 use super::state::{AppState, unix_time};
 use super::validate::{self, ScoreJob};
 use super::wire::{SCORE_OBJECT, ScoreAnswer, ScoreReport, ScoreRequest, TextScore, Usage};
@@ -40,10 +40,10 @@ pub(super) async fn create(
     State(state): State<Arc<AppState>>,
     Body(request): Body<ScoreRequest>,
 ) -> Result<Response, ApiError> {
-    let job = validate::checked(&state, request, validate::score).await?;
+    let deadline = state.deadline();
+    let job = validate::checked(&state, deadline, request, validate::score).await?;
     let ledger = Ledger::open(&state);
     let begun = Instant::now();
-    let deadline = Deadline::after(state.limits.request_timeout);
     let (estimates, nfe) = within(deadline, estimates(&job, &state)).await?;
     let texts = job.targets.iter().zip(&job.bytes).zip(estimates);
     let data: Vec<TextScore> = texts
@@ -85,7 +85,7 @@ fn text_score(index: usize, tokens: usize, bytes: usize, estimate: Estimate) -> 
         standard_error: estimate.standard_error,
         nats_per_token,
         bits_per_byte: (bytes > 0).then(|| estimate.nelbo / std::f64::consts::LN_2 / bytes as f64),
-        perplexity_bound: nats_per_token.exp(),
+        perplexity_bound: Some(nats_per_token.exp()).filter(|bound| bound.is_finite()),
     }
 }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::future::ready;
 use futures::stream::{self, Stream, StreamExt};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -47,21 +46,24 @@ pub(super) fn respond<U: 'static>(
     #[cfg(feature = "otel")]
     let span = super::telemetry::RequestSpan::current();
     let last = (end == End::Done).then(|| Ok(Event::default().data("[DONE]")));
-    let frames = updates
-        .scan(Some(render), move |render, update| {
-            let frames = match (render.as_mut(), update) {
-                (None, _) => return ready(None),
-                (Some(render), Ok(update)) => render(update),
-                (Some(_), Err(error)) => {
-                    *render = None;
-                    #[cfg(feature = "otel")]
-                    if let Some(span) = &span {
-                        span.fail(error.code());
-                    }
-                    vec![frame(&error.into_body())]
+    // With the error the updates are dropped, so that what else the request denoises ends at once.
+    let running = Some((Box::pin(updates), render));
+    let frames = stream::unfold(running, |running| async {
+        let (mut updates, mut render) = running?;
+        Some(match updates.next().await? {
+            Ok(update) => (Ok(render(update)), Some((updates, render))),
+            Err(error) => (Err(error), None),
+        })
+    });
+    let frames = frames
+        .map(move |frames| {
+            stream::iter(frames.unwrap_or_else(|error| {
+                #[cfg(feature = "otel")]
+                if let Some(span) = &span {
+                    span.fail(error.code());
                 }
-            };
-            ready(Some(stream::iter(frames)))
+                vec![frame(&error.into_body())]
+            }))
         })
         .flatten()
         .chain(stream::iter(last));

@@ -1,6 +1,6 @@
 //! What the endpoints share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderValue;
@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use super::admission::Admission;
 use super::auth::ApiKeys;
+use super::background::Background;
+use super::deadline::Deadline;
 use super::languages::Languages;
 use super::metrics::Metrics;
 use super::receive::BodyMemory;
@@ -45,7 +47,7 @@ pub struct Limits {
     /// fit is answered with status 429.
     #[serde(skip)]
     pub bodies_bytes: usize,
-    /// Most requests that are denoised at a time, streams included; more are answered with status 429.
+    /// Most requests that are answered at a time, streams and those about text alone included; more get status 429.
     #[serde(skip)]
     pub requests: usize,
     /// Most of them with one API key.
@@ -105,6 +107,9 @@ pub struct Access {
     pub origins: Vec<HeaderValue>,
 }
 
+/// Texts above so many bytes are encoded one at a time.
+const LONG_TEXT: usize = 64 << 10;
+
 /// What the endpoints share: one served model.
 pub struct AppState {
     /// Denoises canvases.
@@ -122,9 +127,12 @@ pub struct AppState {
     /// Who may use the server.
     pub(super) access: Access,
     pub(super) admission: Admission,
+    pub(super) background: Background,
     pub(super) body_memory: BodyMemory,
     pub(super) metrics: Arc<Metrics>,
     pub(super) languages: Languages,
+    /// Held while a long text is encoded.
+    long_text: Mutex<()>,
     #[cfg(feature = "otel")]
     pub(super) traces: Option<Traces>,
 }
@@ -141,9 +149,11 @@ impl AppState {
         let access = Access::default();
         Self {
             admission: Admission::new(&limits, &access.keys),
+            background: Background::default(),
             body_memory: BodyMemory::new(limits.bodies_bytes),
             metrics: Metrics::new(&engine, &model_name),
             languages: Languages::default(),
+            long_text: Mutex::default(),
             engine,
             tokenizer,
             chat_template: None,
@@ -177,6 +187,25 @@ impl AppState {
     #[cfg(feature = "otel")]
     pub fn with_traces(self, traces: Option<Traces>) -> Self {
         Self { traces, ..self }
+    }
+}
+
+impl AppState {
+    /// When a request that begins now must have been answered.
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline::after(self.limits.request_timeout)
+    }
+
+    /// What `encode` makes of `text` with the tokenizer. Long texts wait for each other, since a tokenizer takes a
+    /// hundred times the memory of the text meanwhile.
+    pub(super) fn encode<T>(&self, text: &str, encode: impl FnOnce(&dyn Tokenizer) -> T) -> T {
+        let turn = || {
+            self.long_text
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let _turn = (text.len() > LONG_TEXT).then(turn);
+        encode(&*self.tokenizer)
     }
 }
 

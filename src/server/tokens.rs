@@ -28,7 +28,7 @@ pub(super) async fn tokenize(
     State(state): State<Arc<AppState>>,
     Body(request): Body<TokenizeRequest>,
 ) -> Result<Json<Tokenized>, ApiError> {
-    validate::checked(&state, request, validate::tokenize)
+    validate::checked(&state, state.deadline(), request, validate::tokenize)
         .await
         .map(Json)
 }
@@ -50,7 +50,7 @@ pub(super) async fn detokenize(
     State(state): State<Arc<AppState>>,
     Body(request): Body<DetokenizeRequest>,
 ) -> Result<Json<Detokenized>, ApiError> {
-    validate::checked(&state, request, validate::detokenize)
+    validate::checked(&state, state.deadline(), request, validate::detokenize)
         .await
         .map(Json)
 }

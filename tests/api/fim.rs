@@ -339,8 +339,10 @@ async fn text_that_does_not_fit_the_context_is_left_out_from_afar() {
             "{prefix} {suffix} {extra}"
         );
     }
-    let body = json!({"input_prefix": "p", "prompt": "line", "n_predict": context});
-    let (status, answer) = server.ask(INFILL, &body).await;
-    assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert_eq!(answer["error"]["param"], "n_predict");
+    for (prompt, n_predict, param) in [(4, context, "n_predict"), (context, 1, "prompt")] {
+        let body = json!({"prompt": "l".repeat(prompt), "n_predict": n_predict});
+        let (status, answer) = server.ask(INFILL, &body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert_eq!(answer["error"]["param"], param, "{answer}");
+    }
 }

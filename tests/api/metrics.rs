@@ -32,6 +32,7 @@ async fn what_was_answered_is_counted_by_route_and_status() {
     server
         .ask("/v1/completions", &json!({"prompt": [POISON]}))
         .await;
+    server.answer("/tokenize", &json!({"content": "a"})).await;
     server.get("/nowhere").await;
     server.get("/v1/models/mini").await;
     eventually("nothing runs", || server.engine.status().running == 0).await;
@@ -47,6 +48,7 @@ async fn what_was_answered_is_counted_by_route_and_status() {
     assert_eq!(requests("/v1/infill", 200), 1.0);
     assert_eq!(requests("/v1/models/{*id}", 200), 1.0);
     assert_eq!(requests("unmatched", 404), 1.0);
+    assert!(!text.contains("time_to_first_token_seconds_count{route=\"/tokenize\"}"));
     let of_completions = |name: &str| {
         let series = format!("unmask_{name}_count{{route=\"/v1/completions\"}}");
         value(&text, &series)

@@ -145,9 +145,16 @@ impl Texts {
     fn fit(self, n_predict: usize, state: &AppState) -> Result<Fitted, ApiError> {
         let context = state.engine.spec().max_canvas;
         let prompt = encode(&self.prompt, Place::Later, "prompt", state)?;
-        let room = context
-            .saturating_sub(n_predict)
-            .saturating_sub(prompt.len());
+        if prompt.len() >= context {
+            let given = format_args!("a text of {} tokens", prompt.len());
+            let allowed = format_args!("less than the context of {context}");
+            return Err(ApiError::value("prompt", given, allowed));
+        }
+        let most = context - prompt.len();
+        let room = most.checked_sub(n_predict).ok_or_else(|| {
+            let allowed = format_args!("0 to {most}, what prompt leaves of a context of {context}");
+            ApiError::value("n_predict", n_predict, allowed)
+        })?;
         let mut prefix = encode_end(&self.prefix, "input_prefix", room, state)?;
         let mut suffix = encode_beginning(&self.suffix, "input_suffix", room, state)?;
         let of_suffix = (room / 4).max(room.saturating_sub(prefix.len()));

@@ -28,7 +28,7 @@ pub(super) use llama_infill::{LlamaInfillJob, llama_infill};
 pub(super) use score::{ScoreJob, score};
 pub(super) use tokens::{detokenize, tokenize};
 
-use super::background::in_background;
+use super::deadline::Deadline;
 use super::error::ApiError;
 use super::state::AppState;
 use crate::canvas::TokenId;
@@ -36,6 +36,7 @@ use crate::canvas::TokenId;
 /// Runs a check outside the async runtime: encoding a long text takes a while.
 pub(super) async fn checked<T, U>(
     state: &Arc<AppState>,
+    deadline: Deadline,
     request: T,
     check: fn(T, &AppState) -> Result<U, ApiError>,
 ) -> Result<U, ApiError>
@@ -43,8 +44,9 @@ where
     T: Send + 'static,
     U: Send + 'static,
 {
-    let state = state.clone();
-    in_background(move || check(request, &state)).await
+    let shared = state.clone();
+    let check = move || check(request, &shared);
+    state.background.run(deadline, check).await
 }
 
 /// The model that is asked for, if one is, must be the one that is served.
@@ -80,10 +82,10 @@ fn encode(
     {
         return Err(ApiError::text_too_long(path, text.len(), context));
     }
-    let tokens = match place {
-        Place::Start => state.tokenizer.encode(text),
-        Place::Later => state.tokenizer.encode_continuation(text),
-    };
+    let tokens = state.encode(text, |tokenizer| match place {
+        Place::Start => tokenizer.encode(text),
+        Place::Later => tokenizer.encode_continuation(text),
+    });
     let tokens = tokens.map_err(|error| ApiError::unusable(path, error))?;
     for token in &tokens {
         check_token(u64::from(*token), path, state)?;

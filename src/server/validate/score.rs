@@ -7,6 +7,7 @@ use super::super::wire::{EstimatorName, Real, ScoreRequest, Texts, Whole};
 use super::decoding::size;
 use super::{Place, check_model, encode};
 use crate::canvas::TokenId;
+use crate::decode::MAX_GUIDANCE_SCALE;
 use crate::eval::Target;
 use crate::eval::likelihood::{Estimator, Settings};
 use crate::models::AttentionPattern;
@@ -93,11 +94,11 @@ pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiErr
         .diffusion
         .and_then(|options| options.0.guidance_scale);
     let guidance = guidance.map_or(0.0, |Real(scale)| scale);
-    if guidance < 0.0 {
+    if !(0.0..=MAX_GUIDANCE_SCALE).contains(&guidance) {
         return Err(ApiError::value(
             "diffusion.guidance_scale",
             guidance,
-            "at least 0",
+            format_args!("0 to {MAX_GUIDANCE_SCALE}"),
         ));
     }
     let settings = Settings {

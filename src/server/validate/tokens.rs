@@ -21,10 +21,10 @@ pub fn tokenize(request: TokenizeRequest, state: &AppState) -> Result<Tokenized,
         ));
     }
     let tokenizer = &state.tokenizer;
-    let tokens = match request.add_special {
+    let tokens = state.encode(&content, |tokenizer| match request.add_special {
         Some(true) => tokenizer.encode_with_special(&content),
         _ => tokenizer.encode(&content),
-    };
+    });
     let tokens = tokens.map_err(|error| ApiError::unusable("content", error))?;
     if request.with_pieces != Some(true) {
         return Ok(Tokenized {

@@ -89,8 +89,8 @@ pub struct TextScore {
     pub nats_per_token: f64,
     /// NELBO a byte, in bits; null for a text without bytes.
     pub bits_per_byte: Option<f64>,
-    /// exp(`nats_per_token`): an upper bound of the perplexity.
-    pub perplexity_bound: f64,
+    /// exp(`nats_per_token`): an upper bound of the perplexity; null where no number is as large.
+    pub perplexity_bound: Option<f64>,
 }
 
 /// What scoring took.

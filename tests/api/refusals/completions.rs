@@ -377,7 +377,18 @@ pub fn refused() -> Vec<Refused> {
         on(
             json!({"prompt": "p", "diffusion": {"guidance_scale": -1}}),
             "diffusion.guidance_scale",
-            &["-1", "at least 0"],
+            &["-1", "0 to 1000"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"guidance_scale": 1e30}}),
+            "diffusion.guidance_scale",
+            &["0 to 1000"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"revision": {"remask": {"loop":
+                {"eta": 0.5, "t_on": 0.3, "t_off": 0.55, "alpha_on": 0.9}}}}}),
+            "diffusion.revision",
+            &["t_on 0.3 and t_off 0.55", "t_off of at most t_on"],
         ),
         on(
             json!({"prompt": "p", "diffusion": {"negative_prompt": "n"}}),

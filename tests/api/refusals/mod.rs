@@ -52,7 +52,12 @@ fn refused_scores() -> Vec<Refused> {
         on(
             json!({"input": "a", "diffusion": {"guidance_scale": -1}}),
             "diffusion.guidance_scale",
-            &["-1", "at least 0"],
+            &["-1", "0 to 1000"],
+        ),
+        on(
+            json!({"input": "a", "diffusion": {"guidance_scale": 1e30}}),
+            "diffusion.guidance_scale",
+            &["0 to 1000"],
         ),
         on(
             json!({"input": "a", "diffusion": {"steps": 3}}),
