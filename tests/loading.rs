@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use candle_core::{DType, Device};
-use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use support::{forward_goldens, golden, logits, max_difference};
 use unmask::models::{Checkpoint, Denoiser, RaggedBatch, Segment, WeightFormat};
 
@@ -160,6 +160,50 @@ fn inspect_check_names_file_tensor_and_number_of_values_that_are_not_finite() {
     assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
     // Without --check nothing is read.
     assert!(unmask(&["inspect", "--model", &path]).status.success());
+}
+
+#[test]
+fn a_tensor_of_integers_is_not_taken_for_weights() {
+    let tensor = "model.transformer.blocks.1.ff_norm.weight";
+    let folder = broken(tensor, &[]);
+    let file = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let views = tensors.iter().map(|(name, view)| {
+        let dtype = match name == tensor {
+            true => Dtype::I32,
+            false => view.dtype(),
+        };
+        let shape = view.shape().to_vec();
+        (
+            name.to_owned(),
+            TensorView::new(dtype, shape, view.data()).unwrap(),
+        )
+    });
+    let views: Vec<_> = views.collect();
+    safetensors::serialize_to_file(views, None, &file.with_extension("new")).unwrap();
+    std::fs::rename(file.with_extension("new"), &file).unwrap();
+    let path = folder.path().display().to_string();
+    for arguments in [
+        &["inspect", "--check", "--model", &path][..],
+        &["generate", "a", "--gap", "2", "--model", &path],
+    ] {
+        let output = unmask(arguments);
+        assert!(!output.status.success());
+        let expected = format!("tensor {tensor} is of type I32; allowed: F32");
+        assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_generation_config_that_is_no_object_is_refused() {
+    let folder = broken("", &[]);
+    std::fs::write(folder.path().join("generation_config.json"), "[]").unwrap();
+    let path = folder.path().display().to_string();
+    let output = unmask(&["inspect", "--model", &path]);
+    assert!(!output.status.success());
+    let expected = "generation_config.json: it is no JSON object";
+    assert!(stderr(&output).contains(expected), "{}", stderr(&output));
 }
 
 /// Relative to the logits' standard deviation; the root of the mean square over all logits, since the

@@ -105,7 +105,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
 /// The next line of input; `None` at its end.
 fn read_line(input: &mut StdinLock, is_interactive: bool) -> anyhow::Result<Option<String>> {
     if is_interactive {
-        print!("> ");
+        write!(std::io::stdout(), "> ")?;
         std::io::stdout().flush()?;
     }
     let mut line = String::new();
@@ -114,7 +114,7 @@ fn read_line(input: &mut StdinLock, is_interactive: bool) -> anyhow::Result<Opti
         anyhow::bail!("a line of the input is longer than {MAX_LINE} bytes");
     }
     if length == 0 && is_interactive {
-        println!();
+        writeln!(std::io::stdout())?;
     }
     Ok((length > 0).then_some(line))
 }
@@ -205,7 +205,7 @@ impl Chat {
         }
         animation.map_or(Ok(()), Animation::finish)?;
         text.print(&*self.tokenizer, true)?;
-        println!();
+        writeln!(std::io::stdout())?;
         Ok(String::from_utf8_lossy(&text.bytes(&*self.tokenizer)).into_owned())
     }
 }
@@ -269,7 +269,8 @@ impl AnswerText<'_> {
             }
         });
         let complete = new.len() - unfinished;
-        print!("{}", String::from_utf8_lossy(&new[..complete]));
+        let text = String::from_utf8_lossy(&new[..complete]);
+        write!(std::io::stdout(), "{text}")?;
         std::io::stdout().flush()?;
         self.printed += complete;
         Ok(())

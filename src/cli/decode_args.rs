@@ -91,7 +91,7 @@ pub struct DecodeArgs {
     /// Classifier-free guidance; 0 is off
     #[arg(long, value_name = "W", allow_negative_numbers = true)]
     guidance_scale: Option<f32>,
-    /// Seed of the random draws [default: drawn at random; --json reports it]
+    /// Seed of the random draws [default: drawn at random; where there is --json, it reports it]
     #[arg(long)]
     seed: Option<u64>,
 }

@@ -9,10 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::likelihood::{self, Estimator};
 use unmask::eval::{
-    Corpus, DataReport, InfillReport, LeftOut, Report, Selection, SpeedReport, bound, infill, plot,
-    speed,
+    Corpus, DataReport, EvalError, InfillReport, LeftOut, Report, Selection, SpeedReport, bound,
+    infill, plot, speed,
 };
-use unmask::models::{Denoiser, ForwardProcess};
+use unmask::models::{AttentionPattern, Denoiser, ForwardProcess};
 use unmask::text::documents::read_documents;
 
 use crate::cli::model::{ModelArgs, tokenizer};
@@ -122,6 +122,13 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let spec = checkpoint.spec()?;
+    if spec.attention != AttentionPattern::Bidirectional {
+        return Err(EvalError::Unsupported {
+            family: spec.family,
+            reason: "its slots do not see the whole sequence",
+        }
+        .into());
+    }
     let uniform = spec.process() == ForwardProcess::Uniform;
     let measured: Vec<Part> = Part::ALL
         .into_iter()

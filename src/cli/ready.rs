@@ -1,5 +1,6 @@
 //! `unmask ready`.
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,9 +15,9 @@ pub const EXAMPLES: &str = "Examples:
 #[derive(clap::Args)]
 pub struct ReadyArgs {
     /// The server's address [default: http://127.0.0.1 and --port]
-    #[arg(long, value_name = "URL", conflicts_with = "port")]
+    #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// The port of a server on this machine
+    /// The port of a server on this machine, where there is no --url
     #[arg(long, env = "UNMASK_PORT", default_value_t = super::serve::DEFAULT_PORT)]
     port: u16,
     /// Seconds to wait for an answer
@@ -42,6 +43,6 @@ pub fn run(args: ReadyArgs) -> anyhow::Result<()> {
     if !answer.status().is_success() {
         bail!("{address} is not ready: status {}: {body}", answer.status());
     }
-    println!("{body}");
+    writeln!(std::io::stdout(), "{body}")?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `unmask serve`.
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
@@ -250,7 +251,11 @@ async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow:
     let listener = socket
         .listen(BACKLOG)
         .with_context(|| cannot_listen(SocketAddr::new(args.host, args.port)))?;
-    println!("listening on http://{}", listener.local_addr()?);
+    writeln!(
+        std::io::stdout(),
+        "listening on http://{}",
+        listener.local_addr()?
+    )?;
     let config = ListenConfig {
         connections: args.max_connections,
         drain: Duration::from_secs(args.drain_seconds),

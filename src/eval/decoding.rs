@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::EvalError;
 use super::spans::MaskedWindow;
 use crate::canvas::Canvas;
-use crate::decode::{DecodePlan, Sampling};
+use crate::decode::{DecodePlan, EarlyStop, Sampling};
 use crate::engine::{Engine, Event, Generation, GenerationError};
 
 /// Canvases that are submitted before the first is awaited.
@@ -23,12 +23,14 @@ pub(super) fn check_windows(windows: usize) -> Result<(), EvalError> {
 }
 
 /// `plan` with the most probable tokens, no filters, and candidates ranked by their scores alone; guidance
-/// stays, and gaps keep their length, since what fills them is compared slot by slot. Random draws that are the sampler itself remain: scores that are random, slots that a reverse
-/// process masks again or draws anew.
+/// stays. What fills the gaps is compared slot by slot, so that they keep their length and every slot is filled.
+/// Random draws that are the sampler itself remain: scores that are random, slots that a reverse process masks
+/// again or draws anew.
 pub(super) fn greedy(plan: &DecodePlan) -> DecodePlan {
     DecodePlan {
         score_temperature: 0.0,
         revision: plan.revision.at_fixed_length(),
+        early_stop: EarlyStop::Never,
         sampling: Sampling {
             guidance_scale: plan.sampling.guidance_scale,
             ..Sampling::default()

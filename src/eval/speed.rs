@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::infill::{Filled, masked_tokens};
 use super::spans::{self, masked_windows};
 use super::{Corpus, EvalError, Measure, decoding};
-use crate::decode::{Budget, DecodePlan};
+use crate::decode::{Budget, DecodePlan, Revision};
 use crate::engine::Engine;
 
 /// Why a model of the uniform process has no such speed.
@@ -88,9 +88,13 @@ pub fn evaluate(
         .thresholds
         .iter()
         .map(|&threshold| {
+            // Nothing but the threshold decides how many slots a step commits.
             let plan = DecodePlan {
                 steps: None,
+                steps_per_block: None,
                 budget: Budget::Threshold(threshold),
+                at_least: 0,
+                revision: Revision::None,
                 ..decoding::greedy(&spec.default_plan)
             };
             let finished = decoding::denoise(engine, &windows, &plan, progress)?;

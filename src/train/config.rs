@@ -383,6 +383,14 @@ impl TrainConfig {
             let allowed = "anywhere (with pairs, each of which begins a window)";
             return setting("window-start", "a sentence or paragraph", allowed);
         }
+        let has_slope = |t: &f64| {
+            let weight = self.schedule.weight(*t);
+            weight.is_finite() && weight > 0.0
+        };
+        if ![0.1, 0.3, 0.5, 0.7, 0.9].iter().any(has_slope) {
+            let allowed = "a schedule along which slots are masked, such as log-linear";
+            return setting("schedule", &self.schedule.to_string(), allowed);
+        }
         range("span-share", self.span_share, 0.0, 1.0)?;
         if self.process == ForwardProcess::Uniform && self.span_share > 0.0 {
             // A slot's random token comes from the number by which it is noised.

@@ -1,7 +1,7 @@
 //! Infill accuracy and speed of a model that knows the text.
 
 use unmask::canvas::TokenId;
-use unmask::decode::preset;
+use unmask::decode::{DecodePlan, EarlyStop, preset};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::{Corpus, Selection, infill, speed};
 use unmask::models::{Corruption, RaggedBatch};
@@ -70,6 +70,32 @@ fn the_threshold_decides_how_many_tokens_a_forward_commits() {
     );
     assert_eq!(points[1].tokens_per_forward.value, 1.0);
     assert!(points.iter().all(|point| point.token_accuracy.value == 1.0));
+}
+
+#[test]
+fn what_else_a_models_own_plan_says_does_not_change_what_a_threshold_measures() {
+    let corpus = oracle_corpus(&Oracle::new(TEXT, 0.0, 0));
+    let mut model = Oracle::new(TEXT, 9.0, 0);
+    model.spec.stop_tokens = vec![u32::from(b'e')];
+    let own = DecodePlan {
+        block_length: Some(48),
+        steps_per_block: Some(2),
+        at_least: 8,
+        early_stop: EarlyStop::AtOnce,
+        ..model.spec.default_plan.clone()
+    };
+    model.spec.default_plan = own;
+    let engine = Engine::start(Box::new(model), EngineConfig::default()).unwrap();
+    let settings = speed::Settings {
+        thresholds: vec![0.5],
+        mask_rate: 0.5,
+        span: 4,
+        decode_windows: 3,
+        seed: 1,
+    };
+    let points = speed::evaluate(&engine, &corpus, &settings, &mut |_| ()).unwrap();
+    assert_eq!(points[0].tokens_per_forward.value, 1.0);
+    assert_eq!(points[0].token_accuracy.value, 1.0);
 }
 
 /// Forwards that the uniform model below takes a canvas.

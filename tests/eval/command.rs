@@ -197,7 +197,13 @@ fn the_command_says_what_is_wrong_with_its_input() {
     };
     let good = write("good.txt", b"some words");
     let missing = folder.path().join("missing.txt");
-    let cases: [(&str, &Path, &[&str], &str); 10] = [
+    let cases: [(&str, &Path, &[&str], &str); 11] = [
+        (
+            "sdar",
+            &good,
+            &[],
+            "its slots do not see the whole sequence",
+        ),
         ("llada", &missing, &[], "cannot read"),
         ("llada", &write("empty.txt", b" \n"), &[], "no documents"),
         (

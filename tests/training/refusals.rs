@@ -30,6 +30,13 @@ fn bad_input_is_refused_with_its_reason() {
     missing.config.data.push(missing.path("nowhere.txt"));
     check(missing, &["cannot read", "nowhere.txt"]);
 
+    let mut flat = case();
+    flat.config.schedule = Schedule::geometric(1.0, 1.0).unwrap();
+    check(
+        flat,
+        &["schedule is geometric", "along which slots are masked"],
+    );
+
     let mut small = case();
     small.config.vocab_size = Some(200);
     check(small, &["vocab-size is 200", "259"]);

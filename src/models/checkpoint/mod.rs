@@ -8,7 +8,7 @@ mod plan;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::canvas::TokenId;
 use crate::models::registry::{Family, family_of};
@@ -139,11 +139,18 @@ impl Checkpoint {
         stored: Stored,
     ) -> Result<Self, ModelError> {
         let family = family_of(&config)?;
+        let generation_config = generation_config.unwrap_or_else(|| Value::Object(Map::new()));
+        if !generation_config.is_object() {
+            return Err(ModelError::Invalid {
+                file: GENERATION_CONFIG.into(),
+                reason: "it is no JSON object".into(),
+            });
+        }
         Ok(Self {
             name,
             directory: None,
             config,
-            generation_config: generation_config.unwrap_or_default(),
+            generation_config,
             tokenizer,
             stored,
             family,
@@ -389,6 +396,13 @@ impl Checkpoint {
                 }
                 Some(_) => {}
             }
+        }
+        if let Some((name, dtype)) = files.not_weights() {
+            let reason = format!(
+                "tensor {name} is of type {dtype}; allowed: F32, F16, BF16 and F64, since quantised weights are \
+                 not supported"
+            );
+            return Err(invalid(name, reason));
         }
         match found.keys().find(|name| !expected.contains_key(*name)) {
             Some(name) => {

@@ -160,6 +160,15 @@ impl<'a> SafetensorsFiles<'a> {
         self.tensors.iter().map(shape).collect()
     }
 
+    /// The first tensor whose numbers are not those of weights as they are, and their type: integers, and 8-bit
+    /// floats, stand for weights by a scale of their own.
+    pub fn not_weights(&self) -> Option<(&str, Dtype)> {
+        let plain = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
+        let mut tensors = self.tensors.iter();
+        let (name, entry) = tensors.find(|(_, entry)| !plain.contains(&entry.info.dtype))?;
+        Some((name, entry.info.dtype))
+    }
+
     /// Bytes of all tensors.
     pub fn bytes(&self) -> u64 {
         let lengths = self.tensors.values().map(|entry| entry.length() as u64);

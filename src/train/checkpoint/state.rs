@@ -191,9 +191,25 @@ pub fn load_state(path: &Path) -> Result<State, TrainError> {
         reason,
     };
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| corrupt(error.to_string()))?;
+    let asked = header.config.shape(header.shape.vocab);
+    let expected = match header.config.init {
+        // These two are the checkpoint's, which no setting tells.
+        Some(_) => NetworkShape {
+            rope_theta: header.shape.rope_theta,
+            norm_eps: header.shape.norm_eps,
+            ..asked
+        },
+        None => asked,
+    };
+    if header.shape != expected {
+        return Err(corrupt("its network is not the one of its settings".into()));
+    }
+    if header.shape.layers > bytes.len() {
+        return Err(corrupt("its network is larger than the file".into()));
+    }
     let layout = Layout::new(&header.shape);
     let buffer = |name: &str| -> Result<Vec<f32>, TrainError> {
-        let mut values = Vec::with_capacity(layout.len());
+        let mut values = Vec::new();
         for parameter in &layout.parameters {
             let name = format!("{name}.{}", parameter.name);
             let tensor = tensors
