@@ -1,7 +1,7 @@
 //! Accuracy against tokens a forward, with the threshold sampler.
 //!
-//! Spans of windows are masked as in [`infill`](super::infill) and denoised by the model's default plan with
-//! its budget replaced by [`Budget::Threshold`]: the lower the threshold, the more tokens a forward commits,
+//! Spans of windows are masked as in [`infill`](super::infill) and denoised by the model's default plan, greedy,
+//! with [`Budget::Threshold`] for its budget and without steps, revision or a least number of slots: the lower the threshold, the more tokens a forward commits,
 //! each with less of the others to go by.
 
 use serde::Serialize;

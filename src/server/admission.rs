@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::observed_body::observed;
 use super::state::{AppState, Limits};
 
-/// Places for requests that make the engine work.
+/// Places for requests that are answered, those about text alone included.
 pub(super) struct Admission {
     all: Arc<Semaphore>,
     by_key: HashMap<Arc<str>, Arc<Semaphore>>,

@@ -14,7 +14,8 @@ use super::languages::MOST_WAITING;
 pub(super) struct Background(Arc<Semaphore>);
 
 impl Default for Background {
-    /// One thread for each processor, beside those that wait for a language.
+    /// One thread for each processor, beside those that wait for a language. Long texts, which wait for each other,
+    /// can take them all.
     fn default() -> Self {
         let processors = available_parallelism().map_or(1, usize::from);
         Self::of(MOST_WAITING + processors)

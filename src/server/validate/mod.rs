@@ -34,6 +34,9 @@ use super::state::AppState;
 use crate::canvas::TokenId;
 
 /// Runs a check outside the async runtime: encoding a long text takes a while.
+///
+/// # Errors
+/// Those of the check, or that `deadline` is over before.
 pub(super) async fn checked<T, U>(
     state: &Arc<AppState>,
     deadline: Deadline,
