@@ -78,6 +78,24 @@ fn ready_succeeds_only_where_a_server_says_that_it_is_ready() {
 }
 
 #[test]
+fn ready_goes_by_its_url_whatever_port_the_environment_names() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let output = Command::new(env!("CARGO_BIN_EXE_unmask"))
+        .args(["ready", "--url", &url])
+        .env("UNMASK_PORT", "9000")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        error.contains(&format!("no server answers at {url}")),
+        "{error}"
+    );
+}
+
+#[test]
 fn help_of_generate_lists_every_decode_option() {
     insta::assert_snapshot!(stdout(&["generate", "--help"]));
 }

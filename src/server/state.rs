@@ -188,9 +188,7 @@ impl AppState {
     pub fn with_traces(self, traces: Option<Traces>) -> Self {
         Self { traces, ..self }
     }
-}
 
-impl AppState {
     /// When a request that begins now must have been answered.
     pub(super) fn deadline(&self) -> Deadline {
         Deadline::after(self.limits.request_timeout)
