@@ -104,6 +104,7 @@ fn document(
 
 /// A file of JSON lines, one canvas a line.
 pub struct Trace {
+    path: PathBuf,
     file: BufWriter<File>,
     tokens: Vec<TokenId>,
     mask: Option<TokenId>,
@@ -115,12 +116,13 @@ impl Trace {
         let file =
             File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
         let mut trace = Self {
+            path: path.to_owned(),
             file: BufWriter::new(file),
             tokens: canvas.tokens().collect(),
             mask: canvas.mask(),
         };
         let first = json!({"step": 0, "canvas": trace.tokens, "committed": []});
-        writeln!(trace.file, "{first}")?;
+        trace.write(&first)?;
         Ok(trace)
     }
 
@@ -151,21 +153,7 @@ impl Trace {
         if let Some(mask) = self.mask {
             Splice::apply(&report.spliced, &mut self.tokens, 0, &mask);
         }
-        self.write(report.step, &committed, report)
-    }
-
-    /// Makes sure that all lines are in the file.
-    pub fn finish(mut self) -> anyhow::Result<()> {
-        Ok(self.file.flush()?)
-    }
-
-    fn write(
-        &mut self,
-        step: usize,
-        committed: &[Value],
-        report: &StepReport,
-    ) -> anyhow::Result<()> {
-        let mut line = json!({"step": step, "canvas": self.tokens, "committed": committed});
+        let mut line = json!({"step": report.step, "canvas": self.tokens, "committed": committed});
         if !report.remasked.is_empty() {
             line["remasked"] = json!(report.remasked);
         }
@@ -176,6 +164,17 @@ impl Trace {
                 .collect();
             line["spliced"] = json!(spliced);
         }
-        Ok(writeln!(self.file, "{line}")?)
+        self.write(&line)
+    }
+
+    /// Makes sure that all lines are in the file.
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        let written = self.file.flush();
+        written.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    fn write(&mut self, line: &Value) -> anyhow::Result<()> {
+        let written = writeln!(self.file, "{line}");
+        written.with_context(|| format!("cannot write {}", self.path.display()))
     }
 }

@@ -10,7 +10,9 @@ use super::super::wire::{
     CompletionRequest, Object, Prompt, PromptItem, Real, StreamOptions, Texts, Whole,
 };
 use super::constraint::{FormFields, form, of_completion};
-use super::decoding::{DecodeFields, NEGATIVE_PROMPT, frames, plan, repetitions, size};
+use super::decoding::{
+    DecodeFields, NEGATIVE_PROMPT, frames, plan, repetitions, size, stream_options,
+};
 use super::logits::completion_logprobs;
 use super::{Place, check_model, check_token, encode};
 use crate::canvas::{Canvas, TokenId};
@@ -152,14 +154,7 @@ pub(super) fn streaming(
     diffusing: Option<bool>,
 ) -> Result<Streaming, ApiError> {
     let stream = stream.unwrap_or(false);
-    if options.is_some() && !stream {
-        return Err(ApiError::unsupported(
-            "stream_options",
-            "given",
-            "it is allowed only with stream = true",
-        ));
-    }
-    let Object(options) = options.unwrap_or_default();
+    let options = stream_options(options, stream)?;
     Ok(Streaming {
         stream,
         include_usage: options.include_usage.unwrap_or(false),

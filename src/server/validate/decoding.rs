@@ -142,6 +142,21 @@ pub(super) fn size(number: Whole) -> usize {
     usize::try_from(number.0).unwrap_or(usize::MAX)
 }
 
+/// `stream_options`, which only a stream may have.
+pub(super) fn stream_options<T: Default>(
+    given: Option<Object<T>>,
+    stream: bool,
+) -> Result<T, ApiError> {
+    if given.is_some() && !stream {
+        return Err(ApiError::unsupported(
+            "stream_options",
+            "given",
+            "it is allowed only with stream = true",
+        ));
+    }
+    Ok(given.unwrap_or_default().0)
+}
+
 /// Whether a stream brings frames of the canvas.
 pub(super) fn frames(
     given: Option<StreamedDiffusion>,

@@ -7,7 +7,7 @@ use super::super::state::AppState;
 use super::super::wire::{GapFields, InfillRequest, Segment, Whole};
 use super::choices::ChoiceForwards;
 use super::constraint::no_such_length;
-use super::decoding::{DecodeFields, NEGATIVE_PROMPT, frames, plan, repetitions};
+use super::decoding::{DecodeFields, NEGATIVE_PROMPT, frames, plan, repetitions, stream_options};
 use super::gaps::{Gap, Length, gap};
 use super::logits::chat_logprobs;
 use super::{Place, check_model, encode};
@@ -179,14 +179,7 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
     };
     plan.sampling.stop_tokens = stop_tokens.unwrap_or(StopTokens::AtEnd);
     let stream = request.stream.unwrap_or(false);
-    if request.stream_options.is_some() && !stream {
-        return Err(ApiError::unsupported(
-            "stream_options",
-            "given",
-            "it is allowed only with stream = true",
-        ));
-    }
-    let stream_options = request.stream_options.unwrap_or_default().0;
+    let stream_options = stream_options(request.stream_options, stream)?;
     let mut job = InfillJob {
         pieces: pieces(segments, param, state)?,
         lengths: Vec::new(),
