@@ -582,6 +582,8 @@ test("the README's picture", { skip: !process.env.SCREENSHOTS }, async () => {
     slider.value = 3;
     slider.dispatchEvent(new Event("input"));
   });
-  await slots(":not(.masked)").first().hover();
+  const described = slots(":not(.masked)").first();
+  await described.hover();
+  await described.focus();
   await page.screenshot({ path: `${process.env.SCREENSHOTS}/playground.png` });
 });
