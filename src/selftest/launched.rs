@@ -1,0 +1,78 @@
+//! What the server launches, from tensors on a device, against the same on the CPU: beside a kernel's own promises
+//! also that it is given the right numbers.
+
+use candle_core::{Device, Tensor};
+
+use super::Failure;
+use super::categorical::{compare, params, row};
+use super::element::{ELEMENTS, Element};
+use super::random::Random;
+use crate::sampling::{self, RowParams, RowSample, SamplingError};
+
+/// Draws from logits of every type and layout.
+pub(super) fn reductions(device: &Device) -> Result<String, Failure> {
+    let mut random = Random::new(50);
+    let mut compared = 0;
+    for vocab in [1, 33, 1000, 50_257] {
+        for element in ELEMENTS {
+            for layout in LAYOUTS {
+                let rows = 1 + random.below(4);
+                let logits: Vec<_> = (0..rows).map(|_| row(&mut random, vocab)).collect();
+                let logits = within(element, &logits)?;
+                let params = all_params(&mut random, vocab, rows);
+                let draw = |device| -> Result<_, Failure> {
+                    let logits = layout(&logits.to_device(device)?)?;
+                    Ok(sampling::reduce(&logits, &params)?)
+                };
+                compared += compare_all(&draw(device)?, &draw(&Device::Cpu)?)?;
+            }
+        }
+    }
+    let none = part(&within(Element::F32, &[])?.to_device(device)?)?;
+    if !sampling::reduce(&none, &[])?.is_empty() {
+        return Err(Failure::Differs("no rows give samples".into()));
+    }
+    Ok(format!("{compared} rows equal"))
+}
+
+fn all_params(random: &mut Random, vocab: usize, rows: usize) -> Vec<RowParams> {
+    let slots = 0..rows;
+    slots.map(|slot| params(random, vocab, slot)).collect()
+}
+
+type Sample = Result<RowSample, SamplingError>;
+
+/// The number of rows, which are as many as the twin's.
+fn compare_all(found: &[Sample], twin: &[Sample]) -> Result<usize, Failure> {
+    if found.len() != twin.len() {
+        let (found, twin) = (found.len(), twin.len());
+        return Err(Failure::Differs(format!("{found} samples of {twin} rows")));
+    }
+    for (found, twin) in found.iter().zip(twin) {
+        compare(found, twin)?;
+    }
+    Ok(found.len())
+}
+
+/// Rows of numbers after a row of NaN, each with three NaN behind it, on the CPU; [`LAYOUTS`] cut them out.
+fn within(element: Element, rows: &[Vec<f32>]) -> candle_core::Result<Tensor> {
+    let columns = rows.first().map_or(1, Vec::len) + 3;
+    let mut values = vec![f32::NAN; columns];
+    for row in rows {
+        values.extend(row.iter().chain(&[f32::NAN; 3]));
+    }
+    Tensor::from_vec(values, (rows.len() + 1, columns), &Device::Cpu)?.to_dtype(element.dtype())
+}
+
+/// As a tensor of its own, as a part that starts in the middle and has gaps between its rows, and with the
+/// numbers of a column side by side.
+const LAYOUTS: [fn(&Tensor) -> candle_core::Result<Tensor>; 3] = [
+    |x| part(x)?.contiguous(),
+    part,
+    |x| part(x)?.t()?.contiguous()?.t(),
+];
+
+fn part(x: &Tensor) -> candle_core::Result<Tensor> {
+    let (rows, columns) = x.dims2()?;
+    x.narrow(0, 1, rows - 1)?.narrow(1, 0, columns - 3)
+}
