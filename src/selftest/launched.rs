@@ -7,7 +7,7 @@ use super::Failure;
 use super::categorical::{compare, params, row};
 use super::element::{ELEMENTS, Element};
 use super::random::Random;
-use crate::sampling::{self, RowParams, RowSample, SamplingError};
+use crate::sampling::{self, Guidance, RowParams, RowSample, SamplingError};
 
 /// Draws from logits of every type and layout.
 pub(super) fn reductions(device: &Device) -> Result<String, Failure> {
@@ -22,15 +22,56 @@ pub(super) fn reductions(device: &Device) -> Result<String, Failure> {
                 let params = all_params(&mut random, vocab, rows);
                 let draw = |device| -> Result<_, Failure> {
                     let logits = layout(&logits.to_device(device)?)?;
-                    Ok(sampling::reduce(&logits, &params)?)
+                    Ok(sampling::reduce(&logits, None, &params)?)
                 };
                 compared += compare_all(&draw(device)?, &draw(&Device::Cpu)?)?;
             }
         }
     }
     let none = part(&within(Element::F32, &[])?.to_device(device)?)?;
-    if !sampling::reduce(&none, &[])?.is_empty() {
+    if !sampling::reduce(&none, None, &[])?.is_empty() {
         return Err(Failure::Differs("no rows give samples".into()));
+    }
+    Ok(format!("{compared} rows equal"))
+}
+
+/// Draws from logits that are led away from others, in rows that are guided and in rows that are not.
+pub(super) fn guided(device: &Device) -> Result<String, Failure> {
+    let mut random = Random::new(51);
+    let (rows, mut compared) = (7, 0);
+    for (vocab, element) in [33, 1000, 5000].into_iter().zip(ELEMENTS) {
+        for layouts in [[0, 1], [1, 0], [2, 1]] {
+            let mut logits = || {
+                let row = row(&mut random, vocab).into_iter();
+                row.map(|logit| logit.max(-60.0)).collect::<Vec<_>>()
+            };
+            let conditional: Vec<_> = (0..rows).map(|_| logits()).collect();
+            let mut unconditional: Vec<_> = (0..rows).map(|_| logits()).collect();
+            let mut scales = vec![Some(0.0), Some(0.5), None, Some(2.5)];
+            scales.resize(rows, None);
+            scales.rotate_left(random.below(rows));
+            for (row, _) in scales
+                .iter()
+                .enumerate()
+                .filter(|(_, scale)| scale.is_none())
+            {
+                unconditional[row].clone_from(&conditional[row]);
+            }
+            let logits = [
+                within(element, &conditional)?,
+                within(element, &unconditional)?,
+            ];
+            let params = all_params(&mut random, vocab, rows);
+            let draw = |device| -> Result<_, Failure> {
+                let [c, u] = [0, 1].map(|i| LAYOUTS[layouts[i]](&logits[i].to_device(device)?));
+                let guidance = Guidance {
+                    unconditional: u?,
+                    scales: scales.clone(),
+                };
+                Ok(sampling::reduce(&c?, Some(&guidance), &params)?)
+            };
+            compared += compare_all(&draw(device)?, &draw(&Device::Cpu)?)?;
+        }
     }
     Ok(format!("{compared} rows equal"))
 }

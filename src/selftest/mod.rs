@@ -57,10 +57,16 @@ pub struct DeviceCheck {
 }
 
 /// All checks of what a device computes, against the CPU.
-pub const DEVICE_CHECKS: &[DeviceCheck] = &[DeviceCheck {
-    name: "device: draws equal those of the CPU, from logits of every type and layout",
-    run: launched::reductions,
-}];
+pub const DEVICE_CHECKS: &[DeviceCheck] = &[
+    DeviceCheck {
+        name: "device: draws equal those of the CPU, from logits of every type and layout",
+        run: launched::reductions,
+    },
+    DeviceCheck {
+        name: "device: draws from guided logits equal those of the CPU",
+        run: launched::guided,
+    },
+];
 
 /// All checks of kernels.
 pub const CHECKS: &[Check] = &[

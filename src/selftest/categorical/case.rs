@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use crate::canvas::TokenId;
 use crate::kernels::{Argument, Launch, Machine};
 use crate::sampling::layout::{self, Adjustment, Found, MOST_TOP, Top};
-use crate::sampling::{self, Logprobs, RowParams, RowSample, SamplingError};
+use crate::sampling::{self, Guidance, Logprobs, RowParams, RowSample, SamplingError};
 use crate::selftest::Failure;
 use crate::selftest::element::Element;
 
@@ -71,10 +71,10 @@ impl Batch {
     }
 
     /// Rows `stride` apart, without anything after the last; what lies between is NaN.
-    fn packed(&self, rows: &[Vec<f32>]) -> Vec<u8> {
+    fn packed(&self, rows: &[Vec<f32>], stride: usize) -> Vec<u8> {
         let mut values = Vec::new();
         for row in rows {
-            values.resize(values.len().next_multiple_of(self.stride), f32::NAN);
+            values.resize(values.len().next_multiple_of(stride), f32::NAN);
             values.extend(row);
         }
         self.element.encode(&values)
@@ -107,14 +107,15 @@ impl Batch {
         let kernel =
             self.element
                 .kernel(["categorical_f32", "categorical_bf16", "categorical_f16"]);
-        let stride = Argument::U64(self.stride as u64);
+        // Not those of the conditional logits, whose rows may be aligned where these are not.
+        let unconditional_stride = self.stride + 5;
         machine.launch(
             &Launch::rows(kernel, rows.len(), machine.row_threads()),
             &mut [
-                Argument::In(&self.packed(&self.logits)),
+                Argument::In(&self.packed(&self.logits, self.stride)),
                 Argument::U64(self.stride as u64),
-                Argument::In(&self.packed(&self.unconditional)),
-                stride,
+                Argument::In(&self.packed(&self.unconditional, unconditional_stride)),
+                Argument::U64(unconditional_stride as u64),
                 Argument::U32(self.vocab as u32),
                 Argument::input(rows),
                 Argument::input(adjustments),
@@ -153,12 +154,15 @@ impl Batch {
     }
 
     /// A row as guided, and as it is drawn from.
-    fn prepared(&self, row: usize, request: &Request) -> (Vec<f32>, Vec<f32>) {
+    fn prepared(&self, row: usize, request: &Request) -> Result<(Vec<f32>, Vec<f32>), Failure> {
         let mut plain = self.logits[row].clone();
         if let Some((unconditional, scale)) = request.guidance {
-            for (c, u) in plain.iter_mut().zip(&self.unconditional[unconditional]) {
-                *c = u + (scale + 1.0) * (*c - u);
-            }
+            let tensor = |row: &[f32]| Tensor::from_slice(row, (1, self.vocab), &Device::Cpu);
+            let guidance = Guidance {
+                unconditional: tensor(&self.unconditional[unconditional])?,
+                scales: vec![Some(scale)],
+            };
+            plain = guidance.apply(&tensor(&plain)?)?.flatten_all()?.to_vec1()?;
         }
         let mut shaped = plain.clone();
         for change in &request.adjustments {
@@ -172,7 +176,7 @@ impl Batch {
         if request.params.excluded_is_impossible && excluded < self.vocab {
             plain[excluded] = f32::NEG_INFINITY;
         }
-        (plain, shaped)
+        Ok((plain, shaped))
     }
 
     fn check_row(
@@ -181,7 +185,7 @@ impl Batch {
         request: &Request,
         sample: Result<RowSample, SamplingError>,
     ) -> Result<(), Failure> {
-        let (plain, shaped) = self.prepared(row, request);
+        let (plain, shaped) = self.prepared(row, request)?;
         // Log-probabilities are of the row as guided, all else of the row as adjusted.
         let twin = self.twin(shaped, &request.params)?;
         let twin = twin.map(|mut twin| {
@@ -198,7 +202,7 @@ impl Batch {
         params: &RowParams,
     ) -> Result<Result<RowSample, SamplingError>, Failure> {
         let logits = Tensor::from_vec(logits, (1, self.vocab), &Device::Cpu)?;
-        Ok(sampling::reduce(&logits, std::slice::from_ref(params))?.remove(0))
+        Ok(sampling::reduce(&logits, None, std::slice::from_ref(params))?.remove(0))
     }
 }
 
