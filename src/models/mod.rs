@@ -35,6 +35,7 @@ pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
+pub(crate) use layers::{RmsNorm, Rotary, silu_times};
 pub use spec::{
     AttentionPattern, Corruption, ForwardProcess, ModelSpec, Parameterisation, SlidingWindow,
 };

@@ -66,6 +66,10 @@ pub const DEVICE_CHECKS: &[DeviceCheck] = &[
         name: "device: draws from guided logits equal those of the CPU",
         run: launched::guided,
     },
+    DeviceCheck {
+        name: "device: norms, rotations and gates equal those of the CPU",
+        run: launched::layers,
+    },
 ];
 
 /// All checks of kernels.
