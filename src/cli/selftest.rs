@@ -7,7 +7,7 @@ use anyhow::bail;
 use candle_core::Device;
 use clap::Args;
 use unmask::kernels::Machine;
-use unmask::selftest::{CHECKS, Extent, model};
+use unmask::selftest::{CHECKS, DEVICE_CHECKS, Extent, model};
 
 use crate::cli::model::DeviceChoice;
 
@@ -88,6 +88,10 @@ fn round(
         report(out, check.name, result, tally)?;
     }
     let on_device = !device.is_cpu();
+    for check in DEVICE_CHECKS {
+        let result = on_device.then(|| (check.run)(device).map_err(|e| e.to_string()));
+        report(out, check.name, result, tally)?;
+    }
     let equal = on_device.then(|| model::equals_the_cpu(device).map_err(|e| e.to_string()));
     report(out, "model: logits equal those of the CPU", equal, tally)?;
     let same = model::is_the_same_in_any_batch(device).map_err(|e| e.to_string());

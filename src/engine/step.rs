@@ -15,7 +15,7 @@ use crate::models::{
     Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, RowInput, Segment,
 };
 use crate::sampling::score::{self, ScoreStep};
-use crate::sampling::{self, RowParams, RowSample, SamplingError};
+use crate::sampling::{self, Guidance, RowParams, RowSample, SamplingError};
 
 /// Rows that go through the head at once: bounds the memory that logits take.
 const HEAD_ROWS: usize = 256;
@@ -85,11 +85,14 @@ pub(super) fn step(
     let mut samples = Vec::with_capacity(scored.len());
     let mut totals = Vec::new();
     for rows in scored.chunks(HEAD_ROWS) {
-        let logits = with_own_tokens(logits(model, &hidden, rows)?, rows)?;
-        let logits = reversed(logits, rows)?;
+        let (mut logits, mut guidance) = logits(model, &hidden, rows)?;
+        if let Some(guidance) = guidance.take_if(|_| need_guided(model.spec(), rows)) {
+            logits = guidance.apply(&logits)?;
+        }
+        let logits = reversed(with_own_tokens(logits, rows)?, rows)?;
         phases.head += stopwatch.lap();
         let params: Vec<RowParams> = rows.iter().map(|row| row.params.clone()).collect();
-        samples.extend(sampling::reduce(&logits, &params)?);
+        samples.extend(sampling::reduce(&logits, guidance.as_ref(), &params)?);
         if by_total_scores(model.spec()) {
             totals.extend(score_totals(&logits)?);
         }
@@ -199,8 +202,12 @@ fn lay_out(
     }
 }
 
-/// Logits `[rows, vocab]` of the scored rows, guided where asked for.
-fn logits(model: &dyn Denoiser, hidden: &Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelError> {
+/// Logits `[rows, vocab]` of the scored rows, and what guides them if any is guided.
+fn logits(
+    model: &dyn Denoiser,
+    hidden: &Tensor,
+    rows: &[ScoredRow],
+) -> Result<(Tensor, Option<Guidance>), ModelError> {
     let select = |indices: Vec<u32>| -> Result<Tensor, ModelError> {
         let count = indices.len();
         let indices = Tensor::from_vec(indices, count, hidden.device())?;
@@ -209,20 +216,27 @@ fn logits(model: &dyn Denoiser, hidden: &Tensor, rows: &[ScoredRow]) -> Result<T
     };
     let conditional = select(rows.iter().map(|row| row.conditional).collect())?;
     if rows.iter().all(|row| row.unconditional.is_none()) {
-        return Ok(conditional);
+        return Ok((conditional, None));
     }
-    // u + (w + 1)(c − u); a row that is not guided is its own u.
-    let (indices, weights): (Vec<u32>, Vec<f32>) = rows
+    // A row that is not guided is its own u.
+    let (indices, scales) = rows
         .iter()
         .map(|row| match row.unconditional {
-            Some((index, scale)) => (index, scale + 1.0),
-            None => (row.conditional, 1.0),
+            Some((index, scale)) => (index, Some(scale)),
+            None => (row.conditional, None),
         })
         .unzip();
-    let unconditional = select(indices)?.to_dtype(DType::F32)?;
-    let weights = Tensor::from_vec(weights, (rows.len(), 1), hidden.device())?;
-    let direction = (conditional.to_dtype(DType::F32)? - &unconditional)?;
-    Ok((unconditional + direction.broadcast_mul(&weights)?)?)
+    let guidance = Guidance {
+        unconditional: select(indices)?,
+        scales,
+    };
+    Ok((conditional, Some(guidance)))
+}
+
+/// Whether anything but their draws needs the guided logits of `rows`.
+fn need_guided(spec: &ModelSpec, rows: &[ScoredRow]) -> bool {
+    let needs_guided = |row: &ScoredRow| row.own.is_some() || row.reverse.is_some();
+    by_total_scores(spec) || rows.iter().any(needs_guided)
 }
 
 /// Whether the total of its scores says how likely a slot is unmasked: of the absorbing process.

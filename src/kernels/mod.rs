@@ -9,6 +9,9 @@ use bytemuck::{NoUninit, Pod};
 /// Threads of a block that handles a row.
 pub const ROW_THREADS: u32 = 512;
 
+/// Numbers that a thread handles where each is computed by itself.
+const NUMBERS_OF_THREAD: usize = 4;
+
 /// How a kernel is launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launch {
@@ -28,6 +31,17 @@ impl Launch {
             grid: [rows as u32, 1, 1],
             block: [threads, 1, 1],
         }
+    }
+
+    /// A warp for each of `count` heads, in blocks of `threads`.
+    pub fn warps(kernel: &'static str, count: usize, threads: u32) -> Self {
+        Self::rows(kernel, count.div_ceil(threads as usize / 32), threads)
+    }
+
+    /// Blocks of `threads` for `count` numbers.
+    pub fn numbers(kernel: &'static str, count: usize, threads: u32) -> Self {
+        let of_block = NUMBERS_OF_THREAD * threads as usize;
+        Self::rows(kernel, count.div_ceil(of_block), threads)
     }
 }
 

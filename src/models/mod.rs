@@ -35,6 +35,7 @@ pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
+pub(crate) use layers::{RmsNorm, Rotary, silu_times};
 pub use spec::{
     AttentionPattern, Corruption, ForwardProcess, ModelSpec, Parameterisation, SlidingWindow,
 };
@@ -71,7 +72,8 @@ pub trait Denoiser: Send {
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError>;
 
     /// Logits `[rows, vocab]` of final hidden states `[rows, hidden]`: the network's last linear map,
-    /// which under [`Parameterisation::LogScore`] is not yet its output.
+    /// which under [`Parameterisation::LogScore`] is not yet its output. In f32, on a CUDA device perhaps in
+    /// the network's half precision.
     ///
     /// # Errors
     /// If the device fails.
@@ -81,7 +83,7 @@ pub trait Denoiser: Send {
     /// what each of them was computed from ([`RaggedBatch::row_inputs`]).
     ///
     /// That is [`Denoiser::head`] of every network whose output depends on a row's hidden state alone;
-    /// a log-score depends on the row's token and noise level besides.
+    /// a log-score depends on the row's token and noise level besides, and is in f32.
     ///
     /// # Errors
     /// If `rows` does not fit `hidden` or lacks what the network needs, or the device fails.

@@ -242,10 +242,10 @@ impl Denoiser for Sedd {
         self.dit.head(hidden)
     }
 
-    /// The log-score: with `scale_by_sigma`, the head's output − ln(e^σ − 1) − ln(V − 1); 0 at a row's
+    /// The log-score, in f32: with `scale_by_sigma`, the head's output − ln(e^σ − 1) − ln(V − 1); 0 at a row's
     /// own token.
     fn head_rows(&self, hidden: &Tensor, rows: &[RowInput]) -> Result<Tensor, ModelError> {
-        let mut scores = self.head(hidden)?;
+        let mut scores = self.head(hidden)?.to_dtype(DType::F32)?;
         let (count, device) = (scores.dim(0)?, self.device());
         if rows.len() != count {
             return Err(ModelError::Batch(format!(

@@ -7,6 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{
     Basis, FilterOrder, Logprobs, MAX_TOP_LOGPROBS, RowParams, RowSample, SamplingError, TokenSet,
+    guidance,
 };
 use crate::canvas::TokenId;
 
@@ -200,6 +201,14 @@ impl Batch {
             batch.rows.push(row);
         }
         batch
+    }
+
+    /// Leads each row with a scale w away from the unconditional row of the same number.
+    pub fn guide(&mut self, scales: &[Option<f32>]) {
+        for (i, (row, scale)) in self.rows.iter_mut().zip(scales).enumerate() {
+            row.guidance = guidance::weight(*scale);
+            row.unconditional = scale.map_or(NONE, |_| i as u32);
+        }
     }
 
     /// The samples of `params`, as the twin gives them, from what the kernel found: `[rows]`, `[rows,

@@ -9,6 +9,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod exact;
+mod guidance;
 pub mod layout;
 mod logprobs;
 pub mod philox;
@@ -26,6 +27,7 @@ use crate::canvas::TokenId;
 use cpu::mass;
 
 pub use bias::LogitBias;
+pub use guidance::Guidance;
 pub use logprobs::{Logprobs, MAX_TOP_LOGPROBS, RowLogprobs};
 pub use token_set::TokenSet;
 
@@ -127,17 +129,22 @@ pub enum SamplingError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// Reduces `logits` `[rows, vocab]`, of any float type, to one sample a row.
+/// Reduces `logits` `[rows, vocab]`, of any float type, to one sample a row; with `guidance` the logits that it
+/// makes of them.
 ///
 /// # Errors
 /// A row with NaN, with +∞ or with no token to draw fails by itself; the outer error is a device's.
 pub fn reduce(
     logits: &Tensor,
+    guidance: Option<&Guidance>,
     params: &[RowParams],
 ) -> Result<Vec<Result<RowSample, SamplingError>>, candle_core::Error> {
     #[cfg(feature = "cuda")]
     if logits.device().is_cuda() {
-        return cuda::reduce(logits, params);
+        return cuda::reduce(logits, guidance, params);
     }
-    cpu::reduce(logits, params)
+    match guidance {
+        Some(guidance) => cpu::reduce(&guidance.apply(logits)?, params),
+        None => cpu::reduce(logits, params),
+    }
 }

@@ -9,7 +9,7 @@ use crate::canvas::TokenId;
 use crate::kernels::Machine;
 use crate::sampling::layout::Adjustment;
 use crate::sampling::{Basis, FilterOrder, LogitBias, RowLogprobs, RowParams, TokenSet};
-pub(super) use case::{Batch, Request};
+pub(super) use case::{Batch, Request, compare};
 
 /// Parameters that take the most probable token, without filters.
 pub(super) fn greedy(slot: usize) -> RowParams {
@@ -32,7 +32,7 @@ pub(super) fn greedy(slot: usize) -> RowParams {
 }
 
 /// Logits of one of several characters: about normal, with ties, mostly −∞, large, flat, peaked.
-fn row(random: &mut Random, vocab: usize) -> Vec<f32> {
+pub(super) fn row(random: &mut Random, vocab: usize) -> Vec<f32> {
     let character = random.below(6);
     let peak = random.below(vocab);
     (0..vocab)
@@ -70,7 +70,7 @@ fn logprobs(random: &mut Random, vocab: usize) -> Option<RowLogprobs> {
 }
 
 /// Parameters with any of the options.
-fn params(random: &mut Random, vocab: usize, slot: usize) -> RowParams {
+pub(super) fn params(random: &mut Random, vocab: usize, slot: usize) -> RowParams {
     let some = |random: &mut Random| random.chance(0.4);
     RowParams {
         bias: bias(random, vocab),

@@ -1,5 +1,6 @@
 //! Element types of a kernel's tensors.
 
+use candle_core::DType;
 use half::{bf16, f16};
 
 /// A type of numbers that kernels read and write.
@@ -16,6 +17,11 @@ impl Element {
     /// The kernel of this type among the names of a kernel for f32, bf16 and f16.
     pub fn kernel(self, names: [&'static str; 3]) -> &'static str {
         names[self as usize]
+    }
+
+    /// As candle has it.
+    pub fn dtype(self) -> DType {
+        [DType::F32, DType::BF16, DType::F16][self as usize]
     }
 
     /// `values` rounded to this type, as bytes.

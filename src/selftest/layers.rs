@@ -125,14 +125,14 @@ pub(super) fn rotations(machine: &mut dyn Machine, extent: Extent) -> Result<Str
                 let rest = x.narrow(2, 2 * half, dim - 2 * half)?;
                 Ok(Tensor::cat(&[&first, &rest], 2)?)
             };
-            let blocks = (rows * heads).div_ceil(threads as usize / 32);
             let numbers = || [rows * heads, heads, dim, half].map(|n| Argument::U32(n as u32));
             let kernel = element.kernel(["rotate_f32", "rotate_bf16", "rotate_f16"]);
             let mut out = x_bytes.clone();
             let inputs = [&x_bytes, &cos_bytes, &sin_bytes].map(|bytes| Argument::In(bytes));
             let mut arguments: Vec<_> = inputs.into_iter().chain(numbers()).collect();
             arguments.push(Argument::Out(&mut out));
-            machine.launch(&Launch::rows(kernel, blocks, threads), &mut arguments)?;
+            let launch = Launch::warps(kernel, rows * heads, threads);
+            machine.launch(&launch, &mut arguments)?;
             compare(element, &out, &rotated(&x)?, "rotate")?;
 
             let kernel = element.kernel(["norm_rotate_f32", "norm_rotate_bf16", "norm_rotate_f16"]);
@@ -140,7 +140,8 @@ pub(super) fn rotations(machine: &mut dyn Machine, extent: Extent) -> Result<Str
             let inputs = inputs.map(|bytes| Argument::In(bytes));
             let mut arguments: Vec<_> = inputs.into_iter().chain(numbers()).collect();
             arguments.extend([Argument::F32(EPSILON), Argument::Out(&mut out)]);
-            machine.launch(&Launch::rows(kernel, blocks, threads), &mut arguments)?;
+            let launch = Launch::warps(kernel, rows * heads, threads);
+            machine.launch(&launch, &mut arguments)?;
             compare(element, &out, &rotated(&normed)?, "norm_rotate")?;
         }
     }
@@ -159,7 +160,7 @@ pub(super) fn gates(machine: &mut dyn Machine, extent: Extent) -> Result<String,
             let mut out = gate_bytes.clone();
             let kernel = element.kernel(["gated_f32", "gated_bf16", "gated_f16"]);
             machine.launch(
-                &Launch::rows(kernel, 2, machine.row_threads()),
+                &Launch::numbers(kernel, count, machine.row_threads()),
                 &mut [
                     Argument::In(&gate_bytes),
                     Argument::In(&up_bytes),

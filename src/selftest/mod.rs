@@ -7,10 +7,13 @@ mod attention;
 mod categorical;
 mod distribution;
 mod element;
+mod launched;
 mod layers;
 pub mod model;
 mod process;
 mod random;
+
+use candle_core::Device;
 
 use crate::kernels::{LaunchError, Machine};
 
@@ -45,7 +48,31 @@ pub enum Failure {
     Differs(String),
 }
 
-/// All checks.
+/// A promise of a device, and the function that checks it.
+pub struct DeviceCheck {
+    /// What is promised.
+    pub name: &'static str,
+    /// Checks it; what was seen, in words.
+    pub run: fn(&Device) -> Result<String, Failure>,
+}
+
+/// All checks of what a device computes, against the CPU.
+pub const DEVICE_CHECKS: &[DeviceCheck] = &[
+    DeviceCheck {
+        name: "device: draws equal those of the CPU, from logits of every type and layout",
+        run: launched::reductions,
+    },
+    DeviceCheck {
+        name: "device: draws from guided logits equal those of the CPU",
+        run: launched::guided,
+    },
+    DeviceCheck {
+        name: "device: norms, rotations and gates equal those of the CPU",
+        run: launched::layers,
+    },
+];
+
+/// All checks of kernels.
 pub const CHECKS: &[Check] = &[
     Check {
         name: "categorical: equal to the twin over shapes, types, strides and parameters",

@@ -2,8 +2,9 @@
 
 mod host;
 
+use candle_core::Device;
 use host::Host;
-use unmask::selftest::{CHECKS, Extent};
+use unmask::selftest::{CHECKS, DEVICE_CHECKS, Extent};
 
 /// Runs the checks whose names begin so, with blocks of `threads` that take turns in ascending or in
 /// descending order.
@@ -68,5 +69,13 @@ fn every_check_is_of_a_kernel_that_is_tested_here() {
     for check in CHECKS {
         let is_tested = |prefix: &&str| check.name.starts_with(*prefix);
         assert!(tested.iter().any(is_tested), "{}", check.name);
+    }
+}
+
+#[test]
+fn what_a_device_is_compared_with_holds_on_the_cpu_in_every_type_and_layout() {
+    for check in DEVICE_CHECKS {
+        let seen = (check.run)(&Device::Cpu).unwrap_or_else(|e| panic!("{}: {e}", check.name));
+        println!("{}: {seen}", check.name);
     }
 }

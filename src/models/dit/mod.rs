@@ -118,7 +118,7 @@ impl Denoiser for Dit {
     }
 
     fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.head.forward(hidden)?.to_dtype(DType::F32)?)
+        Ok(self.head.logits(hidden)?)
     }
 }
 

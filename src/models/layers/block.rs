@@ -48,9 +48,8 @@ impl Block {
     ) -> Result<Tensor> {
         let normed = self.attention_norm.forward(x)?;
         let attended = self.attention.forward(&normed, layer, rotary, attention)?;
-        let x = (x + attended)?;
-        let mlp = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
-        x + mlp
+        let [x, normed] = self.mlp_norm.forward_sum(x, &attended)?;
+        x + self.mlp.forward(&normed)?
     }
 }
 
@@ -64,13 +63,16 @@ impl SelfAttention {
     ) -> Result<Tensor> {
         let by_head = |x: Tensor, heads| x.reshape((x.dim(0)?, heads, self.head_dim));
         let [q, k, v] = Linear::forward_each([&self.query, &self.key, &self.value], x)?;
-        let (mut q, mut k) = (by_head(q, self.heads)?, by_head(k, self.kv_heads)?);
+        let (q, k) = (by_head(q, self.heads)?, by_head(k, self.kv_heads)?);
         let v = by_head(v, self.kv_heads)?;
-        if let Some((query_norm, key_norm)) = &self.norms {
-            q = query_norm.forward(&q)?;
-            k = key_norm.forward(&k)?;
-        }
-        let attended = attention.attend(layer, &rotary.apply(&q)?, &rotary.apply(&k)?, &v)?;
+        let (q, k) = match &self.norms {
+            Some((query_norm, key_norm)) => (
+                rotary.apply_normed(&q, query_norm)?,
+                rotary.apply_normed(&k, key_norm)?,
+            ),
+            None => (rotary.apply(&q)?, rotary.apply(&k)?),
+        };
+        let attended = attention.attend(layer, &q, &k, &v)?;
         self.out.forward(&attended)
     }
 }

@@ -1,9 +1,12 @@
-//! Arithmetic between a network's products, which candle does on one thread of the CPU: here on all.
+//! Arithmetic between a network's products, which candle does on one thread of the CPU: here on all, and on a CUDA
+//! device in one pass.
 
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::models::attention::with_floats;
+#[cfg(feature = "cuda")]
+use crate::models::layers::cuda;
 use crate::simd::{exp, wide};
 
 /// Values that one task computes.
@@ -14,7 +17,11 @@ fn is_on_cpu_in_f32(x: &Tensor) -> bool {
 }
 
 /// silu(gate) ⊙ up of two tensors of the same shape, where silu(x) = x / (1 + e^−x).
-pub(super) fn silu_times(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+pub(crate) fn silu_times(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(product) = cuda::gated(gate, up)? {
+        return Ok(product);
+    }
     if !is_on_cpu_in_f32(gate) {
         return gate.silu()? * up;
     }
@@ -42,6 +49,10 @@ wide! {
 /// whose cosines and sines are `[rows, half]`: dimension i with dimension half + i. `None` where candle has to
 /// do it.
 pub(super) fn rotated(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Option<Tensor>> {
+    #[cfg(feature = "cuda")]
+    if let Some(rotated) = cuda::rotated(x, None, cos, sin)? {
+        return Ok(Some(rotated));
+    }
     if !is_on_cpu_in_f32(x) {
         return Ok(None);
     }

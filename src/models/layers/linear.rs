@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor};
 
 use crate::models::attention::with_floats;
 use crate::models::layers::q8::{self, Q8Rows, Q8Weight};
@@ -69,6 +69,17 @@ impl Linear {
         outputs
             .try_into()
             .map_err(|_| candle_core::Error::Msg("as many outputs as layers".into()))
+    }
+
+    /// Logits `[rows, to]` of `x` `[rows, from]`, for a head. On a CUDA device they stay in the half precision that
+    /// the product is rounded to, which the reduction over the vocabulary widens as it reads them; elsewhere they
+    /// are f32.
+    pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        let logits = self.forward(x)?;
+        match (logits.device().is_cuda(), logits.dtype()) {
+            (true, DType::BF16 | DType::F16) => Ok(logits),
+            _ => logits.to_dtype(DType::F32),
+        }
     }
 
     fn biased(&self, y: Tensor) -> Result<Tensor> {

@@ -1,6 +1,8 @@
 //! Layers that families share.
 
 mod block;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dit;
 mod elementwise;
 mod linear;
@@ -12,12 +14,15 @@ mod rotary;
 mod router;
 mod transformer;
 
+pub(crate) use elementwise::silu_times;
+pub(crate) use norm::RmsNorm;
+pub(crate) use rotary::Rotary;
+
 pub(super) use block::{Block, SelfAttention};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
 pub(super) use linear::{Linear, product};
 pub(super) use mlp::{GatedMlp, Mlp};
 pub(super) use moe::{EXPERTS, ExpertShape, MixtureOfExperts};
-pub(super) use norm::RmsNorm;
-pub(super) use rotary::{Llama3Scaling, Rotary, RotaryRows, frequencies};
+pub(super) use rotary::{Llama3Scaling, RotaryRows, frequencies};
 pub(super) use router::Router;
 pub(super) use transformer::{Network, Transformer, embedding_and_head};

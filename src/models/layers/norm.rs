@@ -2,26 +2,42 @@
 
 use candle_core::{Module, Result, Tensor};
 
+#[cfg(feature = "cuda")]
+use crate::models::layers::cuda;
 use crate::models::weights::Weights;
 
 /// A norm over the last dimension.
 #[derive(Debug, Clone)]
-pub(in crate::models) struct RmsNorm {
+pub(crate) struct RmsNorm {
     /// `[dim]`
-    weight: Tensor,
-    eps: f32,
+    pub(super) weight: Tensor,
+    pub(super) eps: f32,
 }
 
 impl RmsNorm {
+    /// With a weight `[dim]`.
+    pub fn new(weight: Tensor, eps: f64) -> Self {
+        let eps = eps as f32;
+        Self { weight, eps }
+    }
+
     /// From `weight` `[dim]`.
     ///
     /// # Errors
     /// If it is missing or of the wrong shape, or the device fails.
-    pub fn load(dim: usize, eps: f64, weights: Weights) -> Result<Self> {
-        Ok(Self {
-            weight: weights.get(dim, "weight")?,
-            eps: eps as f32,
-        })
+    pub(in crate::models) fn load(dim: usize, eps: f64, weights: Weights) -> Result<Self> {
+        Ok(Self::new(weights.get(dim, "weight")?, eps))
+    }
+
+    /// x + residual, and its norm.
+    pub fn forward_sum(&self, x: &Tensor, residual: &Tensor) -> Result<[Tensor; 2]> {
+        #[cfg(feature = "cuda")]
+        if let Some(both) = cuda::add_rms_norm(x, residual, self)? {
+            return Ok(both);
+        }
+        let sum = (x + residual)?;
+        let normed = self.forward(&sum)?;
+        Ok([sum, normed])
     }
 }
 

@@ -3,8 +3,11 @@
 use std::f64::consts::TAU;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Module, Result, Tensor};
 
+use crate::models::layers::RmsNorm;
+#[cfg(feature = "cuda")]
+use crate::models::layers::cuda;
 use crate::models::layers::elementwise::rotated;
 
 /// Rotates heads, or their first dimensions, by an angle that grows with the position.
@@ -12,7 +15,7 @@ use crate::models::layers::elementwise::rotated;
 /// Cosines and sines are kept for as many positions as were asked for so far, not for all that a model
 /// knows: released models name contexts of which a server uses a small part.
 #[derive(Debug)]
-pub(in crate::models) struct Rotary {
+pub(crate) struct Rotary {
     frequencies: Vec<f64>,
     positions: usize,
     dtype: DType,
@@ -28,7 +31,7 @@ struct Table {
 }
 
 /// The cosines and sines of a batch's rows, each `[rows, dim / 2]`.
-pub(in crate::models) struct RotaryRows {
+pub(crate) struct RotaryRows {
     cos: Tensor,
     sin: Tensor,
 }
@@ -148,6 +151,15 @@ impl RotaryRows {
             return Ok(rotated);
         }
         Tensor::cat(&[&rotated, &x.narrow(2, dim, head_dim - dim)?], 2)
+    }
+
+    /// Rotates `x` `[rows, heads, head_dim]`, whose heads are normed first.
+    pub fn apply_normed(&self, x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(rotated) = cuda::rotated(x, Some(norm), &self.cos, &self.sin)? {
+            return Ok(rotated);
+        }
+        self.apply(&norm.forward(x)?)
     }
 }
 

@@ -88,6 +88,6 @@ impl Denoiser for Transformer {
     }
 
     fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.network.head.forward(hidden)?.to_dtype(DType::F32)?)
+        Ok(self.network.head.logits(hidden)?)
     }
 }

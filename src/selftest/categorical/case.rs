@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use crate::canvas::TokenId;
 use crate::kernels::{Argument, Launch, Machine};
 use crate::sampling::layout::{self, Adjustment, Found, MOST_TOP, Top};
-use crate::sampling::{self, Logprobs, RowParams, RowSample, SamplingError};
+use crate::sampling::{self, Guidance, Logprobs, RowParams, RowSample, SamplingError};
 use crate::selftest::Failure;
 use crate::selftest::element::Element;
 
@@ -71,10 +71,10 @@ impl Batch {
     }
 
     /// Rows `stride` apart, without anything after the last; what lies between is NaN.
-    fn packed(&self, rows: &[Vec<f32>]) -> Vec<u8> {
+    fn packed(&self, rows: &[Vec<f32>], stride: usize) -> Vec<u8> {
         let mut values = Vec::new();
         for row in rows {
-            values.resize(values.len().next_multiple_of(self.stride), f32::NAN);
+            values.resize(values.len().next_multiple_of(stride), f32::NAN);
             values.extend(row);
         }
         self.element.encode(&values)
@@ -107,14 +107,15 @@ impl Batch {
         let kernel =
             self.element
                 .kernel(["categorical_f32", "categorical_bf16", "categorical_f16"]);
-        let stride = Argument::U64(self.stride as u64);
+        // Not those of the conditional logits, whose rows may be aligned where these are not.
+        let unconditional_stride = self.stride + 5;
         machine.launch(
             &Launch::rows(kernel, rows.len(), machine.row_threads()),
             &mut [
-                Argument::In(&self.packed(&self.logits)),
+                Argument::In(&self.packed(&self.logits, self.stride)),
                 Argument::U64(self.stride as u64),
-                Argument::In(&self.packed(&self.unconditional)),
-                stride,
+                Argument::In(&self.packed(&self.unconditional, unconditional_stride)),
+                Argument::U64(unconditional_stride as u64),
                 Argument::U32(self.vocab as u32),
                 Argument::input(rows),
                 Argument::input(adjustments),
@@ -153,12 +154,15 @@ impl Batch {
     }
 
     /// A row as guided, and as it is drawn from.
-    fn prepared(&self, row: usize, request: &Request) -> (Vec<f32>, Vec<f32>) {
+    fn prepared(&self, row: usize, request: &Request) -> Result<(Vec<f32>, Vec<f32>), Failure> {
         let mut plain = self.logits[row].clone();
         if let Some((unconditional, scale)) = request.guidance {
-            for (c, u) in plain.iter_mut().zip(&self.unconditional[unconditional]) {
-                *c = u + (scale + 1.0) * (*c - u);
-            }
+            let tensor = |row: &[f32]| Tensor::from_slice(row, (1, self.vocab), &Device::Cpu);
+            let guidance = Guidance {
+                unconditional: tensor(&self.unconditional[unconditional])?,
+                scales: vec![Some(scale)],
+            };
+            plain = guidance.apply(&tensor(&plain)?)?.flatten_all()?.to_vec1()?;
         }
         let mut shaped = plain.clone();
         for change in &request.adjustments {
@@ -172,7 +176,7 @@ impl Batch {
         if request.params.excluded_is_impossible && excluded < self.vocab {
             plain[excluded] = f32::NEG_INFINITY;
         }
-        (plain, shaped)
+        Ok((plain, shaped))
     }
 
     fn check_row(
@@ -181,37 +185,15 @@ impl Batch {
         request: &Request,
         sample: Result<RowSample, SamplingError>,
     ) -> Result<(), Failure> {
-        let (plain, shaped) = self.prepared(row, request);
+        let (plain, shaped) = self.prepared(row, request)?;
         // Log-probabilities are of the row as guided, all else of the row as adjusted.
         let twin = self.twin(shaped, &request.params)?;
-        let (twin, sample) = match (twin, sample) {
-            (Ok(twin), Ok(sample)) => (twin, sample),
-            (Err(twin), Err(sample)) if twin.to_string() == sample.to_string() => return Ok(()),
-            (twin, sample) => return Err(Failure::Differs(format!("{sample:?} for {twin:?}"))),
-        };
-        if (sample.token, sample.uniform) != (twin.token, twin.uniform) {
-            return Err(Failure::Differs(format!("{sample:?} for {twin:?}")));
-        }
-        for (given, wanted, tolerance) in [
-            (sample.probability, twin.probability, 1e-4),
-            (sample.best, twin.best, 1e-4),
-            (sample.second, twin.second, 1e-4),
-            (sample.entropy, twin.entropy, 2e-4),
-        ] {
-            if !is_close(given, wanted, tolerance) {
-                return Err(Failure::Differs(format!("{sample:?} for {twin:?}")));
-            }
-        }
-        let wanted = request
-            .params
-            .logprobs
-            .as_ref()
-            .map(|asked| Logprobs::of_row(&plain, twin.token, asked));
-        match (&sample.logprobs, &wanted) {
-            (Some(given), Some(wanted)) if are_close(given, wanted) => Ok(()),
-            (None, None) => Ok(()),
-            (given, wanted) => Err(Failure::Differs(format!("{given:?} for {wanted:?}"))),
-        }
+        let twin = twin.map(|mut twin| {
+            let asked = request.params.logprobs.as_ref();
+            twin.logprobs = asked.map(|asked| Logprobs::of_row(&plain, twin.token, asked));
+            twin
+        });
+        compare(&sample, &twin)
     }
 
     fn twin(
@@ -220,7 +202,40 @@ impl Batch {
         params: &RowParams,
     ) -> Result<Result<RowSample, SamplingError>, Failure> {
         let logits = Tensor::from_vec(logits, (1, self.vocab), &Device::Cpu)?;
-        Ok(sampling::reduce(&logits, std::slice::from_ref(params))?.remove(0))
+        Ok(sampling::reduce(&logits, None, std::slice::from_ref(params))?.remove(0))
+    }
+}
+
+/// Fails unless what was found for a row is what the twin finds: the same token, and numbers close to the twin's.
+pub(in crate::selftest) fn compare(
+    found: &Result<RowSample, SamplingError>,
+    twin: &Result<RowSample, SamplingError>,
+) -> Result<(), Failure> {
+    let is_equal = match (found, twin) {
+        (Ok(found), Ok(twin)) => {
+            let numbers = [
+                (found.probability, twin.probability, 1e-4),
+                (found.best, twin.best, 1e-4),
+                (found.second, twin.second, 1e-4),
+                (found.entropy, twin.entropy, 2e-4),
+            ];
+            let logprobs = match (&found.logprobs, &twin.logprobs) {
+                (Some(found), Some(twin)) => are_close(found, twin),
+                (None, None) => true,
+                _ => false,
+            };
+            (found.token, found.uniform) == (twin.token, twin.uniform)
+                && numbers
+                    .iter()
+                    .all(|(a, b, tolerance)| is_close(*a, *b, *tolerance))
+                && logprobs
+        }
+        (Err(found), Err(twin)) => found.to_string() == twin.to_string(),
+        _ => false,
+    };
+    match is_equal {
+        true => Ok(()),
+        false => Err(Failure::Differs(format!("{found:?} for {twin:?}"))),
     }
 }
 
