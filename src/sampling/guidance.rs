@@ -17,15 +17,41 @@ impl Guidance {
     /// # Errors
     /// If `conditional` is not as u is, or the device fails.
     pub fn apply(&self, conditional: &Tensor) -> Result<Tensor> {
+        let (rows, device) = (self.scales.len(), conditional.device());
         let weights: Vec<f32> = (self.scales.iter().copied().map(weight)).collect();
+        let weights = Tensor::from_vec(weights, (rows, 1), device)?;
+        let is_guided: Vec<u8> = (self.scales.iter().map(|scale| scale.is_some().into())).collect();
+        let is_guided = Tensor::from_vec(is_guided, (rows, 1), device)?;
+        let conditional = conditional.to_dtype(DType::F32)?;
         let unconditional = self.unconditional.to_dtype(DType::F32)?;
-        let weights = Tensor::from_vec(weights, (self.scales.len(), 1), conditional.device())?;
-        let direction = (conditional.to_dtype(DType::F32)? - &unconditional)?;
-        unconditional + direction.broadcast_mul(&weights)?
+        let direction = (&conditional - &unconditional)?;
+        let guided = (unconditional + direction.broadcast_mul(&weights)?)?;
+        // What is not guided stays as it is: c − c is NaN where c is −∞.
+        (is_guided.broadcast_as(conditional.shape())?).where_cond(&guided, &conditional)
     }
 }
 
 /// w + 1 of a row; 1 without guidance.
 pub(super) fn weight(scale: Option<f32>) -> f32 {
     scale.map_or(1.0, |scale| scale + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_not_guided_stays_as_it_is_beside_one_that_is() {
+        let c = [[1.0f32, f32::NEG_INFINITY], [2.0, -1.0]];
+        let u = [[1.0f32, f32::NEG_INFINITY], [1.0, 1.0]];
+        let guidance = Guidance {
+            unconditional: Tensor::new(&u, &Device::Cpu).unwrap(),
+            scales: vec![None, Some(0.5)],
+        };
+        let guided = guidance.apply(&Tensor::new(&c, &Device::Cpu).unwrap());
+        let expected = [vec![1.0, f32::NEG_INFINITY], vec![2.5, -2.0]];
+        assert_eq!(guided.unwrap().to_vec2::<f32>().unwrap(), expected);
+    }
 }
