@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::scorer::{MaskedTarget, Scorer};
 use super::words::Words;
 use super::{EvalError, Target, uniform};
+use crate::decode::MAX_GUIDANCE_SCALE;
 use crate::diffusion::Schedule;
 use crate::models::{Corruption, Denoiser};
 use crate::sampling::philox::Stream;
@@ -143,7 +144,7 @@ pub struct Settings {
     /// Stratified draws a group, at least 1.
     pub strata: usize,
     /// Classifier-free guidance w: logits are u + (w + 1)(c − u), with u those of the sequence whose
-    /// prompt is masked. 0 is off; otherwise it is the guided denoiser that is scored.
+    /// prompt is masked, at most 1000. 0 is off; otherwise it is the guided denoiser that is scored.
     pub guidance_scale: f64,
     /// Seed of the draws.
     pub seed: u64,
@@ -174,8 +175,8 @@ impl Settings {
             }
         }
         let scale = self.guidance_scale;
-        if !(scale.is_finite() && scale >= 0.0) {
-            return Err(EvalError::setting("guidance_scale", scale, "at least 0"));
+        if !(0.0..=f64::from(MAX_GUIDANCE_SCALE)).contains(&scale) {
+            return Err(EvalError::setting("guidance_scale", scale, "0 to 1000"));
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 //! [`Report`] puts them together, [`plot`] draws it. Every random draw is keyed by a seed, so that an
 //! evaluation can be repeated.
 
+mod batches;
 pub mod bound;
 mod corpus;
 mod decoding;

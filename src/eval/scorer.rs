@@ -3,16 +3,12 @@
 
 use candle_core::{DType, Tensor};
 
+use super::batches::{HEAD_ROWS, batches};
 use super::words::Words;
 use super::{EvalError, Target};
 use crate::canvas::{Blank, Canvas, CanvasError, TokenId};
 use crate::models::{AttentionPattern, Denoiser, Parameterisation, RaggedBatch};
 use crate::sampling::philox::Stream;
-
-/// Rows that go through the network at once; a longer sequence goes alone.
-const BATCH_ROWS: usize = 2048;
-/// Rows that go through the head at once: bounds the memory that logits take.
-const HEAD_ROWS: usize = 256;
 
 /// What the model says of one masked slot.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,17 +144,9 @@ impl<'a> Scorer<'a> {
             sequence.target.check(self.model.spec())?;
         }
         let mut scores = Vec::with_capacity(sequences.len());
-        let mut rest = sequences;
-        while !rest.is_empty() {
-            let mut rows = 0;
-            let fitting = rest.iter().take_while(|sequence| {
-                rows += sequence.target.tokens.len();
-                rows <= BATCH_ROWS
-            });
-            let (batch, later) = rest.split_at(fitting.count().max(1));
+        for batch in batches(sequences, |sequence| sequence.target.tokens.len()) {
             scores.extend(self.score_batch(batch)?);
             progress(batch.len());
-            rest = later;
         }
         Ok(scores)
     }

@@ -15,6 +15,7 @@ use candle_core::{D, DType, Tensor};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
 
+use super::batches::{HEAD_ROWS, batches};
 use super::likelihood::Settings;
 use super::words::Words;
 use super::{EvalError, Target};
@@ -23,11 +24,6 @@ use crate::diffusion::elbo::plug_in_divergence;
 use crate::diffusion::{Process, Schedule};
 use crate::models::{AttentionPattern, Corruption, Denoiser, Parameterisation, RaggedBatch};
 use crate::sampling::philox::Stream;
-
-/// Rows that go through the network at once; a longer sequence goes alone.
-const BATCH_ROWS: usize = 2048;
-/// Rows that go through the head at once.
-const HEAD_ROWS: usize = 256;
 
 /// One draw for one target.
 struct Draw<'a> {
@@ -89,17 +85,9 @@ pub(super) fn losses(
         }
     }
     let mut losses = Vec::with_capacity(draws.len());
-    let mut rest = draws.as_slice();
-    while !rest.is_empty() {
-        let mut rows = 0;
-        let fitting = rest.iter().take_while(|draw| {
-            rows += draw.tokens.len();
-            rows <= BATCH_ROWS
-        });
-        let (batch, later) = rest.split_at(fitting.count().max(1));
+    for batch in batches(&draws, |draw| draw.tokens.len()) {
         losses.extend(batch_losses(model, batch)?);
         progress(batch.len());
-        rest = later;
     }
     Ok(losses)
 }
