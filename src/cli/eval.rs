@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::likelihood::{self, Estimator};
 use unmask::eval::{
-    Corpus, DataReport, EvalError, InfillReport, LeftOut, Report, Selection, SpeedReport, bound,
-    infill, plot, speed,
+    Corpus, DataReport, ESTIMATED, EvalError, InfillReport, LeftOut, Report, Selection,
+    SpeedReport, bound, infill, plot, speed,
 };
 use unmask::models::{AttentionPattern, Denoiser, ForwardProcess};
 use unmask::text::documents::read_documents;
@@ -54,10 +54,10 @@ pub struct EvalArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Data options")]
 struct DataOptions {
-    /// Documents evaluated at most, spread evenly over the file
+    /// Documents evaluated at most, one at random from each of as many equal parts of the file
     #[arg(long, value_name = "N", default_value_t = 32)]
     documents: usize,
-    /// Windows of each document evaluated at most, spread evenly over it
+    /// Windows of each document evaluated at most, one at random from each of as many equal parts of it
     #[arg(long, value_name = "N", default_value_t = 2)]
     windows: usize,
     /// Longest window in tokens; a longer document is cut into equal ones [default: the model's context]
@@ -76,7 +76,7 @@ struct LikelihoodOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Infill and speed options")]
 struct SpanOptions {
-    /// Windows denoised at most, spread evenly over all; each takes up to one forward a masked token
+    /// Windows denoised at most, spread at random over all; each takes up to one forward a masked token
     /// [default: 4]
     #[arg(long, value_name = "N")]
     decode_windows: Option<usize>,
@@ -157,6 +157,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
         model: checkpoint.name().to_owned(),
         process: spec.process(),
         data: DataReport::of(args.data.display().to_string(), &corpus),
+        estimated: ESTIMATED,
         seed: args.seed,
         likelihood: Vec::new(),
         infill: None,
@@ -311,6 +312,7 @@ impl EvalArgs {
             documents: self.data_options.documents,
             windows: self.data_options.windows,
             context: self.data_options.context,
+            seed: self.seed,
         }
     }
 

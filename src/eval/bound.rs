@@ -8,9 +8,10 @@ use crate::models::Denoiser;
 
 /// The NELBO over a corpus, by one estimator.
 ///
-/// The NELBO of a document is the sum of its windows'. Every evaluated token weighs the same: each measure
-/// is a ratio of sums over the evaluated windows, and so a long document counts for more than a short
-/// one. Intervals are over documents; they include the Monte-Carlo noise of the estimator.
+/// The NELBO of a document is the sum of its windows'. What is estimated are the means over all tokens,
+/// characters or bytes of the collection, so that a long document counts for more than a short one: each
+/// measure is a ratio of weighted sums over the evaluated windows ([`Window::weight`]). Intervals are over
+/// documents; they include the Monte-Carlo noise of the estimator.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Bound {
     /// The estimator.
@@ -45,15 +46,20 @@ pub fn evaluate(
     let estimates = likelihood::estimate(model, &targets, settings, progress)?;
     let per = |unit: fn(&Window) -> usize| {
         let windows = corpus.windows().zip(&estimates);
-        let pairs = windows.map(|((i, window), estimate)| (i, estimate.nelbo, unit(window) as f64));
-        Measure::ratio(&corpus.by_document(pairs))
+        let parts = windows.map(|((document, window), estimate)| {
+            (document, window.weight, estimate.nelbo, unit(window) as f64)
+        });
+        Measure::ratio(&corpus.by_document(parts))
     };
     let nats_per_token = per(|window| window.target.slots.len());
     let bits = |measure: Measure| measure.map(|nats| nats / std::f64::consts::LN_2);
-    let tokens: usize = targets.iter().map(|target| target.slots.len()).sum();
-    let variance: Option<f64> = estimates
-        .iter()
-        .map(|estimate| estimate.standard_error.map(|error| error.powi(2)))
+    let windows = || corpus.windows().map(|(_, window)| window);
+    let tokens: usize = windows()
+        .map(|window| window.weight * window.target.slots.len())
+        .sum();
+    let variance: Option<f64> = windows()
+        .zip(&estimates)
+        .map(|(window, estimate)| Some((window.weight as f64 * estimate.standard_error?).powi(2)))
         .sum();
     Ok(Bound {
         estimator: settings.estimator,

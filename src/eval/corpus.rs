@@ -1,5 +1,6 @@
 //! Documents as windows of tokens.
 
+use super::sample::{Choice, one_of_each_stratum};
 use super::{EvalError, Target};
 use crate::models::ModelSpec;
 use crate::text::Tokenizer;
@@ -7,12 +8,16 @@ use crate::text::Tokenizer;
 /// Which part of a collection of documents is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Selection {
-    /// At most this many documents, spread evenly over the collection; at least 1.
+    /// At most this many documents, one at random from each of as many equal parts of the collection; at
+    /// least 1.
     pub documents: usize,
-    /// At most this many windows a document, spread evenly over it; at least 1.
+    /// At most this many windows a document, one at random from each of as many equal parts of it; at
+    /// least 1.
     pub windows: usize,
     /// Longest window in tokens, from 2 to the model's context; `None` is the model's context.
     pub context: Option<usize>,
+    /// Seed of the choice.
+    pub seed: u64,
 }
 
 /// Consecutive tokens of a document that are evaluated together.
@@ -24,6 +29,9 @@ pub struct Window {
     pub characters: usize,
     /// Bytes of its text.
     pub bytes: usize,
+    /// The windows of the whole collection that it stands for, itself included: the inverse of the
+    /// probability with which it was chosen.
+    pub weight: usize,
 }
 
 /// The evaluated windows of a document.
@@ -31,8 +39,10 @@ pub struct Window {
 pub struct Document {
     /// Its place in the collection, from 0.
     pub index: usize,
-    /// Its windows.
+    /// Its windows that are evaluated, in order.
     pub windows: Vec<Window>,
+    /// All its windows, evaluated or not.
+    pub available: usize,
 }
 
 /// The evaluated documents.
@@ -40,6 +50,11 @@ pub struct Document {
 /// Each is encoded by itself, without a token for its beginning or end, and cut into as few windows as
 /// fit the context, all of equal length but for one token: no stub is left at the end. Windows do not
 /// see each other.
+///
+/// Documents and windows are chosen at random, by the seed, and weighed with the inverse of their
+/// probabilities, so that a weighted sum over the evaluated windows estimates the sum over all windows of
+/// the collection without bias. All windows of a document that is evaluated whole, and all documents of a
+/// small collection, have the weight 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corpus {
     /// The documents, each with at least one window.
@@ -84,7 +99,10 @@ impl Corpus {
             available: texts.len(),
             context,
         };
-        for index in spread(texts.len(), selection.documents) {
+        let seed = selection.seed;
+        let documents =
+            one_of_each_stratum(texts.len(), selection.documents, seed, Choice::Documents);
+        for (index, stands_for) in documents {
             let in_document = |source| EvalError::Document {
                 number: index + 1,
                 source: Box::new(source),
@@ -97,15 +115,21 @@ impl Corpus {
                 continue;
             }
             let count = tokens.len().div_ceil(context);
-            let windows = spread(count, selection.windows)
-                .map(|i| {
+            let choice = Choice::Windows { document: index };
+            let windows = one_of_each_stratum(count, selection.windows, seed, choice)
+                .map(|(i, windows)| {
                     let part = i * tokens.len() / count..(i + 1) * tokens.len() / count;
-                    let window = Window::new(tokens[part].to_vec(), tokenizer);
+                    let weight = stands_for * windows;
+                    let window = Window::new(tokens[part].to_vec(), weight, tokenizer);
                     window.target.check(spec).map_err(in_document)?;
                     Ok(window)
                 })
                 .collect::<Result<_, EvalError>>()?;
-            corpus.documents.push(Document { index, windows });
+            corpus.documents.push(Document {
+                index,
+                windows,
+                available: count,
+            });
         }
         match corpus.documents.is_empty() {
             true => Err(EvalError::NoDocuments {
@@ -121,22 +145,22 @@ impl Corpus {
         documents.flat_map(|(i, document)| document.windows.iter().map(move |window| (i, window)))
     }
 
-    /// Sums (numerator, denominator) pairs by document; each comes with its document's place.
+    /// Weighted sums of (document's place, weight, numerator, denominator) by document.
     pub(super) fn by_document(
         &self,
-        pairs: impl IntoIterator<Item = (usize, f64, f64)>,
+        parts: impl IntoIterator<Item = (usize, usize, f64, f64)>,
     ) -> Vec<(f64, f64)> {
         let mut sums = vec![(0.0, 0.0); self.documents.len()];
-        for (document, numerator, denominator) in pairs {
-            sums[document].0 += numerator;
-            sums[document].1 += denominator;
+        for (document, weight, numerator, denominator) in parts {
+            sums[document].0 += weight as f64 * numerator;
+            sums[document].1 += weight as f64 * denominator;
         }
         sums
     }
 }
 
 impl Window {
-    fn new(tokens: Vec<u32>, tokenizer: &dyn Tokenizer) -> Self {
+    fn new(tokens: Vec<u32>, weight: usize, tokenizer: &dyn Tokenizer) -> Self {
         let characters = tokens.iter().map(|token| tokenizer.characters(*token));
         let characters = characters.sum();
         let bytes = tokens.iter().map(|token| tokenizer.bytes(*token).len());
@@ -145,12 +169,7 @@ impl Window {
             target: Target::whole(tokens),
             characters,
             bytes,
+            weight,
         }
     }
-}
-
-/// At most `count` of 0..`total`, spread evenly.
-pub(super) fn spread(total: usize, count: usize) -> impl Iterator<Item = usize> {
-    let count = count.min(total);
-    (0..count).map(move |i| i * total / count)
 }

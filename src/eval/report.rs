@@ -8,6 +8,10 @@ use super::speed::Point;
 use super::{Corpus, Window};
 use crate::models::ForwardProcess;
 
+/// What the measures of a [`Report`] are estimates of, and their intervals.
+pub const ESTIMATED: &str = "means over all tokens of the data: a window counts for those of its document that it stands \
+     for, a document for those of the data; [low, high] is the 95 % interval over documents";
+
 /// Everything that was measured. Its `Display` is a table; the JSON of `unmask eval` is its serialisation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
@@ -17,6 +21,8 @@ pub struct Report {
     pub process: ForwardProcess,
     /// What it was evaluated on.
     pub data: DataReport,
+    /// What the measures are estimates of.
+    pub estimated: &'static str,
     /// Seed of every random draw.
     pub seed: u64,
     /// The NELBO, by each estimator; empty if it was not asked for.
@@ -51,6 +57,8 @@ pub struct DataReport {
     pub documents_skipped: usize,
     /// Windows evaluated.
     pub windows: usize,
+    /// Windows of the evaluated documents, evaluated or not.
+    pub windows_available: usize,
     /// Longest allowed window in tokens.
     pub context: usize,
     /// Tokens in the windows.
@@ -71,6 +79,7 @@ impl DataReport {
             documents: corpus.documents.len(),
             documents_skipped: corpus.skipped,
             windows: sum(|_| 1),
+            windows_available: corpus.documents.iter().map(|d| d.available).sum(),
             context: corpus.context,
             tokens: sum(|window| window.target.tokens.len()),
             characters: sum(|window| window.characters),

@@ -15,10 +15,7 @@ impl fmt::Display for Report {
         };
         writeln!(f, "model  {}, of the {process} process", self.model)?;
         data(f, &self.data)?;
-        writeln!(
-            f,
-            "Every token weighs the same; [low, high] is the 95 % interval over documents."
-        )?;
+        writeln!(f, "given  {}", self.estimated)?;
         if !self.likelihood.is_empty() {
             likelihood(f, &self.likelihood, self.process)?;
         }
@@ -42,11 +39,12 @@ impl fmt::Display for Report {
 fn data(f: &mut fmt::Formatter<'_>, data: &DataReport) -> fmt::Result {
     writeln!(
         f,
-        "data   {}: {} of {} documents, {} windows of at most {} tokens, {} tokens, {} characters, {} bytes",
+        "data   {}: {} of {} documents, {} of their {} windows of at most {} tokens, {} tokens, {} characters, {} bytes",
         data.file,
         data.documents,
         data.documents_available,
         data.windows,
+        data.windows_available,
         data.context,
         data.tokens,
         data.characters,
@@ -108,7 +106,8 @@ fn infill(
     let windows = |windows: Option<usize>| windows.unwrap_or_default();
     writeln!(
         f,
-        "\ninfilling of spans of {} tokens, greedy; one forward: {} windows, default plan: {} windows",
+        "\ninfilling of spans of {} tokens, greedy; one forward: {} windows, of which {} were decoded by the default \
+         plan too",
         report.span,
         windows(report.one_forward.first().map(|point| point.windows)),
         windows(report.decoded.first().map(|point| point.windows)),
@@ -118,15 +117,20 @@ fn infill(
     }
     writeln!(
         f,
-        "  {:>6}  {:<26}{:<26}{:<26}",
-        "masked", "tokens, one forward", "tokens, default plan", "spans, default plan"
+        "  {:>6}  {:<26}{:<26}{:<26}{:<26}",
+        "masked",
+        "tokens, one forward",
+        "of the decoded windows",
+        "tokens, default plan",
+        "spans, default plan"
     )?;
     for (one, decoded) in report.one_forward.iter().zip(&report.decoded) {
         writeln!(
             f,
-            "  {:>5.0}%  {:<26}{:<26}{:<26}",
+            "  {:>5.0}%  {:<26}{:<26}{:<26}{:<26}",
             one.mask_rate * 100.0,
             cell(one.token_accuracy, 3),
+            cell(one.token_accuracy_of_decoded, 3),
             cell(decoded.token_accuracy, 3),
             cell(decoded.span_exact_match, 3)
         )?;

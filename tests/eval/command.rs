@@ -98,6 +98,8 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .data.file
     .data.tokens
     .data.windows
+    .data.windows_available
+    .estimated
     .infill.decoded[].forwards
     .infill.decoded[].mask_rate
     .infill.decoded[].span_exact_match.high
@@ -114,6 +116,9 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .infill.one_forward[].token_accuracy.high
     .infill.one_forward[].token_accuracy.low
     .infill.one_forward[].token_accuracy.value
+    .infill.one_forward[].token_accuracy_of_decoded.high
+    .infill.one_forward[].token_accuracy_of_decoded.low
+    .infill.one_forward[].token_accuracy_of_decoded.value
     .infill.one_forward[].tokens
     .infill.one_forward[].windows
     .infill.span
@@ -151,6 +156,10 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     let table = run(&[]);
     for part in [
         "1 documents of fewer than 2 tokens",
+        "3 of 4 documents, ",
+        " of their ",
+        "means over all tokens of the data",
+        "of the decoded windows",
         "likelihood, exact count, 2 draws",
         "likelihood, continuous time",
         "infinite variance",
