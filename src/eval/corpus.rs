@@ -1,5 +1,6 @@
 //! Documents as windows of tokens.
 
+use super::measure::Sums;
 use super::sample::{Choice, one_of_each_stratum};
 use super::{EvalError, Target};
 use crate::models::ModelSpec;
@@ -149,11 +150,10 @@ impl Corpus {
     pub(super) fn by_document(
         &self,
         parts: impl IntoIterator<Item = (usize, usize, f64, f64)>,
-    ) -> Vec<(f64, f64)> {
-        let mut sums = vec![(0.0, 0.0); self.documents.len()];
+    ) -> Vec<Sums> {
+        let mut sums = vec![Sums::default(); self.documents.len()];
         for (document, weight, numerator, denominator) in parts {
-            sums[document].0 += weight as f64 * numerator;
-            sums[document].1 += weight as f64 * denominator;
+            sums[document].add(weight as f64, numerator, denominator);
         }
         sums
     }
