@@ -48,7 +48,8 @@ pub struct Document {
 
 /// The evaluated documents.
 ///
-/// Each is encoded by itself, without a token for its beginning or end, and cut into as few windows as
+/// Each is encoded by itself, as in training: without a token for its beginning or end, and special tokens
+/// that are written out in it are text. It is cut into as few windows as
 /// fit the context, all of equal length but for one token: no stub is left at the end. Windows do not
 /// see each other.
 ///
@@ -72,8 +73,8 @@ impl Corpus {
     /// Encodes and cuts the chosen ones of `texts`.
     ///
     /// # Errors
-    /// If a setting is out of range, a text cannot be encoded or holds the mask token, or no document
-    /// has 2 tokens.
+    /// If a setting is out of range, a text cannot be encoded or has a token that the model has not, or no
+    /// document has 2 tokens.
     pub fn new(
         texts: &[String],
         tokenizer: &dyn Tokenizer,
@@ -109,7 +110,7 @@ impl Corpus {
                 source: Box::new(source),
             };
             let tokens = tokenizer
-                .encode(&texts[index])
+                .encode_as_text(&texts[index])
                 .map_err(|error| in_document(error.into()))?;
             if tokens.len() < 2 {
                 corpus.skipped += 1;

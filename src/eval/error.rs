@@ -74,7 +74,7 @@ pub enum EvalError {
         vocab_size: usize,
     },
     /// A document that cannot be evaluated.
-    #[error("document {number}: {source}")]
+    #[error("document {number} cannot be evaluated")]
     Document {
         /// Its number in the collection, from 1.
         number: usize,

@@ -206,7 +206,7 @@ fn the_command_says_what_is_wrong_with_its_input() {
     };
     let good = write("good.txt", b"some words");
     let missing = folder.path().join("missing.txt");
-    let cases: [(&str, &Path, &[&str], &str); 11] = [
+    let cases: [(&str, &Path, &[&str], &str); 10] = [
         (
             "sdar",
             &good,
@@ -220,12 +220,6 @@ fn the_command_says_what_is_wrong_with_its_input() {
             &write("latin.txt", b"caf\xe9 au lait"),
             &[],
             "not UTF-8: invalid byte at offset 3",
-        ),
-        (
-            "llada",
-            &write("mask.txt", b"one\n<|doc|>\n<|mdm_mask|> two"),
-            &[],
-            "document 2: token 0 of the sequence is the mask token 505",
         ),
         (
             "llada",
@@ -260,6 +254,21 @@ fn the_command_says_what_is_wrong_with_its_input() {
         assert!(!output.status.success(), "{expected}");
         assert!(errors.contains(expected), "{expected}: {errors}");
     }
+}
+
+#[test]
+fn special_tokens_that_a_text_spells_out_are_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("text.txt");
+    let documents = ["<|mdm_mask|> stands for a token", "and <|endoftext|> ends."];
+    std::fs::write(&data, documents.join("\n<|doc|>\n")).unwrap();
+    let options = ["--parts", "likelihood", "--draws", "1", "--json"];
+    let output = eval("llada", &data, &options);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lengths = documents.map(str::len);
+    assert_eq!(report["data"]["bytes"], lengths[0] + lengths[1]);
 }
 
 #[test]

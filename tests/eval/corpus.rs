@@ -1,9 +1,12 @@
 //! Documents, and the bound over them.
 
+use std::error::Error;
+
+use unmask::canvas::TokenId;
 use unmask::eval::likelihood::{Estimator, Settings};
-use unmask::eval::{Corpus, EvalError, Measure, Selection, bound};
+use unmask::eval::{Corpus, EvalError, Measure, Selection, Window, bound};
 use unmask::models::Denoiser;
-use unmask::text::{ByteTokenizer, HfTokenizer};
+use unmask::text::{ByteTokenizer, HfTokenizer, TextError, Tokenizer};
 
 use crate::oracle::Oracle;
 use crate::support::golden;
@@ -169,6 +172,72 @@ fn few_windows_estimate_the_mean_over_all_tokens_of_the_documents() {
     let mean = (0..runs).map(|seed| nats(&texts, 1, seed)).sum::<f64>() / runs as f64;
     // The share of 320 windows that are openings: standard deviation 0.024, of nats 6 times that.
     assert!((mean - exact).abs() < 0.6, "{mean} {exact}");
+}
+
+#[test]
+fn the_bytes_of_windows_are_those_of_their_document() {
+    let tokenizer = HfTokenizer::from_file(&golden("llada").join("tokenizer.json")).unwrap();
+    let texts: Vec<String> = [
+        "A <|mdm_mask|> and <|endoftext|>, <|startoftext|>s as well, are text here. ".repeat(5),
+        "<|endoftext|>".to_owned(),
+        "caf\u{e9} \u{1f642}\n\n\tand  spaces ".repeat(20),
+    ]
+    .to_vec();
+    let selection = Selection {
+        documents: 9,
+        windows: 99,
+        context: Some(16),
+        seed: 0,
+    };
+    let corpus = Corpus::new(&texts, &tokenizer, load().spec(), &selection).unwrap();
+    for (document, text) in corpus.documents.iter().zip(&texts) {
+        let sum = |of: fn(&Window) -> usize| document.windows.iter().map(of).sum::<usize>();
+        assert_eq!(sum(|window| window.bytes), text.len());
+        assert_eq!(sum(|window| window.characters), text.chars().count());
+    }
+    assert_eq!(corpus.documents.len(), 3);
+}
+
+/// A tokenizer that gives every document a token which the model has not.
+struct Foreign;
+
+impl Tokenizer for Foreign {
+    fn encode(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        self.encode_as_text(text)
+    }
+
+    fn encode_as_text(&self, _: &str) -> Result<Vec<TokenId>, TextError> {
+        Ok(vec![1, 999])
+    }
+
+    fn bytes(&self, _: TokenId) -> &[u8] {
+        b"x"
+    }
+
+    fn longest_token(&self) -> Option<usize> {
+        None
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_document_is_said_once() {
+    let spec = MockModel::new().spec().clone();
+    let selection = Selection {
+        documents: 1,
+        windows: 1,
+        context: None,
+        seed: 0,
+    };
+    let error = Corpus::new(&["text".to_owned()], &Foreign, &spec, &selection).unwrap_err();
+    let chain: Vec<String> =
+        std::iter::successors(Some(&error as &dyn Error), |error| error.source())
+            .map(ToString::to_string)
+            .collect();
+    assert_eq!(chain[0], "document 1 cannot be evaluated");
+    assert!(
+        chain[1].starts_with("token 1 of the sequence is 999"),
+        "{chain:?}"
+    );
 }
 
 #[test]
