@@ -104,7 +104,8 @@ impl Data {
             })
         };
         let of_pairs = |pairs: &Pairs| {
-            let windows = pairs.windows(&tokenizer, config.context, config.truncate_pairs)?;
+            let (context, truncate) = (config.context, config.truncate_pairs);
+            let windows = pairs.windows(&texts_of(&tokenizer)?, specials, context, truncate)?;
             Ok::<_, TrainError>(Source::Pairs(windows))
         };
         let (train, valid) = match &texts {
@@ -171,7 +172,7 @@ enum Texts {
     Pairs(Pairs, Pairs),
 }
 
-/// What reads the bytes of tokens.
+/// The tokenizer as it is served.
 fn texts_of(tokenizer: &Tokenizer) -> Result<HfTokenizer, TrainError> {
     let json = tokenizer.to_string(false);
     let json = json.map_err(|error| TrainError::Tokenizer(error.to_string()))?;

@@ -7,13 +7,15 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::Deserialize;
-use tokenizers::Tokenizer;
 
 use super::batch::Windows;
 use super::error::TrainError;
-use super::tokenizer::{encode_each, special_tokens};
+use super::tokenizer::SpecialTokens;
+use crate::canvas::TokenId;
 use crate::text::documents::{DocumentsError, read_text};
+use crate::text::{TextError, Tokenizer};
 
 /// A line of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -86,62 +88,70 @@ impl Pairs {
     }
 
     /// Each pair as a window of `context` tokens: prompt, answer and end tokens. Prompt and answer are
-    /// encoded apart.
+    /// encoded apart and as in serving: special tokens written out in them are recognised.
     ///
     /// # Errors
-    /// [`TrainError::Pair`] names the first line that does not fit the window: its prompt alone, or without
-    /// `truncate` its answer with one end token.
+    /// [`TrainError::Pair`] names the first line that holds the mask token, or does not fit the window: its
+    /// prompt alone, or without `truncate` its answer with one end token.
     pub fn windows(
         &self,
-        tokenizer: &Tokenizer,
+        tokenizer: &dyn Tokenizer,
+        specials: SpecialTokens,
         context: usize,
         truncate: bool,
     ) -> Result<Windows, TrainError> {
-        let end = special_tokens(tokenizer)?.end;
-        let texts = |text: fn(&Pair) -> &String| -> Vec<String> {
-            self.pairs.iter().map(text).cloned().collect()
-        };
-        let mut prompts: Vec<Vec<u32>> = Vec::with_capacity(self.pairs.len());
-        encode_each(tokenizer, &texts(|pair| &pair.prompt), |tokens| {
-            prompts.push(tokens.to_vec());
-        })?;
+        let encode = |pair: &Pair| encode(pair, tokenizer, specials.mask);
+        let encoded: Vec<_> = self.pairs.par_iter().map(encode).collect();
         let mut windows = Windows::new(context);
-        let mut refused = None;
-        let mut prompts = prompts.into_iter().enumerate();
-        encode_each(tokenizer, &texts(|pair| &pair.answer), |answer| {
-            let Some((index, mut window)) = prompts.next() else {
-                return;
+        for (index, encoded) in encoded.into_iter().enumerate() {
+            let refused = |reason: String| TrainError::Pair {
+                path: self.path.clone(),
+                line: index + 1,
+                reason,
             };
+            let (mut window, answer) = encoded.map_err(refused)?;
             let prompt = window.len();
             let room = context.saturating_sub(prompt);
-            let reason = if room == 0 {
-                Some(format!(
+            if room == 0 {
+                return Err(refused(format!(
                     "the prompt alone has {prompt} tokens, and the window {context}; shorten it or raise --context"
-                ))
-            } else if answer.len() >= room && !truncate {
-                Some(format!(
+                )));
+            }
+            if answer.len() >= room && !truncate {
+                return Err(refused(format!(
                     "prompt, answer and end token are {} tokens, and the window {context}; shorten them, raise \
                      --context, or pass --truncate-pairs",
                     prompt + answer.len() + 1
-                ))
-            } else {
-                None
-            };
-            if let Some(reason) = reason {
-                refused.get_or_insert((index + 1, reason));
-                return;
+                )));
             }
             window.extend(answer.iter().take(room));
-            window.resize(context, end);
+            window.resize(context, specials.end);
             windows.push(&window, prompt, &[]);
-        })?;
-        match refused {
-            Some((line, reason)) => Err(TrainError::Pair {
-                path: self.path.clone(),
-                line,
-                reason,
-            }),
-            None => Ok(windows),
         }
+        Ok(windows)
     }
+}
+
+/// The tokens of prompt and answer, or what is wrong with them.
+fn encode(
+    pair: &Pair,
+    tokenizer: &dyn Tokenizer,
+    mask: TokenId,
+) -> Result<(Vec<TokenId>, Vec<TokenId>), String> {
+    let checked = |field: &str, tokens: Result<Vec<TokenId>, TextError>| {
+        let tokens = tokens.map_err(|error| format!("{field}: {error}"))?;
+        match tokens.contains(&mask) {
+            true => Err(format!(
+                "{field} holds the mask token {}, which stands for no text; take it out",
+                String::from_utf8_lossy(tokenizer.piece(mask))
+            )),
+            false => Ok(tokens),
+        }
+    };
+    let prompt = checked("prompt", tokenizer.encode(&pair.prompt))?;
+    let answer = match prompt.is_empty() {
+        true => tokenizer.encode(&pair.answer),
+        false => tokenizer.encode_continuation(&pair.answer),
+    };
+    Ok((prompt, checked("answer", answer)?))
 }
