@@ -9,16 +9,19 @@ use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::likelihood::{self, Estimator};
 use unmask::eval::{
-    Corpus, DataReport, ESTIMATED, EvalError, InfillReport, LeftOut, Report, Selection,
-    SpeedReport, bound, infill, plot, speed,
+    Corpus, DataReport, ESTIMATED, InfillReport, LeftOut, Report, Selection, SpeedReport, bound,
+    infill, plot, speed,
 };
-use unmask::models::{AttentionPattern, Denoiser, ForwardProcess};
+use unmask::models::{Denoiser, ForwardProcess};
 use unmask::text::documents::read_documents;
 
 use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Shown below the help.
-pub const EXAMPLES: &str = "Examples:
+pub const EXAMPLES: &str = "Evaluated are bidirectional models that give logits without being told the noise level: not block-causal
+ones (LLaDA2, SDAR, BD3-LM, some of A2D), and not SEDD.
+
+Examples:
   unmask eval --data valid.txt.zst
   unmask eval --model LLaDA-8B-Base --data valid.txt --parts likelihood --context 1024 --draws 64
   unmask eval --data valid.txt --documents 8 --windows 1 --out results --json";
@@ -122,13 +125,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let spec = checkpoint.spec()?;
-    if spec.attention != AttentionPattern::Bidirectional {
-        return Err(EvalError::Unsupported {
-            family: spec.family,
-            reason: "its slots do not see the whole sequence",
-        }
-        .into());
-    }
+    unmask::eval::check(&spec)?;
     let uniform = spec.process() == ForwardProcess::Uniform;
     let measured: Vec<Part> = Part::ALL
         .into_iter()

@@ -206,13 +206,7 @@ fn the_command_says_what_is_wrong_with_its_input() {
     };
     let good = write("good.txt", b"some words");
     let missing = folder.path().join("missing.txt");
-    let cases: [(&str, &Path, &[&str], &str); 10] = [
-        (
-            "sdar",
-            &good,
-            &[],
-            "its slots do not see the whole sequence",
-        ),
+    let cases: [(&str, &Path, &[&str], &str); 9] = [
         ("llada", &missing, &[], "cannot read"),
         ("llada", &write("empty.txt", b" \n"), &[], "no documents"),
         (
@@ -253,6 +247,33 @@ fn the_command_says_what_is_wrong_with_its_input() {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{expected}");
         assert!(errors.contains(expected), "{expected}: {errors}");
+    }
+}
+
+#[test]
+fn families_that_cannot_be_evaluated_are_refused_before_their_weights_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = text_file(folder.path());
+    for (family, reason) in [
+        ("sdar", "its slots do not see the whole sequence"),
+        ("sedd_absorb", "its output is a log-score, not logits"),
+        ("sedd_uniform", "its output is a log-score, not logits"),
+    ] {
+        // A checkpoint whose weights are not there.
+        let model = folder.path().join(family);
+        std::fs::create_dir(&model).unwrap();
+        std::fs::copy(
+            golden(family).join("config.json"),
+            model.join("config.json"),
+        )
+        .unwrap();
+        let tokenizer = golden("llada").join("tokenizer.json");
+        std::fs::copy(tokenizer, model.join("tokenizer.json")).unwrap();
+        std::fs::write(model.join("model.safetensors"), b"nothing that can be read").unwrap();
+        let output = eval(model.to_str().unwrap(), &data, &[]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{family}");
+        assert!(errors.contains(reason), "{family}: {errors}");
     }
 }
 
