@@ -75,17 +75,18 @@ pub(super) fn losses(
         return Err(EvalError::setting("guidance_scale", given, allowed));
     }
     let process = Process::uniform(spec.vocab_size)?;
-    let mut draws = Vec::new();
-    for (index, target) in targets.iter().enumerate() {
+    for target in targets {
         target.check(spec)?;
-        for group in 0..settings.groups {
-            draws.extend(noised(target, &process, settings, group, index)?);
-        }
     }
-    let mut losses = Vec::with_capacity(draws.len());
-    for batch in batches(&draws, |draw| draw.tokens.len()) {
-        losses.extend(batch_losses(model, batch)?);
-        progress(batch.len());
+    let mut losses = Vec::with_capacity(targets.len() * settings.groups * settings.strata);
+    for (index, target) in targets.iter().enumerate() {
+        for group in 0..settings.groups {
+            let draws = noised(target, &process, settings, group, index)?;
+            for batch in batches(&draws, |draw| draw.tokens.len()) {
+                losses.extend(batch_losses(model, batch)?);
+                progress(batch.len());
+            }
+        }
     }
     Ok(losses)
 }
