@@ -76,7 +76,8 @@ fn tokenizer_of_chats() -> tokenizers::Tokenizer {
         .unwrap()
         .tokenizer;
     let tokens = ["<|user|>", "<|assistant|>", "<|eot|>"];
-    tokenizer.add_special_tokens(&tokens.map(|token| tokenizers::AddedToken::from(token, true)));
+    let tokens = tokens.map(|token| tokenizers::AddedToken::from(token, true));
+    tokenizer.add_special_tokens(tokens).unwrap();
     tokenizer
 }
 
