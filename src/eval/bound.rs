@@ -26,9 +26,25 @@ pub struct Bound {
     pub bits_per_character: Measure,
     /// NELBO in bits a byte of UTF-8.
     pub bits_per_byte: Measure,
+    /// What each document adds to the sums, in order: two models evaluated on the same documents with the
+    /// same seed are compared by the differences of these.
+    pub by_document: Vec<DocumentBound>,
     /// The part of the uncertainty that more draws would remove: the Monte-Carlo standard error of
     /// `nats_per_token`; `None` for a single draw a window.
     pub monte_carlo_error: Option<f64>,
+}
+
+/// Weighted sums over the evaluated windows of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct DocumentBound {
+    /// Its place in the file, from 0.
+    pub index: usize,
+    /// NELBO in nats.
+    pub nats: f64,
+    /// Scored tokens.
+    pub tokens: usize,
+    /// Bytes of their text.
+    pub bytes: usize,
 }
 
 /// Estimates the NELBO of every window of `corpus`. `progress` is told of forwards that are done, of
@@ -61,6 +77,22 @@ pub fn evaluate(
         .zip(&estimates)
         .map(|(window, estimate)| Some((window.weight as f64 * estimate.standard_error?).powi(2)))
         .sum();
+    let mut by_document: Vec<DocumentBound> = corpus
+        .documents
+        .iter()
+        .map(|document| DocumentBound {
+            index: document.index,
+            nats: 0.0,
+            tokens: 0,
+            bytes: 0,
+        })
+        .collect();
+    for ((document, window), estimate) in corpus.windows().zip(&estimates) {
+        let sums = &mut by_document[document];
+        sums.nats += window.weight as f64 * estimate.nelbo;
+        sums.tokens += window.weight * window.target.slots.len();
+        sums.bytes += window.weight * window.bytes;
+    }
     Ok(Bound {
         estimator: settings.estimator,
         draws: settings.groups * settings.strata,
@@ -68,6 +100,7 @@ pub fn evaluate(
         perplexity_bound: nats_per_token.map(f64::exp),
         bits_per_character: bits(per(|window| window.characters)),
         bits_per_byte: bits(per(|window| window.bytes)),
+        by_document,
         monte_carlo_error: variance.map(|variance| variance.sqrt() / tokens as f64),
     })
 }

@@ -5,6 +5,7 @@ use super::sample::{Choice, one_of_each_stratum};
 use super::{EvalError, Target};
 use crate::models::ModelSpec;
 use crate::text::Tokenizer;
+use crate::text::pairs::Pairs;
 
 /// Which part of a collection of documents is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,14 +22,14 @@ pub struct Selection {
     pub seed: u64,
 }
 
-/// Consecutive tokens of a document that are evaluated together.
+/// Consecutive tokens of a document that are evaluated together, or an answer after its prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// The tokens, all of them scored.
+    /// The tokens: all of a document's scored, or of a pair those of its answer.
     pub target: Target,
-    /// Unicode characters (scalar values) of its text: those whose first byte is in it.
+    /// Unicode characters (scalar values) of the scored text: those whose first byte is in it.
     pub characters: usize,
-    /// Bytes of its text.
+    /// Bytes of the scored text.
     pub bytes: usize,
     /// The windows of the whole collection that it stands for, itself included: the inverse of the
     /// probability with which it was chosen.
@@ -46,9 +47,9 @@ pub struct Document {
     pub available: usize,
 }
 
-/// The evaluated documents.
+/// The evaluated documents, or pairs, each of which counts as a document.
 ///
-/// Each is encoded by itself, as in training: without a token for its beginning or end, and special tokens
+/// Each document is encoded by itself, as in training: without a token for its beginning or end, and special tokens
 /// that are written out in it are text. It is cut into as few windows as
 /// fit the context, all of equal length but for one token: no stub is left at the end. Windows do not
 /// see each other.
@@ -81,26 +82,8 @@ impl Corpus {
         spec: &ModelSpec,
         selection: &Selection,
     ) -> Result<Self, EvalError> {
-        let limit = spec.max_canvas;
-        let context = selection.context.unwrap_or(limit);
-        if !(2..=limit).contains(&context) {
-            let allowed = format!("2 to the model's context of {limit} tokens");
-            return Err(EvalError::setting("context", context, allowed));
-        }
-        for (field, value) in [
-            ("documents", selection.documents),
-            ("windows", selection.windows),
-        ] {
-            if value == 0 {
-                return Err(EvalError::setting(field, 0, "at least 1"));
-            }
-        }
-        let mut corpus = Self {
-            documents: Vec::new(),
-            skipped: 0,
-            available: texts.len(),
-            context,
-        };
+        let mut corpus = Self::empty(texts.len(), spec, selection)?;
+        let context = corpus.context;
         let seed = selection.seed;
         let documents =
             one_of_each_stratum(texts.len(), selection.documents, seed, Choice::Documents);
@@ -122,7 +105,8 @@ impl Corpus {
                 .map(|(i, windows)| {
                     let part = i * tokens.len() / count..(i + 1) * tokens.len() / count;
                     let weight = stands_for * windows;
-                    let window = Window::new(tokens[part].to_vec(), weight, tokenizer);
+                    let window =
+                        Window::new(Target::whole(tokens[part].to_vec()), weight, tokenizer);
                     window.target.check(spec).map_err(in_document)?;
                     Ok(window)
                 })
@@ -139,6 +123,69 @@ impl Corpus {
             }),
             false => Ok(corpus),
         }
+    }
+
+    /// Encodes the chosen ones of `pairs`, as in serving: special tokens that are written out in them are
+    /// recognised. Each has one window, in which its answer is scored after its prompt.
+    ///
+    /// # Errors
+    /// If a setting is out of range, or a pair cannot be encoded, holds the mask token or does not fit the
+    /// context.
+    pub fn of_pairs(
+        pairs: &Pairs,
+        tokenizer: &dyn Tokenizer,
+        spec: &ModelSpec,
+        selection: &Selection,
+    ) -> Result<Self, EvalError> {
+        let available = pairs.as_slice().len();
+        let mut corpus = Self::empty(available, spec, selection)?;
+        let context = corpus.context;
+        let (seed, choice) = (selection.seed, Choice::Documents);
+        for (index, weight) in one_of_each_stratum(available, selection.documents, seed, choice) {
+            let pair = pairs.encode(index, tokenizer, spec.mask_token())?;
+            let target = Target::after_prompt(&pair.prompt, &pair.answer);
+            let length = target.tokens.len();
+            if length > context {
+                let reason = format!(
+                    "prompt and answer are {length} tokens, and the context {context}; shorten them"
+                );
+                return Err(pairs.refused(index, reason).into());
+            }
+            target.check(spec).map_err(|source| EvalError::Document {
+                number: index + 1,
+                source: Box::new(source),
+            })?;
+            corpus.documents.push(Document {
+                index,
+                windows: vec![Window::new(target, weight, tokenizer)],
+                available: 1,
+            });
+        }
+        Ok(corpus)
+    }
+
+    /// Checks a selection of so many documents; none of them is in it yet.
+    fn empty(available: usize, spec: &ModelSpec, selection: &Selection) -> Result<Self, EvalError> {
+        let limit = spec.max_canvas;
+        let context = selection.context.unwrap_or(limit);
+        if !(2..=limit).contains(&context) {
+            let allowed = format!("2 to the model's context of {limit} tokens");
+            return Err(EvalError::setting("context", context, allowed));
+        }
+        for (field, value) in [
+            ("documents", selection.documents),
+            ("windows", selection.windows),
+        ] {
+            if value == 0 {
+                return Err(EvalError::setting(field, 0, "at least 1"));
+            }
+        }
+        Ok(Self {
+            documents: Vec::new(),
+            skipped: 0,
+            available,
+            context,
+        })
     }
 
     /// Every window with its document's place in [`Corpus::documents`].
@@ -161,13 +208,12 @@ impl Corpus {
 }
 
 impl Window {
-    fn new(tokens: Vec<u32>, weight: usize, tokenizer: &dyn Tokenizer) -> Self {
-        let characters = tokens.iter().map(|token| tokenizer.characters(*token));
-        let characters = characters.sum();
-        let bytes = tokens.iter().map(|token| tokenizer.bytes(*token).len());
-        let bytes = bytes.sum();
+    fn new(target: Target, weight: usize, tokenizer: &dyn Tokenizer) -> Self {
+        let scored = || target.slots.iter().map(|slot| target.tokens[*slot]);
+        let characters = scored().map(|token| tokenizer.characters(token)).sum();
+        let bytes = scored().map(|token| tokenizer.bytes(token).len()).sum();
         Self {
-            target: Target::whole(tokens),
+            target,
             characters,
             bytes,
             weight,

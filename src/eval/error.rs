@@ -4,6 +4,7 @@ use crate::canvas::{CanvasError, TokenId};
 use crate::engine::{GenerationError, SubmitError};
 use crate::models::ModelError;
 use crate::text::TextError;
+use crate::text::pairs::PairsError;
 
 /// Why something could not be evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +82,9 @@ pub enum EvalError {
         /// What is wrong with it.
         source: Box<EvalError>,
     },
+    /// A file of pairs, or a line of it, cannot be evaluated.
+    #[error(transparent)]
+    Pairs(#[from] PairsError),
     /// The model gives a token no probability, or its output is no distribution.
     #[error("the model's log-probability of token {token} in slot {slot} is {value}")]
     NotFinite {

@@ -49,7 +49,7 @@ impl Settings {
 pub struct OneForward {
     /// The share of a window that was to be masked.
     pub mask_rate: f64,
-    /// The share of all tokens that was masked: whole spans only are.
+    /// The share of all tokens that could be masked that was: whole spans only are.
     pub masked_share: f64,
     /// Share of masked tokens of which the model's most probable token is the true one.
     pub token_accuracy: Measure,
@@ -110,7 +110,7 @@ pub fn one_forward(
                 (document, stands_for * weight, right, masked)
             });
         let of_decoded = Measure::share(&corpus.by_document(of_decoded));
-        let all: usize = windows.iter().map(|window| window.truth().len()).sum();
+        let all: usize = windows.iter().map(MaskedWindow::scored).sum();
         let tokens = masked_tokens(windows);
         Ok(OneForward {
             mask_rate,

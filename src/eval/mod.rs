@@ -33,6 +33,6 @@ mod words;
 pub use corpus::{Corpus, Document, Selection, Window};
 pub use error::EvalError;
 pub use measure::Measure;
-pub use report::{DataReport, ESTIMATED, InfillReport, LeftOut, Report, SpeedReport};
+pub use report::{DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, SpeedReport};
 pub use supported::check;
 pub use target::Target;

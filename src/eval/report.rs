@@ -8,9 +8,9 @@ use super::speed::Point;
 use super::{Corpus, Window};
 use crate::models::ForwardProcess;
 
-/// What the measures of a [`Report`] are estimates of, and their intervals.
-pub const ESTIMATED: &str = "means over all tokens of the data: a window counts for those of its document that it stands \
-     for, a document for those of the data; [low, high] is the 95 % interval over documents";
+/// What the measures of a [`Report`] are estimates of.
+pub const ESTIMATED: &str =
+    "means over all tokens of the data, a window standing for its part of it";
 
 /// Everything that was measured. Its `Display` is a table; the JSON of `unmask eval` is its serialisation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,11 +44,23 @@ pub struct LeftOut {
     pub reason: &'static str,
 }
 
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataForm {
+    /// Texts.
+    Documents,
+    /// Prompts with answers, which are scored.
+    Pairs,
+}
+
 /// What was evaluated.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DataReport {
     /// The file.
     pub file: String,
+    /// What a document is.
+    pub form: DataForm,
     /// Documents in it.
     pub documents_available: usize,
     /// Documents evaluated.
@@ -61,7 +73,7 @@ pub struct DataReport {
     pub windows_available: usize,
     /// Longest allowed window in tokens.
     pub context: usize,
-    /// Tokens in the windows.
+    /// Tokens scored in the windows: of pairs those of the answers.
     pub tokens: usize,
     /// Unicode characters in them.
     pub characters: usize,
@@ -71,17 +83,18 @@ pub struct DataReport {
 
 impl DataReport {
     /// Counts what is in `corpus`, which was read from `file`.
-    pub fn of(file: String, corpus: &Corpus) -> Self {
+    pub fn of(file: String, form: DataForm, corpus: &Corpus) -> Self {
         let sum = |count: fn(&Window) -> usize| corpus.windows().map(|(_, w)| count(w)).sum();
         Self {
             file,
+            form,
             documents_available: corpus.available,
             documents: corpus.documents.len(),
             documents_skipped: corpus.skipped,
             windows: sum(|_| 1),
             windows_available: corpus.documents.iter().map(|d| d.available).sum(),
             context: corpus.context,
-            tokens: sum(|window| window.target.tokens.len()),
+            tokens: sum(|window| window.target.slots.len()),
             characters: sum(|window| window.characters),
             bytes: sum(|window| window.bytes),
         }

@@ -25,6 +25,11 @@ pub(super) struct MaskedWindow<'a> {
 }
 
 impl MaskedWindow<'_> {
+    /// How many slots could be masked.
+    pub fn scored(&self) -> usize {
+        self.window.target.slots.len()
+    }
+
     /// All tokens, none masked.
     pub fn truth(&self) -> &[TokenId] {
         &self.window.target.tokens
@@ -77,7 +82,13 @@ pub(super) fn masked_windows<'a>(
         .map(|(place, stands_for)| {
             let (document, window) = windows[place];
             let mut words = Words::new(seed, index, place, Stream::Spans);
-            let spans = spans(window.target.tokens.len(), length, rate, &mut words);
+            // The scored slots of a window follow one another.
+            let slots = &window.target.slots;
+            let first = slots.first().copied().unwrap_or_default();
+            let spans: Vec<_> = spans(slots.len(), length, rate, &mut words)
+                .into_iter()
+                .map(|span| first + span.start..first + span.end)
+                .collect();
             let masked = spans.iter().cloned().flatten().collect();
             MaskedWindow {
                 document,

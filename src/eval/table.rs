@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{DataReport, InfillReport, Measure, Report, SpeedReport};
+use super::{DataForm, DataReport, InfillReport, Measure, Report, SpeedReport};
 use crate::eval::bound::Bound;
 use crate::eval::likelihood::Estimator;
 use crate::models::ForwardProcess;
@@ -15,7 +15,11 @@ impl fmt::Display for Report {
         };
         writeln!(f, "model  {}, of the {process} process", self.model)?;
         data(f, &self.data)?;
-        writeln!(f, "given  {}", self.estimated)?;
+        writeln!(
+            f,
+            "Estimated are {}; [low, high] is the 95 % interval over documents.",
+            self.estimated
+        )?;
         if !self.likelihood.is_empty() {
             likelihood(f, &self.likelihood, self.process)?;
         }
@@ -37,16 +41,22 @@ impl fmt::Display for Report {
 }
 
 fn data(f: &mut fmt::Formatter<'_>, data: &DataReport) -> fmt::Result {
+    let (form, of_answers) = match data.form {
+        DataForm::Documents => ("documents", ""),
+        DataForm::Pairs => ("pairs", " of answers"),
+    };
     writeln!(
         f,
-        "data   {}: {} of {} documents, {} of their {} windows of at most {} tokens, {} tokens, {} characters, {} bytes",
+        "data   {}: {} of {} {}, {} of their {} windows of at most {} tokens, {} tokens{}, {} characters, {} bytes",
         data.file,
         data.documents,
         data.documents_available,
+        form,
         data.windows,
         data.windows_available,
         data.context,
         data.tokens,
+        of_answers,
         data.characters,
         data.bytes
     )?;

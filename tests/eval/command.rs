@@ -96,6 +96,7 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .data.documents_available
     .data.documents_skipped
     .data.file
+    .data.form
     .data.tokens
     .data.windows
     .data.windows_available
@@ -128,6 +129,10 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .likelihood[].bits_per_character.high
     .likelihood[].bits_per_character.low
     .likelihood[].bits_per_character.value
+    .likelihood[].by_document[].bytes
+    .likelihood[].by_document[].index
+    .likelihood[].by_document[].nats
+    .likelihood[].by_document[].tokens
     .likelihood[].draws
     .likelihood[].estimator
     .likelihood[].monte_carlo_error
@@ -153,6 +158,21 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .speed.span
     .speed.windows
     ");
+    let bound = &report["likelihood"][0];
+    let by_document = bound["by_document"].as_array().unwrap();
+    let sum = |field: &str| {
+        by_document
+            .iter()
+            .map(|d| d[field].as_f64().unwrap())
+            .sum::<f64>()
+    };
+    let mean = sum("nats") / sum("tokens");
+    assert!((mean - bound["nats_per_token"]["value"].as_f64().unwrap()).abs() < 1e-9);
+    let indices: Vec<_> = by_document
+        .iter()
+        .map(|d| d["index"].as_u64().unwrap())
+        .collect();
+    assert_eq!(indices, [0, 1, 3]);
     let table = run(&[]);
     for part in [
         "1 documents of fewer than 2 tokens",
@@ -267,14 +287,67 @@ fn families_that_cannot_be_evaluated_are_refused_before_their_weights_are_read()
             model.join("config.json"),
         )
         .unwrap();
-        let tokenizer = golden("llada").join("tokenizer.json");
-        std::fs::copy(tokenizer, model.join("tokenizer.json")).unwrap();
         std::fs::write(model.join("model.safetensors"), b"nothing that can be read").unwrap();
         let output = eval(model.to_str().unwrap(), &data, &[]);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{family}");
         assert!(errors.contains(reason), "{family}: {errors}");
     }
+}
+
+#[test]
+fn answers_of_pairs_are_scored_after_their_prompts() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = folder.path().join("pairs.jsonl");
+    let options = |more: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_unmask"))
+            .args(["eval", "--device", "cpu", "--model"])
+            .arg(golden("llada"))
+            .arg("--pairs")
+            .arg(&pairs)
+            .args(["--draws", "2", "--mask-rates", "0.5", "--thresholds", "0.9"])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let lines = ["Readability", "In the face"]
+        .map(|answer| {
+            let prompt = "<|start_header_id|>user<|end_header_id|>Say it.<|eot_id|>";
+            serde_json::json!({"prompt": prompt, "answer": answer}).to_string()
+        })
+        .join("\n");
+    std::fs::write(&pairs, lines).unwrap();
+    let output = options(&["--json"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["data"]["form"], "pairs");
+    assert_eq!(report["data"]["documents"], 2);
+    assert_eq!(report["data"]["bytes"], 22);
+    let tokens = report["data"]["tokens"].as_u64().unwrap();
+    assert!((4..=22).contains(&tokens), "{tokens}");
+    let masked = report["infill"]["one_forward"][0]["tokens"]
+        .as_u64()
+        .unwrap();
+    assert!(masked < tokens, "{masked} of the answers' {tokens}");
+
+    for (line, expected) in [
+        (
+            r#"{"prompt": "a <|mdm_mask|>", "answer": "b"}"#,
+            "line 1: prompt holds the mask token",
+        ),
+        (r#"{"prompt": "a"}"#, "line 1: missing field `answer`"),
+    ] {
+        std::fs::write(&pairs, line).unwrap();
+        let output = options(&[]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && errors.contains(expected),
+            "{errors}"
+        );
+    }
+    let both = options(&["--windows", "2"]);
+    assert!(String::from_utf8_lossy(&both.stderr).contains("--windows"));
 }
 
 #[test]
