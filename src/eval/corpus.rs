@@ -49,10 +49,9 @@ pub struct Document {
 
 /// The evaluated documents, or pairs, each of which counts as a document.
 ///
-/// Each document is encoded by itself, as in training: without a token for its beginning or end, and special tokens
-/// that are written out in it are text. It is cut into as few windows as
-/// fit the context, all of equal length but for one token: no stub is left at the end. Windows do not
-/// see each other.
+/// Each document is encoded by itself, as in training: without a token for its beginning or end, and special
+/// tokens that are written out in it are text. It is cut into as few windows as fit the context, all of equal
+/// length but for one token: no stub is left at the end. Windows do not see each other.
 ///
 /// Documents and windows are chosen at random, by the seed, and weighed with the inverse of their
 /// probabilities, so that a weighted sum over the evaluated windows estimates the sum over all windows of
