@@ -9,19 +9,24 @@ use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::likelihood::{self, Estimator};
 use unmask::eval::{
-    Corpus, DataReport, EvalError, InfillReport, LeftOut, Report, Selection, SpeedReport, bound,
-    infill, plot, speed,
+    Corpus, DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, Selection, SpeedReport,
+    bound, infill, plot, speed,
 };
-use unmask::models::{AttentionPattern, Denoiser, ForwardProcess};
+use unmask::models::{Denoiser, ForwardProcess};
 use unmask::text::documents::read_documents;
+use unmask::text::pairs::Pairs;
 
 use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Shown below the help.
-pub const EXAMPLES: &str = "Examples:
+pub const EXAMPLES: &str = "Evaluated are bidirectional models that give logits without being told the noise level: not block-causal
+ones (LLaDA2, SDAR, BD3-LM, some of A2D), and not SEDD.
+
+Examples:
   unmask eval --data valid.txt.zst
   unmask eval --model LLaDA-8B-Base --data valid.txt --parts likelihood --context 1024 --draws 64
-  unmask eval --data valid.txt --documents 8 --windows 1 --out results --json";
+  unmask eval --data valid.txt --documents 8 --windows 1 --out results --json
+  unmask eval --model my-chat-model --pairs valid.jsonl";
 
 /// Arguments of `unmask eval`.
 #[derive(Args)]
@@ -29,8 +34,12 @@ pub struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// UTF-8 text, plain or zstd, with documents separated by a line `<|doc|>`
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "pairs")]
+    data: Option<PathBuf>,
+    /// Prompts with answers in the place of --data, as `train --pairs` takes them: JSON lines with `prompt` and
+    /// `answer`. Answers alone are scored, each after its prompt
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "windows"])]
+    pairs: Option<PathBuf>,
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
     parts: Vec<Part>,
@@ -54,10 +63,10 @@ pub struct EvalArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Data options")]
 struct DataOptions {
-    /// Documents evaluated at most, spread evenly over the file
+    /// Documents, or pairs, evaluated at most, one at random from each of as many equal parts of the file
     #[arg(long, value_name = "N", default_value_t = 32)]
     documents: usize,
-    /// Windows of each document evaluated at most, spread evenly over it
+    /// Windows of each document evaluated at most, one at random from each of as many equal parts of it
     #[arg(long, value_name = "N", default_value_t = 2)]
     windows: usize,
     /// Longest window in tokens; a longer document is cut into equal ones [default: the model's context]
@@ -76,7 +85,7 @@ struct LikelihoodOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Infill and speed options")]
 struct SpanOptions {
-    /// Windows denoised at most, spread evenly over all; each takes up to one forward a masked token
+    /// Windows denoised at most, spread at random over all; each takes up to one forward a masked token
     /// [default: 4]
     #[arg(long, value_name = "N")]
     decode_windows: Option<usize>,
@@ -120,15 +129,9 @@ impl Part {
 /// Runs `unmask eval`.
 pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
-    let tokenizer = tokenizer(&checkpoint)?;
     let spec = checkpoint.spec()?;
-    if spec.attention != AttentionPattern::Bidirectional {
-        return Err(EvalError::Unsupported {
-            family: spec.family,
-            reason: "its slots do not see the whole sequence",
-        }
-        .into());
-    }
+    unmask::eval::check(&spec)?;
+    let tokenizer = tokenizer(&checkpoint)?;
     let uniform = spec.process() == ForwardProcess::Uniform;
     let measured: Vec<Part> = Part::ALL
         .into_iter()
@@ -146,9 +149,21 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     if measures(Part::Speed) {
         speed.check()?;
     }
-    let texts = read_documents(&args.data)?;
-    let corpus = Corpus::new(&texts, &*tokenizer, &spec, &args.selection())
-        .with_context(|| format!("cannot evaluate on {}", args.data.display()))?;
+    let selection = args.selection();
+    let (path, form, corpus) = match (&args.pairs, &args.data) {
+        (Some(path), _) => {
+            let pairs = Pairs::read(path)?;
+            let corpus = Corpus::of_pairs(&pairs, &*tokenizer, &spec, &selection);
+            (path, DataForm::Pairs, corpus)
+        }
+        (None, Some(path)) => {
+            let texts = read_documents(path)?;
+            let corpus = Corpus::new(&texts, &*tokenizer, &spec, &selection);
+            (path, DataForm::Documents, corpus)
+        }
+        (None, None) => bail!("give --data or --pairs"),
+    };
+    let corpus = corpus.with_context(|| format!("cannot evaluate on {}", path.display()))?;
     if let Some(folder) = &args.out {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
@@ -156,7 +171,8 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     let mut report = Report {
         model: checkpoint.name().to_owned(),
         process: spec.process(),
-        data: DataReport::of(args.data.display().to_string(), &corpus),
+        data: DataReport::of(path.display().to_string(), form, &corpus),
+        estimated: ESTIMATED,
         seed: args.seed,
         likelihood: Vec::new(),
         infill: None,
@@ -311,6 +327,7 @@ impl EvalArgs {
             documents: self.data_options.documents,
             windows: self.data_options.windows,
             context: self.data_options.context,
+            seed: self.seed,
         }
     }
 

@@ -27,8 +27,9 @@ pub struct TrainArgs {
     /// Training text: UTF-8 or zstd, documents separated by a line `<|doc|>`.
     #[arg(long, required_unless_present_any = ["pairs", "resume"], num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
-    /// Supervised fine-tuning in the place of --data: JSON lines with `prompt` and `answer`. Answers alone
-    /// are noised; each pair has a window of its own, padded with end-of-text.
+    /// Supervised fine-tuning in the place of --data: JSON lines with `prompt` and `answer`, in which special
+    /// tokens are recognised. Answers alone are noised; each pair has a window of its own, padded with
+    /// end-of-text.
     #[arg(long, conflicts_with = "data", value_name = "prompts.jsonl")]
     pairs: Option<PathBuf>,
     /// With --pairs: cut answers off that do not fit the window, instead of refusing them.

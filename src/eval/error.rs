@@ -4,6 +4,7 @@ use crate::canvas::{CanvasError, TokenId};
 use crate::engine::{GenerationError, SubmitError};
 use crate::models::ModelError;
 use crate::text::TextError;
+use crate::text::pairs::PairsError;
 
 /// Why something could not be evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -74,13 +75,16 @@ pub enum EvalError {
         vocab_size: usize,
     },
     /// A document that cannot be evaluated.
-    #[error("document {number}: {source}")]
+    #[error("document {number} cannot be evaluated")]
     Document {
         /// Its number in the collection, from 1.
         number: usize,
         /// What is wrong with it.
         source: Box<EvalError>,
     },
+    /// A file of pairs, or a line of it, cannot be evaluated.
+    #[error(transparent)]
+    Pairs(#[from] PairsError),
     /// The model gives a token no probability, or its output is no distribution.
     #[error("the model's log-probability of token {token} in slot {slot} is {value}")]
     NotFinite {

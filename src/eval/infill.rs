@@ -2,15 +2,18 @@
 //!
 //! At each rate, random spans of every window are masked. The same spans are predicted in two ways: by a
 //! single forward, whose most probable token of each slot is taken, and, for fewer windows since it takes
-//! many forwards, by denoising with the model's default plan. Both take the most probable tokens. For a
-//! model of the uniform process, masked slots begin as random tokens, others in every window.
+//! many forwards, by denoising with the model's default plan. Both take the most probable tokens. The single
+//! forwards of those fewer windows are given apart, to be compared with. For a model of the uniform process,
+//! masked slots begin as random tokens, others in every window.
 //!
-//! Every token, or span, weighs the same; intervals are over documents.
+//! What is estimated are shares of all tokens, or spans, of the collection that could be masked: a window
+//! counts for those that it stands for ([`Window::weight`](super::Window::weight)). Intervals are over
+//! documents.
 
 use serde::Serialize;
 
 use super::scorer::{MaskedTarget, Scorer};
-use super::spans::{self, MaskedWindow, masked_windows};
+use super::spans::{self, MaskedWindow, denoised, masked_windows};
 use super::{Corpus, EvalError, Measure, decoding};
 use crate::canvas::TokenId;
 use crate::engine::Engine;
@@ -23,9 +26,10 @@ pub struct Settings {
     pub mask_rates: Vec<f64>,
     /// Tokens a span, at least 1.
     pub span: usize,
-    /// Windows that are denoised at most, spread evenly over the corpus; at least 1.
+    /// Windows that are denoised at most, one at random from each of as many equal parts of the corpus; at
+    /// least 1.
     pub decode_windows: usize,
-    /// Seed of the spans' places, and for each window of the draws of its denoising.
+    /// Seed of the choice of windows, of the spans' places, and for each window of the draws of its denoising.
     pub seed: u64,
 }
 
@@ -45,10 +49,13 @@ impl Settings {
 pub struct OneForward {
     /// The share of a window that was to be masked.
     pub mask_rate: f64,
-    /// The share of all tokens that was masked: whole spans only are.
+    /// The share of all tokens that could be masked that was: whole spans only are.
     pub masked_share: f64,
     /// Share of masked tokens of which the model's most probable token is the true one.
     pub token_accuracy: Measure,
+    /// The same by the windows that are denoised alone: what [`Decoded::token_accuracy`] is to be compared
+    /// with.
+    pub token_accuracy_of_decoded: Measure,
     /// Masked tokens.
     pub tokens: usize,
     /// Windows.
@@ -94,14 +101,22 @@ pub fn one_forward(
             let slots = window.masked().iter().zip(scores);
             let right = slots.filter(|(slot, score)| score.best == window.truth()[**slot]);
             let masked = window.masked().len() as f64;
-            (window.document, right.count() as f64, masked)
+            (window.document, window.weight, right.count() as f64, masked)
         });
-        let all: usize = windows.iter().map(|window| window.truth().len()).sum();
+        let correct: Vec<_> = correct.collect();
+        let of_decoded =
+            denoised(corpus, settings.decode_windows, settings.seed).map(|(place, stands_for)| {
+                let (document, weight, right, masked) = correct[place];
+                (document, stands_for * weight, right, masked)
+            });
+        let of_decoded = Measure::share(&corpus.by_document(of_decoded));
+        let all: usize = windows.iter().map(MaskedWindow::scored).sum();
         let tokens = masked_tokens(windows);
         Ok(OneForward {
             mask_rate,
             masked_share: tokens as f64 / all as f64,
             token_accuracy: Measure::share(&corpus.by_document(correct)),
+            token_accuracy_of_decoded: of_decoded,
             tokens,
             windows: windows.len(),
         })
@@ -138,7 +153,7 @@ pub fn decoded(
             let counted = |count: fn(&Filled, &MaskedWindow) -> (usize, usize)| {
                 let pairs = windows.iter().zip(&filled).map(|(window, filled)| {
                     let (right, all) = count(filled, window);
-                    (window.document, right as f64, all as f64)
+                    (window.document, window.weight, right as f64, all as f64)
                 });
                 Measure::share(&corpus.by_document(pairs))
             };

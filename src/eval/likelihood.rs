@@ -131,8 +131,11 @@ pub struct Draw {
     pub weight: f64,
 }
 
-/// The most draws of a group, and the most groups: all draws of a text are held at once.
+/// The most draws of a group, and the most groups: all draws of a group are held at once.
 const MAX_DRAWS: usize = 4096;
+
+/// Draws whose slots' scores are held at once: enough of the shortest sequences to fill a batch.
+const DRAWS_AT_ONCE: usize = 256;
 
 /// How many draws are taken, and how.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -296,18 +299,22 @@ pub fn estimate(
     for target in targets {
         target.check(model.spec())?;
     }
-    let draws: Vec<(usize, Draw)> = (0..targets.len())
+    // Draws are made when they are due, and of each one number is kept.
+    let mut draws = (0..targets.len())
         .flat_map(|index| (0..groups).map(move |group| (index, group)))
         .flat_map(|(index, group)| {
             let draws = estimator.draws(targets[index], strata, settings.seed, group, index);
-            draws.into_iter().map(move |draw| (index, draw))
-        })
-        .collect();
-    let draws: Vec<(&Target, &Draw)> = draws
-        .iter()
-        .map(|(index, draw)| (targets[*index], draw))
-        .collect();
-    let losses = draw_losses(&scorer, &draws, progress)?;
+            draws.into_iter().map(move |draw| (targets[index], draw))
+        });
+    let mut losses = Vec::with_capacity(targets.len() * groups * strata);
+    loop {
+        let some: Vec<(&Target, Draw)> = draws.by_ref().take(DRAWS_AT_ONCE).collect();
+        if some.is_empty() {
+            break;
+        }
+        let some: Vec<_> = some.iter().map(|(target, draw)| (*target, draw)).collect();
+        losses.extend(draw_losses(&scorer, &some, progress)?);
+    }
     Ok(losses
         .chunks(groups * strata)
         .map(|losses| Estimate::of(losses, strata))

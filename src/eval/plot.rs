@@ -49,12 +49,12 @@ pub fn infill_svg(report: &InfillReport) -> Result<String, EvalError> {
     };
     let curves = [
         Curve {
-            name: "tokens, one forward",
+            name: "tokens, one forward (same windows)",
             colour: BLUE,
             points: report
                 .one_forward
                 .iter()
-                .map(|p| point(p.mask_rate, p.token_accuracy))
+                .map(|p| point(p.mask_rate, p.token_accuracy_of_decoded))
                 .collect(),
         },
         Curve {

@@ -8,6 +8,10 @@ use super::speed::Point;
 use super::{Corpus, Window};
 use crate::models::ForwardProcess;
 
+/// What the measures of a [`Report`] are estimates of.
+pub const ESTIMATED: &str =
+    "means over all tokens of the data, a window standing for its part of it";
+
 /// Everything that was measured. Its `Display` is a table; the JSON of `unmask eval` is its serialisation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
@@ -17,6 +21,8 @@ pub struct Report {
     pub process: ForwardProcess,
     /// What it was evaluated on.
     pub data: DataReport,
+    /// What the measures are estimates of.
+    pub estimated: &'static str,
     /// Seed of every random draw.
     pub seed: u64,
     /// The NELBO, by each estimator; empty if it was not asked for.
@@ -38,11 +44,23 @@ pub struct LeftOut {
     pub reason: &'static str,
 }
 
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataForm {
+    /// Texts.
+    Documents,
+    /// Prompts with answers, which are scored.
+    Pairs,
+}
+
 /// What was evaluated.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DataReport {
     /// The file.
     pub file: String,
+    /// What a document is.
+    pub form: DataForm,
     /// Documents in it.
     pub documents_available: usize,
     /// Documents evaluated.
@@ -51,9 +69,11 @@ pub struct DataReport {
     pub documents_skipped: usize,
     /// Windows evaluated.
     pub windows: usize,
+    /// Windows of the evaluated documents, evaluated or not.
+    pub windows_available: usize,
     /// Longest allowed window in tokens.
     pub context: usize,
-    /// Tokens in the windows.
+    /// Tokens scored in the windows: of pairs those of the answers.
     pub tokens: usize,
     /// Unicode characters in them.
     pub characters: usize,
@@ -63,16 +83,18 @@ pub struct DataReport {
 
 impl DataReport {
     /// Counts what is in `corpus`, which was read from `file`.
-    pub fn of(file: String, corpus: &Corpus) -> Self {
+    pub fn of(file: String, form: DataForm, corpus: &Corpus) -> Self {
         let sum = |count: fn(&Window) -> usize| corpus.windows().map(|(_, w)| count(w)).sum();
         Self {
             file,
+            form,
             documents_available: corpus.available,
             documents: corpus.documents.len(),
             documents_skipped: corpus.skipped,
             windows: sum(|_| 1),
+            windows_available: corpus.documents.iter().map(|d| d.available).sum(),
             context: corpus.context,
-            tokens: sum(|window| window.target.tokens.len()),
+            tokens: sum(|window| window.target.slots.len()),
             characters: sum(|window| window.characters),
             bytes: sum(|window| window.bytes),
         }

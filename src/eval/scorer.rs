@@ -7,7 +7,7 @@ use super::batches::{HEAD_ROWS, batches};
 use super::words::Words;
 use super::{EvalError, Target};
 use crate::canvas::{Blank, Canvas, CanvasError, TokenId};
-use crate::models::{AttentionPattern, Denoiser, Parameterisation, RaggedBatch};
+use crate::models::{Denoiser, Parameterisation, RaggedBatch};
 use crate::sampling::philox::Stream;
 
 /// What the model says of one masked slot.
@@ -98,26 +98,13 @@ impl<'a> Scorer<'a> {
     /// [`EvalError::Unsupported`], or the device fails.
     pub fn new(model: &'a dyn Denoiser, guidance_scale: f64) -> Result<Self, EvalError> {
         let spec = model.spec();
-        let unsupported = |reason| {
-            Err(EvalError::Unsupported {
-                family: spec.family,
-                reason,
-            })
-        };
-        if spec.attention != AttentionPattern::Bidirectional {
-            return unsupported("its slots do not see the whole sequence");
-        }
-        if spec.parameterisation == Parameterisation::LogScore {
-            return unsupported("its output is a log-score, not logits");
-        }
-        if spec.noise_conditioned {
-            return unsupported("it has to be told the noise level");
-        }
+        super::check(spec)?;
         let blank = spec.blank();
         if guidance_scale > 0.0 && blank.mask().is_none() {
-            return unsupported(
-                "guidance needs a mask token, and it was trained on the uniform process",
-            );
+            return Err(EvalError::Unsupported {
+                family: spec.family,
+                reason: "guidance needs a mask token, and it was trained on the uniform process",
+            });
         }
         let mut bias = vec![0.0f32; spec.vocab_size];
         let mask = blank.mask().map(|mask| mask as usize);

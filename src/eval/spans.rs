@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::corpus::spread;
+use super::sample::{Choice, one_of_each_stratum};
 use super::scorer::MaskedTarget;
 use super::words::Words;
 use super::{Corpus, EvalError, Window};
@@ -13,6 +13,8 @@ use crate::sampling::philox::Stream;
 pub(super) struct MaskedWindow<'a> {
     /// The place of its document in the corpus.
     pub document: usize,
+    /// The windows of the collection that it stands for.
+    pub weight: usize,
     window: &'a Window,
     /// The spans, from left to right. Neighbours may touch.
     pub spans: Vec<Range<usize>>,
@@ -23,6 +25,11 @@ pub(super) struct MaskedWindow<'a> {
 }
 
 impl MaskedWindow<'_> {
+    /// How many slots could be masked.
+    pub fn scored(&self) -> usize {
+        self.window.target.slots.len()
+    }
+
     /// All tokens, none masked.
     pub fn truth(&self) -> &[TokenId] {
         &self.window.target.tokens
@@ -48,7 +55,18 @@ impl MaskedWindow<'_> {
     }
 }
 
-/// At most `limit` windows of `corpus`, spread evenly, each with spans of `length` tokens masked such
+/// The windows of `corpus` that are denoised, `limit` at most, one at random from each of as many equal parts
+/// of them in order, so that documents and places in them are mixed: (place among all, how many of them it
+/// stands for).
+pub(super) fn denoised(
+    corpus: &Corpus,
+    limit: usize,
+    seed: u64,
+) -> impl Iterator<Item = (usize, usize)> {
+    one_of_each_stratum(corpus.windows().count(), limit, seed, Choice::Denoised)
+}
+
+/// At most `limit` windows of `corpus`, those of [`denoised`], each with spans of `length` tokens masked such
 /// that their tokens make up about `rate` of it, at least one span. A window's spans and its own seed are
 /// drawn by (`seed`, `index` of the rate, its place in the corpus): a smaller limit leaves them as they are.
 pub(super) fn masked_windows<'a>(
@@ -60,14 +78,21 @@ pub(super) fn masked_windows<'a>(
     index: usize,
 ) -> Vec<MaskedWindow<'a>> {
     let windows: Vec<_> = corpus.windows().collect();
-    spread(windows.len(), limit)
-        .map(|place| {
+    denoised(corpus, limit, seed)
+        .map(|(place, stands_for)| {
             let (document, window) = windows[place];
             let mut words = Words::new(seed, index, place, Stream::Spans);
-            let spans = spans(window.target.tokens.len(), length, rate, &mut words);
+            // The scored slots of a window follow one another.
+            let slots = &window.target.slots;
+            let first = slots.first().copied().unwrap_or_default();
+            let spans: Vec<_> = spans(slots.len(), length, rate, &mut words)
+                .into_iter()
+                .map(|span| first + span.start..first + span.end)
+                .collect();
             let masked = spans.iter().cloned().flatten().collect();
             MaskedWindow {
                 document,
+                weight: stands_for * window.weight,
                 window,
                 spans,
                 seed: words.bits(),

@@ -25,9 +25,10 @@ pub struct Settings {
     pub mask_rate: f64,
     /// Tokens a span, at least 1.
     pub span: usize,
-    /// Windows that are denoised at most, spread evenly over the corpus; at least 1.
+    /// Windows that are denoised at most, one at random from each of as many equal parts of the corpus; at
+    /// least 1.
     pub decode_windows: usize,
-    /// Seed of the spans' places, and for each window of the draws of its denoising.
+    /// Seed of the choice of windows, of the spans' places, and for each window of the draws of its denoising.
     pub seed: u64,
 }
 
@@ -101,12 +102,13 @@ pub fn evaluate(
             let results = || windows.iter().zip(&finished);
             let tokens_per_forward = results().map(|(window, (_, steps))| {
                 let masked = window.masked().len() as f64;
-                (window.document, masked, *steps as f64)
+                (window.document, window.weight, masked, *steps as f64)
             });
             let right = results().map(|(window, (canvas, _))| {
                 let filled = Filled::of(window, &canvas.tokens().collect::<Vec<_>>());
                 let masked = window.masked().len() as f64;
-                (window.document, filled.tokens as f64, masked)
+                let right = filled.tokens as f64;
+                (window.document, window.weight, right, masked)
             });
             Ok(Point {
                 threshold,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{DataReport, InfillReport, Measure, Report, SpeedReport};
+use super::{DataForm, DataReport, InfillReport, Measure, Report, SpeedReport};
 use crate::eval::bound::Bound;
 use crate::eval::likelihood::Estimator;
 use crate::models::ForwardProcess;
@@ -17,7 +17,8 @@ impl fmt::Display for Report {
         data(f, &self.data)?;
         writeln!(
             f,
-            "Every token weighs the same; [low, high] is the 95 % interval over documents."
+            "Estimated are {}; [low, high] is the 95 % interval over documents.",
+            self.estimated
         )?;
         if !self.likelihood.is_empty() {
             likelihood(f, &self.likelihood, self.process)?;
@@ -40,15 +41,22 @@ impl fmt::Display for Report {
 }
 
 fn data(f: &mut fmt::Formatter<'_>, data: &DataReport) -> fmt::Result {
+    let (form, of_answers) = match data.form {
+        DataForm::Documents => ("documents", ""),
+        DataForm::Pairs => ("pairs", " of answers"),
+    };
     writeln!(
         f,
-        "data   {}: {} of {} documents, {} windows of at most {} tokens, {} tokens, {} characters, {} bytes",
+        "data   {}: {} of {} {}, {} of their {} windows of at most {} tokens, {} tokens{}, {} characters, {} bytes",
         data.file,
         data.documents,
         data.documents_available,
+        form,
         data.windows,
+        data.windows_available,
         data.context,
         data.tokens,
+        of_answers,
         data.characters,
         data.bytes
     )?;
@@ -108,7 +116,8 @@ fn infill(
     let windows = |windows: Option<usize>| windows.unwrap_or_default();
     writeln!(
         f,
-        "\ninfilling of spans of {} tokens, greedy; one forward: {} windows, default plan: {} windows",
+        "\ninfilling of spans of {} tokens, greedy; one forward: {} windows, of which {} were decoded by the default \
+         plan too",
         report.span,
         windows(report.one_forward.first().map(|point| point.windows)),
         windows(report.decoded.first().map(|point| point.windows)),
@@ -118,15 +127,20 @@ fn infill(
     }
     writeln!(
         f,
-        "  {:>6}  {:<26}{:<26}{:<26}",
-        "masked", "tokens, one forward", "tokens, default plan", "spans, default plan"
+        "  {:>6}  {:<26}{:<26}{:<26}{:<26}",
+        "masked",
+        "tokens, one forward",
+        "of the decoded windows",
+        "tokens, default plan",
+        "spans, default plan"
     )?;
     for (one, decoded) in report.one_forward.iter().zip(&report.decoded) {
         writeln!(
             f,
-            "  {:>5.0}%  {:<26}{:<26}{:<26}",
+            "  {:>5.0}%  {:<26}{:<26}{:<26}{:<26}",
             one.mask_rate * 100.0,
             cell(one.token_accuracy, 3),
+            cell(one.token_accuracy_of_decoded, 3),
             cell(decoded.token_accuracy, 3),
             cell(decoded.span_exact_match, 3)
         )?;

@@ -22,7 +22,7 @@ use super::{EvalError, Target};
 use crate::canvas::TokenId;
 use crate::diffusion::elbo::plug_in_divergence;
 use crate::diffusion::{Process, Schedule};
-use crate::models::{AttentionPattern, Corruption, Denoiser, Parameterisation, RaggedBatch};
+use crate::models::{Corruption, Denoiser, Parameterisation, RaggedBatch};
 use crate::sampling::philox::Stream;
 
 /// One draw for one target.
@@ -64,11 +64,9 @@ pub(super) fn losses(
     if spec.corruption != Corruption::Uniform {
         return Err(unsupported("it was not trained on the uniform process"));
     }
-    if spec.parameterisation != Parameterisation::Logits || spec.noise_conditioned {
+    super::check(spec)?;
+    if spec.parameterisation != Parameterisation::Logits {
         return Err(unsupported("its output is not plain logits"));
-    }
-    if spec.attention != AttentionPattern::Bidirectional {
-        return Err(unsupported("its slots do not see the whole sequence"));
     }
     if settings.guidance_scale > 0.0 {
         let allowed =
@@ -77,17 +75,18 @@ pub(super) fn losses(
         return Err(EvalError::setting("guidance_scale", given, allowed));
     }
     let process = Process::uniform(spec.vocab_size)?;
-    let mut draws = Vec::new();
-    for (index, target) in targets.iter().enumerate() {
+    for target in targets {
         target.check(spec)?;
-        for group in 0..settings.groups {
-            draws.extend(noised(target, &process, settings, group, index)?);
-        }
     }
-    let mut losses = Vec::with_capacity(draws.len());
-    for batch in batches(&draws, |draw| draw.tokens.len()) {
-        losses.extend(batch_losses(model, batch)?);
-        progress(batch.len());
+    let mut losses = Vec::with_capacity(targets.len() * settings.groups * settings.strata);
+    for (index, target) in targets.iter().enumerate() {
+        for group in 0..settings.groups {
+            let draws = noised(target, &process, settings, group, index)?;
+            for batch in batches(&draws, |draw| draw.tokens.len()) {
+                losses.extend(batch_losses(model, batch)?);
+                progress(batch.len());
+            }
+        }
     }
     Ok(losses)
 }

@@ -36,6 +36,8 @@ pub enum Stream {
     Renoise = 11,
     /// Diffusion times and noise of the uniform process, in the evaluation of a likelihood.
     NoiseTime = 12,
+    /// Documents and windows that an evaluation takes.
+    Sample = 13,
 }
 
 /// The four words of `counter` under `key`.

@@ -35,6 +35,10 @@ impl Tokenizer for GapTokenizer {
         self.inner.encode(text)
     }
 
+    fn encode_as_text(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        self.inner.encode_as_text(text)
+    }
+
     fn bytes(&self, token: TokenId) -> &[u8] {
         if self.silent.contains(&token) {
             &[]

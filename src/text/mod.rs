@@ -1,10 +1,11 @@
-//! Text: documents of files, tokenizer, chat templates, texts with gaps, detokenisation.
+//! Text: documents and pairs of files, tokenizer, chat templates, texts with gaps, detokenisation.
 
 mod chat_template;
 pub mod documents;
 mod error;
 pub mod gaps;
 mod layout;
+pub mod pairs;
 mod pieces;
 mod tokenizer;
 

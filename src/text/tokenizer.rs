@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -31,6 +32,13 @@ pub trait Tokenizer: Send + Sync {
     fn encode_continuation(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
         self.encode(text)
     }
+
+    /// As [`Tokenizer::encode`], with special tokens that are written out in `text` taken for the text that they
+    /// are: every token of the answer has bytes.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    fn encode_as_text(&self, text: &str) -> Result<Vec<TokenId>, TextError>;
 
     /// As [`Tokenizer::encode`], with the special tokens that the tokenizer puts around a text.
     ///
@@ -87,6 +95,8 @@ pub struct HfTokenizer {
     inner: tokenizers::Tokenizer,
     /// For text that is not the beginning, where that makes a difference.
     continuation: Option<tokenizers::Tokenizer>,
+    /// For text in which special tokens are text; made when first needed, since it takes as much memory.
+    as_text: OnceLock<tokenizers::Tokenizer>,
     bytes: Vec<Box<[u8]>>,
     special: HashMap<TokenId, String>,
     longest: Option<usize>,
@@ -151,6 +161,7 @@ impl HfTokenizer {
         Ok(Self {
             inner,
             continuation,
+            as_text: OnceLock::new(),
             bytes,
             special,
             longest,
@@ -195,6 +206,15 @@ impl Tokenizer for HfTokenizer {
             text,
             false,
         )
+    }
+
+    fn encode_as_text(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        let tokenizer = self.as_text.get_or_init(|| {
+            let mut tokenizer = self.inner.clone();
+            tokenizer.set_encode_special_tokens(true);
+            tokenizer
+        });
+        ids(tokenizer, text, false)
     }
 
     fn encode_with_special(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
@@ -245,6 +265,10 @@ impl Default for ByteTokenizer {
 impl Tokenizer for ByteTokenizer {
     fn encode(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
         Ok(text.bytes().map(TokenId::from).collect())
+    }
+
+    fn encode_as_text(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        self.encode(text)
     }
 
     fn bytes(&self, token: TokenId) -> &[u8] {

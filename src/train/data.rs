@@ -7,12 +7,13 @@ use super::beginnings::beginnings;
 use super::config::{Objective, TimeSampling, TrainConfig, WindowStart};
 use super::draws::{Purpose, Stream, independent_times, stratified_times};
 use super::error::TrainError;
-use super::pairs::Pairs;
+use super::pairs;
 use super::source::Source;
 use super::tokenizer::{self, SpecialTokens};
 use crate::diffusion::{Process, Schedule};
 use crate::models::ForwardProcess;
 use crate::text::documents::read_documents;
+use crate::text::pairs::Pairs;
 use crate::text::{HfTokenizer, Tokenizer as _};
 
 /// Windows of a validation batch.
@@ -61,7 +62,7 @@ impl Data {
                 tokenizer::train(documents, config.vocab_size_or_default())?
             }
             (None, Texts::Pairs(pairs, _)) => {
-                tokenizer::train(&pairs.texts(), config.vocab_size_or_default())?
+                tokenizer::train(&pairs::texts(pairs), config.vocab_size_or_default())?
             }
         };
         let vocab = tokenizer.get_vocab_size(true);
@@ -104,7 +105,9 @@ impl Data {
             })
         };
         let of_pairs = |pairs: &Pairs| {
-            let windows = pairs.windows(&tokenizer, config.context, config.truncate_pairs)?;
+            let (context, truncate) = (config.context, config.truncate_pairs);
+            let served = texts_of(&tokenizer)?;
+            let windows = pairs::windows(pairs, &served, specials, context, truncate)?;
             Ok::<_, TrainError>(Source::Pairs(windows))
         };
         let (train, valid) = match &texts {
@@ -171,7 +174,7 @@ enum Texts {
     Pairs(Pairs, Pairs),
 }
 
-/// What reads the bytes of tokens.
+/// The tokenizer as it is served.
 fn texts_of(tokenizer: &Tokenizer) -> Result<HfTokenizer, TrainError> {
     let json = tokenizer.to_string(false);
     let json = json.map_err(|error| TrainError::Tokenizer(error.to_string()))?;

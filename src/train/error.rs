@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::text::documents::DocumentsError;
+use crate::text::pairs::PairsError;
 
 /// An error of `unmask train`.
 #[derive(Debug, thiserror::Error)]
@@ -30,16 +31,9 @@ pub enum TrainError {
     /// A data file cannot be read as documents.
     #[error(transparent)]
     Documents(#[from] DocumentsError),
-    /// A line of a file of pairs cannot be used.
-    #[error("{}, line {line}: {reason}", path.display())]
-    Pair {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong with it, and what would be right.
-        reason: String,
-    },
+    /// A file of pairs, or a line of it, cannot be used.
+    #[error(transparent)]
+    Pairs(#[from] PairsError),
     /// The text is shorter than one window.
     #[error(
         "the {which} text is {tokens} tokens long, shorter than one window of {context}; \

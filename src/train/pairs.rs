@@ -1,147 +1,67 @@
-//! Pairs of prompt and answer for supervised fine-tuning: one JSON object a line, with the fields `prompt`
-//! and `answer`.
+//! Pairs of prompt and answer as windows, for supervised fine-tuning.
 //!
 //! As in LLaDA (GUIDELINES.md of ML-GSAI/LLaDA, "SFT"), the prompt is never noised, and the answer, which
 //! ends in the end token and is padded with it to the window, is noised with its padding: the model learns
 //! where answers end. A pair's loss is the mean over the tokens of its answer, padding included.
 
-use std::path::{Path, PathBuf};
-
-use serde::Deserialize;
-use tokenizers::Tokenizer;
+use rayon::prelude::*;
 
 use super::batch::Windows;
 use super::error::TrainError;
-use super::tokenizer::{encode_each, special_tokens};
-use crate::text::documents::{DocumentsError, read_text};
+use super::tokenizer::SpecialTokens;
+use crate::text::Tokenizer;
+use crate::text::pairs::{EncodedPair, Pairs};
 
-/// A line of the file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Pair {
-    /// What is given, as it stands before the answer: nothing is put between the two.
-    prompt: String,
-    /// What is to be learned.
-    answer: String,
+/// Each pair as one text, to train a tokenizer on.
+pub fn texts(pairs: &Pairs) -> Vec<String> {
+    let pairs = pairs.as_slice().iter();
+    pairs
+        .map(|pair| format!("{}{}", pair.prompt, pair.answer))
+        .collect()
 }
 
-/// The pairs of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pairs {
-    path: PathBuf,
-    /// One a line.
-    pairs: Vec<Pair>,
-}
-
-impl Pairs {
-    /// Reads a file, UTF-8 text, plain or zstd.
-    ///
-    /// # Errors
-    /// When the file cannot be read or is empty; [`TrainError::Pair`] names the first line that is no pair.
-    pub fn read(path: &Path) -> Result<Self, TrainError> {
-        let text = read_text(path)?;
-        let parse = |(index, line): (usize, &str)| {
-            let refused = |reason: String| TrainError::Pair {
-                path: path.to_path_buf(),
-                line: index + 1,
-                reason,
-            };
-            let pair: Pair = serde_json::from_str(line).map_err(|error| {
-                // Of serde's place only the column says something: each line is parsed by itself.
-                let message = error.to_string();
-                let reason = message.split(" at line ").next().unwrap_or_default();
-                refused(format!(
-                    "{reason} (column {}); a line is {{\"prompt\": \"…\", \"answer\": \"…\"}}",
-                    error.column()
-                ))
-            })?;
-            match pair.answer.is_empty() {
-                true => Err(refused("answer is empty; there is nothing to learn".into())),
-                false => Ok(pair),
-            }
+/// Each pair as a window of `context` tokens: prompt, answer and end tokens.
+///
+/// # Errors
+/// [`TrainError::Pairs`] names the first line that holds the mask token, or does not fit the window: its
+/// prompt alone, or without `truncate` its answer with one end token.
+pub fn windows(
+    pairs: &Pairs,
+    tokenizer: &dyn Tokenizer,
+    specials: SpecialTokens,
+    context: usize,
+    truncate: bool,
+) -> Result<Windows, TrainError> {
+    let encode = |index| pairs.encode(index, tokenizer, Some(specials.mask));
+    let lines = (0..pairs.as_slice().len()).into_par_iter();
+    let encoded: Vec<_> = lines.map(encode).collect();
+    let mut windows = Windows::new(context);
+    for (index, encoded) in encoded.into_iter().enumerate() {
+        let EncodedPair {
+            prompt: mut window,
+            answer,
+        } = encoded?;
+        let prompt = window.len();
+        let room = context.saturating_sub(prompt);
+        let reason = if room == 0 {
+            Some(format!(
+                "the prompt alone has {prompt} tokens, and the window {context}; shorten it or raise --context"
+            ))
+        } else if answer.len() >= room && !truncate {
+            Some(format!(
+                "prompt, answer and end token are {} tokens, and the window {context}; shorten them, raise \
+                 --context, or pass --truncate-pairs",
+                prompt + answer.len() + 1
+            ))
+        } else {
+            None
         };
-        let pairs: Vec<Pair> = text
-            .lines()
-            .enumerate()
-            .map(parse)
-            .collect::<Result<_, _>>()?;
-        if pairs.is_empty() {
-            return Err(DocumentsError::Empty {
-                path: path.to_path_buf(),
-            }
-            .into());
+        if let Some(reason) = reason {
+            return Err(pairs.refused(index, reason).into());
         }
-        Ok(Self {
-            path: path.to_path_buf(),
-            pairs,
-        })
+        window.extend(answer.iter().take(room));
+        window.resize(context, specials.end);
+        windows.push(&window, prompt, &[]);
     }
-
-    /// Each pair as one text, to train a tokenizer on.
-    pub fn texts(&self) -> Vec<String> {
-        let pairs = self.pairs.iter();
-        pairs
-            .map(|pair| format!("{}{}", pair.prompt, pair.answer))
-            .collect()
-    }
-
-    /// Each pair as a window of `context` tokens: prompt, answer and end tokens. Prompt and answer are
-    /// encoded apart.
-    ///
-    /// # Errors
-    /// [`TrainError::Pair`] names the first line that does not fit the window: its prompt alone, or without
-    /// `truncate` its answer with one end token.
-    pub fn windows(
-        &self,
-        tokenizer: &Tokenizer,
-        context: usize,
-        truncate: bool,
-    ) -> Result<Windows, TrainError> {
-        let end = special_tokens(tokenizer)?.end;
-        let texts = |text: fn(&Pair) -> &String| -> Vec<String> {
-            self.pairs.iter().map(text).cloned().collect()
-        };
-        let mut prompts: Vec<Vec<u32>> = Vec::with_capacity(self.pairs.len());
-        encode_each(tokenizer, &texts(|pair| &pair.prompt), |tokens| {
-            prompts.push(tokens.to_vec());
-        })?;
-        let mut windows = Windows::new(context);
-        let mut refused = None;
-        let mut prompts = prompts.into_iter().enumerate();
-        encode_each(tokenizer, &texts(|pair| &pair.answer), |answer| {
-            let Some((index, mut window)) = prompts.next() else {
-                return;
-            };
-            let prompt = window.len();
-            let room = context.saturating_sub(prompt);
-            let reason = if room == 0 {
-                Some(format!(
-                    "the prompt alone has {prompt} tokens, and the window {context}; shorten it or raise --context"
-                ))
-            } else if answer.len() >= room && !truncate {
-                Some(format!(
-                    "prompt, answer and end token are {} tokens, and the window {context}; shorten them, raise \
-                     --context, or pass --truncate-pairs",
-                    prompt + answer.len() + 1
-                ))
-            } else {
-                None
-            };
-            if let Some(reason) = reason {
-                refused.get_or_insert((index + 1, reason));
-                return;
-            }
-            window.extend(answer.iter().take(room));
-            window.resize(context, end);
-            windows.push(&window, prompt, &[]);
-        })?;
-        match refused {
-            Some((line, reason)) => Err(TrainError::Pair {
-                path: self.path.clone(),
-                line,
-                reason,
-            }),
-            None => Ok(windows),
-        }
-    }
+    Ok(windows)
 }

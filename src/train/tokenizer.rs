@@ -145,7 +145,7 @@ pub fn encode(tokenizer: &Tokenizer, documents: &[String]) -> Result<Vec<u32>, T
 ///
 /// # Errors
 /// When the tokenizer fails.
-pub fn encode_each(
+fn encode_each(
     tokenizer: &Tokenizer,
     texts: &[String],
     mut take: impl FnMut(&[u32]),

@@ -173,6 +173,10 @@ impl Tokenizer for Broken {
         panic!("what is for the log")
     }
 
+    fn encode_as_text(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        self.encode(text)
+    }
+
     fn bytes(&self, _: TokenId) -> &[u8] {
         &[]
     }

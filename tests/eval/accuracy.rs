@@ -15,6 +15,7 @@ fn oracle_corpus(model: &Oracle) -> Corpus {
         documents: 8,
         windows: 1,
         context: None,
+        seed: 0,
     };
     let texts = vec![text.clone(), text.clone(), text];
     Corpus::new(&texts, &ByteTokenizer::default(), &model.spec, &selection).unwrap()
@@ -47,6 +48,50 @@ fn a_model_that_knows_the_text_has_every_span_and_one_that_does_not_has_none() {
             assert!((one.masked_share - one.mask_rate).abs() < 0.04);
         }
     }
+}
+
+#[test]
+fn windows_are_decoded_from_all_places_and_compared_with_single_forwards_of_the_same() {
+    // The model expects nothing but a: half of the windows, the first of each document, are foreseen.
+    let model = || Oracle::new(&[b'a'; 8], 9.0, 0);
+    let selection = Selection {
+        documents: 8,
+        windows: 2,
+        context: Some(8),
+        seed: 0,
+    };
+    let texts = vec!["aaaaaaaabbbbbbbb".to_owned(); 8];
+    let corpus = Corpus::new(&texts, &ByteTokenizer::default(), &model().spec, &selection).unwrap();
+    let engine = Engine::start(Box::new(model()), EngineConfig::default()).unwrap();
+    let mut accuracies = Vec::new();
+    for seed in 0..8 {
+        let settings = infill::Settings {
+            mask_rates: vec![0.5],
+            span: 2,
+            decode_windows: 4,
+            seed,
+        };
+        let one = infill::one_forward(&model(), &corpus, &settings, &mut |_| ()).unwrap();
+        let decoded = infill::decoded(&engine, &corpus, &settings, &mut |_| ()).unwrap();
+        assert_eq!((one[0].windows, decoded[0].windows), (16, 4));
+        assert_eq!(one[0].token_accuracy.value, 0.5);
+        assert_eq!(one[0].token_accuracy_of_decoded, decoded[0].token_accuracy);
+        accuracies.push(decoded[0].token_accuracy.value);
+
+        let settings = speed::Settings {
+            thresholds: vec![0.5],
+            mask_rate: 0.5,
+            span: 2,
+            decode_windows: 4,
+            seed,
+        };
+        let points = speed::evaluate(&engine, &corpus, &settings, &mut |_| ()).unwrap();
+        assert_eq!(points[0].token_accuracy, decoded[0].token_accuracy);
+    }
+    let mean = accuracies.iter().sum::<f64>() / accuracies.len() as f64;
+    // The share of 32 windows that are first ones: standard deviation 0.09.
+    assert!((0.2..0.8).contains(&mean), "{accuracies:?}");
+    assert!(accuracies.iter().any(|accuracy| *accuracy != accuracies[0]));
 }
 
 #[test]

@@ -96,8 +96,11 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .data.documents_available
     .data.documents_skipped
     .data.file
+    .data.form
     .data.tokens
     .data.windows
+    .data.windows_available
+    .estimated
     .infill.decoded[].forwards
     .infill.decoded[].mask_rate
     .infill.decoded[].span_exact_match.high
@@ -114,6 +117,9 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .infill.one_forward[].token_accuracy.high
     .infill.one_forward[].token_accuracy.low
     .infill.one_forward[].token_accuracy.value
+    .infill.one_forward[].token_accuracy_of_decoded.high
+    .infill.one_forward[].token_accuracy_of_decoded.low
+    .infill.one_forward[].token_accuracy_of_decoded.value
     .infill.one_forward[].tokens
     .infill.one_forward[].windows
     .infill.span
@@ -123,6 +129,10 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .likelihood[].bits_per_character.high
     .likelihood[].bits_per_character.low
     .likelihood[].bits_per_character.value
+    .likelihood[].by_document[].bytes
+    .likelihood[].by_document[].index
+    .likelihood[].by_document[].nats
+    .likelihood[].by_document[].tokens
     .likelihood[].draws
     .likelihood[].estimator
     .likelihood[].monte_carlo_error
@@ -148,9 +158,28 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .speed.span
     .speed.windows
     ");
+    let bound = &report["likelihood"][0];
+    let by_document = bound["by_document"].as_array().unwrap();
+    let sum = |field: &str| {
+        by_document
+            .iter()
+            .map(|d| d[field].as_f64().unwrap())
+            .sum::<f64>()
+    };
+    let mean = sum("nats") / sum("tokens");
+    assert!((mean - bound["nats_per_token"]["value"].as_f64().unwrap()).abs() < 1e-9);
+    let indices: Vec<_> = by_document
+        .iter()
+        .map(|d| d["index"].as_u64().unwrap())
+        .collect();
+    assert_eq!(indices, [0, 1, 3]);
     let table = run(&[]);
     for part in [
         "1 documents of fewer than 2 tokens",
+        "3 of 4 documents, ",
+        " of their ",
+        "means over all tokens of the data",
+        "of the decoded windows",
         "likelihood, exact count, 2 draws",
         "likelihood, continuous time",
         "infinite variance",
@@ -197,13 +226,7 @@ fn the_command_says_what_is_wrong_with_its_input() {
     };
     let good = write("good.txt", b"some words");
     let missing = folder.path().join("missing.txt");
-    let cases: [(&str, &Path, &[&str], &str); 11] = [
-        (
-            "sdar",
-            &good,
-            &[],
-            "its slots do not see the whole sequence",
-        ),
+    let cases: [(&str, &Path, &[&str], &str); 9] = [
         ("llada", &missing, &[], "cannot read"),
         ("llada", &write("empty.txt", b" \n"), &[], "no documents"),
         (
@@ -211,12 +234,6 @@ fn the_command_says_what_is_wrong_with_its_input() {
             &write("latin.txt", b"caf\xe9 au lait"),
             &[],
             "not UTF-8: invalid byte at offset 3",
-        ),
-        (
-            "llada",
-            &write("mask.txt", b"one\n<|doc|>\n<|mdm_mask|> two"),
-            &[],
-            "document 2: token 0 of the sequence is the mask token 505",
         ),
         (
             "llada",
@@ -251,6 +268,101 @@ fn the_command_says_what_is_wrong_with_its_input() {
         assert!(!output.status.success(), "{expected}");
         assert!(errors.contains(expected), "{expected}: {errors}");
     }
+}
+
+#[test]
+fn families_that_cannot_be_evaluated_are_refused_before_their_weights_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = text_file(folder.path());
+    for (family, reason) in [
+        ("sdar", "its slots do not see the whole sequence"),
+        ("sedd_absorb", "its output is a log-score, not logits"),
+        ("sedd_uniform", "its output is a log-score, not logits"),
+    ] {
+        // A checkpoint whose weights are not there.
+        let model = folder.path().join(family);
+        std::fs::create_dir(&model).unwrap();
+        std::fs::copy(
+            golden(family).join("config.json"),
+            model.join("config.json"),
+        )
+        .unwrap();
+        std::fs::write(model.join("model.safetensors"), b"nothing that can be read").unwrap();
+        let output = eval(model.to_str().unwrap(), &data, &[]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{family}");
+        assert!(errors.contains(reason), "{family}: {errors}");
+    }
+}
+
+#[test]
+fn answers_of_pairs_are_scored_after_their_prompts() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = folder.path().join("pairs.jsonl");
+    let options = |more: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_unmask"))
+            .args(["eval", "--device", "cpu", "--model"])
+            .arg(golden("llada"))
+            .arg("--pairs")
+            .arg(&pairs)
+            .args(["--draws", "2", "--mask-rates", "0.5", "--thresholds", "0.9"])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let lines = ["Readability", "In the face"]
+        .map(|answer| {
+            let prompt = "<|start_header_id|>user<|end_header_id|>Say it.<|eot_id|>";
+            serde_json::json!({"prompt": prompt, "answer": answer}).to_string()
+        })
+        .join("\n");
+    std::fs::write(&pairs, lines).unwrap();
+    let output = options(&["--json"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["data"]["form"], "pairs");
+    assert_eq!(report["data"]["documents"], 2);
+    assert_eq!(report["data"]["bytes"], 22);
+    let tokens = report["data"]["tokens"].as_u64().unwrap();
+    assert!((4..=22).contains(&tokens), "{tokens}");
+    let masked = report["infill"]["one_forward"][0]["tokens"]
+        .as_u64()
+        .unwrap();
+    assert!(masked < tokens, "{masked} of the answers' {tokens}");
+
+    for (line, expected) in [
+        (
+            r#"{"prompt": "a <|mdm_mask|>", "answer": "b"}"#,
+            "line 1: prompt holds the mask token",
+        ),
+        (r#"{"prompt": "a"}"#, "line 1: missing field `answer`"),
+    ] {
+        std::fs::write(&pairs, line).unwrap();
+        let output = options(&[]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && errors.contains(expected),
+            "{errors}"
+        );
+    }
+    let both = options(&["--windows", "2"]);
+    assert!(String::from_utf8_lossy(&both.stderr).contains("--windows"));
+}
+
+#[test]
+fn special_tokens_that_a_text_spells_out_are_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("text.txt");
+    let documents = ["<|mdm_mask|> stands for a token", "and <|endoftext|> ends."];
+    std::fs::write(&data, documents.join("\n<|doc|>\n")).unwrap();
+    let options = ["--parts", "likelihood", "--draws", "1", "--json"];
+    let output = eval("llada", &data, &options);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lengths = documents.map(str::len);
+    assert_eq!(report["data"]["bytes"], lengths[0] + lengths[1]);
 }
 
 #[test]

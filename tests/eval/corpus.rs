@@ -1,10 +1,14 @@
 //! Documents, and the bound over them.
 
-use unmask::eval::likelihood::{Estimator, Settings};
-use unmask::eval::{Corpus, EvalError, Measure, Selection, bound};
-use unmask::models::Denoiser;
-use unmask::text::{ByteTokenizer, HfTokenizer};
+use std::error::Error;
 
+use unmask::canvas::TokenId;
+use unmask::eval::likelihood::{Estimator, Settings};
+use unmask::eval::{Corpus, EvalError, Measure, Selection, Window, bound};
+use unmask::models::Denoiser;
+use unmask::text::{ByteTokenizer, HfTokenizer, TextError, Tokenizer};
+
+use crate::oracle::Oracle;
 use crate::support::golden;
 use crate::support::mock::MockModel;
 use crate::{load, texts};
@@ -16,6 +20,7 @@ fn text_corpus(model: &dyn Denoiser, context: usize) -> Corpus {
         documents: 10,
         windows: 2,
         context: Some(context),
+        seed: 0,
     };
     Corpus::new(&texts(), &tokenizer, model.spec(), &selection).unwrap()
 }
@@ -74,6 +79,7 @@ fn documents_are_cut_into_equal_windows_that_leave_nothing_out() {
         documents: 4,
         windows: 9,
         context: Some(30),
+        seed: 0,
     };
     let corpus = Corpus::new(&texts, &ByteTokenizer::default(), &spec, &selection).unwrap();
     let lengths = |document: usize| -> Vec<usize> {
@@ -86,14 +92,149 @@ fn documents_are_cut_into_equal_windows_that_leave_nothing_out() {
     assert_eq!(corpus.documents[1].windows[0].characters, 1);
     assert_eq!(lengths(2), [21, 21, 22]);
     assert_eq!(corpus.documents[2].index, 3);
+    let weights: Vec<usize> = corpus.windows().map(|(_, window)| window.weight).collect();
+    assert_eq!(weights, [1; 8]);
+    let available: Vec<usize> = corpus.documents.iter().map(|d| d.available).collect();
+    assert_eq!(available, [4, 1, 3]);
+}
 
-    let fewer = Selection {
-        documents: 2,
-        windows: 2,
-        context: None,
+/// Documents of bytes, cut into windows of 8, few of which are chosen by the seed.
+fn sampled(texts: &[String], documents: usize, windows: usize, seed: u64) -> Corpus {
+    let selection = Selection {
+        documents,
+        windows,
+        context: Some(8),
+        seed,
     };
-    let corpus = Corpus::new(&texts, &ByteTokenizer::default(), &spec, &fewer).unwrap();
-    assert_eq!((corpus.skipped, corpus.windows().count()), (1, 2));
+    let spec = MockModel::new().spec().clone();
+    Corpus::new(texts, &ByteTokenizer::default(), &spec, &selection).unwrap()
+}
+
+#[test]
+fn the_seed_chooses_one_window_from_every_part_of_a_document_and_one_document_from_every_part() {
+    // Window n is eight times the byte n, of a document of 60; six documents.
+    let text: String = (0..60u8).flat_map(|n| [char::from(n); 8]).collect();
+    let texts = vec![text; 6];
+    let (mut first, runs) = (0, 300);
+    for seed in 0..runs {
+        let corpus = sampled(&texts, 2, 3, seed);
+        assert_eq!(corpus, sampled(&texts, 2, 3, seed));
+        let documents: Vec<usize> = corpus.documents.iter().map(|d| d.index).collect();
+        assert!(
+            documents[0] < 3 && (3..6).contains(&documents[1]) && documents.len() == 2,
+            "{documents:?}"
+        );
+        for document in &corpus.documents {
+            assert_eq!((document.windows.len(), document.available), (3, 60));
+            for (part, window) in document.windows.iter().enumerate() {
+                let place = window.target.tokens[0] as usize;
+                assert_eq!(place / 20, part);
+                assert_eq!(window.weight, 3 * 20);
+                first += usize::from(place == 0);
+            }
+        }
+    }
+    // Binomial(600, 1/20): mean 30, standard deviation 5.3.
+    assert!((10..50).contains(&first), "{first} of {runs} seeds");
+}
+
+#[test]
+fn few_windows_estimate_the_mean_over_all_tokens_of_the_documents() {
+    // A model that expects nothing but a.
+    let model = Oracle::new(&[b'a'; 8], 6.0, 0);
+    let nats = |texts: &[String], windows, seed| {
+        let corpus = sampled(texts, 8, windows, seed);
+        let settings = Settings {
+            groups: 1,
+            strata: 1,
+            ..Settings::default()
+        };
+        let bound = bound::evaluate(&model, &corpus, &settings, &mut |_| ()).unwrap();
+        bound.nats_per_token.value
+    };
+    let of = |text: &str| nats(&[text.to_owned()], 1, 0);
+    let (a, b) = (of("aaaaaaaa"), of("bbbbbbbb"));
+    assert!(b - a > 5.9, "{a} {b}");
+
+    // Three quarters of all tokens are in the long document, whatever is taken of it.
+    let lengths = [("a", 40), ("a", 80), ("b", 360)];
+    let texts = lengths.map(|(letter, length)| letter.repeat(length));
+    for (windows, seed) in [(1, 0), (2, 1), (7, 2), (100, 3)] {
+        let got = nats(&texts, windows, seed);
+        assert!((got - (a + 3.0 * b) / 4.0).abs() < 1e-4, "{windows}: {got}");
+    }
+
+    // A quarter of each document is an opening that the model expects.
+    let texts = vec!["a".repeat(32) + &"b".repeat(96); 8];
+    let exact = nats(&texts, 100, 0);
+    assert!((exact - (a + 3.0 * b) / 4.0).abs() < 1e-4, "{exact}");
+    let runs = 40;
+    let mean = (0..runs).map(|seed| nats(&texts, 1, seed)).sum::<f64>() / runs as f64;
+    // The share of 320 windows that are openings: standard deviation 0.024, of nats 6 times that.
+    assert!((mean - exact).abs() < 0.6, "{mean} {exact}");
+}
+
+#[test]
+fn the_bytes_of_windows_are_those_of_their_document() {
+    let tokenizer = HfTokenizer::from_file(&golden("llada").join("tokenizer.json")).unwrap();
+    let texts: Vec<String> = [
+        "A <|mdm_mask|> and <|endoftext|>, <|startoftext|>s as well, are text here. ".repeat(5),
+        "<|endoftext|>".to_owned(),
+        "caf\u{e9} \u{1f642}\n\n\tand  spaces ".repeat(20),
+    ]
+    .to_vec();
+    let selection = Selection {
+        documents: 9,
+        windows: 99,
+        context: Some(16),
+        seed: 0,
+    };
+    let corpus = Corpus::new(&texts, &tokenizer, load().spec(), &selection).unwrap();
+    for (document, text) in corpus.documents.iter().zip(&texts) {
+        let sum = |of: fn(&Window) -> usize| document.windows.iter().map(of).sum::<usize>();
+        assert_eq!(sum(|window| window.bytes), text.len());
+        assert_eq!(sum(|window| window.characters), text.chars().count());
+    }
+    assert_eq!(corpus.documents.len(), 3);
+}
+
+/// A tokenizer that gives every document a token which the model has not.
+struct Foreign;
+
+impl Tokenizer for Foreign {
+    fn encode(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        self.encode_as_text(text)
+    }
+
+    fn encode_as_text(&self, _: &str) -> Result<Vec<TokenId>, TextError> {
+        Ok(vec![1, 999])
+    }
+
+    fn bytes(&self, _: TokenId) -> &[u8] {
+        b"x"
+    }
+
+    fn longest_token(&self) -> Option<usize> {
+        None
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_document_is_said_once() {
+    let spec = MockModel::new().spec().clone();
+    let selection = Selection {
+        documents: 1,
+        windows: 1,
+        context: None,
+        seed: 0,
+    };
+    let error = Corpus::new(&["text".to_owned()], &Foreign, &spec, &selection).unwrap_err();
+    assert_eq!(error.to_string(), "document 1 cannot be evaluated");
+    let reason = error.source().unwrap().to_string();
+    assert!(
+        reason.starts_with("token 1 of the sequence is 999"),
+        "{reason}"
+    );
 }
 
 #[test]
@@ -104,6 +245,7 @@ fn documents_that_cannot_be_evaluated_are_refused_with_the_reason() {
             documents: 1,
             windows: 1,
             context,
+            seed: 0,
         };
         let texts = [text.to_owned()];
         Corpus::new(&texts, &ByteTokenizer::default(), &spec, &selection).unwrap_err()

@@ -177,6 +177,39 @@ fn both_estimators_agree_with_exact_enumeration_as_often_as_their_intervals_say(
 }
 
 #[test]
+fn an_estimate_is_the_mean_of_its_draws_however_many_there_are() {
+    let model = load();
+    let tokens = [255, 155, 108, 401, 259, 33, 300, 7, 12];
+    let targets = [
+        Target::after_prompt(&tokens[..3], &tokens[3..]),
+        Target::whole(tokens[..5].to_vec()),
+        Target::whole(tokens.to_vec()),
+    ];
+    let (groups, strata, seed) = (3, 67, 4);
+    for estimator in Estimator::ALL {
+        let settings = Settings {
+            estimator,
+            groups,
+            strata,
+            seed,
+            ..Settings::default()
+        };
+        let mut done = 0;
+        let all: Vec<&Target> = targets.iter().collect();
+        let estimates = estimate(&*model, &all, &settings, &mut |more| done += more).unwrap();
+        assert_eq!(done, targets.len() * groups * strata);
+        for (index, (target, estimate)) in targets.iter().zip(estimates).enumerate() {
+            let draws: Vec<Draw> = (0..groups)
+                .flat_map(|group| estimator.draws(target, strata, seed, group, index))
+                .collect();
+            let losses = losses(&*model, target, &draws, 0.0).unwrap();
+            let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+            assert!((estimate.nelbo / mean - 1.0).abs() < 1e-6, "{mean}");
+        }
+    }
+}
+
+#[test]
 fn prompt_tokens_are_never_masked() {
     let text = b"a prompt and what follows it";
     let model = Oracle::new(text, 3.0, 0);

@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use unmask::diffusion::Schedule;
 use unmask::models::ForwardProcess;
 use unmask::models::llada::LladaConfig;
+use unmask::text::{HfTokenizer, Tokenizer as _};
 use unmask::train::batch::Batch;
 use unmask::train::checkpoint::{load_state, state_path, write_atomically};
 use unmask::train::data::Data;

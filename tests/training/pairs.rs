@@ -70,6 +70,54 @@ fn answers_alone_are_noised_and_end_tokens_fill_the_window() {
     }
 }
 
+/// A tokenizer that has a template's tokens, which are special.
+fn tokenizer_of_chats() -> tokenizers::Tokenizer {
+    let mut tokenizer = Data::prepare(&Case::on_pairs().config, None)
+        .unwrap()
+        .tokenizer;
+    let tokens = ["<|user|>", "<|assistant|>", "<|eot|>"];
+    let tokens = tokens.map(|token| tokenizers::AddedToken::from(token, true));
+    tokenizer.add_special_tokens(tokens).unwrap();
+    tokenizer
+}
+
+#[test]
+fn a_rendered_template_has_the_tokens_in_training_that_it_has_in_serving() {
+    let mut case = Case::on_pairs();
+    case.config.vocab_size = None;
+    let prompt = "<|user|>\nWhat is the cat like?<|eot|>\n<|assistant|>\n";
+    let answer = "It is red.<|eot|>";
+    let line = serde_json::json!({"prompt": prompt, "answer": answer}).to_string();
+    fs::write(case.config.pairs.clone().unwrap(), line).unwrap();
+    let data = Data::prepare(&case.config, Some(tokenizer_of_chats())).unwrap();
+    let served = data.tokenizer.to_string(false).unwrap();
+    let served = HfTokenizer::from_bytes(served.as_bytes()).unwrap();
+    let mut expected = served.encode(prompt).unwrap();
+    for token in ["<|user|>", "<|eot|>", "<|assistant|>"] {
+        assert!(expected.contains(&data.tokenizer.token_to_id(token).unwrap()));
+    }
+    expected.extend(served.encode_continuation(answer).unwrap());
+    assert_eq!(
+        data.tokenizer.token_to_id("<|eot|>").as_ref(),
+        expected.last()
+    );
+    expected.resize(case.config.context, data.specials.end);
+    assert_eq!(data.train.tokens(), expected);
+}
+
+#[test]
+fn a_mask_token_in_a_pair_is_refused_by_line_and_field() {
+    for field in ["prompt", "answer"] {
+        let case = Case::on_pairs();
+        let mut pair = serde_json::json!({"prompt": "a", "answer": "b"});
+        pair[field] = "the <|mask|>".into();
+        fs::write(&case.config.valid, format!("{}{pair}\n", pairs(4))).unwrap();
+        let error = case.fails();
+        let expected = format!("valid.jsonl, line 5: {field} holds the mask token <|mask|>");
+        assert!(error.contains(&expected), "{error}");
+    }
+}
+
 #[test]
 fn a_pair_weighs_as_much_as_another_whatever_its_prompts_length() {
     // The weights of an answer's masked tokens sum to as much as those of a whole window: LLaDA's loss is
