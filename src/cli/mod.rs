@@ -17,6 +17,7 @@ mod output;
 mod ready;
 mod selftest;
 mod serve;
+mod signals;
 mod traces;
 mod train;
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::checkpoint::{load_state, state_path, write_atomically};
@@ -52,11 +53,17 @@ pub enum Event {
     },
 }
 
-/// Trains a model from start (or from its last saved state) to end.
+/// Trains a model from start (or from its last saved state) to end, or until `stop` is set: then the step
+/// that is under way is finished and the state saved, and the trainer that is returned has done fewer steps
+/// than its settings say. It is not asked before [`Event::Started`].
 ///
 /// # Errors
 /// See [`TrainError`]. Whatever fails, the files of the last save and of the best model are intact.
-pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer, TrainError> {
+pub fn run(
+    config: TrainConfig,
+    stop: &AtomicBool,
+    mut watch: impl FnMut(&Event),
+) -> Result<Trainer, TrainError> {
     config.check()?;
     let out = config.out.clone();
     let state_file = state_path(&out);
@@ -135,7 +142,8 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         trainer.config().valid_every,
         trainer.config().save_every,
     );
-    while trainer.progress().step < steps {
+    let mut stopped = stop.load(Ordering::Acquire);
+    while trainer.progress().step < steps && !stopped {
         let start = Instant::now();
         let report = trainer.step()?;
         // A clock too coarse for the step must not make the speed infinite, which JSON cannot hold.
@@ -166,7 +174,9 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         if step.is_multiple_of(valid_every) || step == steps {
             save |= validate(&mut trainer, &mut log, &mut watch)?;
         }
-        if save {
+        // Asked once, so that no step after this save is lost.
+        stopped = stop.load(Ordering::Acquire);
+        if save || stopped {
             trainer.save_state(&out)?;
             watch(&Event::Saved { step });
         }
