@@ -457,6 +457,9 @@ impl Reporter {
 
     fn show(&mut self, event: &Event) {
         match event {
+            Event::Unlocked => self.line(
+                "the file system of --out has no file locks: see to it that no second run trains there",
+            ),
             Event::Started {
                 train_tokens,
                 vocab,

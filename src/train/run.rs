@@ -19,6 +19,8 @@ use super::trainer::{StepReport, Trainer, Validation, check_same_run};
 /// What happens in a run, for whoever watches it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// The output directory's file system has no locks: nothing refuses a second run there.
+    Unlocked,
     /// The data is read and the model built.
     Started {
         /// Training tokens.
@@ -76,7 +78,10 @@ pub fn run(
     // Until the end of the run, so that no two write to one directory.
     let mut _lock = None;
     let (state, given) = if config.resume {
-        _lock = state_file.exists().then(|| lock(&out)).transpose()?;
+        _lock = state_file
+            .exists()
+            .then(|| lock(&out, &mut watch))
+            .transpose()?;
         let state = load_state(&state_file)?;
         check_same_run(&state, &config)?;
         let saved = tokenizer::load(&out.join("tokenizer.json"))?;
@@ -106,7 +111,7 @@ pub fn run(
     let data = Data::prepare(&config, given)?;
     if !config.resume {
         // After all that may be wrong with the settings, which leaves no directory behind.
-        _lock = Some(lock(&out)?);
+        _lock = Some(lock(&out, &mut watch)?);
         if state_file.exists() {
             return Err(TrainError::RunExists { path: out });
         }
@@ -185,7 +190,7 @@ pub fn run(
 }
 
 /// Takes the output directory for this run, until the file is closed.
-fn lock(out: &Path) -> Result<File, TrainError> {
+fn lock(out: &Path, watch: &mut impl FnMut(&Event)) -> Result<File, TrainError> {
     let directory = out.join("state");
     fs::create_dir_all(&directory).map_err(TrainError::io("create", &directory))?;
     let path = directory.join("lock");
@@ -194,7 +199,10 @@ fn lock(out: &Path) -> Result<File, TrainError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(TrainError::RunIsActive { path: out.into() }),
         // Some network file systems have no locks: a run there is on its own.
-        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+            watch(&Event::Unlocked);
+            Ok(file)
+        }
         Err(TryLockError::Error(error)) => Err(TrainError::io("lock", &path)(error)),
     }
 }
