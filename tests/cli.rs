@@ -96,6 +96,32 @@ fn ready_goes_by_its_url_whatever_port_the_environment_names() {
 }
 
 #[test]
+fn ready_asks_this_machine_past_every_proxy() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let server = std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+        connection.write_all(answer).unwrap();
+        let mut request = BufReader::new(connection).lines();
+        assert_eq!(request.next().unwrap().unwrap(), "GET /ready HTTP/1.1");
+    });
+    // A port at which nothing listens.
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let proxy = format!("http://{}", proxy.unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unmask"));
+    command.args(["ready", "--port", &port]);
+    command.env_remove("NO_PROXY").env_remove("no_proxy");
+    for name in ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy"] {
+        command.env(name, &proxy);
+    }
+    let output = command.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    server.join().unwrap();
+}
+
+#[test]
 fn help_of_generate_lists_every_decode_option() {
     insta::assert_snapshot!(stdout(&["generate", "--help"]));
 }

@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use support::golden;
@@ -34,6 +34,14 @@ struct Contents {
     token: Option<&'static str>,
     /// Files of which so many downloads break off after half of what they should bring.
     broken: HashMap<String, usize>,
+    /// Files of which so many downloads stop after half of what they should bring, and stay open.
+    stalled: HashMap<String, usize>,
+    /// What the next requests whose paths end so are answered with.
+    failing: Vec<(&'static str, StatusCode)>,
+    /// Whether files are elsewhere on the hub than where they are asked for.
+    moved: bool,
+    /// What stands before every etag.
+    etag_prefix: &'static str,
     /// The requests that came: method-less paths with the range that they asked for.
     requests: Vec<(String, Option<String>)>,
 }
@@ -71,6 +79,10 @@ impl TestHub {
             denied: None,
             token: None,
             broken: HashMap::new(),
+            stalled: HashMap::new(),
+            failing: Vec::new(),
+            moved: false,
+            etag_prefix: "",
             requests: Vec::new(),
         }));
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -144,6 +156,10 @@ async fn answer(State(contents): State<Shared>, request: Request) -> Response {
     {
         return status.into_response();
     }
+    let fails = |(ending, _): &(&str, _)| path.ends_with(ending);
+    if let Some(index) = contents.failing.iter().position(fails) {
+        return contents.failing.remove(index).1.into_response();
+    }
     if let Some(revision) = path.strip_prefix(&format!("/api/models/{REPOSITORY}/revision/")) {
         if revision != "main" && revision != contents.commit {
             return StatusCode::NOT_FOUND.into_response();
@@ -154,24 +170,47 @@ async fn answer(State(contents): State<Shared>, request: Request) -> Response {
         return axum::Json(info).into_response();
     }
     let prefix = format!("/{REPOSITORY}/resolve/{}/", contents.commit);
+    if contents.moved && path.starts_with(&prefix) {
+        return Redirect::temporary(&format!("/elsewhere{path}")).into_response();
+    }
+    let path = path.strip_prefix("/elsewhere").unwrap_or(&path);
     let Some(name) = path.strip_prefix(&prefix) else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let Some(bytes) = contents.files.get(name).cloned() else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let is_broken = match contents.broken.get_mut(name) {
-        Some(times) if *times > 0 && range.as_deref() != Some("bytes=0-0") => {
-            *times -= 1;
-            true
+    let mut end = End::Whole;
+    if range.as_deref() != Some("bytes=0-0") {
+        let contents = &mut *contents;
+        for (files, then) in [
+            (&mut contents.broken, End::Broken),
+            (&mut contents.stalled, End::Stalled),
+        ] {
+            if let Some(times) = files.get_mut(name).filter(|times| **times > 0) {
+                *times -= 1;
+                end = then;
+            }
         }
-        _ => false,
-    };
-    file(&bytes, &range.unwrap(), contents.commit, is_broken)
+    }
+    let mut answer = file(&bytes, &range.unwrap(), contents.commit, end);
+    let etag = format!("\"{}{}\"", contents.etag_prefix, etag(&bytes));
+    answer
+        .headers_mut()
+        .insert(header::ETAG, etag.parse().unwrap());
+    answer
+}
+
+/// How an answer ends: as it should, or after its first half.
+#[derive(Clone, Copy)]
+enum End {
+    Whole,
+    Broken,
+    Stalled,
 }
 
 /// The part of a file that a range asks for.
-fn file(bytes: &[u8], range: &str, commit: &str, is_broken: bool) -> Response {
+fn file(bytes: &[u8], range: &str, commit: &str, ending: End) -> Response {
     let (start, end) = range
         .strip_prefix("bytes=")
         .unwrap()
@@ -185,7 +224,6 @@ fn file(bytes: &[u8], range: &str, commit: &str, is_broken: bool) -> Response {
     let part = bytes[start..end].to_vec();
     let response = Response::builder()
         .status(StatusCode::PARTIAL_CONTENT)
-        .header(header::ETAG, format!("\"{}\"", etag(bytes)))
         .header("x-repo-commit", commit)
         .header("x-linked-size", bytes.len())
         .header(header::CONTENT_LENGTH, part.len())
@@ -193,16 +231,20 @@ fn file(bytes: &[u8], range: &str, commit: &str, is_broken: bool) -> Response {
             header::CONTENT_RANGE,
             format!("bytes {start}-{}/{}", end - 1, bytes.len()),
         );
-    let body = match is_broken {
-        false => Body::from(part),
-        true => {
-            let half = part[..part.len() / 2].to_vec();
+    let half = part[..part.len() / 2].to_vec();
+    let body = match ending {
+        End::Whole => Body::from(part),
+        End::Broken => {
             // By then the half is on its way.
             let broken = stream::once(async {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 Err(std::io::Error::other("broken off"))
             });
             Body::from_stream(stream::iter([Ok(half)]).chain(broken))
+        }
+        End::Stalled => {
+            let half = stream::iter([std::io::Result::Ok(half)]);
+            Body::from_stream(half.chain(stream::pending()))
         }
     };
     response.body(body).unwrap()
@@ -335,6 +377,123 @@ fn a_download_that_always_breaks_off_is_an_error_and_leaves_no_broken_file() {
     hub.change(|contents| contents.broken.clear());
     let directory = hub.fetch().unwrap();
     assert_same_as_golden(&directory, "llada", "config.json");
+}
+
+#[test]
+fn a_download_that_stalls_is_continued_over_another_connection() {
+    let hub = TestHub::of("llada");
+    hub.change(|contents| _ = contents.stalled.insert("model.safetensors".into(), 1));
+    let directory = hub
+        .hub()
+        .with_patience(Duration::from_millis(500))
+        .fetch(&id(), "main", &mut |_| {})
+        .unwrap();
+    assert_same_as_golden(&directory, "llada", "model.safetensors");
+    let ranges = hub.downloads("model.safetensors");
+    assert_eq!(ranges[0], "bytes=0-");
+    assert!(ranges.len() > 1 && ranges[1] != "bytes=0-", "{ranges:?}");
+}
+
+#[test]
+fn a_hub_that_takes_connections_and_says_nothing_is_given_up() {
+    let cache = tempfile::tempdir().unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hub = Hub::new(cache.path())
+        .with_endpoint(format!("http://{}", silent.local_addr().unwrap()))
+        .with_patience(Duration::from_millis(20));
+    let error = hub.fetch(&id(), "main", &mut |_| {}).unwrap_err();
+    assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
+}
+
+#[test]
+fn a_hub_that_is_busy_is_asked_again_and_one_that_refuses_is_not() {
+    let hub = TestHub::of("llada");
+    hub.change(|contents| {
+        contents.failing = vec![
+            ("revision/main", StatusCode::SERVICE_UNAVAILABLE),
+            ("revision/main", StatusCode::TOO_MANY_REQUESTS),
+            ("config.json", StatusCode::BAD_GATEWAY),
+            ("model.safetensors", StatusCode::INTERNAL_SERVER_ERROR),
+            ("model.safetensors", StatusCode::GATEWAY_TIMEOUT),
+        ];
+    });
+    let directory = hub.fetch().unwrap();
+    assert_same_as_golden(&directory, "llada", "model.safetensors");
+    assert!(hub.contents.lock().unwrap().failing.is_empty());
+
+    let hub = TestHub::of("llada");
+    hub.change(|contents| contents.failing = vec![("main", StatusCode::GONE); 2]);
+    let error = hub.fetch().unwrap_err();
+    let is_gone = matches!(error, HubError::Status { status: 410, .. });
+    assert!(is_gone, "{error}");
+    assert_eq!(hub.contents.lock().unwrap().requests.len(), 1);
+}
+
+#[test]
+fn a_file_that_another_process_downloads_is_waited_for_and_used() {
+    let hub = TestHub::of("llada");
+    let file = "model.safetensors";
+    let bytes = std::fs::read(golden("llada").join(file)).unwrap();
+    let blobs = hub.cache.path().join("models--tiny--llada/blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let named = |ending: &str| blobs.join(format!("{}{ending}", etag(&bytes)));
+    std::fs::write(named(".part"), &bytes[..100]).unwrap();
+    let lock = std::fs::File::create(named(".lock")).unwrap();
+    lock.lock().unwrap();
+    let mut seen = 0;
+    let directory = hub
+        .hub()
+        .fetch(&id(), "main", &mut |progress| {
+            if progress.file != file {
+                return;
+            }
+            // What the other has is told; then it is done.
+            assert_eq!(progress.received, 100);
+            seen += 1;
+            if seen == 3 {
+                std::fs::write(named(".part"), &bytes).unwrap();
+                std::fs::rename(named(".part"), named("")).unwrap();
+                lock.unlock().unwrap();
+            }
+        })
+        .unwrap();
+    assert_same_as_golden(&directory, "llada", file);
+    assert!(hub.downloads(file).is_empty());
+}
+
+#[test]
+fn the_time_to_wait_for_the_hub_is_a_number_of_seconds() {
+    let hub = TestHub::of("llada");
+    let inspect = |seconds| {
+        let variables = [("HF_HUB_DOWNLOAD_TIMEOUT", seconds)];
+        hub.unmask(&["inspect", "--model", REPOSITORY], &variables)
+    };
+    for seconds in ["0", "soon", "-1"] {
+        let output = inspect(seconds);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success());
+        let expected = format!("HF_HUB_DOWNLOAD_TIMEOUT is {seconds:?}");
+        assert!(error.contains(&expected), "{error}");
+    }
+    assert!(inspect("60").status.success());
+}
+
+#[test]
+fn what_the_hub_says_of_a_file_is_found_behind_its_redirects() {
+    let hub = TestHub::of("llada");
+    hub.change(|contents| contents.moved = true);
+    let directory = hub.fetch().unwrap();
+    assert_same_as_golden(&directory, "llada", "model.safetensors");
+}
+
+#[test]
+fn an_etag_that_leads_out_of_the_cache_is_refused() {
+    let hub = TestHub::of("llada");
+    hub.change(|contents| contents.etag_prefix = "../");
+    let error = hub.fetch().unwrap_err();
+    assert!(matches!(error, HubError::Answer { .. }), "{error}");
+    let left = std::fs::read_dir(hub.cache.path().join("models--tiny--llada"));
+    assert!(left.is_err(), "nothing is written");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
@@ -16,6 +16,7 @@ use unmask::models::{Denoiser, ForwardProcess};
 use unmask::text::documents::read_documents;
 use unmask::text::pairs::Pairs;
 
+use crate::cli::all_succeeded;
 use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Shown below the help.
@@ -199,11 +200,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     if let Some(folder) = &args.out {
         failed.extend(write_report(folder, &report));
     }
-    if failed.is_empty() {
-        return Ok(());
-    }
-    let failed: Vec<String> = failed.iter().map(|error| format!("{error:#}")).collect();
-    Err(anyhow!("{}", failed.join("; ")))
+    all_succeeded(failed)
 }
 
 /// What is measured of each part; `None` of one that is not.

@@ -17,9 +17,11 @@ mod output;
 mod ready;
 mod selftest;
 mod serve;
+mod signals;
 mod traces;
 mod train;
 
+use anyhow::bail;
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Serve, train and evaluate masked text diffusion language models.
@@ -86,6 +88,15 @@ pub fn run() -> anyhow::Result<()> {
         Command::Selftest(args) => selftest::run(args),
         Command::Completions(args) => completions::run(args, &mut Cli::command()),
     }
+}
+
+/// Fails with whatever failed of several things that were each tried.
+fn all_succeeded(mut failed: Vec<anyhow::Error>) -> anyhow::Result<()> {
+    if failed.len() > 1 {
+        let texts: Vec<String> = failed.iter().map(|error| format!("{error:#}")).collect();
+        bail!("{}", texts.join("; "));
+    }
+    failed.pop().map_or(Ok(()), Err)
 }
 
 #[cfg(test)]

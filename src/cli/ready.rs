@@ -27,15 +27,19 @@ pub struct ReadyArgs {
 
 /// Runs `unmask ready`: fails unless the server says that it is ready.
 pub fn run(args: ReadyArgs) -> anyhow::Result<()> {
+    let is_local = args.url.is_none();
     let address = match args.url {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => format!("http://127.0.0.1:{}", args.port),
     };
-    let config = Agent::config_builder()
+    let mut config = Agent::config_builder()
         .timeout_global(Some(args.timeout))
-        .http_status_as_error(false)
-        .build();
-    let mut answer = Agent::new_with_config(config)
+        .http_status_as_error(false);
+    if is_local {
+        // A proxy that the environment names is not the way to this machine.
+        config = config.proxy(None);
+    }
+    let mut answer = Agent::new_with_config(config.build())
         .get(format!("{address}/ready"))
         .call()
         .with_context(|| format!("no server answers at {address}; `unmask serve` starts one"))?;

@@ -3,21 +3,20 @@
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::http::HeaderValue;
 use clap::ValueEnum;
-use futures::Stream;
+use futures::StreamExt;
 use tokio::net::TcpSocket;
 use tracing_subscriber::EnvFilter;
 use unmask::engine::EngineConfig;
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
 use super::model::{ModelArgs, chat_template, tokenizer};
-use super::open_files;
 use super::traces::{self, TracesArgs};
+use super::{open_files, signals};
 
 /// Connections that the system holds until they are accepted.
 const BACKLOG: u32 = 1024;
@@ -247,7 +246,7 @@ fn cannot_listen(address: SocketAddr) -> String {
 
 async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow::Result<Ending> {
     allow_open_files(args.max_connections);
-    let shutdown = termination()?;
+    let shutdown = signals::termination()?.map(|_| ());
     let listener = socket
         .listen(BACKLOG)
         .with_context(|| cannot_listen(SocketAddr::new(args.host, args.port)))?;
@@ -262,31 +261,6 @@ async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow:
         ..ListenConfig::default()
     };
     Ok(server::serve(listener, server::router(state), shutdown, config).await)
-}
-
-/// Yields at every SIGTERM and SIGINT.
-#[cfg(unix)]
-fn termination() -> anyhow::Result<impl Stream<Item = ()> + Send + 'static> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(futures::stream::poll_fn(move |context| {
-        let came =
-            terminate.poll_recv(context).is_ready() || interrupt.poll_recv(context).is_ready();
-        match came {
-            true => Poll::Ready(Some(())),
-            false => Poll::Pending,
-        }
-    }))
-}
-
-/// Yields at every Ctrl-C.
-#[cfg(not(unix))]
-fn termination() -> anyhow::Result<impl Stream<Item = ()> + Send + 'static> {
-    // Without a handler there is no orderly end, and the server runs until it is killed.
-    Ok(futures::stream::unfold((), |()| async {
-        tokio::signal::ctrl_c().await.ok().map(|()| ((), ()))
-    }))
 }
 
 fn start_logging(format: LogFormat) -> anyhow::Result<()> {

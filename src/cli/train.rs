@@ -1,9 +1,12 @@
 //! `unmask train`.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::thread;
 
 use anyhow::Context;
+use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::diffusion::Schedule;
 use unmask::models::ForwardProcess;
@@ -13,6 +16,8 @@ use unmask::train::{
     self, Initial, ModelDtype, Objective, OptimizerKind, Packing, Precision, TimeSampling,
     TrainConfig, TrainDevice, TrainError, WindowStart,
 };
+
+use super::signals;
 
 /// Shown below the help.
 pub const EXAMPLES: &str = "Examples:
@@ -336,17 +341,76 @@ impl TrainArgs {
 /// Runs `unmask train`.
 pub fn run(args: TrainArgs) -> anyhow::Result<()> {
     let config = args.config()?;
-    let mut reporter = Reporter::new(config.steps);
-    let out = config.out.clone();
-    let trainer = train::run(config, |event| reporter.show(event)).context("training stopped")?;
+    let (out, steps) = (config.out.clone(), config.steps);
+    let mut reporter = Reporter::new(steps);
+    stop_at_signals(reporter.bar.clone())?;
+    let watch = |event: &Event| {
+        if let Event::Started { .. } = event {
+            CAN_STOP.store(true, Ordering::Relaxed);
+        }
+        reporter.show(event);
+    };
+    let trainer = train::run(config, &STOP, watch).context("training stopped")?;
     reporter.finish();
-    if let Some(best) = trainer.progress().best {
-        eprintln!(
+    let progress = trainer.progress();
+    if progress.step < steps {
+        reporter.line(&format!(
+            "stopped at step {} of {steps}, which is saved; unmask train --out {} --resume continues",
+            progress.step,
+            out.display()
+        ));
+        std::process::exit(STATUS.load(Ordering::Relaxed).into());
+    }
+    if let Some(best) = progress.best {
+        reporter.line(&format!(
             "best validation loss {best:.4} nats/token; model in {}",
             out.display()
-        );
+        ));
     }
     Ok(())
+}
+
+/// Whether a signal asked the run to end after its step.
+static STOP: AtomicBool = AtomicBool::new(false);
+/// The exit status that goes with it.
+static STATUS: AtomicU8 = AtomicU8::new(0);
+/// Whether the run has come to where it asks for [`STOP`]; there is nothing to save before.
+static CAN_STOP: AtomicBool = AtomicBool::new(false);
+
+/// From now on the first SIGTERM or SIGINT sets [`STOP`], and the second ends the process at once.
+fn stop_at_signals(bar: Option<ProgressBar>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("cannot start the async runtime")?;
+    let signals = {
+        let _within = runtime.enter();
+        signals::termination().context("cannot wait for signals")?
+    };
+    let end = signals.for_each(move |signal| {
+        if STOP.load(Ordering::Relaxed) || !CAN_STOP.load(Ordering::Relaxed) {
+            std::process::exit(signal.status.into());
+        }
+        STATUS.store(signal.status, Ordering::Relaxed);
+        STOP.store(true, Ordering::Release);
+        let text = format!(
+            "{}: the run is saved and ends after this step; another signal ends it at once",
+            signal.name
+        );
+        say(bar.as_ref(), &text);
+        futures::future::ready(())
+    });
+    thread::spawn(move || runtime.block_on(end));
+    Ok(())
+}
+
+/// Writes a line to standard error. That nobody reads it any more, as where the signal also ended what it is
+/// piped to, must not end the run.
+fn say(bar: Option<&ProgressBar>, line: &str) {
+    match bar {
+        Some(bar) => bar.println(line),
+        None => _ = writeln!(std::io::stderr(), "{line}"),
+    }
 }
 
 /// Shows a run: a bar on a terminal, plain lines elsewhere.
@@ -375,7 +439,7 @@ impl Reporter {
             bar
         });
         if bar.is_none() {
-            eprintln!("reading and encoding the text");
+            say(None, "reading and encoding the text");
         }
         Self {
             bar,
@@ -389,14 +453,14 @@ impl Reporter {
     }
 
     fn line(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
-        }
+        say(self.bar.as_ref(), text);
     }
 
     fn show(&mut self, event: &Event) {
         match event {
+            Event::Unlocked => self.line(
+                "the file system of --out has no file locks: see to it that no second run trains there",
+            ),
             Event::Started {
                 train_tokens,
                 vocab,
@@ -439,10 +503,10 @@ impl Reporter {
                 } else if report.step.is_multiple_of(Self::LINE_EVERY) || report.step == self.steps
                 {
                     let left = (self.steps - report.step) as f64 * report.tokens as f64 / speed;
-                    eprintln!(
+                    self.line(&format!(
                         "step {}/{} loss {loss:.4} lr {:.2e} grad norm {:.3} {speeds}, {left:.0} s left",
                         report.step, self.steps, report.lr, report.grad_norm
-                    );
+                    ));
                 }
             }
             Event::Validated(validation) => self.line(&format!(
@@ -458,7 +522,7 @@ impl Reporter {
 
     fn finish(&self) {
         if let Some(bar) = &self.bar {
-            bar.finish();
+            bar.abandon();
         }
     }
 }

@@ -3,25 +3,29 @@
 mod download;
 mod error;
 mod id;
+mod remote;
 
 use std::collections::BTreeSet;
 use std::env;
+use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use std::time::Duration;
 
 use crate::models::checkpoint::{self, CONFIG, INDEX, WEIGHTS};
 
 use download::fetch_file;
 pub use error::HubError;
 pub use id::RepositoryId;
+use remote::{Remote, persist};
 
 /// The revision that is used when none is named.
 pub const DEFAULT_REVISION: &str = "main";
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+
+/// How long the hub may be silent, where nothing else is said.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Files that are fetched where a repository has them, besides the weights.
 const SMALL_FILES: [&str; 7] = [
@@ -52,6 +56,7 @@ pub struct Hub {
     endpoint: String,
     token: Option<String>,
     is_offline: bool,
+    patience: Duration,
 }
 
 impl Hub {
@@ -62,15 +67,18 @@ impl Hub {
             endpoint: DEFAULT_ENDPOINT.into(),
             token: None,
             is_offline: false,
+            patience: DEFAULT_PATIENCE,
         }
     }
 
     /// The hub that the environment names, as Hugging Face's own clients read it: `HF_ENDPOINT`,
-    /// `HF_TOKEN` or the token that was stored by logging in, `HF_HUB_OFFLINE`, and `HF_HUB_CACHE`,
-    /// `HF_HOME` or `XDG_CACHE_HOME` for the cache, `~/.cache/huggingface/hub` by default.
+    /// `HF_TOKEN` or the token that was stored by logging in, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`
+    /// ([`with_patience`](Self::with_patience), in seconds), and `HF_HUB_CACHE`, `HF_HOME` or
+    /// `XDG_CACHE_HOME` for the cache, `~/.cache/huggingface/hub` by default.
     ///
     /// # Errors
-    /// If there is no directory for the cache, or the token that was stored cannot be read.
+    /// If there is no directory for the cache, the token that was stored cannot be read, or the seconds are
+    /// none.
     pub fn from_env() -> Result<Self, HubError> {
         let home = directory("HF_HOME")
             .or_else(|| Some(directory("XDG_CACHE_HOME")?.join("huggingface")))
@@ -85,6 +93,10 @@ impl Hub {
             endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.into()),
             token: token.and_then(|token| written(&token)),
             is_offline: variable("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
+            patience: match variable("HF_HUB_DOWNLOAD_TIMEOUT") {
+                Some(value) => seconds(&value).ok_or(HubError::Patience { given: value })?,
+                None => DEFAULT_PATIENCE,
+            },
         })
     }
 
@@ -104,6 +116,12 @@ impl Hub {
         }
     }
 
+    /// The same, where an attempt ends once the hub has been silent for so long, 30 seconds by default; above
+    /// zero.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// The same with the cache alone.
     pub fn offline(self) -> Self {
         Self {
@@ -115,7 +133,8 @@ impl Hub {
     /// The directory of a model in the cache, with all files that a checkpoint needs: those that are not
     /// there yet are downloaded from the commit that `revision` (a branch, a tag or a commit) names now.
     ///
-    /// A download that broke off is continued where it was.
+    /// A download that broke off is continued where it was; one of the same file by another process is
+    /// waited for.
     ///
     /// # Errors
     /// If the model cannot be had whole; what was downloaded stays.
@@ -129,47 +148,26 @@ impl Hub {
         if self.is_offline {
             return self.cached(repository, revision);
         }
-        let cache = Cache::new(self.cache.clone());
-        let failed = |error| error::of_api(error, self, repository, revision, CONFIG);
-        let api = ApiBuilder::from_cache(cache.clone())
-            .with_endpoint(self.endpoint.trim_end_matches('/').to_owned())
-            .with_token(self.token.clone())
-            .with_progress(false)
-            .with_user_agent("unmask", env!("CARGO_PKG_VERSION"))
-            .build()
-            .map_err(failed)?;
-        let info = api
-            .repo(repo(repository, revision))
-            .info()
-            .map_err(failed)?;
-        if !is_commit(&info.sha) {
-            return Err(HubError::Answer {
-                endpoint: self.endpoint.clone(),
-                reason: format!("{:?} is no commit", info.sha),
-            });
+        let remote = Remote::new(self, repository, revision);
+        let info = persist(|| remote.info())?;
+        if !is_commit(&info.commit) {
+            return Err(remote.strange(format!("{:?} is no commit", info.commit)));
         }
+        let folder = self.folder(repository);
         // All files come from one commit, whatever is pushed meanwhile.
         let commit = Repository {
             hub: self,
             id: repository,
             revision,
-            snapshot: cache
-                .repo(repo(repository, &info.sha))
-                .pointer_path(&info.sha),
-            files: info
-                .siblings
-                .into_iter()
-                .map(|file| file.rfilename)
-                .collect(),
-            cache: cache.repo(repo(repository, &info.sha)),
-            remote: api.repo(repo(repository, &info.sha)),
-            api,
+            snapshot: folder.join("snapshots").join(&info.commit),
+            folder,
+            commit: info.commit,
+            files: info.files,
+            remote,
         };
         commit.fetch(progress)?;
-        // The name by which the commit is found offline.
-        cache
-            .repo(repo(repository, revision))
-            .create_ref(&info.sha)
+        commit
+            .name()
             .map_err(|source| error::of_disk(source, &self.cache))?;
         Ok(commit.snapshot)
     }
@@ -182,14 +180,14 @@ impl Hub {
             cache: self.cache.clone(),
             file: file.to_owned(),
         };
-        let cached = Cache::new(self.cache.clone()).repo(repo(repository, revision));
-        let snapshot = match is_commit(revision) {
-            true => cached.pointer_path(revision),
-            false => cached
-                .get(CONFIG)
-                .and_then(|config| Some(config.parent()?.to_owned()))
-                .ok_or_else(|| missing(CONFIG))?,
+        let folder = self.folder(repository);
+        let commit = match is_commit(revision) {
+            true => Some(revision.to_owned()),
+            false => fs::read_to_string(folder.join("refs").join(revision)).ok(),
         };
+        let commit = commit.filter(|commit| is_commit(commit.trim()));
+        let commit = commit.ok_or_else(|| missing(CONFIG))?;
+        let snapshot = folder.join("snapshots").join(commit.trim());
         let mut needed = BTreeSet::from([CONFIG.to_owned()]);
         match snapshot.join(INDEX).exists() {
             true => needed.extend(shards(&snapshot)?),
@@ -200,6 +198,13 @@ impl Hub {
             None => Ok(snapshot),
         }
     }
+
+    /// Where a repository is in the cache: `blobs/ETAG`, `snapshots/COMMIT/FILE`, which is a link to a blob, and
+    /// `refs/REVISION`, which names a commit.
+    fn folder(&self, repository: &RepositoryId) -> PathBuf {
+        let name = repository.to_string().replace('/', "--");
+        self.cache.join(format!("models--{name}"))
+    }
 }
 
 /// One commit of a repository.
@@ -208,13 +213,14 @@ struct Repository<'a> {
     id: &'a RepositoryId,
     /// What the commit was asked for by.
     revision: &'a str,
-    /// Where its files go.
+    commit: String,
+    /// The repository in the cache.
+    folder: PathBuf,
+    /// Where the commit's files go.
     snapshot: PathBuf,
     /// The files that it has.
     files: BTreeSet<String>,
-    cache: hf_hub::CacheRepo,
-    remote: ApiRepo,
-    api: hf_hub::api::sync::Api,
+    remote: Remote<'a>,
 }
 
 impl Repository<'_> {
@@ -247,6 +253,15 @@ impl Repository<'_> {
         Ok(())
     }
 
+    /// Writes the name by which the commit is found offline.
+    fn name(&self) -> std::io::Result<()> {
+        let path = self.folder.join("refs").join(self.revision);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(path, &self.commit)
+    }
+
     fn without(&self, file: &str, reason: &str) -> HubError {
         HubError::NoSuchFile {
             repository: self.id.to_string(),
@@ -257,14 +272,10 @@ impl Repository<'_> {
     }
 }
 
-fn repo(repository: &RepositoryId, revision: &str) -> Repo {
-    Repo::with_revision(repository.to_string(), RepoType::Model, revision.to_owned())
-}
-
 /// The weight files that the index of a snapshot names.
 fn shards(snapshot: &Path) -> Result<BTreeSet<String>, HubError> {
     let path = snapshot.join(INDEX);
-    let json = std::fs::read(&path).map_err(|source| HubError::Disk { path, source })?;
+    let json = fs::read(&path).map_err(|source| HubError::Disk { path, source })?;
     Ok(checkpoint::shards(&checkpoint::parse(INDEX, &json)?)?)
 }
 
@@ -290,7 +301,7 @@ fn is_commit(revision: &str) -> bool {
 /// The token that was stored by logging in, if one was.
 fn stored_token(home: &Path) -> Result<Option<String>, HubError> {
     let path = home.join("token");
-    match std::fs::read_to_string(&path) {
+    match fs::read_to_string(&path) {
         Ok(token) => Ok(Some(token)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(HubError::Disk { path, source }),
@@ -311,6 +322,13 @@ fn directory(name: &str) -> Option<PathBuf> {
     env::var_os(name)
         .filter(|value| !value.is_empty())
         .map(PathBuf::from)
+}
+
+/// A time above zero.
+fn seconds(value: &str) -> Option<Duration> {
+    let seconds = value.trim().parse().ok()?;
+    let time = Duration::try_from_secs_f64(seconds).ok()?;
+    (!time.is_zero()).then_some(time)
 }
 
 fn is_true(value: &str) -> bool {

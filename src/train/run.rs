@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::checkpoint::{load_state, state_path, write_atomically};
@@ -18,6 +19,8 @@ use super::trainer::{StepReport, Trainer, Validation, check_same_run};
 /// What happens in a run, for whoever watches it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// The output directory's file system has no locks: nothing refuses a second run there.
+    Unlocked,
     /// The data is read and the model built.
     Started {
         /// Training tokens.
@@ -52,11 +55,17 @@ pub enum Event {
     },
 }
 
-/// Trains a model from start (or from its last saved state) to end.
+/// Trains a model from start (or from its last saved state) to end, or until `stop` is set: then the step
+/// that is under way is finished and the state saved, and the trainer that is returned has done fewer steps
+/// than its settings say. It is not asked before [`Event::Started`].
 ///
 /// # Errors
 /// See [`TrainError`]. Whatever fails, the files of the last save and of the best model are intact.
-pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer, TrainError> {
+pub fn run(
+    config: TrainConfig,
+    stop: &AtomicBool,
+    mut watch: impl FnMut(&Event),
+) -> Result<Trainer, TrainError> {
     config.check()?;
     let out = config.out.clone();
     let state_file = state_path(&out);
@@ -69,7 +78,10 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
     // Until the end of the run, so that no two write to one directory.
     let mut _lock = None;
     let (state, given) = if config.resume {
-        _lock = state_file.exists().then(|| lock(&out)).transpose()?;
+        _lock = state_file
+            .exists()
+            .then(|| lock(&out, &mut watch))
+            .transpose()?;
         let state = load_state(&state_file)?;
         check_same_run(&state, &config)?;
         let saved = tokenizer::load(&out.join("tokenizer.json"))?;
@@ -99,7 +111,7 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
     let data = Data::prepare(&config, given)?;
     if !config.resume {
         // After all that may be wrong with the settings, which leaves no directory behind.
-        _lock = Some(lock(&out)?);
+        _lock = Some(lock(&out, &mut watch)?);
         if state_file.exists() {
             return Err(TrainError::RunExists { path: out });
         }
@@ -135,7 +147,8 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         trainer.config().valid_every,
         trainer.config().save_every,
     );
-    while trainer.progress().step < steps {
+    let mut stopped = stop.load(Ordering::Acquire);
+    while trainer.progress().step < steps && !stopped {
         let start = Instant::now();
         let report = trainer.step()?;
         // A clock too coarse for the step must not make the speed infinite, which JSON cannot hold.
@@ -166,7 +179,9 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
         if step.is_multiple_of(valid_every) || step == steps {
             save |= validate(&mut trainer, &mut log, &mut watch)?;
         }
-        if save {
+        // Asked once, so that no step after this save is lost.
+        stopped = stop.load(Ordering::Acquire);
+        if save || stopped {
             trainer.save_state(&out)?;
             watch(&Event::Saved { step });
         }
@@ -175,7 +190,7 @@ pub fn run(config: TrainConfig, mut watch: impl FnMut(&Event)) -> Result<Trainer
 }
 
 /// Takes the output directory for this run, until the file is closed.
-fn lock(out: &Path) -> Result<File, TrainError> {
+fn lock(out: &Path, watch: &mut impl FnMut(&Event)) -> Result<File, TrainError> {
     let directory = out.join("state");
     fs::create_dir_all(&directory).map_err(TrainError::io("create", &directory))?;
     let path = directory.join("lock");
@@ -184,7 +199,10 @@ fn lock(out: &Path) -> Result<File, TrainError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(TrainError::RunIsActive { path: out.into() }),
         // Some network file systems have no locks: a run there is on its own.
-        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+            watch(&Event::Unlocked);
+            Ok(file)
+        }
         Err(TryLockError::Error(error)) => Err(TrainError::io("lock", &path)(error)),
     }
 }

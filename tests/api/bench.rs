@@ -155,6 +155,91 @@ async fn a_file_of_requests_is_sent_to_a_running_server_and_errors_are_counted_b
 }
 
 #[tokio::test]
+async fn a_measurement_outlives_a_file_that_cannot_be_written_and_fails_where_nothing_is_answered()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::of(Mock::uniform()).await;
+    let load = "--concurrency 1 --requests-count 3 --warm-up 0";
+    let load: Vec<&str> = load.split(' ').collect();
+    let run = async |more: &[&str]| {
+        let output = against(&server, &[&load[..], more].concat()).await;
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let (table, error) = (text(output.stdout), text(output.stderr));
+        (output.status.code(), table, error)
+    };
+    let requests = |max_tokens: u64| {
+        let request = json!({"prompt": "ab", "max_tokens": max_tokens});
+        file(folder.path(), &[request])
+    };
+    let [lost, plot] = ["no-such-folder/load.svg", "load.svg"].map(|name| folder.path().join(name));
+    let [lost, plot] = [&lost, &plot].map(|path| path.to_str().unwrap());
+    let json = folder.path().join("load.json");
+    let json = json.to_str().unwrap();
+
+    let good = requests(2);
+    let (status, table, error) = run(&["--requests", &good, "--plot", lost, "--json", json]).await;
+    assert_eq!(status, Some(1));
+    assert!(error.contains("--plot") && error.contains(lost), "{error}");
+    assert!(table.contains("1 at a time"), "{table}");
+    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    assert_eq!(report["levels"][0]["requests"], 3);
+    let (status, table, error) = run(&["--requests", &good, "--plot", plot, "--json", lost]).await;
+    assert_eq!(status, Some(1));
+    assert!(error.contains("--json") && error.contains(lost), "{error}");
+    assert!(
+        table.contains("1 at a time") && Path::new(plot).exists(),
+        "{table}"
+    );
+
+    let bad = requests(0);
+    let (status, table, error) = run(&["--requests", &bad]).await;
+    assert_eq!(status, Some(1));
+    assert!(table.contains("1 at a time"), "{table}");
+    assert!(
+        error.contains("no request was answered: 400: max_tokens"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_key_without_the_server_that_asks_for_it_is_refused_unless_it_is_the_environment_s() {
+    let output = bench(&["serve", "--api-key", "sk-key"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(error.contains("--url"), "{error}");
+    let load =
+        "bench serve --device cpu --concurrency 1 --requests-count 1 --warm-up 0 --gap-tokens 2";
+    let output = Command::new(env!("CARGO_BIN_EXE_unmask"))
+        .args(load.split(' '))
+        .env("UNMASK_API_KEY", "sk-key")
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+}
+
+#[tokio::test]
+async fn the_environment_s_key_is_sent_to_the_server_at_the_url() {
+    let access = Access {
+        keys: ApiKeys::new(["sk-key"]).unwrap(),
+        ..Access::default()
+    };
+    let setup = Setup {
+        access,
+        ..Setup::default()
+    };
+    let server = Server::with(Mock::uniform(), setup).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unmask"));
+    let load = "bench serve --concurrency 1 --requests-count 1 --warm-up 0 --gap-tokens 2 --url";
+    command.args(load.split(' ')).arg(&server.url);
+    command.env("UNMASK_API_KEY", "sk-key");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = output.await.unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+}
+
+#[tokio::test]
 async fn clients_hang_up_where_that_is_asked_for_and_idle_connections_are_held() {
     let (model, gate) = Mock::uniform().gated();
     let server = Server::of(model).await;
@@ -228,7 +313,14 @@ fn loads_that_make_no_sense_are_refused_by_the_name_of_their_option() {
 #[test]
 fn the_engine_s_figures_come_with_their_bars_and_floors_or_say_why_not() {
     let arguments = "engine --device cpu --only overhead,head,cache --rounds 1 --json -";
-    let report = report(bench(&arguments.split(' ').collect::<Vec<_>>()));
+    let output = bench(&arguments.split(' ').collect::<Vec<_>>());
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    // A figure that misses its bar is told by the exit status too.
+    let missed = report["figures"].as_array().unwrap().iter();
+    let missed = missed.filter(|figure| figure["holds"] == false).count();
+    assert_eq!(output.status.success(), missed == 0, "{error}");
+    assert_eq!(error.contains("not held to its bar"), missed > 0, "{error}");
     assert!(report["matrix_gflops"].as_f64().unwrap() > 0.0);
     let [overhead, head, cache] = report["figures"].as_array().unwrap().as_slice() else {
         panic!("{report}");

@@ -78,7 +78,7 @@ fn the_share_of_the_products_rate_is_the_operations_a_second_over_the_rate_measu
     let mut case = Case::new();
     case.config.steps = 3;
     let (mut rate, mut steps) = (None, Vec::new());
-    train::run(case.config.clone(), |event| match event {
+    train::run(case.config.clone(), &NEVER, |event| match event {
         Event::Started { product_rate, .. } => rate = Some(*product_rate),
         Event::Step {
             operations_per_second,

@@ -190,10 +190,10 @@ fn two_runs_do_not_write_to_one_directory() {
     case.config.steps = 20;
     let mut refused = Vec::new();
     let mut second = case.config.clone();
-    train::run(case.config.clone(), |event| {
+    train::run(case.config.clone(), &NEVER, |event| {
         if matches!(event, Event::Saved { .. }) {
             second.resume = true;
-            let error = train::run(second.clone(), |_| {}).err().unwrap();
+            let error = train::run(second.clone(), &NEVER, |_| {}).err().unwrap();
             refused.push(error.to_string());
         }
     })
@@ -207,5 +207,5 @@ fn two_runs_do_not_write_to_one_directory() {
     }
     // The lock ends with its run.
     (second.steps, second.new_lr_schedule) = (30, true);
-    train::run(second, |_| {}).unwrap();
+    train::run(second, &NEVER, |_| {}).unwrap();
 }

@@ -20,7 +20,7 @@ fn a_run_starts_from_the_weights_and_the_tokenizer_of_a_checkpoint() {
     fs::write(&second.config.data[0], text(900)).unwrap();
     second.config.vocab_size = None;
     let mut validations = Vec::new();
-    let trainer = train::run(second.config.clone(), |event| {
+    let trainer = train::run(second.config.clone(), &NEVER, |event| {
         if let Event::Validated(validation) = event {
             validations.push(validation.nats_per_token);
         }

@@ -6,7 +6,7 @@ fn the_loss_falls() {
         let mut case = Case::new();
         case.config.precision = precision;
         let mut validations = Vec::new();
-        let trainer = train::run(case.config.clone(), |event| {
+        let trainer = train::run(case.config.clone(), &NEVER, |event| {
             if let Event::Validated(validation) = event {
                 validations.push(validation.nats_per_token);
             }

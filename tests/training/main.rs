@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device};
 use serde_json::Value;
@@ -59,6 +60,9 @@ fn text(sentences: usize) -> String {
     text
 }
 
+/// Nothing stops a run.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
 struct Case {
     directory: TempDir,
     config: TrainConfig,
@@ -94,7 +98,7 @@ impl Case {
     }
 
     fn run(&self) -> Result<Trainer, TrainError> {
-        train::run(self.config.clone(), |_| {})
+        train::run(self.config.clone(), &NEVER, |_| {})
     }
 
     fn fails(&self) -> String {

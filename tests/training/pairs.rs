@@ -161,7 +161,7 @@ fn a_model_fine_tuned_on_pairs_gives_the_learned_answers_and_ends_there() {
     case.config.lr = 3e-3;
     case.config.steps = 800;
     let mut validations = Vec::new();
-    let trained = train::run(case.config.clone(), |event| {
+    let trained = train::run(case.config.clone(), &NEVER, |event| {
         if let Event::Validated(validation) = event {
             validations.push(validation.nats_per_token);
         }

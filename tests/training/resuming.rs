@@ -29,6 +29,104 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_curve_bit_for_bit() {
 }
 
 #[test]
+fn a_run_that_is_asked_to_stop_saves_its_last_step_and_resumes_to_the_same_curve() {
+    let mut whole = Case::new();
+    whole.config.save_every = 1000;
+    let expected = whole.run().unwrap();
+
+    let mut stopped = Case::new();
+    stopped.config.save_every = 1000;
+    // 20 is validated too, before the stop.
+    for last in [7, 20] {
+        let stop = AtomicBool::new(false);
+        let mut saved = 0;
+        let trainer = train::run(stopped.config.clone(), &stop, |event| match event {
+            Event::Step { report, .. } if report.step == last => {
+                stop.store(true, Ordering::Release);
+            }
+            Event::Saved { step } => saved = *step,
+            _ => {}
+        })
+        .unwrap();
+        assert_eq!((trainer.progress().step, saved), (last, last));
+        stopped.config.resume = true;
+    }
+    // One that is stopped before its first step does none.
+    let stop = AtomicBool::new(true);
+    let trainer = train::run(stopped.config.clone(), &stop, |_| {}).unwrap();
+    assert_eq!(trainer.progress().step, 20);
+    let resumed = stopped.run().unwrap();
+    assert!(resumed.weights() == expected.weights());
+    assert_eq!(log(&stopped.config.out), log(&whole.config.out));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_a_run_after_its_step_without_the_loss_of_one() {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    // More steps than there is time for, so that the run does not end before its signal.
+    let config = |case: &mut Case| (case.config.steps, case.config.save_every) = (1 << 20, 1 << 20);
+    let mut case = Case::new();
+    config(&mut case);
+    let path = case.config.out.join("log.jsonl");
+    let lines = || {
+        fs::read_to_string(&path)
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
+    let signals = [
+        (Signal::TERM, "SIGTERM", 143, true),
+        (Signal::INT, "SIGINT", 130, true),
+        (Signal::TERM, "", 143, false),
+    ];
+    for (signal, name, status, is_read) in signals {
+        let mut command = case.command();
+        if path.exists() {
+            command.arg("--resume");
+        }
+        let before = lines();
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        if !is_read {
+            // As where standard error is piped to a program that the signal ends too.
+            drop(child.stderr.take());
+        }
+        while lines() < before + 5 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{stderr}");
+        let step = log(&case.config.out).last().unwrap()["step"].as_u64();
+        let state = load_state(&state_path(&case.config.out)).unwrap();
+        assert_eq!(Some(state.progress.step), step);
+        if is_read {
+            let stopped = format!("stopped at step {} of", state.progress.step);
+            for said in [name, &stopped, "--resume"] {
+                assert!(stderr.contains(said), "{said}: {stderr}");
+            }
+        }
+    }
+
+    let reached = load_state(&state_path(&case.config.out)).unwrap();
+    let reached = reached.progress.step;
+    let mut whole = Case::new();
+    config(&mut whole);
+    let stop = AtomicBool::new(false);
+    train::run(whole.config.clone(), &stop, |event| {
+        if let Event::Step { report, .. } = event {
+            stop.store(report.step == reached, Ordering::Release);
+        }
+    })
+    .unwrap();
+    assert_eq!(log(&case.config.out), log(&whole.config.out));
+    let model = |case: &Case| fs::read(case.config.out.join("model.safetensors")).unwrap();
+    assert!(model(&case) == model(&whole));
+}
+
+#[test]
 fn a_run_resumed_with_other_cadences_keeps_the_best_model_and_its_loss() {
     let mut case = Case::new();
     case.config.steps = 200;
@@ -57,7 +155,7 @@ fn a_run_resumed_with_other_cadences_keeps_the_best_model_and_its_loss() {
     let mut config = case.config.clone();
     (config.resume, config.valid_every) = (true, 7);
     let mut lowest = saved;
-    train::run(config, |event| {
+    train::run(config, &NEVER, |event| {
         if let Event::Validated(validation) = event {
             assert_eq!(validation.best, validation.nats_per_token < lowest);
             lowest = lowest.min(validation.nats_per_token);

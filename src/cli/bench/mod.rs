@@ -51,17 +51,23 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a report as JSON to `json` and prints `table`; `-` prints the JSON in its place.
-fn write_report(json: Option<&Path>, report: &impl Serialize, table: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if let Some(path) = json {
-        let text = serde_json::to_string_pretty(report)? + "\n";
-        if path == Path::new("-") {
-            return Ok(out.write_all(text.as_bytes())?);
+/// Prints `table` and writes the report as JSON to `json`; `-` prints the JSON in the table's place. Neither
+/// keeps the other from being tried: what failed is returned.
+fn write_report(json: Option<&Path>, report: &impl Serialize, table: &str) -> Vec<anyhow::Error> {
+    let text = || anyhow::Ok(serde_json::to_string_pretty(report)? + "\n");
+    let print = |text: &str| anyhow::Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
+    let failed = match json {
+        Some(path) if path == Path::new("-") => [text().and_then(|text| print(&text)).err(), None],
+        Some(path) => {
+            let printed = print(table);
+            let write = |text| std::fs::write(path, text).map_err(Into::into);
+            let written = text().and_then(write);
+            let written = written.with_context(|| format!("--json {}", path.display()));
+            [printed.err(), written.err()]
         }
-        std::fs::write(path, text).with_context(|| format!("--json {}", path.display()))?;
-    }
-    Ok(out.write_all(table.as_bytes())?)
+        None => [print(table).err(), None],
+    };
+    failed.into_iter().flatten().collect()
 }
 
 /// Serves on a free port of the loopback interface until the process ends.

@@ -1,18 +1,22 @@
 //! One file from the hub into the cache.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::error::{of_api, of_disk};
+use ureq::http::StatusCode;
+
+use super::error::of_disk;
+use super::remote::{Description, persist};
 use super::{HubError, Progress, Repository};
 
-/// How often a download is tried that breaks off.
-const ATTEMPTS: u32 = 4;
+/// How often to look whether another process is done with a file.
+const POLL: Duration = Duration::from_millis(100);
 
-/// How long to wait before the second attempt; before each later one twice as long.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// Redirects that are followed to the bytes of a file.
+const REDIRECTS: u32 = 10;
 
 /// Sees to it that `file` of the commit is in its snapshot.
 pub(super) fn fetch_file(
@@ -23,18 +27,7 @@ pub(super) fn fetch_file(
     if repository.snapshot.join(file).exists() {
         return Ok(());
     }
-    let mut attempt = 1;
-    loop {
-        match try_fetch(repository, file, progress) {
-            Err(HubError::Interrupted { .. } | HubError::Unreachable { .. })
-                if attempt < ATTEMPTS =>
-            {
-                sleep(FIRST_WAIT * 2u32.pow(attempt - 1));
-                attempt += 1;
-            }
-            done => return done,
-        }
-    }
+    persist(|| try_fetch(repository, file, progress))
 }
 
 fn try_fetch(
@@ -42,87 +35,115 @@ fn try_fetch(
     file: &str,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), HubError> {
-    let (hub, remote) = (repository.hub, &repository.remote);
-    let failed = |error| of_api(error, hub, repository.id, repository.revision, file);
-    let on_disk = |error| of_disk(error, &hub.cache);
-    let metadata = repository.api.metadata(&remote.url(file)).map_err(failed)?;
-    let size = metadata.size() as u64;
-    let blob = repository.cache.blob_path(metadata.etag());
-    let snapshot = repository.snapshot.join(file);
-    if snapshot.is_symlink() {
-        // It led to a file that is gone.
-        fs::remove_file(&snapshot).map_err(on_disk)?;
-    }
-    if length(&blob) == Some(size) {
-        // Another commit has the same file.
-        fs::create_dir_all(&repository.snapshot).map_err(on_disk)?;
-        return link(&blob, &snapshot).map_err(on_disk);
-    }
-    // The library asks for what comes after the part that is there, of which there must be something.
-    let part = blob.with_extension("part");
-    if length(&part).is_some_and(|length| length >= size) {
-        fs::remove_file(&part).map_err(on_disk)?;
-    }
-    let report = Report {
-        progress: Progress {
-            file,
-            received: 0,
-            total: size,
-        },
-        sink: progress,
+    let url = repository.remote.url(&repository.commit, file);
+    let description = repository.remote.describe(&url, file)?;
+    let on_disk = |error| of_disk(error, &repository.hub.cache);
+    let blobs = repository.folder.join("blobs");
+    fs::create_dir_all(&blobs).map_err(on_disk)?;
+    let named = |ending: &str| blobs.join(format!("{}{ending}", description.etag));
+    let (blob, part) = (named(""), named(".part"));
+    let mut at = Progress {
+        file,
+        received: 0,
+        total: description.size,
     };
-    remote
-        .download_with_progress(file, report)
-        .map_err(failed)?;
-    // The library takes the end of a connection for the end of the file.
-    match length(&blob) {
-        Some(length) if length == size => Ok(()),
-        length => {
-            for path in [&snapshot, &blob] {
-                fs::remove_file(path).map_err(on_disk)?;
+    // Until the end, so that no two write to one part.
+    let lock = File::create(named(".lock")).map_err(on_disk)?;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {
+                // Another process downloads the same, with which this one is done too.
+                at.received = length(&part).unwrap_or(0).min(at.total);
+                progress(at);
+                sleep(POLL);
             }
-            Err(HubError::Interrupted {
-                file: file.to_owned(),
-                reason: format!("{} of {size} bytes came", length.unwrap_or(0)),
-            })
+            Err(TryLockError::Error(error)) => return Err(on_disk(error)),
         }
     }
+    // It may be there: of another commit, or since another process has downloaded it.
+    if length(&blob) != Some(description.size) {
+        download(repository, &url, &description, &part, at, progress)?;
+        fs::rename(&part, &blob).map_err(on_disk)?;
+    }
+    link(&blob, &repository.snapshot, file).map_err(on_disk)
+}
+
+/// Continues `part` until it is whole.
+fn download(
+    repository: &Repository,
+    url: &str,
+    description: &Description,
+    part: &Path,
+    mut at: Progress,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), HubError> {
+    let on_disk = |error| of_disk(error, &repository.hub.cache);
+    let options = File::options().create(true).append(true).open(part);
+    let mut out = options.map_err(on_disk)?;
+    at.received = out.metadata().map_err(on_disk)?.len();
+    if at.received > at.total {
+        out.set_len(0).map_err(on_disk)?;
+        at.received = 0;
+    }
+    progress(at);
+    if at.received == at.total {
+        return Ok(());
+    }
+    let range = format!("bytes={}-", at.received);
+    let answer = repository
+        .remote
+        .get(url, at.file, Some(&range), REDIRECTS)?;
+    if answer.status() != StatusCode::PARTIAL_CONTENT {
+        // The whole file comes, whatever was asked for.
+        out.set_len(0).map_err(on_disk)?;
+        at.received = 0;
+    }
+    let file = at.file.to_owned();
+    let interrupted = |reason| HubError::Interrupted { file, reason };
+    let mut body = answer.into_body().into_reader();
+    let mut bytes = vec![0; 1 << 16];
+    while at.received < description.size {
+        let left = usize::try_from(description.size - at.received).unwrap_or(usize::MAX);
+        let most = bytes.len().min(left);
+        match body.read(&mut bytes[..most]) {
+            // The end of a connection is not the end of the file.
+            Ok(0) => {
+                let reason = format!("{} of {} bytes came", at.received, at.total);
+                return Err(interrupted(reason));
+            }
+            Ok(read) => {
+                out.write_all(&bytes[..read]).map_err(on_disk)?;
+                at.received += read as u64;
+                progress(at);
+            }
+            Err(error) => return Err(interrupted(error.to_string())),
+        }
+    }
+    Ok(())
 }
 
 fn length(path: &Path) -> Option<u64> {
     fs::metadata(path).ok().map(|metadata| metadata.len())
 }
 
-/// Makes `snapshot` a name of `blob`, as the library does after a download.
-#[cfg(unix)]
-fn link(blob: &Path, snapshot: &Path) -> std::io::Result<()> {
-    let name = blob.file_name().unwrap_or_default();
-    // From snapshots/COMMIT/ to blobs/.
-    std::os::unix::fs::symlink(Path::new("../../blobs").join(name), snapshot)
-}
-
-#[cfg(not(unix))]
-fn link(blob: &Path, snapshot: &Path) -> std::io::Result<()> {
-    fs::hard_link(blob, snapshot)
-}
-
-/// Passes the library's reports on.
-struct Report<'a> {
-    progress: Progress<'a>,
-    sink: &'a mut dyn FnMut(Progress),
-}
-
-impl hf_hub::api::Progress for Report<'_> {
-    fn init(&mut self, size: usize, _filename: &str) {
-        self.progress.total = size as u64;
-        self.progress.received = 0;
-        (self.sink)(self.progress);
+/// Makes `file` of a snapshot a name of `blob`.
+fn link(blob: &Path, snapshot: &Path, file: &str) -> std::io::Result<()> {
+    fs::create_dir_all(snapshot)?;
+    let name = snapshot.join(file);
+    if name.exists() {
+        return Ok(());
     }
-
-    fn update(&mut self, size: usize) {
-        self.progress.received += size as u64;
-        (self.sink)(self.progress);
+    if name.is_symlink() {
+        // It led to a file that is gone.
+        fs::remove_file(&name)?;
     }
-
-    fn finish(&mut self) {}
+    #[cfg(unix)]
+    {
+        let blob = blob.file_name().unwrap_or_default();
+        // From snapshots/COMMIT/ to blobs/.
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(blob), name)
+    }
+    #[cfg(not(unix))]
+    fs::hard_link(blob, name)
 }

@@ -2,10 +2,8 @@
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use hf_hub::api::sync::ApiError;
-
-use super::{Hub, RepositoryId};
 use crate::models::ModelError;
 
 /// Why a model cannot be had from the hub.
@@ -14,6 +12,12 @@ pub enum HubError {
     /// There is no place for the cache.
     #[error("there is no home directory for the cache of the hub; set HF_HOME to a directory")]
     NoCacheDirectory,
+    /// A time to wait for the hub that is none.
+    #[error("HF_HUB_DOWNLOAD_TIMEOUT is {given:?}; allowed: a number of seconds above 0")]
+    Patience {
+        /// What it is.
+        given: String,
+    },
     /// A revision that is none.
     #[error("the revision is {given:?}; allowed: the name of a branch or a tag, or a commit")]
     Revision {
@@ -58,6 +62,8 @@ pub enum HubError {
         file: String,
         /// The status.
         status: u16,
+        /// How long the hub asks to wait.
+        retry_after: Option<Duration>,
     },
     /// The hub's answer cannot be read.
     #[error("{endpoint} does not answer as the Hugging Face hub does: {reason}")]
@@ -113,12 +119,6 @@ pub enum HubError {
         /// The first file that is missing.
         file: String,
     },
-    /// Another process is at it.
-    #[error("another process is downloading the same file ({} is locked); wait for it", path.display())]
-    Locked {
-        /// The lock.
-        path: PathBuf,
-    },
     /// The disk is full.
     #[error(
         "there is no space left for the cache in {}; free some, or set HF_HOME to a directory elsewhere",
@@ -151,96 +151,5 @@ pub(super) fn of_disk(source: io::Error, path: &Path) -> HubError {
             path: path.to_owned(),
             source,
         },
-    }
-}
-
-/// Whether an error is the file system's and not that of a connection, which look alike.
-fn is_of_disk(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull
-            | ErrorKind::QuotaExceeded
-            | ErrorKind::PermissionDenied
-            | ErrorKind::ReadOnlyFilesystem
-            | ErrorKind::NotFound
-            | ErrorKind::NotADirectory
-            | ErrorKind::AlreadyExists
-            | ErrorKind::FileTooLarge
-    )
-}
-
-/// What the library's error about `file` means.
-pub(super) fn of_api(
-    error: ApiError,
-    hub: &Hub,
-    repository: &RepositoryId,
-    revision: &str,
-    file: &str,
-) -> HubError {
-    let endpoint = hub.endpoint.clone();
-    let repository = repository.to_string();
-    match error {
-        ApiError::RequestError(error) => match *error {
-            ureq::Error::StatusCode(404) => HubError::NotFound {
-                endpoint,
-                repository,
-                revision: revision.to_owned(),
-            },
-            ureq::Error::StatusCode(status @ (401 | 403)) => HubError::Denied {
-                endpoint,
-                repository,
-                status,
-                has_token: hub.token.is_some(),
-            },
-            ureq::Error::StatusCode(status) => HubError::Status {
-                endpoint,
-                repository,
-                file: file.to_owned(),
-                status,
-            },
-            ureq::Error::Json(error) => HubError::Answer {
-                endpoint,
-                reason: error.to_string(),
-            },
-            error => HubError::Unreachable {
-                endpoint,
-                reason: error.to_string(),
-            },
-        },
-        ApiError::IoError(error) if is_of_disk(&error) => of_disk(error, &hub.cache),
-        ApiError::IoError(error) => HubError::Interrupted {
-            file: file.to_owned(),
-            reason: error.to_string(),
-        },
-        ApiError::LockAcquisition(path) => HubError::Locked { path },
-        error => HubError::Answer {
-            endpoint,
-            reason: error.to_string(),
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_disk_is_told_from_a_connection_that_breaks_off() {
-        let hub = Hub::new("/cache");
-        let repository = RepositoryId::parse("a/b").unwrap();
-        let of = |kind: ErrorKind| {
-            let error = ApiError::IoError(kind.into());
-            of_api(error, &hub, &repository, "main", "model.safetensors")
-        };
-        let full = of(ErrorKind::StorageFull);
-        assert!(matches!(full, HubError::DiskFull { .. }));
-        assert!(full.to_string().contains("/cache"), "{full}");
-        assert!(matches!(
-            of(ErrorKind::PermissionDenied),
-            HubError::Disk { .. }
-        ));
-        for kind in [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset] {
-            assert!(matches!(of(kind), HubError::Interrupted { .. }));
-        }
     }
 }

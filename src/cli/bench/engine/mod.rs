@@ -9,7 +9,7 @@ mod throughput;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::ensure;
+use anyhow::{anyhow, ensure};
 use candle_core::DType;
 use clap::{Args, ValueEnum};
 use unmask::models::WeightFormat;
@@ -17,6 +17,7 @@ use unmask::models::WeightFormat;
 use self::figure::Report;
 use self::setup::Setup;
 use super::write_report;
+use crate::cli::all_succeeded;
 use crate::cli::model::ModelArgs;
 
 /// Examples for `--help`.
@@ -27,7 +28,7 @@ Examples:
   unmask bench engine --model benches/configs/llada-6m-long.json --load-format dummy --only cache,company
 
 Both sides of a ratio are warmed up, then take turns; the figure is the median of the rounds. Bars and floors are
-those of two CPU cores and f32.";
+those of two CPU cores and f32. The exit status is 1 if a figure is not held to its bar.";
 
 /// Arguments of `unmask bench engine`.
 #[derive(Args)]
@@ -105,7 +106,14 @@ pub fn run(args: EngineArgs) -> anyhow::Result<()> {
         matrix_gflops: setup.rate / 1e9,
         figures,
     };
-    write_report(args.json.as_deref(), &report, &report.table())
+    let mut failed = write_report(args.json.as_deref(), &report, &report.table());
+    let missed = report.figures.iter();
+    let missed = missed.filter(|figure| figure.holds == Some(false));
+    let missed: Vec<&str> = missed.map(|figure| figure.name).collect();
+    if !missed.is_empty() {
+        failed.push(anyhow!("not held to its bar: {}", missed.join(", ")));
+    }
+    all_succeeded(failed)
 }
 
 /// The median; 0 if there is none.

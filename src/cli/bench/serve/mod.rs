@@ -30,6 +30,7 @@ use self::requests::{Lengths, Requests};
 use super::client::{Client, Target};
 use super::floor::{Products, machine_rate};
 use super::{listen, write_report};
+use crate::cli::all_succeeded;
 use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Examples for `--help`.
@@ -41,7 +42,7 @@ Examples:
   unmask bench serve --url http://127.0.0.1:8080 --requests bodies.jsonl --requests-count 500
 
 Prompts are token ids of random words; lengths and arrivals follow --seed. Every request is answered as a stream.
-A load lasts until the last of its requests is answered.";
+A load lasts until the last of its requests is answered. The exit status is 1 if none was answered under any load.";
 
 /// The most requests that an open loop may wait for.
 const MAX_IN_FLIGHT: usize = 1 << 16;
@@ -57,13 +58,8 @@ pub struct ServeArgs {
         conflicts_with_all = ["model", "model_revision", "device", "dtype", "load_format", "max_sequences", "step_rows"]
     )]
     url: Option<String>,
-    /// The API key that the server at --url asks for
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "UNMASK_API_KEY",
-        hide_env_values = true
-    )]
+    /// The API key that the server at --url asks for [default: the variable UNMASK_API_KEY]
+    #[arg(long, value_name = "KEY", requires = "url")]
     api_key: Option<String>,
     /// Most sequences denoised at a time by the server in this process
     #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_sequences, value_parser = at_least_one)]
@@ -184,21 +180,34 @@ struct Measured {
 /// Runs `unmask bench serve`.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    let report = runtime.block_on(measure(&args))?;
+    let (report, failure) = runtime.block_on(measure(&args))?;
     runtime.shutdown_background();
+    // Minutes of measurement must survive whatever fails after them: what was measured is told, each file is
+    // tried, and what failed is told at the end.
+    let mut failed = write_report(args.json.as_deref(), &report, &report.table());
     if let Some(path) = &args.plot {
-        let plot = plot::svg(&report)?;
-        std::fs::write(path, plot).with_context(|| format!("--plot {}", path.display()))?;
+        let written = plot::svg(&report).and_then(|plot| Ok(std::fs::write(path, plot)?));
+        let written = written.with_context(|| format!("--plot {}", path.display()));
+        failed.extend(written.err());
     }
-    write_report(args.json.as_deref(), &report, &report.table())
+    failed.extend(failure);
+    failed.extend(report.check_answered().err());
+    all_succeeded(failed)
 }
 
-async fn measure(args: &ServeArgs) -> anyhow::Result<Report> {
+/// Measures load by load; what was measured until one failed is returned with why.
+async fn measure(args: &ServeArgs) -> anyhow::Result<(Report, Option<anyhow::Error>)> {
     let listed = args.requests.as_deref().map(Requests::read).transpose()?;
+    let key = match &args.api_key {
+        Some(key) => Some(key.clone()),
+        None => std::env::var("UNMASK_API_KEY")
+            .ok()
+            .filter(|key| !key.is_empty()),
+    };
     let measured = match &args.url {
         Some(url) => Measured {
             name: url.clone(),
-            target: Target::parse(url, args.api_key.as_deref())?,
+            target: Target::parse(url, key.as_deref())?,
             engine: None,
             products: None,
         },
@@ -227,30 +236,48 @@ async fn measure(args: &ServeArgs) -> anyhow::Result<Report> {
         None => Extent::Duration(args.duration),
     };
     let _idle = Idle::open(&measured.target, args.idle).await?;
-    let mut levels = Vec::new();
+    let mut report = Report {
+        of: measured.name.clone(),
+        seed: args.seed,
+        matrix_gflops: measured.products.as_ref().map(|(_, rate)| rate / 1e9),
+        levels: Vec::new(),
+    };
     for (index, load) in loads.enumerate() {
         // No load repeats the requests of another, which may have been kept.
         let first = (index as u64) << 32;
-        warm_up(&generator, args.warm_up, load, first + (1 << 31)).await?;
-        let status = || measured.engine.as_ref().map(|engine| engine.status());
-        let before = status();
-        let probe = Probe::of(measured.target.clone());
-        let tally = generator.run(load, extent, first).await;
-        let health = tokio::task::spawn_blocking(|| probe.end()).await?;
-        let engine = before.zip(status()).map(|(before, after)| {
-            EngineShare::between(&before, &after, tally.seconds, |rows, scored| {
-                let (products, rate) = measured.products.as_ref()?;
-                Some(products.operations(rows, scored) / rate)
-            })
-        });
-        levels.push(Level::of(load, &tally, &health, engine));
+        let measuring = async {
+            warm_up(&generator, args.warm_up, load, first + (1 << 31)).await?;
+            level(&measured, &generator, load, extent, first).await
+        };
+        match measuring.await {
+            Ok(level) => report.levels.push(level),
+            Err(error) if report.levels.is_empty() => return Err(error),
+            Err(error) => return Ok((report, Some(error.context(load.to_string())))),
+        }
     }
-    Ok(Report {
-        of: measured.name,
-        seed: args.seed,
-        matrix_gflops: measured.products.map(|(_, rate)| rate / 1e9),
-        levels,
-    })
+    Ok((report, None))
+}
+
+/// Measures one load with the requests from number `first` on.
+async fn level(
+    measured: &Measured,
+    generator: &Generator,
+    load: Load,
+    extent: Extent,
+    first: u64,
+) -> anyhow::Result<Level> {
+    let status = || measured.engine.as_ref().map(|engine| engine.status());
+    let before = status();
+    let probe = Probe::of(measured.target.clone());
+    let tally = generator.run(load, extent, first).await;
+    let health = tokio::task::spawn_blocking(|| probe.end()).await?;
+    let engine = before.zip(status()).map(|(before, after)| {
+        EngineShare::between(&before, &after, tally.seconds, |rows, scored| {
+            let (products, rate) = measured.products.as_ref()?;
+            Some(products.operations(rows, scored) / rate)
+        })
+    });
+    Ok(Level::of(load, &tally, &health, engine))
 }
 
 /// Sends requests that do not count, as many at a time as `load` does.

@@ -174,6 +174,19 @@ impl Level {
 }
 
 impl Report {
+    /// Fails unless a request was answered, or its client hung up first.
+    pub fn check_answered(&self) -> anyhow::Result<()> {
+        let mut levels = self.levels.iter();
+        if levels.any(|level| level.requests + level.hung_up > 0) {
+            return Ok(());
+        }
+        let mut errors = self.levels.iter().flat_map(|level| &level.first_errors);
+        match errors.next() {
+            Some((kind, first)) => anyhow::bail!("no request was answered: {kind}: {first}"),
+            None => anyhow::bail!("no request was sent in the time of --duration"),
+        }
+    }
+
     /// As a table.
     pub fn table(&self) -> String {
         let mut out = format!("{}, seed {}; times in ms\n", self.of, self.seed);
