@@ -20,7 +20,7 @@ use crate::decode::{DecodePlan, ResizeTokens, Revision, Score, preset};
 use crate::models::architecture::{Architecture, family};
 use crate::models::backbone::{Backbone, Projections};
 use crate::models::checkpoint::{CONFIG, GENERATION_CONFIG, config_error, token_ids};
-use crate::models::fields::Fields;
+use crate::models::fields::{self, Fields, check_token};
 use crate::models::layers::{GatedMlp, Mlp, Network, Rotary};
 use crate::models::registry::Family;
 use crate::models::weights::Weights;
@@ -51,9 +51,7 @@ fn option<T: DeserializeOwned>(
     options: &Value,
     name: &str,
 ) -> std::result::Result<Option<T>, ModelError> {
-    let given = &options[name];
-    serde_json::from_value(given.clone())
-        .map_err(|error| invalid(format!("{name} is {given}: {error}")))
+    fields::optional(GENERATION_CONFIG, options, name)
 }
 
 /// The options that say how tokens are drawn and ranked.
@@ -85,14 +83,10 @@ fn resize_tokens(
              its slot"
         ))
     })?;
-    for (field, token) in [("expand_token_id", expand), ("delete_token_id", delete)] {
-        if token as usize >= vocab_size {
-            return Err(config_error(format!(
-                "{field} {token} is outside the vocabulary of {vocab_size}"
-            )));
-        }
-    }
-    Ok(Some(ResizeTokens { expand, delete }))
+    Ok(Some(ResizeTokens {
+        expand: check_token("expand_token_id", expand, vocab_size)?,
+        delete: check_token("delete_token_id", delete, vocab_size)?,
+    }))
 }
 
 struct Dream {
