@@ -5,8 +5,8 @@ use serde_json::Value;
 use crate::decode::DecodePlan;
 use crate::models::weights::{Shapes, Weights};
 use crate::models::{
-    Denoiser, ModelError, ModelSpec, a2d, bd3lm, dream, llada, llada_moe, llada2_moe, mdlm, sdar,
-    sedd,
+    Denoiser, ModelError, ModelSpec, a2d, bd3lm, dream, illada, llada, llada_moe, llada2_moe, mdlm,
+    sdar, sedd,
 };
 
 /// Builds a network from its config.json, what the checkpoint's files say of it, and its weights.
@@ -37,6 +37,7 @@ pub struct Family {
 /// Every family.
 pub const FAMILIES: &[Family] = &[
     llada::FAMILY,
+    illada::FAMILY,
     llada_moe::FAMILY,
     llada2_moe::FAMILY,
     dream::FAMILY,
