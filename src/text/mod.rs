@@ -1,4 +1,4 @@
-//! Text: documents of files, tokenizer, chat templates, texts with gaps, detokenisation.
+//! Text: documents of files, tokenizer, special tokens, chat templates, texts with gaps, detokenisation.
 
 mod chat_template;
 pub mod documents;
@@ -6,6 +6,7 @@ mod error;
 pub mod gaps;
 mod layout;
 mod pieces;
+pub mod special_tokens;
 mod tokenizer;
 
 pub use chat_template::{ChatEnding, ChatFiles, ChatMessage, ChatTemplate, ChatTemplateError};
