@@ -172,11 +172,11 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Arc<dyn Tokenizer>> 
         Err(_) if checkpoint.is_dummy() => return Ok(Arc::new(ByteTokenizer::default())),
         json => json?,
     };
-    let tokenizer = HfTokenizer::from_bytes(json)?;
+    let tokenizer = HfTokenizer::from_bytes(&json)?;
     let vocab_size = checkpoint.spec()?.vocab_size;
     ensure!(
         tokenizer.vocab_size() <= vocab_size,
-        "tokenizer.json has {} tokens, but the model's vocabulary is {vocab_size}",
+        "the tokenizer has {} tokens, but the model's vocabulary is {vocab_size}",
         tokenizer.vocab_size()
     );
     Ok(Arc::new(tokenizer))

@@ -30,6 +30,8 @@ pub struct Family {
     /// Takes what a generation_config.json says of sampling into the default plan, as far as the
     /// family's official sampler reads it from there.
     pub generation_config: fn(&Value, &mut DecodePlan) -> Result<(), ModelError>,
+    /// The repository whose tokenizer the published models use that come without one.
+    pub tokenizer: Option<&'static str>,
     /// Builds the network.
     pub(super) load: Load,
 }

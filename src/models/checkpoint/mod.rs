@@ -5,6 +5,7 @@ mod folder;
 mod mask_token;
 mod plan;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
@@ -16,12 +17,13 @@ use crate::models::weights::{
     Dummy, NotFinite, Recorder, SafetensorsFiles, Shapes, Source, WeightFormat, Weights,
 };
 use crate::models::{Denoiser, ModelError, ModelSpec};
+use crate::text::VocabularyFiles;
 use folder::Folder;
 pub(super) use folder::shards;
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
-const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
 const HEAD: &str = "lm_head.weight";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -192,20 +194,47 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The contents of tokenizer.json.
+    /// The contents of tokenizer.json, or what they would be by the [`VocabularyFiles`] that a checkpoint has in
+    /// its place.
     ///
     /// # Errors
-    /// If the checkpoint has none.
-    pub fn tokenizer_json(&self) -> Result<&[u8], ModelError> {
-        self.tokenizer
-            .as_deref()
-            .ok_or_else(|| ModelError::Invalid {
-                file: TOKENIZER.into(),
-                reason: format!(
-                    "{} has none; texts cannot be read or written without it",
-                    self.name
-                ),
-            })
+    /// If the checkpoint has neither, or its files cannot be read as a tokenizer that is known.
+    pub fn tokenizer_json(&self) -> Result<Cow<'_, [u8]>, ModelError> {
+        self.own_tokenizer()?.ok_or_else(|| ModelError::Invalid {
+            file: TOKENIZER.into(),
+            reason: format!(
+                "{} has none; texts cannot be read or written without it{}",
+                self.name,
+                match (self.family.tokenizer, &self.directory) {
+                    (Some(repository), Some(directory)) => format!(
+                        "; the published models of the family {} use that of {repository}: put it into {}",
+                        self.family.name,
+                        directory.display()
+                    ),
+                    _ => String::new(),
+                }
+            ),
+        })
+    }
+
+    /// The tokenizer.json, if the checkpoint has files of a tokenizer.
+    fn own_tokenizer(&self) -> Result<Option<Cow<'_, [u8]>>, ModelError> {
+        if let Some(json) = &self.tokenizer {
+            return Ok(Some(Cow::Borrowed(json)));
+        }
+        let files = VocabularyFiles::read(|name| self.file(name))?;
+        let json = files.map(|files| files.tokenizer_json()).transpose()?;
+        Ok(json.map(Cow::Owned))
+    }
+
+    /// Refuses what could not be served whatever the weights are.
+    ///
+    /// # Errors
+    /// If config.json asks for what is not built, or there are files of a tokenizer that cannot be read. A checkpoint
+    /// without any is none to refuse: token ids need no tokenizer.
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        self.spec()?;
+        self.own_tokenizer().map(drop)
     }
 
     /// What config.json and generation_config.json say of the model.
