@@ -126,6 +126,13 @@ impl ModelArgs {
 
     /// Loads the network of `checkpoint`.
     pub fn load(&self, checkpoint: &Checkpoint) -> anyhow::Result<Box<dyn Denoiser>> {
+        if checkpoint.spec()?.never_stops() {
+            tracing::warn!(
+                "{} has no stop token, at which its default plan would stop: texts fill their gaps; \
+                 `eos_token_id` in config.json names one",
+                checkpoint.name()
+            );
+        }
         let device = self.device.resolve()?;
         let format = self.dtype.resolve(&device);
         let context = || format!("cannot load the model {}", checkpoint.name());

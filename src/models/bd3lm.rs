@@ -30,6 +30,7 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| Bd3lmConfig::from_json(config)?.spec(),
     tensors: |config| Bd3lmConfig::from_json(config)?.tensors(),
     generation_config: |_, _| Ok(()),
+    ends_texts: false,
     tokenizer: Some(GPT2),
     load: |config, spec, weights| {
         let shape = Bd3lmConfig::from_json(config)?.shape()?;

@@ -21,6 +21,7 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| Ok(read(config)?.1),
     tensors: |config| Ok(read(config)?.0.tensors("backbone.")),
     generation_config: |_, _| Ok(()),
+    ends_texts: false,
     tokenizer: Some(GPT2),
     load: |config, spec, weights| {
         let (shape, _) = read(config)?;

@@ -30,6 +30,9 @@ pub struct Family {
     /// Takes what a generation_config.json says of sampling into the default plan, as far as the
     /// family's official sampler reads it from there.
     pub generation_config: fn(&Value, &mut DecodePlan) -> Result<(), ModelError>,
+    /// Whether a text ends at the tokenizer's `eos_token` where no file names a stop token. Networks that were
+    /// trained on documents end to end run on over it.
+    pub ends_texts: bool,
     /// The repository whose tokenizer the published models use that come without one.
     pub tokenizer: Option<&'static str>,
     /// Builds the network.

@@ -28,6 +28,7 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| SeddConfig::from_json(config)?.spec(),
     tensors: |config| Ok(SeddConfig::from_json(config)?.shape()?.tensors("")),
     generation_config: |_, _| Ok(()),
+    ends_texts: false,
     tokenizer: Some(GPT2),
     load: |config, spec, weights| {
         Ok(Box::new(Sedd::new(

@@ -2,8 +2,8 @@
 //! with an index), `tokenizer.json` and optional files beside them.
 
 mod folder;
-mod mask_token;
 mod plan;
+mod special_tokens;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ use crate::models::weights::{
 };
 use crate::models::{Denoiser, ModelError, ModelSpec};
 use crate::text::VocabularyFiles;
-use folder::Folder;
 pub(super) use folder::shards;
+use folder::{Configs, Folder};
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
@@ -34,6 +34,8 @@ pub struct Checkpoint {
     directory: Option<PathBuf>,
     config: Value,
     generation_config: Value,
+    /// The tokenizer's end of a text, where neither of them names one.
+    end_of_text: Option<TokenId>,
     tokenizer: Option<Vec<u8>>,
     stored: Stored,
     family: &'static Family,
@@ -57,13 +59,8 @@ impl Checkpoint {
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
         let folder = Folder(directory);
         let stored = Stored::Files(folder.weights()?);
-        let checkpoint = Self::new(
-            folder.name(),
-            folder.config(CONFIG)?,
-            folder.json(GENERATION_CONFIG)?,
-            folder.read_if_there(TOKENIZER)?,
-            stored,
-        )?;
+        let tokenizer = folder.read_if_there(TOKENIZER)?;
+        let checkpoint = Self::new(folder.name(), folder.configs()?, tokenizer, stored)?;
         Ok(Self {
             directory: Some(directory.to_owned()),
             ..checkpoint
@@ -77,33 +74,29 @@ impl Checkpoint {
     /// # Errors
     /// Names the file that is missing or does not hold what it should.
     pub fn open_dummy(path: &Path) -> Result<Self, ModelError> {
-        let (name, mut config, folder) = if path.is_dir() {
+        let (name, mut configs, tokenizer) = if path.is_dir() {
             let folder = Folder(path);
-            (folder.name(), folder.config(CONFIG)?, Some(folder))
+            let tokenizer = folder.read_if_there(TOKENIZER)?;
+            (folder.name(), folder.configs()?, tokenizer)
         } else {
             let folder = Folder(path.parent().unwrap_or(Path::new("")));
             let file = path.file_name().unwrap_or_default().to_string_lossy();
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            (name.into_owned(), parse(&file, &folder.read(&file)?)?, None)
+            let config = parse(&file, &folder.read(&file)?)?;
+            (name.into_owned(), Configs::of(config), None)
         };
-        let family = family_of(&config)?;
+        let config = &mut configs.config;
+        let family = family_of(config)?;
         let mut mask_stands_in = false;
         if config["mask_token_id"].is_null()
-            && (family.spec)(&config).is_err()
+            && (family.spec)(config).is_err()
             && let Some(last) = config["vocab_size"].as_u64().and_then(|v| v.checked_sub(1))
         {
             config["mask_token_id"] = last.into();
             mask_stands_in = true;
         }
-        let read = |name| folder.as_ref().map(|folder| folder.read_if_there(name));
-        let generation_config = folder.as_ref().map(|folder| folder.json(GENERATION_CONFIG));
-        let checkpoint = Self::new(
-            name,
-            config,
-            generation_config.transpose()?.flatten(),
-            read(TOKENIZER).transpose()?.flatten(),
-            Stored::Dummy { mask_stands_in },
-        )?;
+        let stored = Stored::Dummy { mask_stands_in };
+        let checkpoint = Self::new(name, configs, tokenizer, stored)?;
         Ok(Self {
             directory: path.is_dir().then(|| path.to_owned()),
             ..checkpoint
@@ -121,25 +114,25 @@ impl Checkpoint {
         tokenizer: &[u8],
         weights: &'static [u8],
     ) -> Result<Self, ModelError> {
-        let config = parse(CONFIG, config)?;
-        let generation_config = parse(GENERATION_CONFIG, generation_config)?;
-        let tokenizer = Some(tokenizer.to_vec());
-        Self::new(
-            name.to_owned(),
-            config,
-            Some(generation_config),
-            tokenizer,
-            Stored::Bytes(weights),
-        )
+        let configs = Configs {
+            generation_config: Some(parse(GENERATION_CONFIG, generation_config)?),
+            ..Configs::of(parse(CONFIG, config)?)
+        };
+        let (tokenizer, stored) = (Some(tokenizer.to_vec()), Stored::Bytes(weights));
+        Self::new(name.to_owned(), configs, tokenizer, stored)
     }
 
     fn new(
         name: String,
-        config: Value,
-        generation_config: Option<Value>,
+        configs: Configs,
         tokenizer: Option<Vec<u8>>,
         stored: Stored,
     ) -> Result<Self, ModelError> {
+        let Configs {
+            config,
+            generation_config,
+            end_of_text,
+        } = configs;
         let family = family_of(&config)?;
         let generation_config = generation_config.unwrap_or_else(|| Value::Object(Map::new()));
         if !generation_config.is_object() {
@@ -153,6 +146,7 @@ impl Checkpoint {
             directory: None,
             config,
             generation_config,
+            end_of_text,
             tokenizer,
             stored,
             family,
@@ -237,7 +231,8 @@ impl Checkpoint {
         self.own_tokenizer().map(drop)
     }
 
-    /// What config.json and generation_config.json say of the model.
+    /// What config.json and generation_config.json say of the model, and where neither names a stop token, the
+    /// tokenizer's end of a text.
     ///
     /// # Errors
     /// Names the field that is missing or out of range.
@@ -257,6 +252,9 @@ impl Checkpoint {
             if !spec.stop_tokens.contains(&token) {
                 spec.stop_tokens.push(token);
             }
+        }
+        if spec.stop_tokens.is_empty() && self.family.ends_texts {
+            spec.stop_tokens.extend(self.end_of_text);
         }
         (self.family.generation_config)(&self.generation_config, &mut spec.default_plan)?;
         plan::take_over(&self.generation_config, &mut spec)?;
