@@ -160,7 +160,24 @@ fn released_models_have_the_published_number_of_parameters() {
 
 #[test]
 fn a_released_llada_moe_is_told_from_dense_llada_by_its_class() {
-    assert_eq!(spec(&llada_moe(json!({}))).unwrap().family, "llada_moe");
+    for class in ["LLaDAMoEModel", "LLaDAMoEModelLM"] {
+        let config = llada_moe(json!({"architectures": [class], "model_type": "llada"}));
+        assert_eq!(spec(&config).unwrap().family, "llada_moe");
+    }
+}
+
+#[test]
+fn llada2_norms_queries_and_keys_unless_config_json_says_otherwise() {
+    let parameters = |norms: Value| {
+        let config = llada2_mini(json!({"use_qk_norm": norms}));
+        spec(&config).unwrap().parameters
+    };
+    assert_eq!(parameters(json!(null)), parameters(json!(true)));
+    // Two norms over a head of 128 in each of 20 layers.
+    assert_eq!(
+        parameters(json!(true)) - parameters(json!(false)),
+        2 * 128 * 20
+    );
 }
 
 #[test]
@@ -262,10 +279,6 @@ fn missing_and_impossible_fields_are_named() {
     }
     let sizes = [64, 2, 4, 2, 16, 96, 151_936];
     for (config, expected) in [
-        (
-            without(sdar(sizes, json!({})), "block_size"),
-            "block_size is missing",
-        ),
         (sdar(sizes, json!({"block_size": 0})), "block_size is 0"),
         (
             without(llada2_mini(json!({})), "n_group"),
@@ -347,6 +360,26 @@ fn missing_and_impossible_fields_are_named() {
             "num_shared_experts is 5000",
         ),
         (
+            llada2_mini(json!({"num_shared_experts": 1024, "moe_intermediate_size": 65_536})),
+            "num_shared_experts × moe_intermediate_size is 67108864",
+        ),
+        (
+            {
+                let mut config = without(llada(), "mlp_hidden_size");
+                config["mlp_ratio"] = json!(16_777_215);
+                config
+            },
+            "mlp_ratio × d_model is 68719472640",
+        ),
+        (
+            {
+                let mut config = llada();
+                config["eos_token_id"] = json!("end");
+                config
+            },
+            "config.json: eos_token_id is \"end\"; it must be a token id or a list of them",
+        ),
+        (
             dream(
                 json!({"num_attention_heads": 8_388_608, "num_key_value_heads": 1, "head_dim": 8_388_608}),
             ),
@@ -396,6 +429,10 @@ fn block_lengths_come_from_the_configuration() {
         attention(&sdar(sizes, json!({"block_size": 16}))),
         blocks(16)
     );
+    assert_eq!(
+        attention(&sdar(sizes, json!({"block_size": null}))),
+        blocks(4)
+    );
     assert_eq!(attention(&llada2_mini(json!({}))), blocks(32));
     assert_eq!(attention(&llada2_mini(json!({"block_size": 8}))), blocks(8));
     let a2d = |fields| qwen("A2DQwen3LMHeadModel", sizes, fields);
@@ -410,9 +447,70 @@ fn stop_tokens_may_be_one_several_or_none() {
         (json!([7, 9]), vec![7, 9]),
         (json!(null), vec![]),
     ] {
-        let spec = spec(&dream(json!({"eos_token_id": given}))).unwrap();
-        assert_eq!(spec.stop_tokens, expected);
+        let mut of_llada = llada();
+        of_llada["eos_token_id"] = given.clone();
+        for config in [dream(json!({"eos_token_id": given})), of_llada] {
+            assert_eq!(spec(&config).unwrap().stop_tokens, expected);
+        }
     }
+}
+
+#[test]
+fn a_checkpoint_whose_files_name_no_end_takes_the_tokenizers() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, json: &Value| {
+        std::fs::write(directory.path().join(name), json.to_string()).unwrap();
+    };
+    let spec = || Checkpoint::open(directory.path()).unwrap().spec().unwrap();
+    write("config.json", &llada2_mini(json!({"eos_token_id": null})));
+    assert!(spec().stop_tokens.is_empty());
+    assert!(spec().never_stops());
+    let inspect = || {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_unmask"))
+            .args([
+                "inspect",
+                "--load-format",
+                "dummy",
+                "--device",
+                "cpu",
+                "--model",
+            ])
+            .arg(directory.path())
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = inspect();
+    assert!(
+        said.contains("stop tokens    [], so that the default plan"),
+        "{said}"
+    );
+
+    write(
+        "tokenizer.json",
+        &json!({"added_tokens": [{"id": 156_892, "content": "<|endoftext|>"}]}),
+    );
+    write(
+        "tokenizer_config.json",
+        &json!({"eos_token": "<|endoftext|>"}),
+    );
+    assert_eq!(spec().stop_tokens, [156_892]);
+    assert!(!spec().never_stops());
+    let said = inspect();
+    assert!(said.contains("stop tokens    [156892]\n"), "{said}");
+    // What a file names goes before it.
+    write("generation_config.json", &json!({"eos_token_id": 7}));
+    assert_eq!(spec().stop_tokens, [7]);
+    write("config.json", &llada2_mini(json!({"eos_token_id": [8, 9]})));
+    write("generation_config.json", &json!({}));
+    assert_eq!(spec().stop_tokens, [8, 9]);
+    // Documents of MDLM's training follow one another: a text does not end with one.
+    let mdlm = json!({
+        "architectures": ["MDLM"], "cond_dim": 128, "hidden_dim": 64, "model_length": 32, "n_blocks": 1,
+        "n_heads": 1, "vocab_size": 156_900,
+    });
+    write("config.json", &mdlm);
+    assert!(spec().stop_tokens.is_empty());
 }
 
 #[test]

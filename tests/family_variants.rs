@@ -237,6 +237,16 @@ fn llada2_with_other_groups_experts_and_biases() {
 }
 
 #[test]
+fn illada_with_and_without_biases() {
+    for fields in [
+        json!({"tie_word_embeddings": true}),
+        json!({"tie_word_embeddings": false, "attention_bias": true, "mlp_bias": true}),
+    ] {
+        assert_equals_reference("ILLaDAForCausalLM", fields);
+    }
+}
+
+#[test]
 fn sdar_dense_and_with_experts() {
     for fields in [
         json!({"block_size": 2, "tie_word_embeddings": true}),

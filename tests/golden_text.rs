@@ -10,7 +10,7 @@ use unmask::canvas::{Canvas, Commit, TokenId};
 use unmask::text::gaps::Piece;
 use unmask::text::{
     ChatEnding, ChatFiles, ChatMessage, ChatTemplate, ChatTemplateError, HfTokenizer, Layout,
-    Tokenizer,
+    Tokenizer, VocabularyFiles,
 };
 
 /// The families' goldens with a tokenizer of their own, and the small tokenizers that are not byte-level.
@@ -78,6 +78,100 @@ fn texts_have_the_tokens_of_the_official_tokenizers_and_come_back_as_from_them()
                 "{directory:?} {case}"
             );
         }
+    }
+}
+
+/// The vocabulary files of the golden Dream, whose tokenizer.json is there too, with `edits`; a file that is edited to
+/// null is left out.
+fn vocabulary(edits: &[(&str, Value)]) -> Result<Vec<u8>, String> {
+    let files = VocabularyFiles::read::<()>(|name| {
+        let edit = edits.iter().find(|(file, _)| *file == name);
+        Ok(match edit {
+            Some((_, Value::Null)) => None,
+            Some((_, Value::String(text))) => Some(text.clone().into_bytes()),
+            Some((_, json)) => Some(json.to_string().into_bytes()),
+            None => read_file(&golden("dream"), name),
+        })
+    });
+    let files = files.unwrap().unwrap();
+    files.tokenizer_json().map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_vocabulary_with_merges_gives_the_ids_of_the_tokenizer_json() {
+    let whole = tokenizer(&golden("dream"));
+    // The ids in `added_tokens_decoder`, and in the file of older tokenizers.
+    let mut config = json(&golden("dream").join("tokenizer_config.json"));
+    let decoder = config["added_tokens_decoder"].take();
+    let ids_of_added = decoder.as_object().unwrap().iter().map(|(id, token)| {
+        let content = token["content"].as_str().unwrap().to_owned();
+        (content, json!(id.parse::<u32>().unwrap()))
+    });
+    let ids_of_added = Value::Object(ids_of_added.collect());
+    let older = [
+        ("tokenizer_config.json", config),
+        ("added_tokens.json", ids_of_added),
+    ];
+    for edits in [&[][..], &older] {
+        let built = HfTokenizer::from_bytes(&vocabulary(edits).unwrap()).unwrap();
+        assert_eq!(built.vocab_size(), whole.vocab_size());
+        for token in 0..whole.vocab_size() as TokenId {
+            assert_eq!(built.piece(token), whole.piece(token), "{token}");
+        }
+        for special in ["<|endoftext|>", "<|mask|>"] {
+            let id = built.encode(special).unwrap();
+            assert_eq!(built.bytes(id[0]), b"", "{special}");
+        }
+        let texts = cases(&golden("dream"), "encode");
+        let texts = texts.iter().map(|case| case["text"].as_str().unwrap());
+        // A combining accent that NFC joins, clitics, digits, line ends and blanks before them.
+        let more =
+            "cafe\u{301} I'LL we've 1234 \u{2028}x\r\n \n\n  y\u{a0}z<|im_start|>user\n日本 ";
+        for text in texts.chain([more]) {
+            let tokens = whole.encode(text).unwrap();
+            assert_eq!(built.encode(text).unwrap(), tokens, "{text:?}");
+            assert_eq!(built.decode_whole(&tokens), whole.decode_whole(&tokens));
+        }
+    }
+}
+
+#[test]
+fn vocabulary_files_that_are_no_tokenizer_of_qwen2_are_refused_with_the_reason() {
+    let class = |class: Value| ("tokenizer_config.json", json!({"tokenizer_class": class}));
+    let dream = || class(json!("DreamTokenizer"));
+    for (edits, says) in [
+        (
+            vec![class(json!("GPT2Tokenizer"))],
+            "tokenizer_class is \"GPT2Tokenizer\"",
+        ),
+        (
+            vec![("tokenizer_config.json", Value::Null)],
+            "tokenizer_class is null",
+        ),
+        (
+            vec![("merges.txt", Value::Null)],
+            "merges.txt: it is missing",
+        ),
+        (
+            vec![("vocab.json", json!({"a": 0, "b": 2}))],
+            "vocab.json: \"b\" has the id 2",
+        ),
+        (vec![("vocab.json", json!("["))], "vocab.json: "),
+        (
+            vec![("merges.txt", json!("#version: 0.2\na b\na b c\n"))],
+            "merges.txt: line 3 is \"a b c\"",
+        ),
+        (
+            vec![dream(), ("added_tokens.json", json!({"<|far|>": 501}))],
+            "\"<|far|>\" has the id 501, where 500 is next",
+        ),
+        (
+            vec![("added_tokens.json", json!({"<|mask|>": 505}))],
+            "added_tokens.json: \"<|mask|>\" has the id 505, which contradicts",
+        ),
+    ] {
+        let error = vocabulary(&edits).unwrap_err();
+        assert!(error.contains(says), "{error}");
     }
 }
 

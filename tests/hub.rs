@@ -324,6 +324,76 @@ fn shards_are_those_of_the_index() {
     assert!(error.contains(lost), "{error}");
 }
 
+/// Dream is published with vocab.json and merges.txt in the place of a tokenizer.json.
+#[test]
+fn a_model_without_a_tokenizer_json_is_downloaded_with_its_vocabulary() {
+    let hub = TestHub::of("dream");
+    assert!(!hub.fetch().unwrap().join("vocab.json").exists());
+
+    let hub = TestHub::of("dream");
+    hub.change(|contents| _ = contents.files.remove("tokenizer.json"));
+    let directory = hub.fetch().unwrap();
+    for file in ["vocab.json", "merges.txt", "model.safetensors"] {
+        assert_same_as_golden(&directory, "dream", file);
+    }
+    let arguments = ["generate", "--model", REPOSITORY, "A cat", "--gap", "2"];
+    let output = hub.unmask(&arguments, &[]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_before_its_weights_are_downloaded() {
+    let refused = |file: &str, says: &str, change: fn(&mut Value)| {
+        let hub = TestHub::of("dream");
+        hub.change(|contents| {
+            contents.files.remove("tokenizer.json");
+            let mut json: Value = serde_json::from_slice(&contents.files[file]).unwrap();
+            change(&mut json);
+            contents
+                .files
+                .insert(file.into(), json.to_string().into_bytes());
+        });
+        let error = hub.fetch().unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+        assert!(hub.downloads("model.safetensors").is_empty());
+    };
+    let class = "tokenizer_class is \"BertTokenizer\"";
+    refused("tokenizer_config.json", class, |config| {
+        config["tokenizer_class"] = "BertTokenizer".into();
+    });
+    refused("config.json", "\"DreamForCausalLM\"", |config| {
+        config["architectures"] = json!(["DreamForCausalLM"]);
+    });
+    refused("config.json", "use_mrope is true", |config| {
+        config["use_mrope"] = true.into();
+    });
+}
+
+#[test]
+fn a_model_without_any_tokenizer_is_downloaded_and_says_whose_it_takes_when_there_are_texts() {
+    let hub = TestHub::of("mdlm");
+    hub.change(|contents| {
+        for file in [
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+        ] {
+            contents.files.remove(file);
+        }
+    });
+    let directory = hub.fetch().unwrap();
+    let output = hub.unmask(
+        &["generate", "--model", REPOSITORY, "A cat", "--gap", "2"],
+        &[],
+    );
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("use that of openai-community/gpt2: put it into")
+            && error.contains(directory.to_str().unwrap()),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_new_commit_brings_only_the_files_that_differ() {
     let hub = TestHub::of("llada");

@@ -1,10 +1,12 @@
-//! The released models, known by their config.json alone: family and number of parameters, without weights.
-//! `tests/configs/README.md` says where each of the files is from.
+//! The released models, known by their small files alone: family and number of parameters, mask token, stop tokens and
+//! default plan, without weights. `tests/configs/README.md` says where each of the files is from.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use unmask::decode::{EarlyStop, preset};
+use unmask::models::{AttentionPattern, Checkpoint};
 
 /// What `unmask inspect --load-format dummy --json` says of a config.json.
 fn inspect(config: &Path, arguments: &[&str]) -> Value {
@@ -28,10 +30,13 @@ fn inspect(config: &Path, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// The folder of a model's files, or its config.json where that is all there is.
 fn config(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/configs")
-        .join(format!("{name}.json"))
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs");
+    match configs.join(name) {
+        folder if folder.is_dir() => folder,
+        _ => configs.join(format!("{name}.json")),
+    }
 }
 
 /// A pre-norm transformer with gated MLPs.
@@ -180,7 +185,7 @@ fn a_released_config_json_alone_tells_family_and_number_of_parameters() {
     let expected = [
         ("LLaDA-8B-Instruct", "llada", llada_8b, 8.02),
         ("LLaDA-1.5", "llada", llada_8b, 8.02),
-        ("iLLaDA-8B", "llada", llada(8, 14_336, 155_136, true), 7.62),
+        ("iLLaDA-8B", "illada", llada(8, 14_336, 155_136, true), 7.62),
         ("Dream-v0-Instruct-7B", "dream", dream, 7.62),
         ("Dream-Coder-v0-Instruct-7B", "dream", dream, 7.62),
         ("DiffuCoder-7B-Instruct", "dream", dream, 7.62),
@@ -229,13 +234,63 @@ fn a_released_config_json_alone_tells_family_and_number_of_parameters() {
         let off = (parameters as f64 / 1e9 / billions - 1.0f64).abs();
         assert!(off < 0.02, "{name}: {parameters} is not {billions} billion");
     }
-    let there = std::fs::read_dir(config("").parent().unwrap()).unwrap();
-    let json = there.filter(|entry| {
-        let path = entry.as_ref().unwrap().path();
-        path.extension()
-            .is_some_and(|extension| extension == "json")
-    });
-    assert_eq!(json.count(), expected.len());
+    let there = std::fs::read_dir(config("")).unwrap();
+    let models = there.filter(|entry| entry.as_ref().unwrap().file_name() != "README.md");
+    assert_eq!(models.count(), expected.len());
+}
+
+/// As far as the files say; the default plan is that of the preset.
+#[test]
+fn the_released_files_tell_mask_token_stop_tokens_and_default_plan() {
+    for (name, mask, ends, preset) in [
+        ("LLaDA-8B-Instruct", 126_336, &[126_081][..], "llada"),
+        ("LLaDA-1.5", 126_336, &[126_081], "llada"),
+        ("iLLaDA-8B", 5, &[], "llada"),
+        ("Dream-v0-Instruct-7B", 151_666, &[151_643], "dream-entropy"),
+        (
+            "Dream-Coder-v0-Instruct-7B",
+            151_666,
+            &[151_643],
+            "dream-entropy",
+        ),
+        (
+            "DiffuCoder-7B-Instruct",
+            151_666,
+            &[151_643],
+            "dream-entropy",
+        ),
+        ("DreamOn-v0-7B", 151_666, &[151_643], "dreamon"),
+        ("LLaDA-MoE-7B-A1B-Instruct", 156_895, &[156_892], "llada"),
+        ("LLaDA2.0-mini", 156_895, &[156_892], "llada2"),
+        ("SDAR-4B-Chat", 151_669, &[151_643, 151_645], "sdar-dynamic"),
+        ("mdlm-owt", 50_257, &[], "llada"),
+        ("sedd-small", 50_257, &[], "sedd-analytic"),
+    ] {
+        let checkpoint = Checkpoint::open_dummy(&config(name)).unwrap();
+        let spec = checkpoint.spec().unwrap();
+        assert_eq!(spec.mask_token(), Some(mask), "{name}");
+        assert!(!checkpoint.mask_stands_in(), "{name}");
+        assert_eq!(spec.stop_tokens, ends, "{name}");
+        let plan = spec.plan(&preset::by_name(preset).unwrap());
+        assert_eq!(spec.default_plan, plan, "{name}");
+        assert!(!spec.never_stops(), "{name}");
+    }
+    let spec = |name| {
+        Checkpoint::open_dummy(&config(name))
+            .unwrap()
+            .spec()
+            .unwrap()
+    };
+    let tokens = spec("DreamOn-v0-7B").resize_tokens.unwrap();
+    assert_eq!((tokens.expand, tokens.delete), (151_667, 151_643));
+    let sdar = spec("SDAR-4B-Chat");
+    assert_eq!(
+        sdar.attention,
+        AttentionPattern::BlockCausal { block_length: 4 }
+    );
+    assert_eq!(sdar.default_plan.early_stop, EarlyStop::AfterBlock);
+    // Without the tokenizer's files nothing names its end.
+    assert!(spec("LLaDA2.1-mini").never_stops());
 }
 
 /// LLaDA-MoE's published 1.4 billion are without the embedding of 0.32 billion, the others' with it.

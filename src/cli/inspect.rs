@@ -91,7 +91,11 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
         Some(mask) => writeln!(out, "mask token     {mask}")?,
         None => writeln!(out, "mask token     none (uniform process)")?,
     }
-    writeln!(out, "stop tokens    {:?}", spec.stop_tokens)?;
+    let endless = match spec.never_stops() {
+        true => ", so that the default plan, which stops at one, fills every gap",
+        false => "",
+    };
+    writeln!(out, "stop tokens    {:?}{endless}", spec.stop_tokens)?;
     writeln!(
         out,
         "default plan   {}",

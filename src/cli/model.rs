@@ -126,6 +126,13 @@ impl ModelArgs {
 
     /// Loads the network of `checkpoint`.
     pub fn load(&self, checkpoint: &Checkpoint) -> anyhow::Result<Box<dyn Denoiser>> {
+        if checkpoint.spec()?.never_stops() {
+            tracing::warn!(
+                "{} has no stop token, at which its default plan would stop: texts fill their gaps; \
+                 `eos_token_id` in config.json names one",
+                checkpoint.name()
+            );
+        }
         let device = self.device.resolve()?;
         let format = self.dtype.resolve(&device);
         let context = || format!("cannot load the model {}", checkpoint.name());
@@ -172,11 +179,11 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Arc<dyn Tokenizer>> 
         Err(_) if checkpoint.is_dummy() => return Ok(Arc::new(ByteTokenizer::default())),
         json => json?,
     };
-    let tokenizer = HfTokenizer::from_bytes(json)?;
+    let tokenizer = HfTokenizer::from_bytes(&json)?;
     let vocab_size = checkpoint.spec()?.vocab_size;
     ensure!(
         tokenizer.vocab_size() <= vocab_size,
-        "tokenizer.json has {} tokens, but the model's vocabulary is {vocab_size}",
+        "the tokenizer has {} tokens, but the model's vocabulary is {vocab_size}",
         tokenizer.vocab_size()
     );
     Ok(Arc::new(tokenizer))

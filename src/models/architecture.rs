@@ -62,6 +62,8 @@ pub(super) const fn family<A: Architecture>(
         spec: |config| spec(&A::from_json(config)?),
         tensors: |config| tensors(&A::from_json(config)?),
         generation_config: A::generation_config,
+        ends_texts: true,
+        tokenizer: None,
         load: load::<A>,
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::canvas::TokenId;
 use crate::decode::DecodePlan;
 use crate::models::checkpoint::{CONFIG, config_error, token_ids};
-use crate::models::fields::{Fields, check_size};
+use crate::models::fields::{Fields, check_size, check_token};
 use crate::models::layers::{
     Block, ExpertShape, Llama3Scaling, Mlp, Network, RmsNorm, Rotary, SelfAttention,
     embedding_and_head, frequencies,
@@ -100,11 +100,6 @@ impl Backbone {
                 "mask_token_id is missing, and the tokenizer's files name no mask token".into(),
             )
         })?;
-        if mask_token as usize >= vocab_size {
-            return Err(config_error(format!(
-                "mask_token_id {mask_token} is outside the vocabulary of {vocab_size}"
-            )));
-        }
         Ok(Self {
             vocab_size,
             hidden_size,
@@ -115,7 +110,7 @@ impl Backbone {
             max_positions: fields.size("max_position_embeddings")?,
             norm_eps: fields.positive("rms_norm_eps")?,
             tied: fields.optional("tie_word_embeddings")?.unwrap_or(false),
-            mask_token,
+            mask_token: check_token("mask_token_id", mask_token, vocab_size)?,
             stop_tokens: token_ids(CONFIG, &config["eos_token_id"])?,
             rope_theta,
             rope_scaling: rope_scaling(config)?,

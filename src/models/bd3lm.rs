@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::decode::{BlockOrigin, DecodePlan};
 use crate::models::checkpoint::config_error;
-use crate::models::dit::{Dit, DitConfig, DitShape};
+use crate::models::dit::{Dit, DitConfig, DitShape, GPT2};
 use crate::models::fields::{self, check_size};
 use crate::models::registry::Family;
 use crate::models::weights::Shapes;
@@ -30,6 +30,8 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| Bd3lmConfig::from_json(config)?.spec(),
     tensors: |config| Bd3lmConfig::from_json(config)?.tensors(),
     generation_config: |_, _| Ok(()),
+    ends_texts: false,
+    tokenizer: Some(GPT2),
     load: |config, spec, weights| {
         let shape = Bd3lmConfig::from_json(config)?.shape()?;
         Ok(Box::new(Dit::new(spec, &shape, weights.pp("backbone"))?))

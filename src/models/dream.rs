@@ -9,18 +9,18 @@
 //! is the token that removes its slot (`DreamOnGenerationConfig`).
 //!
 //! The default plan is that of the official `diffusion_generate` with the options that the checkpoint's
-//! generation_config.json gives.
+//! generation_config.json gives, unless they are the class's own.
 
 use candle_core::{DType, Device, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::decode::{DecodePlan, ResizeTokens, Revision, Score, preset};
 use crate::models::architecture::{Architecture, family};
 use crate::models::backbone::{Backbone, Projections};
 use crate::models::checkpoint::{CONFIG, GENERATION_CONFIG, config_error, token_ids};
-use crate::models::fields::Fields;
+use crate::models::fields::{self, Fields, check_token};
 use crate::models::layers::{GatedMlp, Mlp, Network, Rotary};
 use crate::models::registry::Family;
 use crate::models::weights::Weights;
@@ -51,9 +51,25 @@ fn option<T: DeserializeOwned>(
     options: &Value,
     name: &str,
 ) -> std::result::Result<Option<T>, ModelError> {
-    let given = &options[name];
-    serde_json::from_value(given.clone())
-        .map_err(|error| invalid(format!("{name} is {given}: {error}")))
+    fields::optional(GENERATION_CONFIG, options, name)
+}
+
+/// Whether the options are those of a `DreamGenerationConfig` that nobody gave any: transformers writes them into the
+/// generation_config.json of a model that is saved, and so they are in Dream's and DiffuCoder's releases, whose cards
+/// recommend others.
+fn are_defaults(options: &Value) -> bool {
+    let defaults = [
+        ("alg", json!("origin")),
+        ("alg_temp", Value::Null),
+        ("eps", json!(1e-3)),
+        ("steps", json!(512)),
+        ("temperature", json!(0.0)),
+        ("top_k", Value::Null),
+        ("top_p", Value::Null),
+    ];
+    defaults
+        .iter()
+        .all(|(name, default)| options[name] == *default)
 }
 
 /// The options that say how tokens are drawn and ranked.
@@ -85,14 +101,10 @@ fn resize_tokens(
              its slot"
         ))
     })?;
-    for (field, token) in [("expand_token_id", expand), ("delete_token_id", delete)] {
-        if token as usize >= vocab_size {
-            return Err(config_error(format!(
-                "{field} {token} is outside the vocabulary of {vocab_size}"
-            )));
-        }
-    }
-    Ok(Some(ResizeTokens { expand, delete }))
+    Ok(Some(ResizeTokens {
+        expand: check_token("expand_token_id", expand, vocab_size)?,
+        delete: check_token("delete_token_id", delete, vocab_size)?,
+    }))
 }
 
 struct Dream {
@@ -132,6 +144,9 @@ impl Architecture for Dream {
         options: &Value,
         plan: &mut DecodePlan,
     ) -> std::result::Result<(), ModelError> {
+        if are_defaults(options) {
+            return Ok(());
+        }
         let eps = option(options, "eps")?.unwrap_or(preset::DREAM_EPS);
         let algorithm = option(options, "alg")?.unwrap_or(Algorithm::Entropy);
         if let Revision::Resize(mut resizing) = plan.revision {

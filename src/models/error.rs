@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::text::TextError;
+
 /// Why a model could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -21,6 +23,9 @@ pub enum ModelError {
         /// What is wrong, and what would be right.
         reason: String,
     },
+    /// The files that stand for a tokenizer.json cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TextError),
     /// No family of this architecture is known.
     #[error(
         "config.json: architecture {architecture:?} (model_type {model_type:?}) is not known; known: {known}"

@@ -3,8 +3,9 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::canvas::TokenId;
 use crate::models::ModelError;
-use crate::models::checkpoint::config_error;
+use crate::models::checkpoint::{CONFIG, config_error};
 
 /// Sizes are below this, so that the product of two of them is far from overflowing, and of three with a byte
 /// width is caught where tensors are counted.
@@ -70,6 +71,40 @@ pub(super) fn check_size(name: &str, size: usize) -> Result<usize, ModelError> {
     )))
 }
 
+/// The token that the field `name` holds.
+///
+/// # Errors
+/// If it is none of the vocabulary.
+pub(super) fn check_token(
+    name: &str,
+    token: TokenId,
+    vocab_size: usize,
+) -> Result<TokenId, ModelError> {
+    if (token as usize) < vocab_size {
+        return Ok(token);
+    }
+    Err(config_error(format!(
+        "{name} {token} is outside the vocabulary of {vocab_size}"
+    )))
+}
+
+/// The field `name` of `object`, which is the contents of `file`, if it is there. One that is null counts as
+/// absent.
+///
+/// # Errors
+/// If it is of the wrong type.
+pub(super) fn optional<T: DeserializeOwned>(
+    file: &str,
+    object: &Value,
+    name: &str,
+) -> Result<Option<T>, ModelError> {
+    let given = &object[name];
+    serde_json::from_value(given.clone()).map_err(|error| ModelError::Invalid {
+        file: file.to_owned(),
+        reason: format!("{name} is {given}: {error}"),
+    })
+}
+
 /// The fields of a config.json. A field that is null counts as absent.
 pub(super) struct Fields<'a>(pub &'a Value);
 
@@ -88,9 +123,7 @@ impl Fields<'_> {
     /// # Errors
     /// If it is of the wrong type.
     pub fn optional<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ModelError> {
-        let given = &self.0[name];
-        serde_json::from_value(given.clone())
-            .map_err(|error| config_error(format!("{name} is {given}: {error}")))
+        optional(CONFIG, self.0, name)
     }
 
     /// A size, in 1..2^24.

@@ -12,7 +12,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::models::checkpoint::{self, CONFIG, INDEX, WEIGHTS};
+use crate::models::Checkpoint;
+use crate::models::checkpoint::{self, CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER, WEIGHTS};
+use crate::text::special_tokens::{SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG};
+use crate::text::vocabulary::{ADDED_TOKENS, MERGES, VOCAB};
 
 use download::fetch_file;
 pub use error::HubError;
@@ -30,13 +33,16 @@ const DEFAULT_PATIENCE: Duration = Duration::from_secs(30);
 /// Files that are fetched where a repository has them, besides the weights.
 const SMALL_FILES: [&str; 7] = [
     CONFIG,
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
+    GENERATION_CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    SPECIAL_TOKENS_MAP,
+    ADDED_TOKENS,
     "chat_template.jinja",
 ];
+
+/// Files that are fetched where a repository has no tokenizer.json.
+const VOCABULARY: [&str; 2] = [VOCAB, MERGES];
 
 /// How far the download of a file is.
 #[derive(Debug, Clone, Copy)]
@@ -234,12 +240,16 @@ impl Repository<'_> {
                 "weights are read from safetensors files only; pickle files are never opened";
             return Err(self.without(WEIGHTS, reason));
         }
-        let small = SMALL_FILES
-            .into_iter()
-            .filter(|file| self.files.contains(*file));
-        for file in small {
+        let vocabulary = match self.files.contains(TOKENIZER) {
+            true => [].as_slice(),
+            false => &VOCABULARY,
+        };
+        let small = SMALL_FILES.iter().chain(vocabulary);
+        for file in small.filter(|file| self.files.contains(**file)) {
             fetch_file(self, file, progress)?;
         }
+        // The weights may be hundreds of gigabytes.
+        Checkpoint::open(&self.snapshot)?.check()?;
         if !is_sharded {
             return fetch_file(self, WEIGHTS, progress);
         }

@@ -4,14 +4,15 @@
 //! (`modeling_llada.py` of GSAI-ML/LLaDA-8B-Base). Logits at a slot predict that slot's token.
 
 use candle_core::{DType, Device};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::canvas::TokenId;
 use crate::decode::{DecodePlan, preset};
 use crate::models::architecture::{Architecture, family};
-use crate::models::checkpoint::config_error;
-use crate::models::fields::{self, Fields};
+use crate::models::checkpoint::{CONFIG, config_error, token_ids};
+use crate::models::fields::{self, Fields, check_size, check_token};
 use crate::models::layers::{
     Block, GatedMlp, Mlp, Network, RmsNorm, Rotary, SelfAttention, embedding_and_head,
 };
@@ -79,8 +80,9 @@ pub struct LladaConfig {
     pub weight_tying: bool,
     /// The mask token.
     pub mask_token_id: TokenId,
-    /// End of sequence.
-    pub eos_token_id: TokenId,
+    /// Ends of sequence: none, one or a list in the file.
+    #[serde(default, deserialize_with = "none_one_or_several")]
+    pub eos_token_id: Vec<TokenId>,
     /// Padding.
     #[serde(default)]
     pub pad_token_id: Option<TokenId>,
@@ -88,6 +90,10 @@ pub struct LladaConfig {
     /// `unmask train` writes it.
     #[serde(default)]
     pub unmask_process: ForwardProcess,
+}
+
+fn none_one_or_several<'de, D: Deserializer<'de>>(given: D) -> Result<Vec<TokenId>, D::Error> {
+    token_ids(CONFIG, &Value::deserialize(given)?).map_err(D::Error::custom)
 }
 
 fn default_rope_full_precision() -> bool {
@@ -120,6 +126,7 @@ impl LladaConfig {
         }
         fields.positive("rms_norm_eps")?;
         fields.positive("rope_theta")?;
+        token_ids(CONFIG, &config["eos_token_id"])?;
         let config: Self = fields::read(config)?;
         if !config.d_model.is_multiple_of(2 * config.n_heads) {
             return Err(config_error(format!(
@@ -141,13 +148,10 @@ impl LladaConfig {
                 config.vocab_size
             )));
         }
-        if config.mask_token_id as usize >= config.rows() {
-            return Err(config_error(format!(
-                "mask_token_id {} is outside the vocabulary of {}",
-                config.mask_token_id,
-                config.rows()
-            )));
+        if config.mlp_hidden_size.is_none() {
+            check_size("mlp_ratio × d_model", config.mlp_hidden())?;
         }
+        check_token("mask_token_id", config.mask_token_id, config.rows())?;
         Ok(config)
     }
 
@@ -199,7 +203,7 @@ impl Architecture for LladaConfig {
             parameterisation: Parameterisation::Logits,
             noise_conditioned: false,
             noise_schedule: None,
-            stop_tokens: vec![self.eos_token_id],
+            stop_tokens: self.eos_token_id.clone(),
             resize_tokens: None,
             attention: AttentionPattern::Bidirectional,
             logit_shift: 0,

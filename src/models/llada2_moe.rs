@@ -9,9 +9,9 @@
 //! `moe_router_enable_expert_bias` are not read, nor are `rotary_dim` and
 //! `moe_shared_expert_intermediate_size`, which repeat what other fields say.
 //!
-//! The released config.json gives neither the mask token, which is the tokenizer's `<|mask|>`, nor the
-//! block length, which is an argument of `generate` with the default 32; a `block_size` in config.json
-//! is taken instead where there is one.
+//! The released config.json gives neither the mask token nor the end of a text, which are the tokenizer's
+//! `<|mask|>` and `<|endoftext|>`, nor the block length, which is an argument of `generate` with the default
+//! 32; a `block_size` in config.json is taken instead where there is one.
 
 use candle_core::{DType, Device, Result};
 use serde_json::Value;
@@ -20,7 +20,7 @@ use crate::decode::preset;
 use crate::models::architecture::{Architecture, family};
 use crate::models::backbone::{Backbone, experts, rope_field};
 use crate::models::checkpoint::config_error;
-use crate::models::fields::{Fields, check_count};
+use crate::models::fields::{Fields, check_count, check_size};
 use crate::models::layers::{
     Block, ExpertShape, GatedMlp, MixtureOfExperts, Mlp, Network, RmsNorm, Rotary, Router,
     SelfAttention, embedding_and_head,
@@ -97,7 +97,12 @@ impl Experts {
             groups,
             kept_groups,
             scale: fields.positive("routed_scaling_factor")? as f32,
-            shared_width: (shared > 0).then(|| shared * shape.intermediate),
+            shared_width: (shared > 0)
+                .then(|| {
+                    let name = "num_shared_experts × moe_intermediate_size";
+                    check_size(name, shared * shape.intermediate)
+                })
+                .transpose()?,
             shape,
         })
     }
@@ -121,7 +126,8 @@ impl Architecture for Llada2Moe {
             edits: config["model_type"] == EDITING,
             qkv_bias: fields.required("use_qkv_bias")?,
             out_bias: fields.required("use_bias")?,
-            qk_norm: fields.required("use_qk_norm")?,
+            // Not in the released files; the official class norms queries and keys whatever it says.
+            qk_norm: fields.optional("use_qk_norm")?.unwrap_or(true),
             first_experts,
             dense_width: if first_experts > 0 {
                 fields.size("intermediate_size")?

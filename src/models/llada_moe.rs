@@ -2,7 +2,8 @@
 //!
 //! `LLaDAMoEModelLM` is held to the official code (`modeling_lladamoe.py`) on a small checkpoint; its
 //! variants (dense layers, a shared expert, the router's bias, biases of attention) to a plain
-//! transcription of that code. The released config.json says `model_type` "llada" like dense LLaDA.
+//! transcription of that code. The released config.json names the class `LLaDAMoEModel`, and says
+//! `model_type` "llada" like dense LLaDA.
 //!
 //! As in the official code the router is a softmax whose weights are the chosen probabilities as they
 //! are: `norm_topk_prob`, `moe_router_score_function`, `routed_scaling_factor` and the router's groups
@@ -23,8 +24,11 @@ use crate::models::weights::Weights;
 use crate::models::{ModelError, ModelSpec};
 
 /// The registry's line.
-pub(super) const FAMILY: Family =
-    family::<LladaMoe>("llada_moe", &["LLaDAMoEModelLM"], &["lladamoe"]);
+pub(super) const FAMILY: Family = family::<LladaMoe>(
+    "llada_moe",
+    &["LLaDAMoEModelLM", "LLaDAMoEModel"],
+    &["lladamoe"],
+);
 
 struct LladaMoe {
     backbone: Backbone,

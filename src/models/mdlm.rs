@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::diffusion::Schedule;
 use crate::models::checkpoint::config_error;
-use crate::models::dit::{Dit, DitConfig, DitShape, LOG_LINEAR_EPS};
+use crate::models::dit::{Dit, DitConfig, DitShape, GPT2, LOG_LINEAR_EPS};
 use crate::models::fields;
 use crate::models::registry::Family;
 use crate::models::{ModelError, ModelSpec};
@@ -21,6 +21,8 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| Ok(read(config)?.1),
     tensors: |config| Ok(read(config)?.0.tensors("backbone.")),
     generation_config: |_, _| Ok(()),
+    ends_texts: false,
+    tokenizer: Some(GPT2),
     load: |config, spec, weights| {
         let (shape, _) = read(config)?;
         Ok(Box::new(Dit::new(spec, &shape, weights.pp("backbone"))?))

@@ -16,6 +16,7 @@ pub mod embedded;
 mod error;
 mod fields;
 pub mod hub;
+mod illada;
 pub mod kv;
 mod layers;
 pub mod llada;

@@ -5,8 +5,8 @@ use serde_json::Value;
 use crate::decode::DecodePlan;
 use crate::models::weights::{Shapes, Weights};
 use crate::models::{
-    Denoiser, ModelError, ModelSpec, a2d, bd3lm, dream, llada, llada_moe, llada2_moe, mdlm, sdar,
-    sedd,
+    Denoiser, ModelError, ModelSpec, a2d, bd3lm, dream, illada, llada, llada_moe, llada2_moe, mdlm,
+    sdar, sedd,
 };
 
 /// Builds a network from its config.json, what the checkpoint's files say of it, and its weights.
@@ -30,6 +30,11 @@ pub struct Family {
     /// Takes what a generation_config.json says of sampling into the default plan, as far as the
     /// family's official sampler reads it from there.
     pub generation_config: fn(&Value, &mut DecodePlan) -> Result<(), ModelError>,
+    /// Whether a text ends at the tokenizer's `eos_token` where no file names a stop token. Networks that were
+    /// trained on documents end to end run on over it.
+    pub ends_texts: bool,
+    /// The repository whose tokenizer the published models use that come without one.
+    pub tokenizer: Option<&'static str>,
     /// Builds the network.
     pub(super) load: Load,
 }
@@ -37,6 +42,7 @@ pub struct Family {
 /// Every family.
 pub const FAMILIES: &[Family] = &[
     llada::FAMILY,
+    illada::FAMILY,
     llada_moe::FAMILY,
     llada2_moe::FAMILY,
     dream::FAMILY,

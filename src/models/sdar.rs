@@ -5,6 +5,10 @@
 //! Qwen3-MoE, by lmdeploy's `sdar_moe.py`: it is built from that and not held to the official code.
 //! Slots see their own block of `block_size` slots and the blocks before it. The default plan is that of
 //! the official `generate.py`, but greedy.
+//!
+//! The released config.json gives neither the mask token, which is the tokenizer's, nor the block length,
+//! which is an option of `generate.py` with the default 4. That is what the models without a length in their
+//! name were trained with; `block_size` in config.json says another.
 
 use candle_core::{DType, Device, Result};
 use serde_json::Value;
@@ -21,6 +25,9 @@ use crate::models::weights::Weights;
 use crate::models::{ModelError, ModelSpec};
 
 const MOE: [&str; 2] = ["SDARMoeForCausalLM", "sdar_moe"];
+
+/// `block_length` of the official `generate.py`.
+const BLOCK_LENGTH: usize = 4;
 
 /// The registry's line.
 pub(super) const FAMILY: Family =
@@ -70,7 +77,7 @@ impl Architecture for Sdar {
             .transpose()?;
         Ok(Self {
             attention_bias: fields.optional("attention_bias")?.unwrap_or(false),
-            block_length: fields.size("block_size")?,
+            block_length: fields.optional_size("block_size")?.unwrap_or(BLOCK_LENGTH),
             intermediate_size: fields.size("intermediate_size")?,
             experts,
             backbone,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::decode::{DecodePlan, Revision, preset};
 use crate::diffusion::Schedule;
 use crate::models::checkpoint::config_error;
-use crate::models::dit::{Dit, DitShape, FieldNames, LOG_LINEAR_EPS, NoiseInput};
+use crate::models::dit::{Dit, DitShape, FieldNames, GPT2, LOG_LINEAR_EPS, NoiseInput};
 use crate::models::fields;
 use crate::models::registry::Family;
 use crate::models::weights::Weights;
@@ -28,6 +28,8 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| SeddConfig::from_json(config)?.spec(),
     tensors: |config| Ok(SeddConfig::from_json(config)?.shape()?.tensors("")),
     generation_config: |_, _| Ok(()),
+    ends_texts: false,
+    tokenizer: Some(GPT2),
     load: |config, spec, weights| {
         Ok(Box::new(Sedd::new(
             &SeddConfig::from_json(config)?,

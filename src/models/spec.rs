@@ -8,8 +8,8 @@ use crate::canvas::{Blank, Canvas, TokenId};
 use crate::constraint::Vocabulary;
 use crate::decode::preset::{self, Preset};
 use crate::decode::{
-    BlockOrigin, Budget, CachePolicy, DecodePlan, Finish, PlanError, Resizable, ResizeTokens,
-    Revision,
+    BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Finish, PlanError, Resizable,
+    ResizeTokens, Revision,
 };
 use crate::diffusion::Schedule;
 use crate::sampling::score::ScoreStep;
@@ -182,6 +182,12 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
+    /// Whether the default plan would stop early, but no stop token is known at which it could: its texts fill their
+    /// gaps.
+    pub fn never_stops(&self) -> bool {
+        self.default_plan.early_stop != EarlyStop::Never && self.stop_tokens.is_empty()
+    }
+
     /// The mask token; none for the uniform process.
     pub fn mask_token(&self) -> Option<TokenId> {
         match self.corruption {

@@ -8,6 +8,14 @@ pub enum TextError {
     /// The tokenizer file cannot be used.
     #[error("tokenizer.json: {0}")]
     Tokenizer(String),
+    /// A file that stands for a tokenizer.json cannot be used.
+    #[error("{file}: {reason}")]
+    File {
+        /// The file.
+        file: &'static str,
+        /// What is wrong, and what can be done.
+        reason: String,
+    },
     /// A text cannot be encoded.
     #[error("the text cannot be encoded: {0}")]
     Encode(String),

@@ -1,4 +1,4 @@
-//! Text: documents and pairs of files, tokenizer, chat templates, texts with gaps, detokenisation.
+//! Text: documents and pairs of files, tokenizer and its files, chat templates, texts with gaps, detokenisation.
 
 mod chat_template;
 pub mod documents;
@@ -7,9 +7,12 @@ pub mod gaps;
 mod layout;
 pub mod pairs;
 mod pieces;
+pub mod special_tokens;
 mod tokenizer;
+pub mod vocabulary;
 
 pub use chat_template::{ChatEnding, ChatFiles, ChatMessage, ChatTemplate, ChatTemplateError};
 pub use error::TextError;
 pub use layout::{GapText, Layout, Reading};
 pub use tokenizer::{ByteTokenizer, HfTokenizer, Tokenizer};
+pub use vocabulary::VocabularyFiles;

@@ -58,13 +58,17 @@ impl Initial {
         }
         let specials = tokenizer::special_tokens(&tokenizer)?;
         for (field, configured, named) in [
-            ("mask_token_id", Some(config.mask_token_id), specials.mask),
-            ("eos_token_id", Some(config.eos_token_id), specials.end),
-            ("pad_token_id", config.pad_token_id, specials.pad),
+            ("mask_token_id", vec![config.mask_token_id], specials.mask),
+            ("eos_token_id", config.eos_token_id.clone(), specials.end),
+            (
+                "pad_token_id",
+                Vec::from_iter(config.pad_token_id),
+                specials.pad,
+            ),
         ] {
-            if configured.is_some_and(|id| id != named) {
+            if let Some(id) = configured.iter().find(|id| **id != named) {
                 return Err(refused(format!(
-                    "{field} of config.json is {configured:?}, but its tokenizer's is {named}"
+                    "{field} of config.json is {id}, but its tokenizer's is {named}"
                 )));
             }
         }

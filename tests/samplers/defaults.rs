@@ -127,6 +127,16 @@ fn dreams_default_plan_has_the_options_of_generation_config_json() {
     };
     let entropy = preset::by_name("dream-entropy").unwrap().plan().clone();
     assert_eq!(plan(json!({"eos_token_id": 500})).unwrap(), entropy);
+    // The class's own options, which a release holds that chose none.
+    let released = read(&golden("dream").join("generation_config.json"));
+    assert_eq!(plan(released.clone()).unwrap(), entropy);
+    let origin = preset::by_name("dream-origin").unwrap().plan().clone();
+    let chosen = [("steps", json!(256)), ("top_p", json!(0.95))];
+    for (name, value) in chosen {
+        let mut options = released.clone();
+        options[name] = value;
+        assert_eq!(plan(options).unwrap().budget, origin.budget, "{name}");
+    }
 
     let mut expected = DecodePlan {
         steps: Some(512),
@@ -146,7 +156,6 @@ fn dreams_default_plan_has_the_options_of_generation_config_json() {
         "top_p": 0.95, "top_k": 50,
     });
     assert_eq!(plan(options).unwrap(), expected);
-    let origin = preset::by_name("dream-origin").unwrap().plan().clone();
     assert_eq!(
         plan(json!({"alg": "origin", "top_p": null})).unwrap(),
         origin

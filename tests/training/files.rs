@@ -144,7 +144,7 @@ fn the_exported_directory_is_a_llada_checkpoint_that_has_the_validated_loss() {
         let tokenizer = tokenizers::Tokenizer::from_file(out.join("tokenizer.json")).unwrap();
         let id = |token: &str| tokenizer.token_to_id(token);
         assert_eq!(id("<|mask|>"), Some(config.mask_token_id));
-        assert_eq!(id("<|endoftext|>"), Some(config.eos_token_id));
+        assert_eq!(id("<|endoftext|>"), Some(config.eos_token_id[0]));
         assert_eq!(id("<|pad|>"), config.pad_token_id);
         assert_eq!(
             json(&out.join("tokenizer_config.json"))["mask_token"],

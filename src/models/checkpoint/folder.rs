@@ -5,9 +5,31 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::mask_token::mask_token;
-use super::{INDEX, WEIGHTS, parse};
+use super::special_tokens::SpecialTokens;
+use super::{CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS, parse};
+use crate::canvas::TokenId;
 use crate::models::ModelError;
+
+/// What a checkpoint directory says of the model.
+pub(super) struct Configs {
+    /// The config.json, with the tokenizer's mask token where it names none itself.
+    pub config: Value,
+    /// The generation_config.json, if it is there.
+    pub generation_config: Option<Value>,
+    /// The tokenizer's end of a text, where neither of them names one.
+    pub end_of_text: Option<TokenId>,
+}
+
+impl Configs {
+    /// Of a config.json alone.
+    pub fn of(config: Value) -> Self {
+        Self {
+            config,
+            generation_config: None,
+            end_of_text: None,
+        }
+    }
+}
 
 /// A checkpoint directory.
 pub(super) struct Folder<'a>(pub &'a Path);
@@ -42,16 +64,27 @@ impl Folder<'_> {
         json.map(|json| parse(name, &json)).transpose()
     }
 
-    /// The config.json, with the mask token that the tokenizer's files name where it names none itself.
-    pub fn config(&self, name: &str) -> Result<Value, ModelError> {
-        let mut config = parse(name, &self.read(name)?)?;
-        if config.is_object()
-            && config["mask_token_id"].is_null()
-            && let Some(mask_token) = mask_token(|name| self.read_if_there(name))?
-        {
-            config["mask_token_id"] = mask_token.into();
+    /// The config.json and the generation_config.json, with what they leave to the tokenizer's files.
+    pub fn configs(&self) -> Result<Configs, ModelError> {
+        let mut configs = Configs {
+            generation_config: self.json(GENERATION_CONFIG)?,
+            ..Configs::of(parse(CONFIG, &self.read(CONFIG)?)?)
+        };
+        let config = &configs.config;
+        let names_no_mask = config.is_object() && config["mask_token_id"].is_null();
+        let generation_config = configs.generation_config.as_ref();
+        let names_no_end = config["eos_token_id"].is_null()
+            && generation_config.is_none_or(|config| config["eos_token_id"].is_null());
+        if names_no_mask || names_no_end {
+            let tokens = SpecialTokens::read(|name| self.read_if_there(name))?;
+            if names_no_end {
+                configs.end_of_text = tokens.end_of_text()?;
+            }
+            if names_no_mask && let Some(mask_token) = tokens.mask_token()? {
+                configs.config["mask_token_id"] = mask_token.into();
+            }
         }
-        Ok(config)
+        Ok(configs)
     }
 
     /// The weight files: those of the index where there is one.

@@ -2,9 +2,10 @@
 //! with an index), `tokenizer.json` and optional files beside them.
 
 mod folder;
-mod mask_token;
 mod plan;
+mod special_tokens;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
@@ -16,12 +17,13 @@ use crate::models::weights::{
     Dummy, NotFinite, Recorder, SafetensorsFiles, Shapes, Source, WeightFormat, Weights,
 };
 use crate::models::{Denoiser, ModelError, ModelSpec};
-use folder::Folder;
+use crate::text::VocabularyFiles;
 pub(super) use folder::shards;
+use folder::{Configs, Folder};
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
-const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
 const HEAD: &str = "lm_head.weight";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -32,6 +34,8 @@ pub struct Checkpoint {
     directory: Option<PathBuf>,
     config: Value,
     generation_config: Value,
+    /// The tokenizer's end of a text, where neither of them names one.
+    end_of_text: Option<TokenId>,
     tokenizer: Option<Vec<u8>>,
     stored: Stored,
     family: &'static Family,
@@ -55,13 +59,8 @@ impl Checkpoint {
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
         let folder = Folder(directory);
         let stored = Stored::Files(folder.weights()?);
-        let checkpoint = Self::new(
-            folder.name(),
-            folder.config(CONFIG)?,
-            folder.json(GENERATION_CONFIG)?,
-            folder.read_if_there(TOKENIZER)?,
-            stored,
-        )?;
+        let tokenizer = folder.read_if_there(TOKENIZER)?;
+        let checkpoint = Self::new(folder.name(), folder.configs()?, tokenizer, stored)?;
         Ok(Self {
             directory: Some(directory.to_owned()),
             ..checkpoint
@@ -75,33 +74,29 @@ impl Checkpoint {
     /// # Errors
     /// Names the file that is missing or does not hold what it should.
     pub fn open_dummy(path: &Path) -> Result<Self, ModelError> {
-        let (name, mut config, folder) = if path.is_dir() {
+        let (name, mut configs, tokenizer) = if path.is_dir() {
             let folder = Folder(path);
-            (folder.name(), folder.config(CONFIG)?, Some(folder))
+            let tokenizer = folder.read_if_there(TOKENIZER)?;
+            (folder.name(), folder.configs()?, tokenizer)
         } else {
             let folder = Folder(path.parent().unwrap_or(Path::new("")));
             let file = path.file_name().unwrap_or_default().to_string_lossy();
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            (name.into_owned(), parse(&file, &folder.read(&file)?)?, None)
+            let config = parse(&file, &folder.read(&file)?)?;
+            (name.into_owned(), Configs::of(config), None)
         };
-        let family = family_of(&config)?;
+        let config = &mut configs.config;
+        let family = family_of(config)?;
         let mut mask_stands_in = false;
         if config["mask_token_id"].is_null()
-            && (family.spec)(&config).is_err()
+            && (family.spec)(config).is_err()
             && let Some(last) = config["vocab_size"].as_u64().and_then(|v| v.checked_sub(1))
         {
             config["mask_token_id"] = last.into();
             mask_stands_in = true;
         }
-        let read = |name| folder.as_ref().map(|folder| folder.read_if_there(name));
-        let generation_config = folder.as_ref().map(|folder| folder.json(GENERATION_CONFIG));
-        let checkpoint = Self::new(
-            name,
-            config,
-            generation_config.transpose()?.flatten(),
-            read(TOKENIZER).transpose()?.flatten(),
-            Stored::Dummy { mask_stands_in },
-        )?;
+        let stored = Stored::Dummy { mask_stands_in };
+        let checkpoint = Self::new(name, configs, tokenizer, stored)?;
         Ok(Self {
             directory: path.is_dir().then(|| path.to_owned()),
             ..checkpoint
@@ -119,25 +114,25 @@ impl Checkpoint {
         tokenizer: &[u8],
         weights: &'static [u8],
     ) -> Result<Self, ModelError> {
-        let config = parse(CONFIG, config)?;
-        let generation_config = parse(GENERATION_CONFIG, generation_config)?;
-        let tokenizer = Some(tokenizer.to_vec());
-        Self::new(
-            name.to_owned(),
-            config,
-            Some(generation_config),
-            tokenizer,
-            Stored::Bytes(weights),
-        )
+        let configs = Configs {
+            generation_config: Some(parse(GENERATION_CONFIG, generation_config)?),
+            ..Configs::of(parse(CONFIG, config)?)
+        };
+        let (tokenizer, stored) = (Some(tokenizer.to_vec()), Stored::Bytes(weights));
+        Self::new(name.to_owned(), configs, tokenizer, stored)
     }
 
     fn new(
         name: String,
-        config: Value,
-        generation_config: Option<Value>,
+        configs: Configs,
         tokenizer: Option<Vec<u8>>,
         stored: Stored,
     ) -> Result<Self, ModelError> {
+        let Configs {
+            config,
+            generation_config,
+            end_of_text,
+        } = configs;
         let family = family_of(&config)?;
         let generation_config = generation_config.unwrap_or_else(|| Value::Object(Map::new()));
         if !generation_config.is_object() {
@@ -151,6 +146,7 @@ impl Checkpoint {
             directory: None,
             config,
             generation_config,
+            end_of_text,
             tokenizer,
             stored,
             family,
@@ -192,23 +188,51 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The contents of tokenizer.json.
+    /// The contents of tokenizer.json, or what they would be by the [`VocabularyFiles`] that a checkpoint has in
+    /// its place.
     ///
     /// # Errors
-    /// If the checkpoint has none.
-    pub fn tokenizer_json(&self) -> Result<&[u8], ModelError> {
-        self.tokenizer
-            .as_deref()
-            .ok_or_else(|| ModelError::Invalid {
-                file: TOKENIZER.into(),
-                reason: format!(
-                    "{} has none; texts cannot be read or written without it",
-                    self.name
-                ),
-            })
+    /// If the checkpoint has neither, or its files cannot be read as a tokenizer that is known.
+    pub fn tokenizer_json(&self) -> Result<Cow<'_, [u8]>, ModelError> {
+        self.own_tokenizer()?.ok_or_else(|| ModelError::Invalid {
+            file: TOKENIZER.into(),
+            reason: format!(
+                "{} has none; texts cannot be read or written without it{}",
+                self.name,
+                match (self.family.tokenizer, &self.directory) {
+                    (Some(repository), Some(directory)) => format!(
+                        "; the published models of the family {} use that of {repository}: put it into {}",
+                        self.family.name,
+                        directory.display()
+                    ),
+                    _ => String::new(),
+                }
+            ),
+        })
     }
 
-    /// What config.json and generation_config.json say of the model.
+    /// The tokenizer.json, if the checkpoint has files of a tokenizer.
+    fn own_tokenizer(&self) -> Result<Option<Cow<'_, [u8]>>, ModelError> {
+        if let Some(json) = &self.tokenizer {
+            return Ok(Some(Cow::Borrowed(json)));
+        }
+        let files = VocabularyFiles::read(|name| self.file(name))?;
+        let json = files.map(|files| files.tokenizer_json()).transpose()?;
+        Ok(json.map(Cow::Owned))
+    }
+
+    /// Refuses what could not be served whatever the weights are.
+    ///
+    /// # Errors
+    /// If config.json asks for what is not built, or there are files of a tokenizer that cannot be read. A checkpoint
+    /// without any is none to refuse: token ids need no tokenizer.
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        self.spec()?;
+        self.own_tokenizer().map(drop)
+    }
+
+    /// What config.json and generation_config.json say of the model, and where neither names a stop token, the
+    /// tokenizer's end of a text.
     ///
     /// # Errors
     /// Names the field that is missing or out of range.
@@ -228,6 +252,9 @@ impl Checkpoint {
             if !spec.stop_tokens.contains(&token) {
                 spec.stop_tokens.push(token);
             }
+        }
+        if spec.stop_tokens.is_empty() && self.family.ends_texts {
+            spec.stop_tokens.extend(self.end_of_text);
         }
         (self.family.generation_config)(&self.generation_config, &mut spec.default_plan)?;
         plan::take_over(&self.generation_config, &mut spec)?;

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::{DitShape, FieldNames, NoiseInput};
 use crate::canvas::TokenId;
-use crate::models::checkpoint::{CONFIG, config_error, token_ids};
+use crate::models::checkpoint::{CONFIG, token_ids};
+use crate::models::fields::check_token;
 use crate::models::{Corruption, ModelError, ModelSpec, Parameterisation};
 
 /// The names in the Hugging Face exports of MDLM and BD3-LM.
@@ -69,12 +70,7 @@ impl DitConfig {
     /// If the mask token is outside the vocabulary.
     pub fn spec(&self, family: &'static str, shape: &DitShape) -> Result<ModelSpec, ModelError> {
         let mask_token = self.mask_token_id.unwrap_or(shape.last_token());
-        if mask_token > shape.last_token() {
-            return Err(config_error(format!(
-                "mask_token_id {mask_token} is outside the vocabulary of {}",
-                shape.vocab
-            )));
-        }
+        check_token("mask_token_id", mask_token, shape.vocab)?;
         let corruption = Corruption::Absorbing { mask_token };
         Ok(ModelSpec {
             stop_tokens: token_ids(CONFIG, &self.eos_token_id)?,

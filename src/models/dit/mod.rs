@@ -18,6 +18,9 @@ use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 /// α(t) = 1 − (1 − 10⁻³) t).
 pub(super) const LOG_LINEAR_EPS: f64 = 1e-3;
 
+/// The tokenizer of the published models, none of which brings one along.
+pub(super) const GPT2: &str = "openai-community/gpt2";
+
 /// A diffusion transformer.
 pub(super) struct Dit {
     spec: ModelSpec,

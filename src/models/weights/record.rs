@@ -34,7 +34,7 @@ impl Recorder {
         let copies = copies
             .iter()
             .map(|[to, from]| format.linear_bytes(*to, *from));
-        bytes.sum::<usize>() + copies.sum::<usize>()
+        bytes.chain(copies).fold(0, usize::saturating_add)
     }
 }
 

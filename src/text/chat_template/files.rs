@@ -3,27 +3,13 @@
 use serde_json::{Map, Value};
 
 use super::ChatTemplateError;
+use crate::text::special_tokens::{KINDS, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, declared};
 
-/// Where tokenizers keep their template and their special tokens.
-pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-/// Where older tokenizers keep their special tokens.
-pub const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 /// A template in a file of its own; it goes before the one in [`TOKENIZER_CONFIG`].
 pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// The template that is used where there are several.
 const DEFAULT: &str = "default";
-
-/// The special tokens that are variables of a template.
-const SPECIAL_TOKENS: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
 
 /// Special tokens by the names of their variables.
 pub(super) type SpecialTokens = Vec<(&'static str, String)>;
@@ -59,24 +45,23 @@ impl ChatFiles {
             return Ok(None);
         };
         let map = object(SPECIAL_TOKENS_MAP, self.special_tokens_map.as_deref())?;
-        let tokens = SPECIAL_TOKENS.into_iter().filter_map(|name| {
-            let token = content(config.get(name)).or_else(|| content(map.get(name)))?;
-            Some((name, token.to_owned()))
-        });
+        let tokens = KINDS
+            .into_iter()
+            .filter_map(|name| Some((name, declared(name, &config, &map)?.to_owned())));
         Ok(Some((template, tokens.collect())))
     }
 
-    fn template(&self, config: &Map<String, Value>) -> Result<Option<String>, ChatTemplateError> {
+    fn template(&self, config: &Value) -> Result<Option<String>, ChatTemplateError> {
         if let Some(template) = &self.chat_template {
             return match String::from_utf8(template.clone()) {
                 Ok(template) => Ok(Some(template)),
                 Err(_) => Err(invalid(CHAT_TEMPLATE, "not UTF-8".into())),
             };
         }
-        match config.get("chat_template") {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(template)) => Ok(Some(template.clone())),
-            Some(Value::Array(templates)) => {
+        match &config["chat_template"] {
+            Value::Null => Ok(None),
+            Value::String(template) => Ok(Some(template.clone())),
+            Value::Array(templates) => {
                 let default = templates
                     .iter()
                     .find(|entry| entry["name"] == DEFAULT)
@@ -91,7 +76,7 @@ impl ChatFiles {
                     )),
                 }
             }
-            Some(_) => Err(invalid(
+            _ => Err(invalid(
                 TOKENIZER_CONFIG,
                 "chat_template must be a string, or a list of objects with name and template"
                     .into(),
@@ -104,19 +89,11 @@ fn invalid(file: &'static str, reason: String) -> ChatTemplateError {
     ChatTemplateError::File { file, reason }
 }
 
-fn object(
-    file: &'static str,
-    json: Option<&[u8]>,
-) -> Result<Map<String, Value>, ChatTemplateError> {
-    match json {
-        None => Ok(Map::new()),
+fn object(file: &'static str, json: Option<&[u8]>) -> Result<Value, ChatTemplateError> {
+    let object: Map<String, Value> = match json {
+        None => Map::new(),
         Some(json) => serde_json::from_slice(json)
-            .map_err(|error| invalid(file, format!("not a JSON object: {error}"))),
-    }
-}
-
-/// A special token is a string, or an object with its `content`.
-fn content(token: Option<&Value>) -> Option<&str> {
-    let token = token?;
-    token.as_str().or_else(|| token["content"].as_str())
+            .map_err(|error| invalid(file, format!("not a JSON object: {error}")))?,
+    };
+    Ok(Value::Object(object))
 }
