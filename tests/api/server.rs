@@ -92,7 +92,7 @@ impl Server {
     pub async fn golden() -> Self {
         let checkpoint = Checkpoint::open(&golden("llada")).unwrap();
         let model = checkpoint.load(DType::F32, &Device::Cpu).unwrap();
-        let tokenizer = HfTokenizer::from_bytes(checkpoint.tokenizer_json().unwrap()).unwrap();
+        let tokenizer = HfTokenizer::from_bytes(&checkpoint.tokenizer_json().unwrap()).unwrap();
         let files = ChatFiles::read(|name| checkpoint.file(name)).unwrap();
         Self::start(model, Arc::new(tokenizer), files, Setup::default()).await
     }
