@@ -32,7 +32,7 @@ pub(super) struct Running {
     pub sequence: Sequence,
     pub cached: SequenceCache,
     /// Rows that it was given, in the scheduler's account.
-    pub work: u64,
+    pub work: f64,
     /// Its place in the order of arrival.
     pub arrival: u64,
 }
