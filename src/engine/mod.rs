@@ -414,6 +414,7 @@ impl Engine {
             canvas,
             decoder,
             constraint,
+            scored: None,
             row_params,
             cache: (scheme, plan.cache),
             window: self.spec.window(plan),
