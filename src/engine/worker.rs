@@ -195,6 +195,7 @@ impl Worker {
     }
 
     fn drop_cancelled(&mut self) {
+        self.queue.drop_cancelled();
         let cancelled = |_: usize, running: &mut Running| running.sequence.is_cancelled();
         for running in self.take_where(cancelled) {
             running.cached.release(&mut self.memory);

@@ -112,6 +112,34 @@ fn requests_whose_clients_are_gone_do_not_fill_the_queue() {
 }
 
 #[test]
+fn requests_whose_clients_are_gone_are_forgotten_at_the_next_step() {
+    let (model, forwards) = MockModel::gated();
+    let config = EngineConfig {
+        max_sequences: 1,
+        ..EngineConfig::default()
+    };
+    let engine = start(model, config);
+    let plan = DecodePlan::default();
+    let running = engine.submit(canvas(2), &plan).unwrap();
+    forwards.entered();
+    let gone = engine.submit(canvas(9), &plan).unwrap();
+    let waiting = engine.submit(canvas(1), &plan).unwrap();
+    let also_gone = engine.submit(canvas(9), &plan).unwrap();
+    assert_eq!(engine.status().queued, 3);
+    drop((gone, also_gone));
+    forwards.release();
+    // The first still runs, so that none was taken.
+    assert_eq!(forwards.entered(), [3]);
+    assert_eq!(engine.status().queued, 1);
+    forwards.release();
+    assert_eq!(forwards.entered(), [2]);
+    forwards.release();
+    for generation in [running, waiting] {
+        assert!(finish(generation).is_ok());
+    }
+}
+
+#[test]
 fn a_step_never_takes_more_rows_than_the_limit_and_no_canvas_is_longer() {
     let (model, forwards) = MockModel::gated();
     let config = EngineConfig {
