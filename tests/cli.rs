@@ -387,6 +387,19 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         (&["generate", "x", "--score", "magic"], "confidence, margin"),
         (&["generate", "x", "--preset", "magic"], "llada"),
         (
+            &[
+                "generate",
+                "x",
+                "--budget",
+                "ancestral:0.001",
+                "--score-temperature",
+                "0",
+                "--score",
+                "margin",
+            ],
+            "score: the budget ancestral:0.001 unmasks slots by chance",
+        ),
+        (
             &["generate", "x", "--budget", "threshold:2"],
             "a probability in [0, 1]",
         ),

@@ -158,6 +158,7 @@ impl DecodeArgs {
             None => getrandom::u64()?,
         };
         plan.validate()?;
+        plan.check_asked_score(self.score)?;
         Ok(plan)
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::gap::GapStates;
+use super::state_sets::STEP_WORK;
 use super::{ConstraintError, TokenDfa};
 use crate::canvas::{Canvas, TokenId};
 use crate::sampling::TokenSet;
@@ -21,18 +22,23 @@ pub struct GapConstraint {
 
 /// The constraints of a canvas's gaps, which can be met at every time: whatever was committed, there are tokens
 /// for the masked slots with which every constrained gap holds a text of its language.
+///
+/// The work is counted by the step: what a step may take is [`STEP_WORK`], and whoever asks is to put off the rest
+/// once it [is spent](Self::is_spent). The count follows from what was asked before, and from nothing else.
 #[derive(Debug, Clone)]
 pub struct CanvasConstraint {
     /// The constrained gaps, each with its slots.
     gaps: Vec<(Range<usize>, GapStates)>,
+    /// The work up to the current step.
+    before: usize,
 }
 
 impl CanvasConstraint {
     /// Constrains gaps of `canvas`, with what is committed to them already.
     ///
     /// # Errors
-    /// [`ConstraintError::Empty`] if no text of a gap's language fills it, [`ConstraintError::TooLarge`] if
-    /// steps would take long.
+    /// [`ConstraintError::Empty`] if no text of a gap's language fills it, [`ConstraintError::TooLarge`] if one
+    /// token alone may take long, some tenths of a second.
     ///
     /// # Panics
     /// If the canvas has no such gap.
@@ -52,9 +58,28 @@ impl CanvasConstraint {
             }
             Ok((slots, states))
         });
-        Ok(Self {
+        let mut constraint = Self {
             gaps: gaps.collect::<Result<_, _>>()?,
-        })
+            before: 0,
+        };
+        constraint.begin_step();
+        Ok(constraint)
+    }
+
+    /// Counts the work anew.
+    pub fn begin_step(&mut self) {
+        self.before += self.work();
+    }
+
+    /// The work since the step began, in states, edges and words of sets that were looked at.
+    pub fn work(&self) -> usize {
+        let all: usize = self.gaps.iter().map(|(_, states)| states.work()).sum();
+        all - self.before
+    }
+
+    /// Whether a step's share of work is spent.
+    pub fn is_spent(&self) -> bool {
+        self.work() >= STEP_WORK
     }
 
     fn gap(&mut self, slot: usize) -> Option<(&mut GapStates, usize)> {

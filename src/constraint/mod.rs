@@ -25,5 +25,6 @@ pub use error::ConstraintError;
 pub use grammar::{NESTED_STATES, NESTING};
 pub use json::{ANY_DEPTH, OBJECT_DEPTH};
 pub use schema::RECURSION;
+pub use state_sets::STEP_WORK;
 pub use token_dfa::TokenDfa;
 pub use vocabulary::Vocabulary;

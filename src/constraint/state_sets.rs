@@ -1,7 +1,7 @@
 //! Sets of an automaton's states, and where they lead.
 
-use std::cell::Cell;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use super::{ConstraintError, TokenDfa};
@@ -11,12 +11,32 @@ use crate::sampling::TokenSet;
 /// The most bytes of the sets that are kept; then those that are not in use are forgotten.
 const MOST_BYTES: usize = 1 << 21;
 
-/// The most states and edges that are looked at to follow a gap from end to end, which a step may have to do
-/// anew: some tens of milliseconds.
-const MAX_WORK: usize = 1 << 26;
+/// A step's share of work for a canvas, in states, edges and words of sets that are looked at: once it is spent,
+/// what is left is put off to the next step. It takes about 50 milliseconds.
+///
+/// A step looks at one slot and commits one token at least, so that it may go beyond the share by two passes over
+/// a gap ([`MAX_PASS`]) and by finding the tokens between two sets, which never takes more than a share since an
+/// automaton's edges and sets of tokens have 64 MiB at most.
+pub const STEP_WORK: usize = 1 << 26;
 
-/// The most results for single tokens that are kept.
-const MOST_BEFORE: usize = 1 << 14;
+/// The most that following a gap from end to end in both directions may take, whatever is committed to it. What
+/// a token changes is mostly settled within few slots, so that forms of everyday use, of which this is the worst
+/// that could be, take a small part of it.
+pub(super) const MAX_PASS: usize = 8 * STEP_WORK;
+
+/// Refuses a gap of `slots` slots that takes more work than `most`.
+pub(super) fn check_work(work: usize, most: usize, slots: usize) -> Result<(), ConstraintError> {
+    match work > most {
+        true => Err(ConstraintError::TooLarge(format!(
+            "following it over {slots} slots may take more than {most} operations a step; ask for a shorter gap or \
+             a simpler form"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// The most results of each kind that are kept.
+const MOST_RESULTS: usize = 1 << 16;
 
 /// The most bytes of the sets of allowed tokens that are kept.
 const MOST_ALLOWED_BYTES: usize = 1 << 22;
@@ -35,6 +55,13 @@ impl StateSet {
             has_ended: false,
             words: vec![0; states.div_ceil(64)].into(),
         }
+    }
+
+    fn full(states: usize) -> Self {
+        let mut set = Self::empty(states);
+        set.has_ended = true;
+        (0..states as u32).for_each(|state| set.insert(state));
+        set
     }
 
     fn insert(&mut self, state: u32) {
@@ -62,6 +89,22 @@ impl StateSet {
         let mut pairs = self.words.iter().zip(&other.words);
         (self.has_ended && other.has_ended) || pairs.any(|(a, b)| a & b != 0)
     }
+
+    /// Leaves what is in another as well.
+    fn keep(&mut self, other: &Self) {
+        self.has_ended &= other.has_ended;
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            *word &= other;
+        }
+    }
+}
+
+/// Keeps a result, in the place of all others if they are many.
+fn keep<Key: Eq + Hash>(results: &mut HashMap<Key, SetId>, key: Key, result: SetId) {
+    if results.len() >= MOST_RESULTS {
+        results.clear();
+    }
+    results.insert(key, result);
 }
 
 /// A set by its number, so that equal sets have equal numbers.
@@ -74,14 +117,18 @@ pub(super) struct StateSets {
     may_end: bool,
     /// Where texts may end.
     end: SetId,
+    all: SetId,
     sets: Vec<Arc<StateSet>>,
     ids: HashMap<Arc<StateSet>, SetId>,
-    after_any: HashMap<SetId, SetId>,
-    before_any: HashMap<SetId, SetId>,
-    before: HashMap<(SetId, TokenId), SetId>,
+    /// By the set that is followed and the one that the result is part of.
+    after_any: HashMap<(SetId, SetId), SetId>,
+    before_any: HashMap<(SetId, SetId), SetId>,
+    before: HashMap<(SetId, SetId, TokenId), SetId>,
     allowed: HashMap<(SetId, SetId), Arc<TokenSet>>,
-    /// States and edges that were looked at for sets of any tokens.
+    /// States, edges and words of sets that were looked at.
     work: usize,
+    /// At how many sets those that are not in use are forgotten.
+    most_sets: usize,
 }
 
 impl StateSets {
@@ -90,6 +137,7 @@ impl StateSets {
         let mut sets = Self {
             may_end,
             end: 0,
+            all: 0,
             sets: Vec::new(),
             ids: HashMap::new(),
             after_any: HashMap::new(),
@@ -97,6 +145,7 @@ impl StateSets {
             before: HashMap::new(),
             allowed: HashMap::new(),
             work: 0,
+            most_sets: 0,
         };
         let mut start = StateSet::empty(language.states());
         start.insert(0);
@@ -107,10 +156,13 @@ impl StateSets {
             end.insert(state);
         }
         sets.end = sets.id(end);
+        sets.all = sets.id(StateSet::full(language.states()));
+        sets.most_sets = most_sets(sets.sets.len(), &sets.sets[0]);
         sets
     }
 
     fn id(&mut self, set: StateSet) -> SetId {
+        self.work += 1 + set.words.len();
         let next = self.sets.len() as SetId;
         let set = Arc::new(set);
         let id = *self.ids.entry(set.clone()).or_insert(next);
@@ -130,15 +182,30 @@ impl StateSets {
         self.end
     }
 
-    /// Whether what was looked at is beyond what a step may take.
-    pub fn check_work(&self, slots: usize) -> Result<(), ConstraintError> {
-        match self.work > MAX_WORK {
-            true => Err(ConstraintError::TooLarge(format!(
-                "following it over {slots} slots takes more than {MAX_WORK} operations a step; ask for a shorter \
-                 gap or a simpler form"
-            ))),
-            false => Ok(()),
-        }
+    /// All states.
+    pub fn all(&self) -> SetId {
+        self.all
+    }
+
+    /// What was looked at so far, in states, edges and words of sets.
+    pub fn work(&self) -> usize {
+        self.work
+    }
+
+    /// The most that following a set, or what is part of it, takes in one direction.
+    pub fn most_work(&mut self, language: &TokenDfa, set: SetId) -> usize {
+        let set = &self.sets[set as usize];
+        let states = set.states().map(|state| 1 + language.edges(state).len());
+        let most = 2 + set.words.len() + states.sum::<usize>();
+        self.work += most;
+        most
+    }
+
+    /// What is in both of two sets.
+    pub fn both(&mut self, a: SetId, b: SetId) -> SetId {
+        let mut both = (*self.sets[a as usize]).clone();
+        both.keep(&self.sets[b as usize]);
+        self.id(both)
     }
 
     /// Whether two sets have a state in common.
@@ -146,9 +213,10 @@ impl StateSets {
         self.sets[a as usize].meets(&self.sets[b as usize])
     }
 
-    /// The states that any one token leads to from those of a set.
-    pub fn after_any(&mut self, language: &TokenDfa, from: SetId) -> SetId {
-        if let Some(known) = self.after_any.get(&from) {
+    /// The states of `within` that any one token leads to from those of a set.
+    pub fn after_any(&mut self, language: &TokenDfa, from: SetId, within: SetId) -> SetId {
+        self.work += 1;
+        if let Some(known) = self.after_any.get(&(from, within)) {
             return *known;
         }
         let set = self.sets[from as usize].clone();
@@ -161,78 +229,100 @@ impl StateSets {
             }
         }
         after.has_ended = self.may_end_from(language, &set);
+        after.keep(&self.sets[within as usize]);
         let after = self.id(after);
-        self.after_any.insert(from, after);
+        keep(&mut self.after_any, (from, within), after);
         after
     }
 
-    /// The states from which any one token leads to a state of a set.
-    pub fn before_any(&mut self, language: &TokenDfa, to: SetId) -> SetId {
-        if let Some(known) = self.before_any.get(&to) {
+    /// The states of `within` from which any one token leads to a state of a set.
+    pub fn before_any(&mut self, language: &TokenDfa, to: SetId, within: SetId) -> SetId {
+        self.work += 1;
+        if let Some(known) = self.before_any.get(&(to, within)) {
             return *known;
         }
         let set = self.sets[to as usize].clone();
-        let visited = Cell::new(0);
-        let before = self.before_where(language, set.has_ended, |state| {
+        let before = self.before_where(language, set.has_ended, within, |state| {
             let edges = language.edges(state);
             let found = edges.iter().position(|edge| set.contains(edge.target));
-            visited.set(visited.get() + 1 + found.unwrap_or(edges.len()));
-            found.is_some()
+            (found.is_some(), found.unwrap_or(edges.len()))
         });
-        self.work += visited.get();
-        self.before_any.insert(to, before);
+        keep(&mut self.before_any, (to, within), before);
         before
     }
 
-    /// The states that `token` leads to from those of a set.
-    pub fn after(&mut self, language: &TokenDfa, from: SetId, token: TokenId) -> SetId {
+    /// The states of `within` that `token` leads to from those of a set.
+    pub fn after(
+        &mut self,
+        language: &TokenDfa,
+        from: SetId,
+        token: TokenId,
+        within: SetId,
+    ) -> SetId {
         let set = self.sets[from as usize].clone();
         let mut after = StateSet::empty(language.states());
         if language.is_end(token) {
             after.has_ended = self.may_end_from(language, &set);
         } else {
             for state in set.states() {
-                if let Some(target) = language.target(state, token) {
+                let (target, looked_at) = language.target(state, token);
+                self.work += 1 + looked_at;
+                if let Some(target) = target {
                     after.insert(target);
                 }
             }
         }
+        after.keep(&self.sets[within as usize]);
         self.id(after)
     }
 
-    /// The states from which `token` leads to a state of a set.
-    pub fn before(&mut self, language: &TokenDfa, to: SetId, token: TokenId) -> SetId {
-        if let Some(known) = self.before.get(&(to, token)) {
+    /// The states of `within` from which `token` leads to a state of a set.
+    pub fn before(
+        &mut self,
+        language: &TokenDfa,
+        to: SetId,
+        token: TokenId,
+        within: SetId,
+    ) -> SetId {
+        self.work += 1;
+        if let Some(known) = self.before.get(&(to, within, token)) {
             return *known;
         }
         let set = self.sets[to as usize].clone();
         let ends = language.is_end(token) && set.has_ended;
-        let before = self.before_where(language, ends, |state| {
-            let target = language.target(state, token);
-            target.is_some_and(|target| set.contains(target))
+        let before = self.before_where(language, ends, within, |state| {
+            let (target, looked_at) = language.target(state, token);
+            let leads = target.is_some_and(|target| set.contains(target));
+            (leads, looked_at)
         });
-        if self.before.len() >= MOST_BEFORE {
-            self.before.clear();
-        }
-        self.before.insert((to, token), before);
+        keep(&mut self.before, (to, within, token), before);
         before
     }
 
-    /// The states that lead to a set, by `leads` or, where `ends`, by a stop token.
+    /// The states of `within` that lead to a set, by `leads`, which also says what it looked at, or, where
+    /// `ends`, by a stop token.
     fn before_where(
         &mut self,
         language: &TokenDfa,
         ends: bool,
-        leads: impl Fn(u32) -> bool,
+        within: SetId,
+        leads: impl Fn(u32) -> (bool, usize),
     ) -> SetId {
         let ends = ends && self.may_end;
+        let within = self.sets[within as usize].clone();
         let mut before = StateSet::empty(language.states());
-        for state in 0..language.states() as u32 {
-            if (ends && language.is_accepting(state)) || leads(state) {
+        for state in within.states() {
+            self.work += 1;
+            let leads = (ends && language.is_accepting(state)) || {
+                let (leads, looked_at) = leads(state);
+                self.work += looked_at;
+                leads
+            };
+            if leads {
                 before.insert(state);
             }
         }
-        before.has_ended = ends;
+        before.has_ended = ends && within.has_ended;
         self.id(before)
     }
 
@@ -243,12 +333,15 @@ impl StateSets {
 
     /// The tokens that lead from a state of one set to a state of the other.
     pub fn tokens_between(&mut self, language: &TokenDfa, from: SetId, to: SetId) -> Arc<TokenSet> {
+        self.work += 1;
         if let Some(known) = self.allowed.get(&(from, to)) {
             return known.clone();
         }
         let (a, b) = (&self.sets[from as usize], &self.sets[to as usize]);
         let ends = b.has_ended && self.may_end_from(language, a);
-        let tokens = Arc::new(language.tokens_between(a, b, ends));
+        let (tokens, looked_at) = language.tokens_between(a, b, ends);
+        self.work += looked_at;
+        let tokens = Arc::new(tokens);
         if self.allowed.len() * tokens.bytes() >= MOST_ALLOWED_BYTES {
             self.allowed.clear();
         }
@@ -256,13 +349,13 @@ impl StateSets {
         tokens
     }
 
-    /// Forgets the sets that are not `used`, and names those anew, if the others take much memory.
-    pub fn trim<'a>(&mut self, used: impl ExactSizeIterator<Item = &'a mut SetId>) {
-        let of_set = size_of_val(&*self.sets[0].words) + size_of::<StateSet>();
-        let unused = self.sets.len().saturating_sub(used.len());
-        if self.sets.len() * of_set <= MOST_BYTES || unused < self.sets.len() / 2 {
-            return;
-        }
+    /// Whether there are so many sets that those not in use should be forgotten.
+    pub fn are_many(&self) -> bool {
+        self.sets.len() > self.most_sets
+    }
+
+    /// Forgets the sets that are not `used`, and names those anew.
+    pub fn trim<'a>(&mut self, used: impl Iterator<Item = &'a mut SetId>) {
         let sets = std::mem::take(&mut self.sets);
         self.ids.clear();
         self.after_any.clear();
@@ -271,8 +364,16 @@ impl StateSets {
         self.allowed.clear();
         self.id((*sets[0]).clone());
         self.end = self.id((*sets[self.end as usize]).clone());
+        self.all = self.id((*sets[self.all as usize]).clone());
         for id in used {
             *id = self.id((*sets[*id as usize]).clone());
         }
+        self.most_sets = most_sets(self.sets.len(), &self.sets[0]);
     }
+}
+
+/// How many sets may be there, `used` of which are in use.
+fn most_sets(used: usize, set: &StateSet) -> usize {
+    let of_set = size_of_val(&*set.words) + size_of::<StateSet>();
+    (2 * used).max(MOST_BYTES / of_set)
 }

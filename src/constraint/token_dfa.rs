@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::byte_dfa::{ByteDfa, DEAD};
-use super::state_sets::{StateSet, StateSets};
+use super::state_sets::{STEP_WORK, StateSet, StateSets};
 use super::{ConstraintError, Vocabulary};
 use crate::canvas::TokenId;
 use crate::sampling::TokenSet;
@@ -53,6 +53,13 @@ impl Tokens {
         let mut set = TokenSet::empty(vocab);
         tokens.iter().for_each(|token| set.insert(*token));
         Self::Many(set)
+    }
+
+    fn contains(&self, token: TokenId) -> bool {
+        match self {
+            Self::Few(tokens) => tokens.binary_search(&token).is_ok(),
+            Self::Many(tokens) => tokens.contains(token),
+        }
     }
 
     fn bytes(&self, vocab: usize) -> usize {
@@ -143,9 +150,10 @@ impl TokenDfa {
         let mut sets = StateSets::new(self, may_end);
         let mut reached = sets.start();
         let mut lengths = Vec::new();
-        while lengths.len() <= most && sets.check_work(most).is_ok() {
+        while lengths.len() <= most && sets.work() <= STEP_WORK {
             lengths.push(sets.meet(reached, sets.end()));
-            reached = sets.after_any(self, reached);
+            let all = sets.all();
+            reached = sets.after_any(self, reached, all);
         }
         lengths
     }
@@ -155,10 +163,19 @@ impl TokenDfa {
         &self.edges[state as usize]
     }
 
-    /// Where a token leads from a state; none if it may not follow.
-    pub(super) fn target(&self, state: u32, token: TokenId) -> Option<u32> {
+    /// Where a token leads from a state, none if it may not follow; and how many bytes or edges were looked at,
+    /// the fewer of both.
+    pub(super) fn target(&self, state: u32, token: TokenId) -> (Option<u32>, usize) {
         let bytes = self.vocabulary.bytes(token);
-        Some(self.bytes.walk(state, bytes)).filter(|state| *state != DEAD && !bytes.is_empty())
+        let edges = self.edges(state);
+        if bytes.len() > edges.len() {
+            let holds = |edge: &&Edge| self.sets[edge.set as usize].contains(token);
+            let edge = edges.iter().find(holds);
+            return (edge.map(|edge| edge.target), edges.len());
+        }
+        let target = Some(self.bytes.walk(state, bytes));
+        let target = target.filter(|state| *state != DEAD && !bytes.is_empty());
+        (target, bytes.len())
     }
 
     /// Whether a text may end in a state.
@@ -176,16 +193,26 @@ impl TokenDfa {
         self.vocabulary.ends().contains(&token)
     }
 
-    /// The tokens that lead from a state of `from` to one of `to`, and the stop tokens if `ends`.
-    pub(super) fn tokens_between(&self, from: &StateSet, to: &StateSet, ends: bool) -> TokenSet {
+    /// The tokens that lead from a state of `from` to one of `to`, and the stop tokens if `ends`; and how many
+    /// states, edges and words of sets were looked at.
+    pub(super) fn tokens_between(
+        &self,
+        from: &StateSet,
+        to: &StateSet,
+        ends: bool,
+    ) -> (TokenSet, usize) {
+        let mut looked_at = self.vocabulary.size().div_ceil(32);
         let mut is_taken = vec![false; self.sets.len()];
         let mut tokens = TokenSet::empty(self.vocabulary.size());
         for state in from.states() {
+            looked_at += 1 + self.edges(state).len();
             for edge in self.edges(state) {
                 if to.contains(edge.target)
                     && !std::mem::replace(&mut is_taken[edge.set as usize], true)
                 {
-                    match &self.sets[edge.set as usize] {
+                    let set = &self.sets[edge.set as usize];
+                    looked_at += set.bytes(self.vocabulary.size()) / 4;
+                    match set {
                         Tokens::Few(few) => few.iter().for_each(|token| tokens.insert(*token)),
                         Tokens::Many(many) => tokens.extend(many),
                     }
@@ -196,6 +223,6 @@ impl TokenDfa {
             let ends = self.vocabulary.ends().iter();
             ends.for_each(|token| tokens.insert(*token));
         }
-        tokens
+        (tokens, looked_at)
     }
 }

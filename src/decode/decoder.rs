@@ -281,8 +281,9 @@ impl Decoder {
     }
 
     /// As [`Decoder::advance`], within a constraint by which each candidate by itself may be committed. They are
-    /// committed in their order; one that contradicts those before it is put off to a later step, so that a
-    /// canvas may take more steps than the plan has.
+    /// committed in their order; one that contradicts those before it is put off to a later step, and so are all
+    /// after the first once the step's share of the constraint's work is spent, so that a canvas may take more
+    /// steps than the plan has.
     pub fn advance_within(
         &mut self,
         canvas: &mut Canvas,
@@ -307,7 +308,13 @@ impl Decoder {
         let edits = self.edits(canvas, candidates);
         committed.extend(edits);
         if let Some(constraint) = &mut constraint {
-            committed.retain(|candidate| constraint.commit(candidate.slot, candidate.token));
+            let mut count = 0;
+            committed.retain(|candidate| {
+                let fits = (count == 0 || !constraint.is_spent())
+                    && constraint.commit(candidate.slot, candidate.token);
+                count += usize::from(fits);
+                fits
+            });
         }
         let is_edit = |candidate: &Candidate| !canvas.is_masked(candidate.slot);
         let edited = committed.iter().any(is_edit);

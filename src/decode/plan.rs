@@ -292,6 +292,25 @@ impl DecodePlan {
         Ok(())
     }
 
+    /// Checks a score that was asked for by itself, beside what the plan already has: a preset may have one that
+    /// plays no part, while one that was asked for is not to be ignored.
+    ///
+    /// # Errors
+    /// If the budget chooses without a score.
+    pub fn check_asked_score(&self, score: Option<Score>) -> Result<(), PlanError> {
+        if score.is_some() && self.budget.is_by_chance() {
+            return Err(PlanError::Invalid {
+                field: "score",
+                reason: format!(
+                    "the budget {} unmasks slots by chance and chooses without a score; allowed with another \
+                     budget, such as even",
+                    self.budget
+                ),
+            });
+        }
+        Ok(())
+    }
+
     fn validate_combination(&self) -> Result<(), PlanError> {
         let invalid = |field, reason: &str| {
             Err(PlanError::Invalid {

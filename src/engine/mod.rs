@@ -5,13 +5,16 @@
 
 mod cache;
 mod error;
+mod event;
 mod phases;
 mod queue;
 mod reports;
 mod row_params;
 mod scheduler;
 mod sequence;
+mod status;
 mod step;
+mod submission;
 mod twin;
 mod worker;
 
@@ -19,22 +22,22 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::canvas::{Blank, Canvas, Commit, Splice, TokenId};
+use crate::canvas::{Blank, Canvas, TokenId};
 use crate::constraint::CanvasConstraint;
-use crate::decode::{CachePolicy, DecodePlan, Decoder, MAX_STEPS, PlanError};
+use crate::decode::{CachePolicy, DecodePlan, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
-use crate::sampling::Logprobs;
 
 pub use cache::CacheScheme;
 use cache::{CacheMemory, SequenceCache};
 pub use error::{GenerationError, StartError, SubmitError};
+pub use event::{Event, Statistics, StepReport};
 pub use phases::Phases;
 use queue::Queue;
 use reports::{ReportReceiver, reports};
 pub use row_params::LogprobRequest;
 use row_params::SequenceRows;
 use sequence::Sequence;
-use twin::prompt_slots;
+pub use status::{EngineStatus, StepSummary};
 use worker::{Counters, Worker};
 
 /// Limits of an engine.
@@ -87,57 +90,6 @@ impl EngineConfig {
 /// Rows of a step on a CPU after which more only take longer: the matrix rate is reached.
 const CPU_STEP_ROWS: usize = 512;
 
-/// What one denoise step changed on a canvas, or several where the reader is far behind: then the latest state
-/// of each slot that they changed, and the number and the statistics of the last.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StepReport {
-    /// The step, from 1.
-    pub step: usize,
-    /// The slots that were committed or edited, in slot order.
-    pub committed: Vec<(usize, Commit)>,
-    /// Log-probabilities of those slots, in slot order, as they were at this step; empty if none were
-    /// asked for.
-    pub logprobs: Vec<(usize, Logprobs)>,
-    /// The slots that were masked again after that, in slot order.
-    pub remasked: Vec<usize>,
-    /// The slots that hold another noise token than before, with it, in slot order: of models of the uniform
-    /// process only.
-    pub noise: Vec<(usize, TokenId)>,
-    /// The slots that were replaced by masked ones, or removed, after all that, in slot order, as they were
-    /// before: every other slot of this report is named by where it was before, too. Of plans that resize gaps
-    /// only.
-    pub spliced: Vec<Splice>,
-    /// What the generation took so far, this step included.
-    pub statistics: Statistics,
-}
-
-/// What a generation took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Statistics {
-    /// Denoise steps of the plan.
-    pub steps: usize,
-    /// Network evaluations (NFE); with guidance, the canvas and its unconditional twin count as one. Fewer
-    /// than steps where the noise schedule changed nothing in a step.
-    pub nfe: usize,
-    /// What was cached.
-    pub cache: CacheScheme,
-    /// From submission to the first step.
-    pub queued: Duration,
-    /// From the beginning of the first step to the end of the last.
-    pub denoising: Duration,
-}
-
-/// What a generation reports.
-#[derive(Debug)]
-pub enum Event {
-    /// A step was taken.
-    Step(StepReport),
-    /// Nothing is left to do: every gap is filled, or the plan stopped early. Nothing follows.
-    Finished(Canvas, Statistics),
-    /// The generation ended early. Nothing follows.
-    Failed(GenerationError),
-}
-
 /// A running generation. Dropping it removes its sequence before the sequence's next step.
 #[derive(Debug)]
 pub struct Generation {
@@ -159,50 +111,6 @@ impl Generation {
     pub fn next_blocking(&mut self) -> Option<Event> {
         self.reports.next_blocking()
     }
-}
-
-/// What an engine is doing, and has done since it started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct EngineStatus {
-    /// Requests that wait for their first step.
-    pub queued: usize,
-    /// Sequences being denoised.
-    pub running: usize,
-    /// Denoise steps taken; each is one batch.
-    pub steps: u64,
-    /// Rows computed in them.
-    pub rows: u64,
-    /// Those of them whose keys and values were kept.
-    pub kept: u64,
-    /// Rows whose logits were computed in them.
-    pub scored: u64,
-    /// Slots committed or edited in them.
-    pub committed: u64,
-    /// Slots whose keys and values were found computed by an earlier request.
-    pub reused: u64,
-    /// Slots of the key/value pool.
-    pub kv_slots: usize,
-    /// Those in blocks that running sequences use.
-    pub kv_used: usize,
-    /// Time spent in the steps, and between them while there was work.
-    pub phases: Phases,
-}
-
-/// A denoise step of all running sequences.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepSummary {
-    /// Rows computed.
-    pub rows: usize,
-    /// Those of them whose keys and values were kept.
-    pub kept: usize,
-    /// Rows whose logits were computed.
-    pub scored: usize,
-    /// Slots committed or edited.
-    pub committed: usize,
-    /// How long those waited whose first step it is.
-    pub waited: Vec<Duration>,
-    /// Time spent, since the step before if there was work all the while.
-    pub phases: Phases,
 }
 
 /// A handle to the worker thread that owns a model. Dropping it lets running and queued generations
@@ -313,107 +221,17 @@ impl Engine {
         logprobs: Option<LogprobRequest>,
         constraint: Option<CanvasConstraint>,
     ) -> Result<Generation, SubmitError> {
-        if constraint.is_some() {
-            plan.check_constrained()?;
-            if self.mask_token().is_none() {
-                return Err(SubmitError::CannotConstrain {
-                    family: self.spec.family,
-                });
-            }
-        }
-        let limit = self.spec.longest_canvas(plan);
-        if canvas.len() > limit {
-            return Err(SubmitError::CanvasTooLong {
-                length: canvas.len(),
-                limit,
-            });
-        }
-        if let Some(prompt) = &plan.sampling.negative_prompt {
-            let length = canvas.len() - prompt_slots(&canvas) + prompt.len();
-            if length > limit {
-                return Err(SubmitError::NegativePromptTooLong { length, limit });
-            }
-            if self.spec.logit_shift > 0 && (prompt.is_empty() || prompt_slots(&canvas) == 0) {
-                return Err(SubmitError::Plan(PlanError::Invalid {
-                    field: "negative_prompt",
-                    reason: "this model scores a slot by the one before it, and without a token before the gap its \
-                             first slot has none; allowed: at least one token, in the place of a prompt of at \
-                             least one"
-                        .to_owned(),
-                }));
-            }
-        }
-        if canvas.blank() != self.blank() {
-            return Err(SubmitError::Blank {
-                given: canvas.blank(),
-                model: self.blank(),
-            });
-        }
+        submission::check(&self.spec, &canvas, plan, constraint.is_some())?;
         let canvas = plan.noised(canvas);
-        let negative = plan.sampling.negative_prompt.iter().flatten().copied();
-        if let Some(token) = canvas
-            .tokens()
-            .chain(negative)
-            .find(|token| *token as usize >= self.spec.vocab_size)
-        {
-            return Err(SubmitError::UnknownToken {
-                token,
-                vocab_size: self.spec.vocab_size,
-            });
-        }
-        if let AttentionPattern::BlockCausal { block_length } = self.spec.attention
-            && plan.block_length != Some(block_length)
-        {
-            return Err(SubmitError::Plan(PlanError::Invalid {
-                field: "block_length",
-                reason: format!(
-                    "this model denoises blocks of {block_length} slots and no others; allowed: \
-                     {block_length}"
-                ),
-            }));
-        }
-        if matches!(self.spec.attention, AttentionPattern::BlockCausal { .. })
-            && !plan.left_context
-            && let Some(gap) = canvas
-                .gaps()
-                .iter()
-                .position(|gap| (gap.end..canvas.len()).any(|slot| canvas.is_fixed(slot)))
-        {
-            return Err(SubmitError::CannotSeeAhead {
-                gap,
-                family: self.spec.family,
-            });
-        }
         let scheme = self.affordable_scheme(plan, canvas.len())?;
-        self.spec.check_plan(plan)?;
-        let stop_tokens = &self.spec.stop_tokens;
-        let decoder = match self.spec.resizable() {
-            Some(mut model) => {
-                // What the negative prompt is longer than the prompt is no room for gaps to grow into.
-                let negative = plan.sampling.negative_prompt.as_ref().map_or(0, Vec::len);
-                let longer = negative.saturating_sub(prompt_slots(&canvas));
-                model.max_canvas = model.max_canvas.saturating_sub(longer);
-                Decoder::resizable(plan, &canvas, stop_tokens, model)?
-            }
-            None => Decoder::new(plan, &canvas, stop_tokens)?,
-        };
-        let most = MAX_STEPS.max(canvas.len());
-        if decoder.step_limit() > most {
-            return Err(SubmitError::Plan(PlanError::OutOfRange {
-                field: "steps",
-                given: format!(
-                    "up to {}, all blocks and post steps together",
-                    decoder.step_limit()
-                ),
-                allowed: "at most 10000, or one a slot",
-            }));
-        }
+        let decoder = submission::decoder(&self.spec, &canvas, plan)?;
         let (sender, receiver) = reports(self.coalesces.then_some(canvas.len()));
         let row_params = SequenceRows::new(plan, &canvas, &self.spec, logprobs);
         let sequence = Sequence {
             canvas,
             decoder,
             constraint,
+            scored: None,
             row_params,
             cache: (scheme, plan.cache),
             window: self.spec.window(plan),

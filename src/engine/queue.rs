@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::SubmitError;
 use super::sequence::Sequence;
 
-/// A bounded queue. Requests whose client has gone do not count.
+/// A bounded queue. Requests whose client has gone make room for others.
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
@@ -39,6 +39,7 @@ impl Queue {
             return Err(SubmitError::Stopped);
         }
         if state.waiting.len() >= self.limit {
+            // A step may be long, and those that went since the last one are not worth a refusal.
             state.waiting.retain(|waiting| !waiting.is_cancelled());
         }
         if state.waiting.len() >= self.limit {
@@ -47,6 +48,12 @@ impl Queue {
         state.waiting.push_back(sequence);
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Forgets the requests whose client has gone.
+    pub fn drop_cancelled(&self) {
+        let mut state = self.lock();
+        state.waiting.retain(|waiting| !waiting.is_cancelled());
     }
 
     /// Takes the first request whose client is still there, if it `fits`.

@@ -186,7 +186,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::canvas::{Commit, TokenId};
+    use crate::canvas::{Commit, Splice, TokenId};
     use crate::engine::Statistics;
 
     const SLOTS: usize = 6;
@@ -194,7 +194,7 @@ mod tests {
     /// What a reader knows of a slot: its commit, or what stands for one.
     type Slot = Result<Commit, TokenId>;
 
-    fn read(slots: &mut [Slot], report: &StepReport) {
+    fn read(slots: &mut Vec<Slot>, report: &StepReport) {
         for (slot, commit) in &report.committed {
             slots[*slot] = Ok(*commit);
         }
@@ -206,21 +206,27 @@ mod tests {
                 slots[*slot] = Err(*noise);
             }
         }
+        Splice::apply(&report.spliced, slots, 0, &Err(0));
     }
 
-    /// A step that does to each slot what `actions` say, as far as its state allows.
-    fn report(step: usize, slots: &[Slot], actions: &[u8]) -> StepReport {
+    /// A step that does to each slot what `actions` say, as far as its state allows, and then splices some, which
+    /// it did nothing else to.
+    fn report(step: usize, slots: &[Slot], actions: &[u8], spliced: &[Splice]) -> StepReport {
         let mut report = StepReport {
             step,
             committed: Vec::new(),
             logprobs: Vec::new(),
             remasked: Vec::new(),
             noise: Vec::new(),
-            spliced: Vec::new(),
+            spliced: spliced.to_vec(),
             statistics: Statistics::default(),
         };
-        for (slot, action) in actions.iter().enumerate() {
-            let is_committed = slots[slot].is_ok();
+        for (slot, held) in slots.iter().enumerate() {
+            let action = &actions[slot % actions.len()];
+            let is_committed = held.is_ok();
+            if spliced.iter().any(|splice| splice.slot == slot) {
+                continue;
+            }
             if matches!(action, 1 | 2) {
                 report.committed.push((
                     slot,
@@ -242,19 +248,32 @@ mod tests {
         report
     }
 
+    /// The most splices of a run: each may add a slot.
+    const SPLICES: usize = 5;
+
     proptest! {
         #[test]
         fn a_reader_knows_the_same_whenever_it_reads(
             steps in vec((vec(0u8..6, SLOTS), any::<bool>()), 1..700),
+            splices in vec((0usize..700, 0usize..SLOTS, 0usize..3), 0..=SPLICES),
         ) {
             let (sender, mut receiver) = reports(Some(SLOTS));
-            let (mut true_slots, mut seen) = ([Err(0); SLOTS], [Err(0); SLOTS]);
+            let (mut true_slots, mut seen) = (vec![Err(0); SLOTS], vec![Err(0); SLOTS]);
             let count = steps.len();
+            // What a splice parts is not coalesced: what waits before it and after it, two entries a slot each.
+            let most = SLACK + 4 * SLOTS + 4 * (SPLICES + 1) * (SLOTS + SPLICES + 1);
             for (step, (actions, reads)) in steps.into_iter().enumerate() {
-                let report = report(step + 1, &true_slots, &actions);
+                let mut spliced: Vec<Splice> = splices
+                    .iter()
+                    .filter(|(at, slot, _)| *at == step && *slot < true_slots.len())
+                    .map(|(_, slot, count)| Splice { slot: *slot, count: *count })
+                    .collect();
+                spliced.sort_by_key(|splice| splice.slot);
+                spliced.dedup_by_key(|splice| splice.slot);
+                let report = report(step + 1, &true_slots, &actions, &spliced);
                 read(&mut true_slots, &report);
                 sender.step(report);
-                prop_assert!(lock(&receiver.pending).entries <= SLACK + 4 * SLOTS);
+                prop_assert!(lock(&receiver.pending).entries <= most);
                 if reads && step > 400 && let Some(Event::Step(report)) = receiver.try_next() {
                     read(&mut seen, &report);
                 }

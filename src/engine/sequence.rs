@@ -1,5 +1,6 @@
 //! One request's state in the engine.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::cache::{CacheScheme, Place, SequenceCache};
@@ -10,6 +11,7 @@ use super::{Event, Statistics};
 use crate::canvas::Canvas;
 use crate::constraint::CanvasConstraint;
 use crate::decode::{Cache, Decoder};
+use crate::sampling::TokenSet;
 
 /// A canvas to be denoised.
 pub(super) struct Sequence {
@@ -17,6 +19,9 @@ pub(super) struct Sequence {
     pub decoder: Decoder,
     /// What its gaps may be filled with.
     pub constraint: Option<CanvasConstraint>,
+    /// The slots that the next step scores, in slot order, each with the tokens that its constraint allows; none
+    /// until they are chosen. A step that is tried again has the same.
+    pub scored: Option<Vec<ScoredSlot>>,
     pub row_params: SequenceRows,
     pub cache: (CacheScheme, Cache),
     /// Slots that a block sees, its own among them, where its attention alone does not say.
@@ -27,12 +32,15 @@ pub(super) struct Sequence {
     pub nfe: usize,
 }
 
+/// A slot, and the tokens that may be committed to it; none for all.
+pub(super) type ScoredSlot = (usize, Option<Arc<TokenSet>>);
+
 /// A sequence that takes steps, and what the scheduler and the cache know of it.
 pub(super) struct Running {
     pub sequence: Sequence,
     pub cached: SequenceCache,
     /// Rows that it was given, in the scheduler's account.
-    pub work: u64,
+    pub work: f64,
     /// Its place in the order of arrival.
     pub arrival: u64,
 }
@@ -58,6 +66,36 @@ impl Sequence {
             // Plans of canvases without a mask token have no guidance.
             None => self.canvas.mask().map(Twin::Masked),
         }
+    }
+
+    /// Chooses the slots that the next step scores: all that the decoder asks for, but for those whose allowed
+    /// tokens would take more than a step's share of work to find. Masked slots come first, so that there is one
+    /// among them if any is asked for.
+    pub fn choose_scored(&mut self) -> &[ScoredSlot] {
+        let Self {
+            canvas,
+            decoder,
+            constraint,
+            scored,
+            ..
+        } = self;
+        scored.get_or_insert_with(|| {
+            let mut slots = decoder.scored_slots(canvas);
+            let Some(constraint) = constraint else {
+                return slots.into_iter().map(|slot| (slot, None)).collect();
+            };
+            constraint.begin_step();
+            slots.sort_by_key(|slot| !canvas.is_masked(*slot));
+            let mut chosen = Vec::with_capacity(slots.len());
+            for slot in slots {
+                if !chosen.is_empty() && constraint.is_spent() {
+                    break;
+                }
+                chosen.push((slot, constraint.allowed(slot)));
+            }
+            chosen.sort_by_key(|(slot, _)| *slot);
+            chosen
+        })
     }
 
     /// Where the sequence is.

@@ -107,7 +107,8 @@ pub(super) fn step(
                 return Ok(());
             }
             let sequence = &mut running[part.index].sequence;
-            let slots = sequence.decoder.scored_slots(&sequence.canvas);
+            let scored = sequence.scored.take().unwrap_or_default();
+            let slots: Vec<usize> = scored.into_iter().map(|(slot, _)| slot).collect();
             let samples: Vec<_> = samples.by_ref().take(slots.len()).collect();
             let totals: Vec<_> = totals.by_ref().take(slots.len()).collect();
             let unmasking = unmasking(model.spec(), sequence, &totals);
@@ -131,14 +132,9 @@ fn lay_out(
         sequence, cached, ..
     } = running;
     let slots = match window.denoises {
-        true => sequence.decoder.scored_slots(&sequence.canvas),
+        true => sequence.choose_scored().to_vec(),
         false => Vec::new(),
     };
-    let mut allowed = Vec::new();
-    if let Some(constraint) = &mut sequence.constraint {
-        allowed.extend(slots.iter().map(|slot| constraint.allowed(*slot)));
-    }
-    let mut allowed = allowed.into_iter();
     let sequence = &*sequence;
     let canvas = &sequence.canvas;
     let block = sequence.decoder.block();
@@ -174,7 +170,7 @@ fn lay_out(
     let reverse = (!by_total_scores(spec))
         .then(|| score_step(spec, sequence))
         .flatten();
-    for slot in slots {
+    for (slot, allowed) in slots {
         let row = slot.saturating_sub(spec.logit_shift) - window.rows.start;
         scored.push(ScoredRow {
             conditional: (rows.start + row) as u32,
@@ -196,7 +192,7 @@ fn lay_out(
                 sequence.decoder.steps(),
                 temperature,
                 &sequence.decoder.barred(canvas, slot),
-                allowed.next().flatten(),
+                allowed,
             ),
         });
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::cache::{CacheMemory, SequenceCache};
 use super::phases::{Phases, Stopwatch};
 use super::queue::Queue;
-use super::scheduler::{Part, RowBudget, Schedule, schedule};
+use super::scheduler::{Clock, Part, RowBudget, Schedule, schedule};
 use super::sequence::Running;
 use super::step::{StepCost, step};
 use super::{EngineConfig, EngineStatus, Event, GenerationError, StepSummary};
@@ -132,6 +132,7 @@ pub(super) struct Worker {
     queue: Arc<Queue>,
     counters: Arc<Counters>,
     running: Vec<Running>,
+    clock: Clock,
     arrivals: u64,
     /// How long those waited for their first step that took it since the last count.
     waited: Vec<Duration>,
@@ -164,6 +165,7 @@ impl Worker {
             queue,
             counters,
             running: Vec::new(),
+            clock: Clock::default(),
             arrivals: 0,
             waited: Vec::new(),
             stopwatch: Stopwatch::start(),
@@ -193,6 +195,7 @@ impl Worker {
     }
 
     fn drop_cancelled(&mut self) {
+        self.queue.drop_cancelled();
         let cancelled = |_: usize, running: &mut Running| running.sequence.is_cancelled();
         for running in self.take_where(cancelled) {
             running.cached.release(&mut self.memory);
@@ -219,13 +222,11 @@ impl Worker {
             let (Some(sequence), Some(cached)) = (next, cached) else {
                 return;
             };
-            // A newcomer's account is that of the one that is furthest behind: it takes its turn after that
-            // one, and does not make up for the time before it came.
-            let work = self.running.iter().map(|other| other.work).min();
+            let work = self.clock.newcomer(&self.running);
             self.running.push(Running {
                 sequence,
                 cached,
-                work: work.unwrap_or(0),
+                work,
                 arrival: self.arrivals,
             });
             self.arrivals += 1;
@@ -245,8 +246,13 @@ impl Worker {
             chunk: self.config.prefill_rows,
         };
         let shift = self.model.spec().logit_shift;
-        let Schedule { parts, reused } =
-            schedule(&mut self.running, &mut self.memory, shift, budget);
+        let Schedule { parts, reused } = schedule(
+            &mut self.running,
+            &mut self.clock,
+            &mut self.memory,
+            shift,
+            budget,
+        );
         let now = Instant::now();
         for part in &parts {
             let sequence = &mut self.running[part.index].sequence;

@@ -273,8 +273,8 @@ impl ModelSpec {
         })
     }
 
-    /// Checks that `plan` is of the network's process, tells it what it has to know of the noise, and reads
-    /// its output as what it is.
+    /// Checks that `plan` is of the network's process and blocks, tells it what it has to know of the noise, and
+    /// reads its output as what it is.
     ///
     /// # Errors
     /// Names the choice that the network does not go with.
@@ -286,6 +286,16 @@ impl ModelSpec {
             })
         };
         plan.check_blank(self.blank())?;
+        if let AttentionPattern::BlockCausal { block_length } = self.attention
+            && plan.block_length != Some(block_length)
+        {
+            return Err(PlanError::Invalid {
+                field: "block_length",
+                reason: format!(
+                    "this model denoises blocks of {block_length} slots and no others; allowed: {block_length}"
+                ),
+            });
+        }
         if plan.is_resizing() && self.resize_tokens.is_none() {
             return invalid(
                 "revision",

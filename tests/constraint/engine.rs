@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use unmask::canvas::{Canvas, TokenId};
-use unmask::constraint::{ByteDfa, CanvasConstraint, ConstraintError, GapConstraint, TokenDfa};
+use unmask::constraint::{
+    ByteDfa, CanvasConstraint, ConstraintError, GapConstraint, STEP_WORK, TokenDfa,
+};
 use unmask::decode::{
-    Budget, DecodePlan, EarlyStop, Remasking, Revision, Score, StopTokens, preset,
+    Budget, Candidate, DecodePlan, Decoder, EarlyStop, Remasking, Revision, Score, StopTokens,
+    preset,
 };
 use unmask::engine::{EngineConfig, Event, StepReport, SubmitError};
 use unmask::models::Corruption;
 
 use crate::babbler::{Babbler, MASK, STOP, bytes, constrained, denoise, text, vocabulary};
+use crate::random::mix;
 
 fn language(pattern: &str) -> Arc<TokenDfa> {
     let language = ByteDfa::regex(pattern).unwrap();
@@ -303,18 +308,165 @@ fn gaps_that_change_their_length_are_not_constrained() {
     }
 }
 
+/// A language that loops, of tokens of a byte: once the gap is longer than the period each set is as the one before
+/// it, until a token is committed; what that leaves out is another state in each slot after it.
+fn looping(period: usize) -> Arc<TokenDfa> {
+    language(&format!("(?:[A-Z]{{1,{period}}}x)*[A-Z]*"))
+}
+
 #[test]
 fn a_form_that_would_hold_up_every_step_is_refused() {
-    let language = language("[a-c]{9000}");
-    let canvas = Canvas::builder(MASK).gap(8000).build().unwrap();
-    let error = CanvasConstraint::new(
-        &canvas,
-        [GapConstraint {
+    let refused = |language, slots| {
+        let canvas = Canvas::builder(MASK).gap(slots).build().unwrap();
+        let constraint = GapConstraint {
             gap: 0,
             language,
             may_end: true,
-        }],
-    )
-    .unwrap_err();
-    assert!(error.to_string().contains("over 8000 slots"), "{error}");
+        };
+        let error = CanvasConstraint::new(&canvas, [constraint]).unwrap_err();
+        let expected = format!("over {slots} slots may take more than");
+        assert!(error.to_string().contains(&expected), "{error}");
+    };
+    refused(language("[a-c]{9000}"), 8000);
+    // It takes little to begin with, as tokens of several bytes lead to all of it soon, and may take much later.
+    refused(language("(?:[a-z ]{1,3500}X)*[a-z ]*"), 16_000);
+}
+
+#[test]
+fn forms_of_everyday_use_are_taken_in_long_gaps() {
+    let person = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 40},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "address": {
+                "type": "object",
+                "properties": {"street": {"type": "string"}, "zip": {"type": "string", "pattern": "^[0-9]{5}$"}},
+                "required": ["street"],
+            },
+            "kind": {"enum": ["a", "b", "c"]},
+        },
+        "required": ["name", "age"],
+    });
+    let forms = [
+        (ByteDfa::json_object(), 2048),
+        (ByteDfa::json_schema(&person), 4096),
+        (
+            ByteDfa::json_schema(&json!({"type": "array", "items": person})),
+            4096,
+        ),
+        (ByteDfa::regex(r"(?:[^\n]{0,80}\n)*"), 4096),
+        (ByteDfa::regex(r"[A-Z][a-z]+(?: [A-Z]?[a-z]+)*[.!?]"), 8192),
+    ];
+    for (form, slots) in forms {
+        let language = Arc::new(TokenDfa::new(form.unwrap(), vocabulary()).unwrap());
+        let canvas = Canvas::builder(MASK).gap(slots).build().unwrap();
+        let constraint = GapConstraint {
+            gap: 0,
+            language,
+            may_end: true,
+        };
+        assert!(CanvasConstraint::new(&canvas, [constraint]).is_ok());
+    }
+}
+
+#[test]
+fn the_work_of_one_token_and_of_one_step_is_counted_and_bounded() {
+    const SLOTS: usize = 3000;
+    let canvas = Canvas::builder(MASK).gap(SLOTS).build().unwrap();
+    let plan = DecodePlan {
+        steps: Some(1),
+        ..plan(0)
+    };
+    let mut constraint = constrained(&canvas, &plan, &[(0, looping(1500))]);
+    assert_eq!(constraint.work(), 0);
+
+    let mut one = constraint.clone();
+    assert!(one.commit(SLOTS / 2, TokenId::from(b'A')));
+    one.allowed(0);
+    one.allowed(SLOTS - 1);
+    let work = one.work();
+    assert!((STEP_WORK / 50..=STEP_WORK).contains(&work), "{work}");
+    one.begin_step();
+    assert!(one.commit(SLOTS / 2, TokenId::from(b'A')));
+    assert!(one.work() < 10_000, "nothing changed: {}", one.work());
+
+    let candidates: Vec<Candidate> = (0..SLOTS)
+        .map(|slot| {
+            let token = if slot % 7 == 3 { b'x' } else { b'A' };
+            let probability = mix(slot as u64) as f32 / u64::MAX as f32;
+            Candidate {
+                slot,
+                token: TokenId::from(token),
+                probability,
+                best: probability,
+                second: 0.0,
+                entropy: 0.0,
+                uniform: 0.0,
+                unmasking: None,
+            }
+        })
+        .collect();
+    let mut canvas = canvas;
+    let mut decoder = Decoder::new(&plan, &canvas, &[STOP]).unwrap();
+    for _ in 0..2 {
+        constraint.begin_step();
+        let masked = |candidate: &&Candidate| canvas.is_masked(candidate.slot);
+        let candidates: Vec<Candidate> = candidates.iter().filter(masked).copied().collect();
+        let change = decoder.advance_within(&mut canvas, &candidates, Some(&mut constraint));
+        let committed = change.committed.len();
+        assert!((1..SLOTS / 2).contains(&committed), "{committed}");
+        // The last token may go beyond the share, by as much as one may take.
+        let work = constraint.work();
+        assert!((STEP_WORK..=2 * STEP_WORK).contains(&work), "{work}");
+    }
+    // A step whose share is spent still commits a token.
+    let masked = |candidate: &&Candidate| canvas.is_masked(candidate.slot);
+    let candidates: Vec<Candidate> = candidates.iter().filter(masked).copied().collect();
+    assert!(constraint.is_spent());
+    let change = decoder.advance_within(&mut canvas, &candidates, Some(&mut constraint));
+    assert_eq!(change.committed.len(), 1);
+}
+
+#[test]
+fn an_answer_whose_steps_share_is_spent_is_the_same_alone_and_among_others() {
+    const SLOTS: usize = 800;
+    let language = looping(SLOTS);
+    let canvas = Canvas::builder(MASK).gap(SLOTS).build().unwrap();
+    let run = |others: u64| {
+        let config = EngineConfig::default();
+        let engine = Babbler::engine_with(config, |spec| spec.max_canvas = SLOTS);
+        let mut generations: Vec<_> = (0..=others)
+            .map(|seed| {
+                let plan = DecodePlan {
+                    steps: Some(1),
+                    ..plan(seed)
+                };
+                let constraint = constrained(&canvas, &plan, &[(0, language.clone())]);
+                engine
+                    .submit_constrained(canvas.clone(), &plan, None, Some(constraint))
+                    .unwrap()
+            })
+            .collect();
+        loop {
+            match generations[0].next_blocking().unwrap() {
+                Event::Finished(canvas, statistics) => {
+                    let tokens: Vec<TokenId> = canvas.tokens().collect();
+                    break (tokens, text(&canvas, 0), statistics.steps);
+                }
+                Event::Failed(error) => panic!("{error}"),
+                Event::Step(_) => {}
+            }
+        }
+    };
+    let alone = run(0);
+    assert!(
+        alone
+            .1
+            .bytes()
+            .all(|byte| byte == b'x' || byte.is_ascii_uppercase())
+    );
+    assert!((3..SLOTS / 4).contains(&alone.2), "{} steps", alone.2);
+    assert_eq!(run(2), alone);
 }

@@ -112,6 +112,34 @@ fn requests_whose_clients_are_gone_do_not_fill_the_queue() {
 }
 
 #[test]
+fn requests_whose_clients_are_gone_are_forgotten_at_the_next_step() {
+    let (model, forwards) = MockModel::gated();
+    let config = EngineConfig {
+        max_sequences: 1,
+        ..EngineConfig::default()
+    };
+    let engine = start(model, config);
+    let plan = DecodePlan::default();
+    let running = engine.submit(canvas(2), &plan).unwrap();
+    forwards.entered();
+    let gone = engine.submit(canvas(9), &plan).unwrap();
+    let waiting = engine.submit(canvas(1), &plan).unwrap();
+    let also_gone = engine.submit(canvas(9), &plan).unwrap();
+    assert_eq!(engine.status().queued, 3);
+    drop((gone, also_gone));
+    forwards.release();
+    // The first still runs, so that none was taken.
+    assert_eq!(forwards.entered(), [3]);
+    assert_eq!(engine.status().queued, 1);
+    forwards.release();
+    assert_eq!(forwards.entered(), [2]);
+    forwards.release();
+    for generation in [running, waiting] {
+        assert!(finish(generation).is_ok());
+    }
+}
+
+#[test]
 fn a_step_never_takes_more_rows_than_the_limit_and_no_canvas_is_longer() {
     let (model, forwards) = MockModel::gated();
     let config = EngineConfig {
@@ -180,25 +208,52 @@ fn a_short_canvas_takes_many_steps_while_a_long_one_takes_one() {
 
 #[test]
 fn a_long_canvas_is_not_held_up_by_short_ones_that_keep_coming() {
+    const RUNNING: usize = 4;
+    const LONG: usize = 60;
+    const SHORT: usize = 16;
+    // What the scheduler promises: nobody waits longer.
+    let longest_wait = 3 * RUNNING * LONG / SHORT + RUNNING;
     let (model, forwards) = MockModel::gated();
     let config = EngineConfig {
-        step_rows: Some(16),
+        max_sequences: RUNNING,
+        step_rows: Some(SHORT),
         ..EngineConfig::default()
     };
     let engine = start(model, config);
-    let plan = DecodePlan::default();
-    let long = engine.submit(canvas(59), &plan).unwrap();
-    let mut short = Vec::new();
-    let mut steps_of_long = 0;
-    for _ in 0..20 {
+    let one_step = DecodePlan {
+        steps: Some(1),
+        ..DecodePlan::default()
+    };
+    let long = engine
+        .submit(canvas(LONG - 1), &DecodePlan::default())
+        .unwrap();
+    assert_eq!(forwards.entered(), [LONG]);
+    let submit = || engine.submit(canvas(SHORT - 1), &one_step).unwrap();
+    // More than can run beside it, so that another comes for each that leaves.
+    let mut short: Vec<_> = (0..2 * RUNNING).map(|_| submit()).collect();
+    forwards.release();
+    let (mut waited, mut most_waited) = (0, 0);
+    let (mut steps_of_long, mut steps_of_short) = (0, 0);
+    for _ in 0..10 * longest_wait {
         let batch = forwards.entered();
-        steps_of_long += usize::from(batch.contains(&60));
-        // One step each.
-        short.push(engine.submit(canvas(1), &plan).unwrap());
+        match batch.contains(&LONG) {
+            true => (waited, steps_of_long) = (0, steps_of_long + 1),
+            false => waited += 1,
+        }
+        most_waited = most_waited.max(waited);
+        let ended = batch.iter().filter(|rows| **rows == SHORT).count();
+        steps_of_short += ended;
+        short.extend((0..ended).map(|_| submit()));
         forwards.release();
     }
-    assert!(steps_of_long >= 10, "{steps_of_long}");
     drop((long, short, forwards));
+    assert!(
+        most_waited <= longest_wait,
+        "waited for {most_waited} steps, and took {steps_of_long}"
+    );
+    // Nor does it hold them up: it has about its quarter of the rows.
+    let rows = (steps_of_long * LONG, steps_of_short * SHORT);
+    assert!(3 * rows.0 <= rows.1 + 3 * LONG, "{rows:?}");
 }
 
 #[test]

@@ -94,7 +94,9 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
         Some(Whole(seed)) => seed,
         None => random::seed()?,
     };
-    plan.validate().map_err(|error| ApiError::plan(&error))?;
+    plan.validate()
+        .and_then(|()| plan.check_asked_score(options.score))
+        .map_err(|error| ApiError::plan(&error))?;
     Ok(plan)
 }
 

@@ -345,6 +345,16 @@ pub fn refused() -> Vec<Refused> {
             &["by chance"],
         ),
         on(
+            json!({"prompt": "p", "diffusion": {"budget": {"ancestral": {"eps": 0.001}}, "score": "margin"}}),
+            "diffusion.score",
+            &["ancestral:0.001", "chooses without a score"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"preset": "mdlm-ancestral", "score": "random"}}),
+            "diffusion.score",
+            &["chooses without a score"],
+        ),
+        on(
             json!({"prompt": "p", "diffusion": {"block_length": 1, "revision": {"edit": {"threshold": 0.5, "max_post_steps": 10000}}}}),
             "diffusion.steps",
             &["at most 10000"],
