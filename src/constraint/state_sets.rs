@@ -12,7 +12,7 @@ use crate::sampling::TokenSet;
 const MOST_BYTES: usize = 1 << 21;
 
 /// A step's share of work for a canvas, in states, edges and words of sets that are looked at: once it is spent,
-/// what is left is put off to the next step. It takes about 50 milliseconds.
+/// what is left is put off to the next step. It takes some tens of milliseconds.
 ///
 /// A step looks at one slot and commits one token at least, so that it may go beyond the share by two passes over
 /// a gap ([`MAX_PASS`]) and by finding the tokens between two sets, which never takes more than a share since an

@@ -13,6 +13,7 @@ use unmask::decode::{
 };
 use unmask::engine::{EngineConfig, Event, StepReport, SubmitError};
 use unmask::models::Corruption;
+use unmask::sampling::LogitBias;
 
 use crate::babbler::{Babbler, MASK, STOP, bytes, constrained, denoise, text, vocabulary};
 use crate::random::mix;
@@ -394,11 +395,10 @@ fn the_work_of_one_token_and_of_one_step_is_counted_and_bounded() {
 
     let candidates: Vec<Candidate> = (0..SLOTS)
         .map(|slot| {
-            let token = if slot % 7 == 3 { b'x' } else { b'A' };
             let probability = mix(slot as u64) as f32 / u64::MAX as f32;
             Candidate {
                 slot,
-                token: TokenId::from(token),
+                token: TokenId::from(b'A'),
                 probability,
                 best: probability,
                 second: 0.0,
@@ -431,7 +431,7 @@ fn the_work_of_one_token_and_of_one_step_is_counted_and_bounded() {
 
 #[test]
 fn an_answer_whose_steps_share_is_spent_is_the_same_alone_and_among_others() {
-    const SLOTS: usize = 800;
+    const SLOTS: usize = 1500;
     let language = looping(SLOTS);
     let canvas = Canvas::builder(MASK).gap(SLOTS).build().unwrap();
     let run = |others: u64| {
@@ -439,10 +439,13 @@ fn an_answer_whose_steps_share_is_spent_is_the_same_alone_and_among_others() {
         let engine = Babbler::engine_with(config, |spec| spec.max_canvas = SLOTS);
         let mut generations: Vec<_> = (0..=others)
             .map(|seed| {
-                let plan = DecodePlan {
+                let mut plan = DecodePlan {
                     steps: Some(1),
                     ..plan(seed)
                 };
+                // Letters alone do not contradict one another, so that it is for the share that any is put off.
+                let barred = [TokenId::from(b'x'), STOP].map(|token| (token, -100.0));
+                plan.sampling.logit_bias = LogitBias::new(barred);
                 let constraint = constrained(&canvas, &plan, &[(0, language.clone())]);
                 engine
                     .submit_constrained(canvas.clone(), &plan, None, Some(constraint))
@@ -461,12 +464,7 @@ fn an_answer_whose_steps_share_is_spent_is_the_same_alone_and_among_others() {
         }
     };
     let alone = run(0);
-    assert!(
-        alone
-            .1
-            .bytes()
-            .all(|byte| byte == b'x' || byte.is_ascii_uppercase())
-    );
-    assert!((3..SLOTS / 4).contains(&alone.2), "{} steps", alone.2);
+    assert!(alone.1.bytes().all(|byte| byte.is_ascii_uppercase()));
+    assert!((2..SLOTS / 8).contains(&alone.2), "{} steps", alone.2);
     assert_eq!(run(2), alone);
 }
