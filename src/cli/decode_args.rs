@@ -78,6 +78,9 @@ pub struct DecodeArgs {
     /// Sample from the most probable tokens that together have this probability
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
+    /// Sample from the tokens with at least this share of the most probable one's probability; 0 is off
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f32>,
     /// Which filter comes first: top_k_first, top_p_first
     #[arg(long, value_name = "ORDER", value_parser = named::<FilterOrder>)]
     filter_order: Option<FilterOrder>,
@@ -149,6 +152,7 @@ impl DecodeArgs {
             .unwrap_or(sampling.temperature_schedule);
         sampling.top_k = self.top_k.or(sampling.top_k);
         sampling.top_p = self.top_p.or(sampling.top_p);
+        sampling.min_p = self.min_p.or(sampling.min_p);
         sampling.filter_order = self.filter_order.unwrap_or(sampling.filter_order);
         sampling.basis = self.basis.unwrap_or(sampling.basis);
         sampling.stop_tokens = self.stop_tokens.unwrap_or(sampling.stop_tokens);

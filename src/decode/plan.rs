@@ -126,6 +126,8 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Keeps the smallest set of most probable tokens with at least this probability, in (0, 1].
     pub top_p: Option<f32>,
+    /// Keeps the tokens whose probability is at least this share of the most probable one's, in [0, 1]; 0 is off.
+    pub min_p: Option<f32>,
     /// Which of top-k and top-p comes first.
     pub filter_order: FilterOrder,
     /// Which distribution the candidates' numbers are of.
@@ -154,6 +156,7 @@ impl Default for Sampling {
             temperature_schedule: TemperatureSchedule::Constant,
             top_k: None,
             top_p: None,
+            min_p: None,
             filter_order: FilterOrder::TopKFirst,
             basis: Basis::Model,
             logit_bias: LogitBias::default(),
@@ -261,6 +264,7 @@ impl DecodePlan {
             temperature_schedule,
             top_k,
             top_p,
+            min_p,
             filter_order: _,
             basis: _,
             ref logit_bias,
@@ -280,6 +284,11 @@ impl DecodePlan {
             && !(top_p > 0.0 && top_p <= 1.0)
         {
             return out_of_range("top_p", top_p.to_string(), "more than 0 and at most 1");
+        }
+        if let Some(min_p) = min_p
+            && !(0.0..=1.0).contains(&min_p)
+        {
+            return out_of_range("min_p", min_p.to_string(), "0 to 1");
         }
         if let Some((token, bias)) = logit_bias.entries().iter().find(|(_, b)| !b.is_finite()) {
             let given = format!("{bias} for token {token}");

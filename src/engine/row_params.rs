@@ -111,7 +111,7 @@ impl SequenceRows {
             temperature,
             top_k: sampling.top_k,
             top_p: sampling.top_p,
-            min_p: None,
+            min_p: sampling.min_p,
             filter_order: sampling.filter_order,
             basis: sampling.basis,
             excluded: self.mask,

@@ -307,7 +307,7 @@ impl ApiError {
     pub fn plan(error: &PlanError) -> Self {
         let field = error.field();
         let path = match field {
-            "temperature" | "top_k" | "top_p" | "seed" => field.to_owned(),
+            "temperature" | "top_k" | "top_p" | "min_p" | "seed" => field.to_owned(),
             field => format!("diffusion.{field}"),
         };
         // A plan error's text begins with the field's name.

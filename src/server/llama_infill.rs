@@ -106,6 +106,7 @@ impl Head {
                 temperature: sampling.temperature,
                 top_k: sampling.top_k.unwrap_or(0),
                 top_p: sampling.top_p.unwrap_or(1.0),
+                min_p: sampling.min_p.unwrap_or(0.0),
                 stop: job.completion.stops.to_vec(),
                 stream: job.completion.streaming.stream,
             },

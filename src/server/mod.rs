@@ -19,7 +19,7 @@
 //!
 //! Where OpenAI's API leaves a choice, or a diffusion model asks for another one:
 //!
-//! - `temperature`, `top_p` and `top_k` are those of the decode plan unless given: the plan of
+//! - `temperature`, `top_p`, `min_p` and `top_k` are those of the decode plan unless given: the plan of
 //!   `diffusion.preset` if it is named, the model's default plan otherwise. Both may be greedy.
 //! - A completion is final when the committed slots from the left on hold a stop token or a stop
 //!   string; what is still masked then is never denoised. Of several stop strings the one that is

@@ -432,6 +432,7 @@ async fn what_a_chat_cannot_be_is_refused_by_its_path() {
             "max_completion_tokens is 9999",
         ),
         (with("temperature", json!(-1)), "temperature", "-1"),
+        (with("min_p", json!(2)), "min_p", "0 to 1"),
         (with("n", json!(17)), "n", "1 to 16"),
         (with("stop", json!(["a", ""])), "stop[1]", "0 bytes"),
         (

@@ -575,7 +575,7 @@ async fn neutral_values_of_unsupported_fields_are_taken() {
         "prompt": "p", "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {},
         "best_of": 2, "n": 2, "logprobs": null, "suffix": null, "stop": null, "seed": null,
         "stream": false, "stream_options": null, "diffusion": null, "top_k": -1, "top_p": 1,
-        "temperature": null, "max_tokens": null, "model": null, "echo": null, "user": null,
+        "min_p": 0, "temperature": null, "max_tokens": null, "model": null, "echo": null, "user": null,
     });
     server.answer(PATH, &body).await;
 }
@@ -588,4 +588,16 @@ async fn top_k_of_one_is_greedy_at_any_temperature() {
         .await;
     let narrow = json!({"prompt": "Now", "temperature": 1, "top_k": 1});
     assert_eq!(text(&server.answer(PATH, &narrow).await), text(&greedy));
+}
+
+#[tokio::test]
+async fn min_p_of_one_is_greedy_at_any_temperature_and_of_zero_changes_nothing() {
+    let server = Server::golden().await;
+    let drawn = |min_p: f32| json!({"prompt": "Now", "temperature": 2, "seed": 3, "min_p": min_p});
+    let answer = async |body: Value| text(&server.answer(PATH, &body).await).to_owned();
+    let greedy = answer(json!({"prompt": "Now", "temperature": 0})).await;
+    let unfiltered = answer(json!({"prompt": "Now", "temperature": 2, "seed": 3})).await;
+    assert_ne!(unfiltered, greedy);
+    assert_eq!(answer(drawn(1.0)).await, greedy);
+    assert_eq!(answer(drawn(0.0)).await, unfiltered);
 }

@@ -83,6 +83,7 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
     let fields = DecodeFields {
         temperature: request.temperature,
         top_p: request.top_p,
+        min_p: request.min_p,
         top_k: request.top_k,
         seed: request.seed,
         logit_bias: request.logit_bias,

@@ -102,6 +102,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     let fields = DecodeFields {
         temperature: request.temperature,
         top_p: request.top_p,
+        min_p: request.min_p,
         top_k: request.top_k,
         seed: request.seed,
         logit_bias: request.logit_bias,

@@ -17,6 +17,7 @@ pub(super) const NEGATIVE_PROMPT: &str = "diffusion.negative_prompt";
 pub(super) struct DecodeFields {
     pub temperature: Option<Real>,
     pub top_p: Option<Real>,
+    pub min_p: Option<Real>,
     pub top_k: Option<Integer>,
     pub seed: Option<Whole>,
     pub logit_bias: Option<Map<String, Value>>,
@@ -77,6 +78,9 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
     }
     if let Some(Real(top_p)) = fields.top_p {
         sampling.top_p = Some(top_p);
+    }
+    if let Some(Real(min_p)) = fields.min_p {
+        sampling.min_p = Some(min_p);
     }
     if let Some(Integer(top_k)) = fields.top_k {
         sampling.top_k = match top_k {

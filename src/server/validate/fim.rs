@@ -41,6 +41,7 @@ pub fn fim(request: FimRequest, state: &AppState) -> Result<CompletionJob, ApiEr
             max_tokens: request.max_tokens.or(Some(Whole(DEFAULT_MAX_TOKENS))),
             temperature: request.temperature,
             top_p: request.top_p,
+            min_p: request.min_p,
             top_k: request.top_k,
             n: request.n,
             seed,

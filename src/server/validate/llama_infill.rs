@@ -52,6 +52,7 @@ pub fn llama_infill(
     let fields = DecodeFields {
         temperature: request.temperature,
         top_p: request.top_p,
+        min_p: request.min_p,
         top_k: request.top_k,
         seed,
         logit_bias: None,

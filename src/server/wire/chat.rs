@@ -42,6 +42,9 @@ pub struct ChatRequest {
     pub temperature: Option<Real>,
     /// As the plan says if absent.
     pub top_p: Option<Real>,
+    /// Keeps the tokens whose probability is at least this share of the most probable one's: 0 to 1, 0 is off. As the
+    /// plan says if absent.
+    pub min_p: Option<Real>,
     /// As the plan says if absent; 0 and −1 keep all tokens.
     pub top_k: Option<Integer>,
     /// Answers; 1 if absent.

@@ -33,6 +33,9 @@ pub struct LlamaInfillRequest {
     pub temperature: Option<Real>,
     /// As the plan says if absent.
     pub top_p: Option<Real>,
+    /// Keeps the tokens whose probability is at least this share of the most probable one's: 0 to 1, 0 is off. As the
+    /// plan says if absent.
+    pub min_p: Option<Real>,
     /// As the plan says if absent; 0 and −1 keep all tokens.
     pub top_k: Option<Integer>,
     /// Random if absent or −1.
@@ -150,6 +153,8 @@ pub struct GenerationSettings {
     pub top_k: usize,
     /// The p of top-p; 1 without.
     pub top_p: f32,
+    /// The p of min-p; 0 without.
+    pub min_p: f32,
     /// Strings that end the filling.
     pub stop: Vec<String>,
     /// Whether the answer is a stream.

@@ -145,6 +145,16 @@ pub fn refused() -> Vec<Refused> {
             &["1.5", "at most 1"],
         ),
         on(
+            json!({"prompt": "p", "min_p": 1.5}),
+            "min_p",
+            &["min_p is 1.5", "0 to 1"],
+        ),
+        on(
+            json!({"prompt": "p", "min_p": -0.1}),
+            "min_p",
+            &["min_p is -0.1", "0 to 1"],
+        ),
+        on(
             json!({"prompt": "p", "top_k": -2}),
             "top_k",
             &["-2", "at least 1"],
@@ -285,9 +295,9 @@ pub fn refused() -> Vec<Refused> {
             &["true", "whole number"],
         ),
         on(
-            json!({"prompt": "p", "min_p": 0.1}),
-            "min_p",
-            &["unknown field `min_p`", "`top_p`"],
+            json!({"prompt": "p", "typical_p": 0.1}),
+            "typical_p",
+            &["unknown field `typical_p`", "`top_p`"],
         ),
         on(
             json!({"prompt": "p", "diffusion": 3}),

@@ -195,6 +195,11 @@ pub fn refused() -> Vec<Refused> {
             &["never", "`anywhere` or `at_end`"],
         ),
         on(
+            json!({"text": "{{1}}", "min_p": 1.5}),
+            "min_p",
+            &["min_p is 1.5", "0 to 1"],
+        ),
+        on(
             json!({"text": "{{1}}", "temperature": -2}),
             "temperature",
             &["-2", "at least 0"],

@@ -90,6 +90,11 @@ fn refused_fims() -> Vec<Refused> {
             &["both", "random_seed"],
         ),
         fim(
+            json!({"prompt": "p", "min_p": 1.5}),
+            "min_p",
+            &["min_p is 1.5", "0 to 1"],
+        ),
+        fim(
             json!({"prompt": "p", "echo": true}),
             "echo",
             &["unknown field `echo`"],
@@ -116,7 +121,12 @@ fn refused_fims() -> Vec<Refused> {
             "input_extra[0].txt",
             &["unknown field `txt`", "`text`"],
         ),
-        llama(json!({"min_p": 0.1}), "min_p", &["unknown field `min_p`"]),
+        llama(
+            json!({"typical_p": 0.1}),
+            "typical_p",
+            &["unknown field `typical_p`"],
+        ),
+        llama(json!({"min_p": 2}), "min_p", &["2", "0 to 1"]),
     ]
 }
 
