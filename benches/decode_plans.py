@@ -187,7 +187,7 @@ def plans():
         yield f"entropy bound {bound}", SAMPLED, confident | {"budget": {"entropy_bound": bound}}
     for steps in (32, 64):
         revision = {"revision": {"remask": {"confidence": 0.1}}, "budget": {"ancestral": {"eps": 0.001}}, "steps": steps}
-        yield f"ReMDM, confidence 0.1, {steps} steps", SAMPLED, at_random | revision
+        yield f"ReMDM, confidence 0.1, {steps} steps", SAMPLED, {"score_temperature": 0} | revision
 
 
 def written(server, before, after, settings, diffusion, seed):
