@@ -280,7 +280,8 @@ impl Decoder {
         self.advance_within(canvas, candidates, None)
     }
 
-    /// As [`Decoder::advance`], within a constraint by which each candidate by itself may be committed. They are
+    /// As [`Decoder::advance`], within a constraint by which each candidate by itself may be committed, and whose
+    /// share of work may have left some of the scored slots without a candidate. Candidates are
     /// committed in their order; one that contradicts those before it is put off to a later step, and so are all
     /// after the first once the step's share of the constraint's work is spent, so that a canvas may take more
     /// steps than the plan has.
@@ -303,6 +304,7 @@ impl Decoder {
         let mut remasked = self.remasked_by_chance(canvas, &block);
         self.steps += 1;
         let had_masked = canvas.masked_in(block.slots.clone()).next().is_some();
+        let left_some = constraint.is_some() && candidates.len() < self.scored_slots(canvas).len();
         let mut committed = self.choose(canvas, &block, candidates, constraint.is_some());
         let spliced = self.splices(canvas, &mut committed);
         let edits = self.edits(canvas, candidates);
@@ -331,7 +333,7 @@ impl Decoder {
         chance::remask(canvas, &remasked);
         let block = self.splice(canvas, block, &spliced);
         self.step_in_block += 1;
-        self.leave_block_if_done(canvas, &block, had_masked || edited);
+        self.leave_block_if_done(canvas, &block, had_masked || edited || left_some);
         remasked.extend(self.skip_idle_steps_and_remask(canvas));
         remasked.sort_unstable();
         remasked.dedup();
@@ -357,7 +359,7 @@ impl Decoder {
     }
 
     /// Goes on to the next block if this one is finished; `active` says whether the step had a masked slot
-    /// to look at or edited one.
+    /// to look at, edited one, or left some for a later step.
     fn leave_block_if_done(&mut self, canvas: &Canvas, block: &BlockSchedule, active: bool) {
         let masked = canvas.masked_in(block.slots.clone()).next().is_some();
         let done = match (self.plan.revision, self.plan.budget) {
@@ -416,7 +418,9 @@ impl Decoder {
         ranked.sort_by(|a, b| self.rank(b).total_cmp(&self.rank(a)));
         let count = match self.plan.budget {
             Budget::Schedule { rounding, eps } => {
-                self.scheduled(block, ranked.len(), rounding, eps)
+                // All of them, those that a constraint leaves for a later step too.
+                let masked = canvas.masked_in(block.slots.clone()).count();
+                self.scheduled(block, masked, rounding, eps)
             }
             // What was put off is made up for once the plan's steps are taken.
             _ if is_constrained && block.steps.is_some_and(|s| self.step_in_block >= s) => {

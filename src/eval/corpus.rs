@@ -150,10 +150,8 @@ impl Corpus {
                 );
                 return Err(pairs.refused(index, reason).into());
             }
-            target.check(spec).map_err(|source| EvalError::Document {
-                number: index + 1,
-                source: Box::new(source),
-            })?;
+            let checked = target.check(spec);
+            checked.map_err(|error| pairs.refused(index, error.to_string()))?;
             corpus.documents.push(Document {
                 index,
                 windows: vec![Window::new(target, weight, tokenizer)],

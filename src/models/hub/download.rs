@@ -1,7 +1,7 @@
 //! One file from the hub into the cache.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -27,7 +27,21 @@ pub(super) fn fetch_file(
     if repository.snapshot.join(file).exists() {
         return Ok(());
     }
-    persist(|| try_fetch(repository, file, progress))
+    let mut furthest = 0;
+    loop {
+        let before = furthest;
+        let done = persist(|| {
+            try_fetch(repository, file, &mut |at| {
+                furthest = furthest.max(at.received);
+                progress(at);
+            })
+        });
+        // A long download may break off any number of times, as long as it gets on.
+        match done {
+            Err(HubError::Interrupted { .. }) if furthest > before => {}
+            done => return done,
+        }
+    }
 }
 
 fn try_fetch(
@@ -58,6 +72,8 @@ fn try_fetch(
                 progress(at);
                 sleep(POLL);
             }
+            // Some network file systems have no locks; two processes that download there at once may fail.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => break,
             Err(TryLockError::Error(error)) => return Err(on_disk(error)),
         }
     }

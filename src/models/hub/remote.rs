@@ -90,7 +90,7 @@ impl<'a> Remote<'a> {
         );
         let mut answer = self.get(&url, super::CONFIG, None, REDIRECTS)?;
         let json = answer.body_mut().read_to_vec();
-        let json = json.map_err(|error| self.unreachable(error))?;
+        let json = json.map_err(|error| self.failed(error))?;
         let info: RepositoryInfo = serde_json::from_slice(&json).map_err(|e| self.strange(e))?;
         Ok(Info {
             commit: info.sha,
@@ -159,7 +159,7 @@ impl<'a> Remote<'a> {
             request = request.header("range", range);
         }
         let request = request.config().max_redirects(redirects).build();
-        let answer = request.call().map_err(|error| self.unreachable(error))?;
+        let answer = request.call().map_err(|error| self.failed(error))?;
         let (endpoint, repository) = (self.hub.endpoint.clone(), self.id.to_string());
         let status = answer.status();
         if status.is_success() || status.is_redirection() {
@@ -193,10 +193,15 @@ impl<'a> Remote<'a> {
         self.hub.endpoint.trim_end_matches('/')
     }
 
-    fn unreachable(&self, error: ureq::Error) -> HubError {
-        HubError::Unreachable {
-            endpoint: self.hub.endpoint.clone(),
-            reason: error.to_string(),
+    /// What is said of a request without an answer: whether another attempt may have one.
+    fn failed(&self, error: ureq::Error) -> HubError {
+        use ureq::Error::{ConnectionFailed, HostNotFound, Io, Timeout};
+        match error {
+            Io(_) | Timeout(_) | HostNotFound | ConnectionFailed => HubError::Unreachable {
+                endpoint: self.hub.endpoint.clone(),
+                reason: error.to_string(),
+            },
+            error => self.strange(error),
         }
     }
 
