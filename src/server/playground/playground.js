@@ -79,7 +79,6 @@ function request() {
   number("block_length", diffusion);
   number("temperature", body);
   number("top_p", body);
-  number("min_p", body);
   number("seed", body);
   if (Object.keys(diffusion).length) body.diffusion = diffusion;
   const text = $("text").value;
