@@ -15,7 +15,7 @@ const MOST_BYTES: usize = 1 << 21;
 /// what is left is put off to the next step. It takes some tens of milliseconds.
 ///
 /// A step looks at one slot and commits one token at least, so that it may go beyond the share by two passes over
-/// a gap ([`MAX_PASS`]) and by finding the tokens between two sets, which never takes more than a share since an
+/// a gap (`MAX_PASS`) and by finding the tokens between two sets, which never takes more than a share since an
 /// automaton's edges and sets of tokens have 64 MiB at most.
 pub const STEP_WORK: usize = 1 << 26;
 
