@@ -1,0 +1,261 @@
+//! A hub on this machine, which speaks the hub's paths.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use unmask::models::hub::{Hub, HubError, RepositoryId};
+
+use crate::support::golden;
+
+pub const REPOSITORY: &str = "tiny/llada";
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub const LATER_COMMIT: &str = "89abcdef0123456789abcdef0123456789abcdef";
+
+/// What the hub holds and how it behaves.
+pub struct Contents {
+    pub commit: &'static str,
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Who may not have a token goes in with this status.
+    pub denied: Option<StatusCode>,
+    /// The only token that is let in.
+    pub token: Option<&'static str>,
+    /// Files of which so many downloads break off after half of what they should bring.
+    pub broken: HashMap<String, usize>,
+    /// Files of which so many downloads stop after half of what they should bring, and stay open.
+    pub stalled: HashMap<String, usize>,
+    /// What the next requests whose paths end so are answered with.
+    pub failing: Vec<(&'static str, StatusCode)>,
+    /// Whether files are elsewhere on the hub than where they are asked for.
+    pub moved: bool,
+    /// What stands before every etag.
+    pub etag_prefix: &'static str,
+    /// The requests that came: method-less paths with the range that they asked for.
+    pub requests: Vec<(String, Option<String>)>,
+}
+
+type Shared = Arc<Mutex<Contents>>;
+
+/// A hub on this machine.
+pub struct TestHub {
+    pub url: String,
+    pub contents: Shared,
+    pub cache: TempDir,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl TestHub {
+    /// A hub that has the files of a golden checkpoint and one that nobody needs.
+    pub fn of(golden_name: &str) -> Self {
+        let mut files: BTreeMap<String, Vec<u8>> = std::fs::read_dir(golden(golden_name))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+            .map(|path| {
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                (name, std::fs::read(path).unwrap())
+            })
+            .collect();
+        files.insert("pytorch_model.bin".into(), b"pickle".to_vec());
+        Self::with(files)
+    }
+
+    pub fn with(files: BTreeMap<String, Vec<u8>>) -> Self {
+        let contents = Arc::new(Mutex::new(Contents {
+            commit: COMMIT,
+            files,
+            denied: None,
+            token: None,
+            broken: HashMap::new(),
+            stalled: HashMap::new(),
+            failing: Vec::new(),
+            moved: false,
+            etag_prefix: "",
+            requests: Vec::new(),
+        }));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().fallback(answer).with_state(contents.clone());
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        Self {
+            url,
+            contents,
+            cache: tempfile::tempdir().unwrap(),
+            _runtime: runtime,
+        }
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut Contents)) {
+        change(&mut self.contents.lock().unwrap());
+    }
+
+    pub fn hub(&self) -> Hub {
+        Hub::new(self.cache.path()).with_endpoint(&self.url)
+    }
+
+    pub fn fetch(&self) -> Result<PathBuf, HubError> {
+        self.hub().fetch(&id(), "main", &mut |_| {})
+    }
+
+    /// Downloads of a file's bytes: its requests but those for its metadata.
+    pub fn downloads(&self, file: &str) -> Vec<String> {
+        let contents = self.contents.lock().unwrap();
+        let of_file = contents
+            .requests
+            .iter()
+            .filter(|(path, _)| path.ends_with(file));
+        of_file
+            .filter_map(|(_, range)| range.clone())
+            .filter(|range| range != "bytes=0-0")
+            .collect()
+    }
+
+    /// Runs `unmask` with this hub and cache in its environment.
+    pub fn unmask(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_unmask"))
+            .args(arguments)
+            .env_remove("HF_HUB_CACHE")
+            .env_remove("HF_TOKEN")
+            .env_remove("HF_HUB_OFFLINE")
+            .env("HF_HOME", self.cache.path())
+            .env("HF_ENDPOINT", &self.url)
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+    }
+}
+
+pub fn id() -> RepositoryId {
+    RepositoryId::parse(REPOSITORY).unwrap()
+}
+
+async fn answer(State(contents): State<Shared>, request: Request) -> Response {
+    let mut contents = contents.lock().unwrap();
+    let path = request.uri().path().to_owned();
+    let range = text(request.headers(), header::RANGE.as_str());
+    contents.requests.push((path.clone(), range.clone()));
+    let token = text(request.headers(), header::AUTHORIZATION.as_str());
+    let expected = contents.token.map(|token| format!("Bearer {token}"));
+    if let Some(status) = contents.denied
+        && (token.is_none() || token != expected)
+    {
+        return status.into_response();
+    }
+    let fails = |(ending, _): &(&str, _)| path.ends_with(ending);
+    if let Some(index) = contents.failing.iter().position(fails) {
+        return contents.failing.remove(index).1.into_response();
+    }
+    if let Some(revision) = path.strip_prefix(&format!("/api/models/{REPOSITORY}/revision/")) {
+        if revision != "main" && revision != contents.commit {
+            return StatusCode::NOT_FOUND.into_response();
+        }
+        let names = contents.files.keys();
+        let siblings: Vec<Value> = names.map(|name| json!({"rfilename": name})).collect();
+        let info = json!({"id": REPOSITORY, "sha": contents.commit, "siblings": siblings});
+        return axum::Json(info).into_response();
+    }
+    let prefix = format!("/{REPOSITORY}/resolve/{}/", contents.commit);
+    if contents.moved && path.starts_with(&prefix) {
+        return Redirect::temporary(&format!("/elsewhere{path}")).into_response();
+    }
+    let path = path.strip_prefix("/elsewhere").unwrap_or(&path);
+    let Some(name) = path.strip_prefix(&prefix) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let Some(bytes) = contents.files.get(name).cloned() else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let mut end = End::Whole;
+    if range.as_deref() != Some("bytes=0-0") {
+        let contents = &mut *contents;
+        for (files, then) in [
+            (&mut contents.broken, End::Broken),
+            (&mut contents.stalled, End::Stalled),
+        ] {
+            if let Some(times) = files.get_mut(name).filter(|times| **times > 0) {
+                *times -= 1;
+                end = then;
+            }
+        }
+    }
+    let mut answer = file(&bytes, &range.unwrap(), contents.commit, end);
+    let etag = format!("\"{}{}\"", contents.etag_prefix, etag(&bytes));
+    answer
+        .headers_mut()
+        .insert(header::ETAG, etag.parse().unwrap());
+    answer
+}
+
+/// How an answer ends: as it should, or after its first half.
+#[derive(Clone, Copy)]
+enum End {
+    Whole,
+    Broken,
+    Stalled,
+}
+
+/// The part of a file that a range asks for.
+fn file(bytes: &[u8], range: &str, commit: &str, ending: End) -> Response {
+    let (start, end) = range
+        .strip_prefix("bytes=")
+        .unwrap()
+        .split_once('-')
+        .unwrap();
+    let start: usize = start.parse().unwrap();
+    let end = end.parse().map_or(bytes.len(), |last: usize| last + 1);
+    if start >= bytes.len() {
+        return StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+    }
+    let part = bytes[start..end].to_vec();
+    let response = Response::builder()
+        .status(StatusCode::PARTIAL_CONTENT)
+        .header("x-repo-commit", commit)
+        .header("x-linked-size", bytes.len())
+        .header(header::CONTENT_LENGTH, part.len())
+        .header(
+            header::CONTENT_RANGE,
+            format!("bytes {start}-{}/{}", end - 1, bytes.len()),
+        );
+    let half = part[..part.len() / 2].to_vec();
+    let body = match ending {
+        End::Whole => Body::from(part),
+        End::Broken => {
+            // By then the half is on its way.
+            let broken = stream::once(async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Err(std::io::Error::other("broken off"))
+            });
+            Body::from_stream(stream::iter([Ok(half)]).chain(broken))
+        }
+        End::Stalled => {
+            let half = stream::iter([std::io::Result::Ok(half)]);
+            Body::from_stream(half.chain(stream::pending()))
+        }
+    };
+    response.body(body).unwrap()
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().unwrap().to_owned())
+}
+
+/// As different as the contents are.
+pub fn etag(bytes: &[u8]) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
