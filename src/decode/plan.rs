@@ -13,7 +13,8 @@ use crate::sampling::{Basis, FilterOrder, LogitBias};
 /// The most steps of a plan: above any published sampler's.
 pub const MAX_STEPS: usize = 10_000;
 
-/// The largest guidance scale, which errors name as well: far above any that is of use, and low enough that no logit overflows.
+/// The largest guidance scale, which errors name as well: far above any that is of use, and low enough that no logit
+/// overflows.
 pub const MAX_GUIDANCE_SCALE: f32 = 1000.0;
 
 /// A plan, or a part of one, that cannot be followed.

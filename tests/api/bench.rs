@@ -103,6 +103,19 @@ fn every_load_counts_its_requests_tokens_and_times_in_a_table_json_and_a_plot() 
     );
 }
 
+/// A server that asks for the key `sk-key`.
+async fn keyed_server() -> Server {
+    let access = Access {
+        keys: ApiKeys::new(["sk-key"]).unwrap(),
+        ..Access::default()
+    };
+    let setup = Setup {
+        access,
+        ..Setup::default()
+    };
+    Server::with(Mock::uniform(), setup).await
+}
+
 #[tokio::test]
 async fn a_file_of_requests_is_sent_to_a_running_server_and_errors_are_counted_by_status() {
     let folder = tempfile::tempdir().unwrap();
@@ -113,15 +126,7 @@ async fn a_file_of_requests_is_sent_to_a_running_server_and_errors_are_counted_b
             json!({"prompt": "ab", "max_tokens": 0}),
         ],
     );
-    let access = Access {
-        keys: ApiKeys::new(["sk-key"]).unwrap(),
-        ..Access::default()
-    };
-    let setup = Setup {
-        access,
-        ..Setup::default()
-    };
-    let server = Server::with(Mock::uniform(), setup).await;
+    let server = keyed_server().await;
     let arguments = [
         "--requests",
         &requests,
@@ -220,15 +225,7 @@ fn a_key_without_the_server_that_asks_for_it_is_refused_unless_it_is_the_environ
 
 #[tokio::test]
 async fn the_environment_s_key_is_sent_to_the_server_at_the_url() {
-    let access = Access {
-        keys: ApiKeys::new(["sk-key"]).unwrap(),
-        ..Access::default()
-    };
-    let setup = Setup {
-        access,
-        ..Setup::default()
-    };
-    let server = Server::with(Mock::uniform(), setup).await;
+    let server = keyed_server().await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_unmask"));
     let load = "bench serve --concurrency 1 --requests-count 1 --warm-up 0 --gap-tokens 2 --url";
     command.args(load.split(' ')).arg(&server.url);

@@ -170,6 +170,7 @@ mod tests {
         assert_eq!(found(&[("tokenizer.json", "{}")]), None);
         assert_eq!(found(&[]), None);
     }
+
     #[test]
     fn the_end_of_a_text_is_the_one_that_is_declared_and_no_other() {
         let vocabulary = ("vocab.json", r#"{"<|endoftext|>": 3, "</s>": 4}"#);
