@@ -11,7 +11,6 @@ use dit::{
 };
 use support::max_difference;
 use unmask::canvas::TokenId;
-use unmask::models::bd3lm::scoring_pattern;
 use unmask::models::{AttentionPattern, Denoiser, KvPool, RaggedBatch, Segment};
 
 fn block_length(model: &dyn Denoiser) -> usize {
@@ -28,7 +27,7 @@ fn scoring_batch(model: &dyn Denoiser, input: &[Vec<TokenId>], sigmas: &[f32]) -
         let length = tokens.len() / 2;
         let positions: Vec<u32> = (0..length as u32).collect();
         let segment = Segment {
-            allowed: Some(scoring_pattern(length, block_length(model))),
+            allowed: Some(model.spec().attention.allowed_in_scoring(length)),
             sigma: Some(*sigma),
             ..Segment::default()
         };

@@ -9,10 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::likelihood::{self, Estimator};
 use unmask::eval::{
-    Corpus, DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, Selection, SpeedReport,
-    bound, infill, plot, speed,
+    Corpus, DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report,
+    SPANS_ARE_FOR_BIDIRECTIONAL, Selection, SpeedReport, bound, infill, plot, speed,
 };
-use unmask::models::{Denoiser, ForwardProcess};
+use unmask::models::{AttentionPattern, Denoiser, ForwardProcess, ModelSpec};
 use unmask::text::documents::read_documents;
 use unmask::text::pairs::Pairs;
 
@@ -20,8 +20,8 @@ use crate::cli::all_succeeded;
 use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Shown below the help.
-pub const EXAMPLES: &str = "Evaluated are bidirectional models that give logits without being told the noise level: not block-causal
-ones (LLaDA2, SDAR, BD3-LM, some of A2D), and not SEDD.
+pub const EXAMPLES: &str = "Evaluated are models that give logits without being told the noise level: not SEDD. Of block-causal ones
+(LLaDA2, SDAR, BD3-LM, some of A2D) only the likelihood is, block after block.
 
 Examples:
   unmask eval --data valid.txt.zst
@@ -70,7 +70,8 @@ struct DataOptions {
     /// Windows of each document evaluated at most, one at random from each of as many equal parts of it
     #[arg(long, value_name = "N", default_value_t = 2)]
     windows: usize,
-    /// Longest window in tokens; a longer document is cut into equal ones [default: the model's context]
+    /// Longest window in tokens; a longer document is cut into equal ones [default: the model's context, of a
+    /// block-causal model 4096 at most]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
 }
@@ -125,6 +126,18 @@ impl Part {
             Self::Speed => "speed",
         }
     }
+
+    /// Why this part is not measured of such a model, if it is not.
+    fn reason_against(self, spec: &ModelSpec) -> Option<&'static str> {
+        let is_bidirectional = spec.attention == AttentionPattern::Bidirectional;
+        match self {
+            Self::Infill | Self::Speed if !is_bidirectional => Some(SPANS_ARE_FOR_BIDIRECTIONAL),
+            Self::Speed if spec.process() == ForwardProcess::Uniform => {
+                Some(speed::THRESHOLDS_ARE_FOR_MASKS)
+            }
+            Self::Likelihood | Self::Infill | Self::Speed => None,
+        }
+    }
 }
 
 /// Runs `unmask eval`.
@@ -133,13 +146,25 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     let spec = checkpoint.spec()?;
     unmask::eval::check(&spec)?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let uniform = spec.process() == ForwardProcess::Uniform;
-    let measured: Vec<Part> = Part::ALL
+    let (measured, left_out): (Vec<Part>, Vec<Part>) = Part::ALL
         .into_iter()
-        .filter(|part| args.parts.contains(part) && !(uniform && *part == Part::Speed))
+        .filter(|part| args.parts.contains(part))
+        .partition(|part| part.reason_against(&spec).is_none());
+    let left_out: Vec<LeftOut> = left_out
+        .into_iter()
+        .filter_map(|part| {
+            let reason = part.reason_against(&spec)?;
+            let measure = part.name().to_owned();
+            Some(LeftOut { measure, reason })
+        })
         .collect();
+    if measured.is_empty()
+        && let Some(LeftOut { measure, reason }) = left_out.first()
+    {
+        bail!("--parts {measure} is not measured of this model: {reason}");
+    }
     let measures = |part: Part| measured.contains(&part);
-    args.check_options(&measured)?;
+    args.check_options(&measured, &spec)?;
     let (likelihood, infill, speed) = (args.likelihood(), args.infill(), args.speed());
     if measures(Part::Likelihood) {
         likelihood.check()?;
@@ -190,12 +215,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     };
     let mut failed: Vec<anyhow::Error> = Vec::new();
     failed.extend(measure(model, &corpus, settings, &mut report).err());
-    if args.parts.contains(&Part::Speed) && uniform {
-        report.left_out.push(LeftOut {
-            measure: "speed".to_owned(),
-            reason: speed::THRESHOLDS_ARE_FOR_MASKS,
-        });
-    }
+    report.left_out.extend(left_out);
     failed.extend(print_report(&report, args.json).err());
     if let Some(folder) = &args.out {
         failed.extend(write_report(folder, &report));
@@ -285,7 +305,7 @@ fn measure(
 
 impl EvalArgs {
     /// Refuses options that no measured part has a use for.
-    fn check_options(&self, measured: &[Part]) -> anyhow::Result<()> {
+    fn check_options(&self, measured: &[Part], spec: &ModelSpec) -> anyhow::Result<()> {
         let (likelihood, spans) = (&self.likelihood_options, &self.span_options);
         let options: [(&str, bool, &[Part]); 6] = [
             ("draws", likelihood.draws.is_some(), &[Part::Likelihood]),
@@ -309,9 +329,8 @@ impl EvalArgs {
             }
             let names: Vec<&str> = parts.iter().map(|part| part.name()).collect();
             let names = names.join(" or ");
-            // What was asked for and is not measured, the process of the model rules out.
-            if parts.iter().any(|part| self.parts.contains(part)) {
-                let reason = speed::THRESHOLDS_ARE_FOR_MASKS;
+            let asked_for = parts.iter().filter(|part| self.parts.contains(part));
+            if let Some(reason) = asked_for.filter_map(|p| p.reason_against(spec)).next() {
                 bail!("--{option} is for --parts {names}, not measured of this model: {reason}");
             }
             bail!("--{option} is for --parts {names}");

@@ -16,7 +16,7 @@ pub struct Selection {
     /// At most this many windows a document, one at random from each of as many equal parts of it; at
     /// least 1.
     pub windows: usize,
-    /// Longest window in tokens, from 2 to the model's context; `None` is the model's context.
+    /// Longest window in tokens, from 2 to the [`max_context`](super::max_context) of the model; `None` is that.
     pub context: Option<usize>,
     /// Seed of the choice.
     pub seed: u64,
@@ -163,10 +163,14 @@ impl Corpus {
 
     /// Checks a selection of so many documents; none of them is in it yet.
     fn empty(available: usize, spec: &ModelSpec, selection: &Selection) -> Result<Self, EvalError> {
-        let limit = spec.max_canvas;
+        let limit = super::max_context(spec);
         let context = selection.context.unwrap_or(limit);
         if !(2..=limit).contains(&context) {
-            let allowed = format!("2 to the model's context of {limit} tokens");
+            let whose = match limit == spec.max_canvas {
+                true => "the model's context of",
+                false => "what is evaluated of a block-causal model,",
+            };
+            let allowed = format!("2 to {whose} {limit} tokens");
             return Err(EvalError::setting("context", context, allowed));
         }
         for (field, value) in [

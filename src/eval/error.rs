@@ -46,12 +46,14 @@ pub enum EvalError {
         /// The slot.
         slot: usize,
     },
-    /// A sequence longer than the model's context.
-    #[error("the sequence has {length} tokens, prompt included; the model's limit is {limit}")]
+    /// A sequence longer than the model's context, or than what is evaluated of it.
+    #[error(
+        "the sequence has {length} tokens, prompt included; the limit for this model is {limit}"
+    )]
     TooLong {
         /// Tokens of the sequence.
         length: usize,
-        /// The model's limit.
+        /// [`max_context`](super::max_context).
         limit: usize,
     },
     /// The sequence itself holds the mask token.

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::scorer::{MaskedTarget, Scorer};
 use super::spans::{self, MaskedWindow, denoised, masked_windows};
+use super::supported::check_spans;
 use super::{Corpus, EvalError, Measure, decoding};
 use crate::canvas::TokenId;
 use crate::engine::Engine;
@@ -85,7 +86,7 @@ pub struct Decoded {
 /// of windows · rates in all.
 ///
 /// # Errors
-/// If a setting is out of range, or the model fails.
+/// If a setting is out of range, the model is block-causal, or it fails.
 pub fn one_forward(
     model: &dyn Denoiser,
     corpus: &Corpus,
@@ -93,6 +94,7 @@ pub fn one_forward(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<OneForward>, EvalError> {
     settings.check()?;
+    check_spans(model.spec())?;
     let scorer = Scorer::new(model, 0.0)?;
     at_each_rate(corpus, usize::MAX, settings, |mask_rate, windows| {
         let sequences: Vec<MaskedTarget> = windows.iter().map(MaskedWindow::sequence).collect();
@@ -127,7 +129,7 @@ pub fn one_forward(
 /// `progress` is told of windows that are done, of windows · rates in all.
 ///
 /// # Errors
-/// If a setting is out of range, or the engine fails.
+/// If a setting is out of range, the model is block-causal, or the engine fails.
 pub fn decoded(
     engine: &Engine,
     corpus: &Corpus,
@@ -136,6 +138,7 @@ pub fn decoded(
 ) -> Result<Vec<Decoded>, EvalError> {
     settings.check()?;
     let spec = engine.spec();
+    check_spans(spec)?;
     let plan = decoding::greedy(&spec.default_plan);
     at_each_rate(
         corpus,

@@ -12,6 +12,11 @@
 //! number of masked slots. A model of the uniform process has a loss at every slot, which is not a function
 //! of M alone; only the first line carries over to it. Prompt slots are never masked, and what is bounded
 //! is −ln p(target | prompt), given its length.
+//!
+//! A block-causal model predicts block after block, each after the clean text before it, so that its NELBO is
+//! the sum of that of its blocks, with L the scored slots of the block (BD3-LM, arXiv:2503.09573, eq. 8). A draw
+//! masks slots of every block, at a level of the block's own, and one forward scores them all
+//! ([`AttentionPattern::allowed_in_scoring`](crate::models::AttentionPattern::allowed_in_scoring)).
 
 use serde::Serialize;
 
@@ -20,7 +25,7 @@ use super::words::Words;
 use super::{EvalError, Target, uniform};
 use crate::decode::MAX_GUIDANCE_SCALE;
 use crate::diffusion::Schedule;
-use crate::models::{Corruption, Denoiser};
+use crate::models::{AttentionPattern, Corruption, Denoiser};
 use crate::sampling::philox::Stream;
 
 /// Why [`Estimator::ExactCount`] is not for models of the uniform process.
@@ -61,50 +66,59 @@ impl Estimator {
         }
     }
 
-    /// One group of `strata` draws for `target`. Draws of other (seed, group, index) are independent;
-    /// `index` tells targets apart.
+    /// One group of `strata` draws for `target` and a model of the attention pattern `attention`. Draws of
+    /// other (seed, group, index) are independent; `index` tells targets apart. The blocks of a block-causal
+    /// model have draws of their own.
     ///
     /// # Panics
     /// If the target has no scored slot.
     pub fn draws(
         self,
         target: &Target,
+        attention: AttentionPattern,
         strata: usize,
         seed: u64,
         group: usize,
         index: usize,
     ) -> Vec<Draw> {
-        let length = target.slots.len();
+        assert!(!target.slots.is_empty());
+        let stream = match self {
+            Self::ExactCount => Stream::MaskCount,
+            Self::ContinuousTime => Stream::MaskTime,
+        };
+        let mut words = Words::new(seed, group, index, stream);
+        let mut draws = vec![Draw::default(); strata];
+        let blocks = target
+            .slots
+            .chunk_by(|a, b| attention.block_of(*a) == attention.block_of(*b));
+        for block in blocks {
+            self.add_block(block, &mut words, &mut draws);
+        }
+        draws
+    }
+
+    /// Masks slots of one block in every draw of a group.
+    fn add_block(self, block: &[usize], words: &mut Words, draws: &mut [Draw]) {
+        let (length, strata) = (block.len(), draws.len());
         match self {
             Self::ExactCount => {
-                let mut words = Words::new(seed, group, index, Stream::MaskCount);
                 let first = 1 + words.below(length);
-                mask_counts(first, length, strata)
-                    .map(|count| Draw {
-                        masked: words
-                            .choose(length, count)
-                            .into_iter()
-                            .map(|i| target.slots[i])
-                            .collect(),
-                        weight: length as f64 / count as f64,
-                    })
-                    .collect()
+                for (draw, count) in draws.iter_mut().zip(mask_counts(first, length, strata)) {
+                    let weight = length as f64 / count as f64;
+                    let masked = words.choose(length, count).into_iter();
+                    draw.extend(masked.map(|i| block[i]), weight);
+                }
             }
             Self::ContinuousTime => {
-                let mut words = Words::new(seed, group, index, Stream::MaskTime);
                 let shift = words.uniform();
                 let schedule = Schedule::LogLinear;
-                (0..strata)
-                    .map(|stratum| {
-                        let time = (stratum as f64 + shift) / strata as f64;
-                        let chance = schedule.one_minus_alpha(time);
-                        let slots = target.slots.iter().copied();
-                        Draw {
-                            masked: slots.filter(|_| words.uniform() < chance).collect(),
-                            weight: schedule.weight(time),
-                        }
-                    })
-                    .collect()
+                for (stratum, draw) in draws.iter_mut().enumerate() {
+                    let time = (stratum as f64 + shift) / strata as f64;
+                    let chance = schedule.one_minus_alpha(time);
+                    let slots = block.iter().copied();
+                    let masked = slots.filter(|_| words.uniform() < chance);
+                    draw.extend(masked, schedule.weight(time));
+                }
             }
         }
     }
@@ -122,13 +136,37 @@ fn mask_counts(first: usize, length: usize, strata: usize) -> impl Iterator<Item
     })
 }
 
-/// One draw of an estimator: which slots are masked, and what their cross-entropy is weighted with.
-#[derive(Debug, Clone, PartialEq)]
+/// One draw of an estimator: which slots are masked, and what their cross-entropies are weighted with.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Draw {
-    /// Masked slots, ascending; scored slots of the target.
-    pub masked: Vec<usize>,
-    /// The weight: L / x, or 1 / t.
-    pub weight: f64,
+    masked: Vec<usize>,
+    weights: Vec<f64>,
+}
+
+impl Draw {
+    /// A draw that masks `masked`, scored slots of the target in ascending order, and weighs the cross-entropy
+    /// of each with `weight`: L / x, or 1 / t.
+    pub fn new(masked: impl IntoIterator<Item = usize>, weight: f64) -> Self {
+        let mut draw = Self::default();
+        draw.extend(masked, weight);
+        draw
+    }
+
+    /// Masks more slots, all of them behind the others.
+    fn extend(&mut self, masked: impl IntoIterator<Item = usize>, weight: f64) {
+        self.masked.extend(masked);
+        self.weights.resize(self.masked.len(), weight);
+    }
+
+    /// Masked slots, ascending.
+    pub fn masked(&self) -> &[usize] {
+        &self.masked
+    }
+
+    /// The weight of each masked slot's cross-entropy; of slots of one block it is the same.
+    pub fn weights(&self) -> &[f64] {
+        &self.weights
+    }
 }
 
 /// The most draws of a group, and the most groups: all draws of a group are held at once.
@@ -231,7 +269,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Weight · Σ −ln p(x_i | rest) over the masked slots, in nats, of each of `draws`: a single-draw
+/// Σ −weight · ln p(x_i | rest) over the masked slots, in nats, of each of `draws`: a single-draw
 /// estimate of the NELBO each. For draws that were recorded or enumerated.
 ///
 /// # Errors
@@ -303,8 +341,9 @@ pub fn estimate(
     let mut draws = (0..targets.len())
         .flat_map(|index| (0..groups).map(move |group| (index, group)))
         .flat_map(|(index, group)| {
-            let draws = estimator.draws(targets[index], strata, settings.seed, group, index);
-            draws.into_iter().map(move |draw| (targets[index], draw))
+            let (target, attention) = (targets[index], model.spec().attention);
+            let draws = estimator.draws(target, attention, strata, settings.seed, group, index);
+            draws.into_iter().map(move |draw| (target, draw))
         });
     let mut losses = Vec::with_capacity(targets.len() * groups * strata);
     loop {
@@ -339,8 +378,10 @@ fn draw_losses(
         .iter()
         .zip(scores)
         .map(|((_, draw), scores)| {
-            let cross_entropy: f64 = scores.iter().map(|score| -score.log_probability).sum();
-            draw.weight * cross_entropy
+            let weighted = scores.iter().zip(&draw.weights);
+            weighted
+                .map(|(score, weight)| -weight * score.log_probability)
+                .sum()
         })
         .collect())
 }
@@ -350,6 +391,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn cases(block_length: usize) -> impl Iterator<Item = (Estimator, AttentionPattern)> {
+        let patterns = [
+            AttentionPattern::Bidirectional,
+            AttentionPattern::BlockCausal { block_length },
+        ];
+        let estimators = Estimator::ALL.into_iter();
+        estimators.flat_map(move |estimator| patterns.map(|pattern| (estimator, pattern)))
+    }
 
     proptest! {
         #[test]
@@ -376,20 +426,32 @@ mod tests {
             prompt in 0usize..9,
             answer in 1usize..30,
             strata in 1usize..9,
+            block_length in 1usize..12,
             seed in any::<u64>(),
         ) {
             let target = Target::after_prompt(&vec![1; prompt], &vec![2; answer]);
-            for estimator in Estimator::ALL {
-                let draws = estimator.draws(&target, strata, seed, 0, 0);
-                prop_assert_eq!(&draws, &estimator.draws(&target, strata, seed, 0, 0));
+            let slots = || prompt..prompt + answer;
+            for (estimator, attention) in cases(block_length) {
+                let draws = estimator.draws(&target, attention, strata, seed, 0, 0);
+                prop_assert_eq!(&draws, &estimator.draws(&target, attention, strata, seed, 0, 0));
                 prop_assert_eq!(draws.len(), strata);
                 for draw in draws {
                     prop_assert!(draw.masked.iter().all(|slot| *slot >= prompt));
                     prop_assert!(draw.masked.is_sorted_by(|a, b| a < b));
-                    prop_assert!(draw.weight >= 1.0 && draw.weight.is_finite());
-                    if estimator == Estimator::ExactCount {
-                        let weight = answer as f64 / draw.masked.len() as f64;
-                        prop_assert_eq!(draw.weight, weight);
+                    prop_assert!(draw.weights.iter().all(|w| *w >= 1.0 && w.is_finite()));
+                    prop_assert_eq!(draw.weights.len(), draw.masked.len());
+                    if estimator == Estimator::ContinuousTime {
+                        continue;
+                    }
+                    // Every block has masked slots, that weigh its length over their number.
+                    for slot in slots() {
+                        let alike = |other: &usize| attention.block_of(*other) == attention.block_of(slot);
+                        let length = slots().filter(alike).count() as f64;
+                        let masked = draw.masked.iter().copied().filter(alike).count() as f64;
+                        prop_assert!(masked >= 1.0);
+                        if let Ok(place) = draw.masked.binary_search(&slot) {
+                            prop_assert_eq!(draw.weights[place], length / masked);
+                        }
                     }
                 }
             }
@@ -398,13 +460,19 @@ mod tests {
 
     #[test]
     fn times_fall_one_in_each_stratum() {
-        let target = Target::whole(vec![1]);
-        for seed in 0..50 {
-            let draws = Estimator::ContinuousTime.draws(&target, 8, seed, 0, 0);
+        let target = Target::whole(vec![1; 3]);
+        let mut seen = 0;
+        for (seed, block_length) in (0..50).flat_map(|seed| [1, 3].map(|length| (seed, length))) {
+            let attention = AttentionPattern::BlockCausal { block_length };
+            let draws = Estimator::ContinuousTime.draws(&target, attention, 8, seed, 0, 0);
             for (stratum, draw) in draws.iter().enumerate() {
-                assert_eq!((8.0 / draw.weight) as usize, stratum);
+                for weight in draw.weights() {
+                    assert_eq!((8.0 / weight) as usize, stratum);
+                    seen += 1;
+                }
             }
         }
+        assert!(seen > 0);
     }
 
     #[test]

@@ -34,5 +34,5 @@ pub use corpus::{Corpus, Document, Selection, Window};
 pub use error::EvalError;
 pub use measure::Measure;
 pub use report::{DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, SpeedReport};
-pub use supported::check;
+pub use supported::{SPANS_ARE_FOR_BIDIRECTIONAL, check, max_context};
 pub use target::Target;

@@ -1,5 +1,8 @@
 //! The forward pass of an evaluation: partly masked sequences in, what the model says of their masked
-//! slots out. For a model of the uniform process, masked slots hold random tokens.
+//! slots out. For a model of the uniform process, masked slots hold random tokens; a block-causal model is told
+//! of each block after the clean ones before it.
+
+use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
@@ -7,7 +10,7 @@ use super::batches::{HEAD_ROWS, batches};
 use super::words::Words;
 use super::{EvalError, Target};
 use crate::canvas::{Blank, Canvas, CanvasError, TokenId};
-use crate::models::{Denoiser, Parameterisation, RaggedBatch};
+use crate::models::{AttentionPattern, Denoiser, Parameterisation, RaggedBatch, Segment};
 use crate::sampling::philox::Stream;
 
 /// What the model says of one masked slot.
@@ -95,7 +98,7 @@ impl<'a> Scorer<'a> {
     /// sequence whose prompt is masked; 0 is off.
     ///
     /// # Errors
-    /// [`EvalError::Unsupported`], or the device fails.
+    /// [`EvalError::Unsupported`], also where the model is block-causal and guided, or the device fails.
     pub fn new(model: &'a dyn Denoiser, guidance_scale: f64) -> Result<Self, EvalError> {
         let spec = model.spec();
         super::check(spec)?;
@@ -104,6 +107,12 @@ impl<'a> Scorer<'a> {
             return Err(EvalError::Unsupported {
                 family: spec.family,
                 reason: "guidance needs a mask token, and it was trained on the uniform process",
+            });
+        }
+        if guidance_scale > 0.0 && spec.attention != AttentionPattern::Bidirectional {
+            return Err(EvalError::Unsupported {
+                family: spec.family,
+                reason: "guidance masks the prompt, which a block-causal model reads in clean blocks",
             });
         }
         let mut bias = vec![0.0f32; spec.vocab_size];
@@ -131,28 +140,64 @@ impl<'a> Scorer<'a> {
             sequence.target.check(self.model.spec())?;
         }
         let mut scores = Vec::with_capacity(sequences.len());
-        for batch in batches(sequences, |sequence| sequence.target.tokens.len()) {
+        for batch in batches(sequences, |sequence| self.rows(sequence)) {
             scores.extend(self.score_batch(batch)?);
             progress(batch.len());
         }
         Ok(scores)
     }
 
-    fn score_batch(&self, sequences: &[MaskedTarget]) -> Result<Vec<Vec<SlotScore>>, EvalError> {
+    /// Rows of the batch that a sequence takes.
+    fn rows(&self, sequence: &MaskedTarget) -> usize {
+        let length = sequence.target.tokens.len();
+        match self.model.spec().attention {
+            AttentionPattern::Bidirectional => length,
+            AttentionPattern::BlockCausal { .. } => 2 * length,
+        }
+    }
+
+    /// Appends a sequence, of a block-causal model followed by its clean tokens; returns its rows.
+    fn push(&self, batch: &mut RaggedBatch, sequence: &MaskedTarget) -> Range<usize> {
+        let tokens = sequence.tokens(self.blank);
+        let attention = self.model.spec().attention;
+        if attention == AttentionPattern::Bidirectional {
+            return batch.push(tokens);
+        }
+        let length = tokens.len();
+        let positions: Vec<u32> = (0..length as u32).collect();
+        let segment = Segment {
+            allowed: Some(attention.allowed_in_scoring(length)),
+            ..Segment::default()
+        };
+        let both = [tokens, sequence.target.tokens.clone()].concat();
+        batch.push_segment(&both, &positions.repeat(2), segment)
+    }
+
+    /// Where the logits of a slot are read, from the sequence's first row on: those of a slot before its block
+    /// in the clean tokens.
+    fn row(&self, sequence: &MaskedTarget, slot: usize) -> usize {
         let spec = self.model.spec();
+        let row = slot.saturating_sub(spec.logit_shift);
+        match spec.attention.block_of(row) == spec.attention.block_of(slot) {
+            true => row,
+            false => sequence.target.tokens.len() + row,
+        }
+    }
+
+    fn score_batch(&self, sequences: &[MaskedTarget]) -> Result<Vec<Vec<SlotScore>>, EvalError> {
         let mut batch = RaggedBatch::new();
         let mut scored = Vec::new();
         for sequence in sequences {
             if sequence.masked.is_empty() {
                 continue;
             }
-            let rows = batch.push(sequence.tokens(self.blank));
+            let rows = self.push(&mut batch, sequence);
             let unconditional = match self.guidance_scale > 0.0 {
                 true => batch.push(sequence.unconditional_tokens(self.blank)),
                 false => rows.clone(),
             };
             scored.extend(sequence.masked.iter().map(|&slot| {
-                let row = slot.saturating_sub(spec.logit_shift);
+                let row = self.row(sequence, slot);
                 ScoredRow {
                     conditional: (rows.start + row) as u32,
                     unconditional: (unconditional.start + row) as u32,

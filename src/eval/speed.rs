@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::infill::{Filled, masked_tokens};
 use super::spans::{self, masked_windows};
+use super::supported::check_spans;
 use super::{Corpus, EvalError, Measure, decoding};
 use crate::decode::{Budget, DecodePlan, Revision};
 use crate::engine::Engine;
@@ -67,7 +68,7 @@ pub struct Point {
 /// windows · thresholds in all.
 ///
 /// # Errors
-/// If a setting is out of range, or the engine fails.
+/// If a setting is out of range, the model is block-causal, or the engine fails.
 pub fn evaluate(
     engine: &Engine,
     corpus: &Corpus,
@@ -76,6 +77,7 @@ pub fn evaluate(
 ) -> Result<Vec<Point>, EvalError> {
     settings.check()?;
     let spec = engine.spec();
+    check_spans(spec)?;
     let (rate, seed) = (settings.mask_rate, settings.seed);
     let windows = masked_windows(
         corpus,

@@ -45,11 +45,9 @@ impl Target {
             }
             next = slot + 1;
         }
-        if length > spec.max_canvas {
-            return Err(EvalError::TooLong {
-                length,
-                limit: spec.max_canvas,
-            });
+        let limit = super::max_context(spec);
+        if length > limit {
+            return Err(EvalError::TooLong { length, limit });
         }
         let (mask, vocab_size) = (spec.mask_token(), spec.vocab_size);
         for (slot, &token) in self.tokens.iter().enumerate() {

@@ -3,7 +3,8 @@
 //! `models/hf/modeling_bd3lm.py` of kuleshov-group/bd3lms. Two attention patterns are trained into one
 //! network. **Sampling** is block-causal: a block sees itself and the clean blocks before it, whose keys
 //! and values can be kept. **Scoring** takes x_t and x_0 at once, as one segment of 2n rows with
-//! [`scoring_pattern`], so that every block of x_t sees the clean blocks before it in one evaluation.
+//! [`AttentionPattern::allowed_in_scoring`](crate::models::AttentionPattern::allowed_in_scoring), so that every
+//! block of x_t sees the clean blocks before it in one evaluation.
 //!
 //! Texts longer than the context are sampled with a **sliding window**: the official cache of queries, keys and
 //! values before rotation moves up by a block, and positions are counted from the window's start. Angles between
@@ -37,29 +38,6 @@ pub(super) const FAMILY: Family = Family {
         Ok(Box::new(Dit::new(spec, &shape, weights.pp("backbone"))?))
     },
 };
-
-/// Who sees whom in the scoring input \[x_t ; x_0\] of two times `length` rows: row-major
-/// `[2 · length, 2 · length]`, for [`Segment::allowed`](crate::models::Segment::allowed). Row i of either
-/// half is at position i.
-///
-/// A block of x_t sees itself and the blocks of x_0 before it; a block of x_0 sees itself and the
-/// blocks of x_0 before it (section 3.3 and figure 3 of the paper). The last block may be shorter.
-///
-/// # Panics
-/// If `block_length` is 0.
-pub fn scoring_pattern(length: usize, block_length: usize) -> Vec<bool> {
-    let place = |row: usize| (row >= length, row % length / block_length);
-    let sees = |query: usize, key: usize| match (place(query), place(key)) {
-        ((false, query), (false, key)) => query == key,
-        ((false, query), (true, key)) => query > key,
-        ((true, query), (true, key)) => query >= key,
-        ((true, _), (false, _)) => false,
-    };
-    let rows = 0..2 * length;
-    rows.clone()
-        .flat_map(|query| rows.clone().map(move |key| sees(query, key)))
-        .collect()
-}
 
 /// The longest canvas of plans with a sliding window, in contexts. The official sampler has no limit; the tables
 /// of rotary angles need one.
@@ -185,17 +163,5 @@ mod tests {
             let error = Bd3lmConfig::from_json(&config).unwrap_err().to_string();
             assert!(error.contains(field), "{error}");
         }
-    }
-
-    #[test]
-    fn a_row_sees_its_noised_block_and_the_clean_blocks_before_it() {
-        // Three slots in blocks of two: x_t is 0 1 | 2, x_0 is 3 4 | 5.
-        let seen = [
-            "110000", "110000", "001110", // x_t
-            "000110", "000110", "000111", // x_0
-        ];
-        let expected: Vec<bool> = seen.concat().chars().map(|bit| bit == '1').collect();
-        assert_eq!(scoring_pattern(3, 2), expected);
-        assert!(scoring_pattern(0, 2).is_empty());
     }
 }

@@ -6,9 +6,10 @@
 mod a2d;
 mod architecture;
 mod attention;
+mod attention_pattern;
 mod backbone;
 pub mod batch;
-pub mod bd3lm;
+mod bd3lm;
 pub mod checkpoint;
 mod dit;
 mod dream;
@@ -32,14 +33,13 @@ mod weights;
 use candle_core::{DType, Device, Tensor};
 
 pub(crate) use attention::ragged;
+pub use attention_pattern::AttentionPattern;
 pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
 pub(crate) use layers::{RmsNorm, Rotary, silu_times};
-pub use spec::{
-    AttentionPattern, Corruption, ForwardProcess, ModelSpec, Parameterisation, SlidingWindow,
-};
+pub use spec::{Corruption, ForwardProcess, ModelSpec, Parameterisation, SlidingWindow};
 pub use weights::{NotFinite, Shapes, WeightFormat};
 
 /// A network that predicts the clean token of every slot, in the terms that

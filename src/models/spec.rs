@@ -1,7 +1,5 @@
 //! What the engine and the server have to know of a model.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::canvas::{Blank, Canvas, TokenId};
@@ -12,72 +10,8 @@ use crate::decode::{
     ResizeTokens, Revision,
 };
 use crate::diffusion::Schedule;
+use crate::models::AttentionPattern;
 use crate::sampling::score::ScoreStep;
-
-/// Which slots a slot may attend to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AttentionPattern {
-    /// Every slot sees the whole canvas.
-    Bidirectional,
-    /// A slot sees its own block and those before it.
-    BlockCausal {
-        /// Slots a block, at least 1.
-        block_length: usize,
-    },
-}
-
-impl AttentionPattern {
-    /// Row-major `[length, length]`, true where slot i of a canvas of `length` slots may attend to
-    /// slot j, as [`Segment::allowed`](crate::models::Segment::allowed) takes it; `None` if every
-    /// slot may attend to every other. The first block begins at the first slot.
-    ///
-    /// # Panics
-    /// If the block length is 0.
-    pub fn allowed(self, length: usize) -> Option<Vec<bool>> {
-        self.allowed_among(0..length, 0)
-    }
-
-    /// Row-major `[rows, rows]`, true where a slot of `rows` may attend to another of them, if a block
-    /// begins at slot `start`; `None` if every one may attend to every other. The first block of the
-    /// canvas may be shorter than the others.
-    ///
-    /// # Panics
-    /// If the block length is 0.
-    pub fn allowed_among(self, rows: Range<usize>, start: usize) -> Option<Vec<bool>> {
-        self.allowed_within(None, rows, start)
-    }
-
-    /// As [`AttentionPattern::allowed_among`], where a slot sees its own block and, of those before it, what
-    /// lies among the last `window` slots up to its block's end.
-    ///
-    /// # Panics
-    /// If the block length is 0.
-    pub fn allowed_within(
-        self,
-        window: Option<usize>,
-        rows: Range<usize>,
-        start: usize,
-    ) -> Option<Vec<bool>> {
-        match self {
-            Self::Bidirectional => None,
-            Self::BlockCausal { block_length } => {
-                let missing = (block_length - start % block_length) % block_length;
-                let block = |slot: usize| (slot + missing) / block_length;
-                let window = window.unwrap_or(usize::MAX).max(block_length);
-                let sees = move |i: usize, j: usize| {
-                    let end = (block(i) + 1) * block_length - missing;
-                    block(j) <= block(i) && j >= end.saturating_sub(window)
-                };
-                if rows.is_empty() || block(rows.start) == block(rows.end - 1) {
-                    return None;
-                }
-                let row = |i| rows.clone().map(move |j| sees(i, j));
-                Some(rows.clone().flat_map(row).collect())
-            }
-        }
-    }
-}
 
 /// How a block-causal network goes on where a canvas is longer than its context: a block sees the last so many
 /// slots up to its end. What they hold of slots that were still seen when they were computed, they keep.

@@ -92,6 +92,7 @@ fn text_score(index: usize, tokens: usize, bytes: usize, estimate: Estimate) -> 
 /// The estimate of every target, and how many forwards they took.
 async fn estimates(job: &ScoreJob, state: &AppState) -> Result<(Vec<Estimate>, usize), ApiError> {
     let settings = job.settings;
+    let attention = state.engine.spec().attention;
     let samples = settings.groups * settings.strata;
     let mut losses = vec![0.0; job.targets.len() * samples];
     // Draws by place; one that masks nothing has no loss.
@@ -101,12 +102,13 @@ async fn estimates(job: &ScoreJob, state: &AppState) -> Result<(Vec<Estimate>, u
         .enumerate()
         .flat_map(|(index, target)| {
             (0..settings.groups).flat_map(move |group| {
+                let (strata, seed) = (settings.strata, settings.seed);
                 let estimator = settings.estimator;
-                estimator.draws(target, settings.strata, settings.seed, group, index)
+                estimator.draws(target, attention, strata, seed, group, index)
             })
         })
         .enumerate()
-        .filter(|(_, draw)| !draw.masked.is_empty())
+        .filter(|(_, draw)| !draw.masked().is_empty())
         .collect();
     let probes = draws
         .iter()
@@ -119,16 +121,18 @@ async fn estimates(job: &ScoreJob, state: &AppState) -> Result<(Vec<Estimate>, u
             return Err(GenerationError::Stopped.into());
         };
         // In slot order, so that the sum does not depend on chance.
-        let of_slots = draw.masked.iter().filter_map(|slot| answer.get(slot));
-        let logprobs = of_slots.flatten();
-        let cross_entropy: f64 = logprobs.map(|logprob| -f64::from(*logprob)).sum();
-        if !cross_entropy.is_finite() {
+        let of_slots = draw.masked().iter().zip(draw.weights());
+        let logprobs = of_slots.filter_map(|(slot, weight)| Some((answer.get(slot)?, weight)));
+        let loss: f64 = logprobs
+            .flat_map(|(of, weight)| of.iter().map(move |logprob| -weight * f64::from(*logprob)))
+            .sum();
+        if !loss.is_finite() {
             return Err(ApiError::internal(format!(
                 "the model gives a token of text {} probability 0, so that its NELBO is infinite",
                 place / samples
             )));
         }
-        losses[*place] = draw.weight * cross_entropy;
+        losses[*place] = loss;
     }
     let estimates = losses.chunks(samples);
     let estimates = estimates.map(|losses| Estimate::of(losses, settings.strata));
@@ -143,10 +147,10 @@ fn probe(target: &Target, draw: &Draw, mask: TokenId) -> Result<Probe, ApiError>
         .gap(target.slots.len())
         .build()
         .map_err(|error| ApiError::internal(format!("a sample cannot be laid out: {error}")))?;
-    let mut of: HashMap<usize, Arc<[TokenId]>> = HashMap::with_capacity(draw.masked.len());
+    let mut of: HashMap<usize, Arc<[TokenId]>> = HashMap::with_capacity(draw.masked().len());
     for &slot in &target.slots {
         let truth = target.tokens[slot];
-        if draw.masked.binary_search(&slot).is_ok() {
+        if draw.masked().binary_search(&slot).is_ok() {
             of.insert(slot, [truth].into());
         } else if let Some(gap_slot) = canvas.gap_slot_mut(slot) {
             gap_slot.commit(given(truth));

@@ -275,7 +275,6 @@ fn families_that_cannot_be_evaluated_are_refused_before_their_weights_are_read()
     let folder = tempfile::tempdir().unwrap();
     let data = text_file(folder.path());
     for (family, reason) in [
-        ("sdar", "its slots do not see the whole sequence"),
         ("sedd_absorb", "its output is a log-score, not logits"),
         ("sedd_uniform", "its output is a log-score, not logits"),
     ] {
@@ -292,6 +291,50 @@ fn families_that_cannot_be_evaluated_are_refused_before_their_weights_are_read()
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{family}");
         assert!(errors.contains(reason), "{family}: {errors}");
+    }
+}
+
+#[test]
+fn of_a_block_causal_model_the_likelihood_is_measured_and_the_rest_left_out_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = text_file(folder.path());
+    let output = eval(
+        "sdar",
+        &data,
+        &["--context", "24", "--draws", "2", "--json"],
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for estimate in report["likelihood"].as_array().unwrap() {
+        let nats = estimate["nats_per_token"]["value"].as_f64().unwrap();
+        assert!(nats > 0.0 && nats.is_finite(), "{nats}");
+    }
+    assert_eq!(report["likelihood"].as_array().unwrap().len(), 2);
+    for (left_out, measure) in report["left_out"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(["infill", "speed"])
+    {
+        assert_eq!(left_out["measure"], measure);
+        let reason = left_out["reason"].as_str().unwrap();
+        assert!(reason.contains("block-causal"), "{reason}");
+    }
+    for (options, expected) in [
+        (
+            ["--parts", "infill"],
+            "--parts infill is not measured of this model",
+        ),
+        (
+            ["--span", "3"],
+            "--span is for --parts infill or speed, not measured of this model",
+        ),
+    ] {
+        let output = eval("sdar", &data, &options);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{expected}");
+        assert!(errors.contains(expected), "{errors}");
     }
 }
 

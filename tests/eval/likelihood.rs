@@ -5,12 +5,15 @@ use unmask::canvas::{Canvas, TokenId};
 use unmask::decode::DecodePlan;
 use unmask::eval::likelihood::{Draw, Estimator, Settings, estimate, losses};
 use unmask::eval::{EvalError, Target};
-use unmask::models::Denoiser;
+use unmask::models::{AttentionPattern, Denoiser};
 
 use crate::load;
 use crate::oracle::Oracle;
 use crate::support::mock::{MASK, MockModel};
 use crate::support::{denoise, engine, golden, ids, json};
+
+/// The attention of the models here that are not block-causal.
+const FULL: AttentionPattern = AttentionPattern::Bidirectional;
 
 /// The cases of likelihood.json of one official function.
 fn cases(function: &str) -> Vec<Value> {
@@ -39,10 +42,10 @@ fn recorded_draws_give_the_official_log_likelihood_with_and_without_guidance() {
         for batch in case["draws"].as_array().unwrap() {
             let rows = batch["perturbed_seq"].as_array().unwrap();
             for (row, ratio) in rows.iter().zip(batch["p_mask_row"].as_array().unwrap()) {
-                draws.push(Draw {
-                    masked: masked_slots(&ids(row), model.spec().mask_token().unwrap()),
-                    weight: 1.0 / ratio.as_f64().unwrap(),
-                });
+                draws.push(Draw::new(
+                    masked_slots(&ids(row), model.spec().mask_token().unwrap()),
+                    1.0 / ratio.as_f64().unwrap(),
+                ));
             }
         }
         let guidance = case["params"]["cfg_scale"].as_f64().unwrap();
@@ -67,8 +70,8 @@ fn recorded_draws_mask_as_many_slots_as_our_own_but_for_the_rounding_of_halves()
                 .collect();
             // Some seed draws the same first count.
             let ours = (0..1000)
-                .map(|seed| Estimator::ExactCount.draws(&target, counts.len(), seed, 0, 0))
-                .map(|draws| draws.iter().map(|d| d.masked.len()).collect::<Vec<_>>())
+                .map(|seed| Estimator::ExactCount.draws(&target, FULL, counts.len(), seed, 0, 0))
+                .map(|draws| draws.iter().map(|d| d.masked().len()).collect::<Vec<_>>())
                 .find(|ours| ours[0] == counts[0])
                 .unwrap();
             for (stratum, (ours, official)) in ours.iter().zip(&counts).enumerate() {
@@ -108,7 +111,7 @@ fn with_all_zero_logits_every_draw_of_exact_counts_is_length_times_ln_vocabulary
     let model = MockModel::new();
     let target = Target::after_prompt(&[1, 2], &[5; 37]);
     let exact = 37.0 * f64::from(model.spec().vocab_size as u32).ln();
-    let draws = Estimator::ExactCount.draws(&target, 64, 3, 0, 0);
+    let draws = Estimator::ExactCount.draws(&target, FULL, 64, 3, 0, 0);
     for loss in losses(&model, &target, &draws, 0.0).unwrap() {
         assert!((loss / exact - 1.0).abs() < 1e-6, "{loss} {exact}");
     }
@@ -126,13 +129,11 @@ fn exact_nelbo(model: &dyn Denoiser, target: &Target) -> f64 {
         .map(|set| {
             let x = set.count_ones() as usize;
             let subsets = (0..x).fold(1, |product, i| product * (length - i) / (i + 1));
-            Draw {
-                masked: (0..length)
-                    .filter(|bit| set >> bit & 1 == 1)
-                    .map(|bit| target.slots[bit])
-                    .collect(),
-                weight: 1.0 / (x * subsets) as f64,
-            }
+            let masked = (0..length).filter(|bit| set >> bit & 1 == 1);
+            Draw::new(
+                masked.map(|bit| target.slots[bit]),
+                1.0 / (x * subsets) as f64,
+            )
         })
         .collect();
     losses(model, target, &draws, 0.0).unwrap().iter().sum()
@@ -200,7 +201,7 @@ fn an_estimate_is_the_mean_of_its_draws_however_many_there_are() {
         assert_eq!(done, targets.len() * groups * strata);
         for (index, (target, estimate)) in targets.iter().zip(estimates).enumerate() {
             let draws: Vec<Draw> = (0..groups)
-                .flat_map(|group| estimator.draws(target, strata, seed, group, index))
+                .flat_map(|group| estimator.draws(target, FULL, strata, seed, group, index))
                 .collect();
             let losses = losses(&*model, target, &draws, 0.0).unwrap();
             let mean = losses.iter().sum::<f64>() / losses.len() as f64;
@@ -240,13 +241,13 @@ fn logits_are_read_at_the_row_that_the_model_says() {
     for logit_shift in [0, 1] {
         let model = Oracle::new(text, 40.0, logit_shift);
         let target = Target::after_prompt(&model.text[..1], &model.text[1..]);
-        let draws = Estimator::ExactCount.draws(&target, 8, 0, 0, 0);
+        let draws = Estimator::ExactCount.draws(&target, FULL, 8, 0, 0, 0);
         for (draw, loss) in draws
             .iter()
             .zip(losses(&model, &target, &draws, 0.0).unwrap())
         {
             // The mask token's logit is 1 more: −ln p = ln(1 + e).
-            let expected = draw.weight * draw.masked.len() as f64 * (1.0 + 1f64.exp()).ln();
+            let expected = draw.weights().iter().sum::<f64>() * (1.0 + 1f64.exp()).ln();
             assert!((loss - expected).abs() < 1e-4, "{loss} {expected}");
         }
     }
@@ -281,10 +282,7 @@ fn what_cannot_be_evaluated_is_refused_with_the_reason() {
     ));
     let target = Target::after_prompt(&[1], &[2]);
     for masked in [vec![0], vec![1, 1]] {
-        let draw = Draw {
-            masked: masked.clone(),
-            weight: 1.0,
-        };
+        let draw = Draw::new(masked.clone(), 1.0);
         let error = losses(&model, &target, &[draw], 0.0).unwrap_err();
         assert!(matches!(error, EvalError::MaskedSlot { slot } if slot == masked[0]));
     }
@@ -305,7 +303,7 @@ fn what_cannot_be_evaluated_is_refused_with_the_reason() {
         }
     ));
     let nothing = Oracle::new(b"ab", f32::INFINITY, 0);
-    let draws = Estimator::ExactCount.draws(&target, 1, 0, 0, 0);
+    let draws = Estimator::ExactCount.draws(&target, FULL, 1, 0, 0, 0);
     assert!(matches!(
         losses(&nothing, &target, &draws, 0.0).unwrap_err(),
         EvalError::NotFinite { .. }

@@ -2,6 +2,7 @@
 //! accuracy and speed on models whose answers are known, and the command line.
 
 mod accuracy;
+mod blocks;
 mod command;
 mod corpus;
 mod likelihood;

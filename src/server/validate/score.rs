@@ -39,7 +39,8 @@ pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiErr
         return Err(ApiError::unsupported(
             "model",
             format_args!("{:?}", state.model_name),
-            "its slots do not see the whole text, so that it cannot be scored; allowed: a bidirectional model",
+            "texts are scored where every slot sees all others, and this model is block-causal; `unmask eval` \
+             bounds its likelihood",
         ));
     }
     let mask = state.engine.mask_token().ok_or_else(|| {
