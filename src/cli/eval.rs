@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::likelihood::{self, Estimator};
 use unmask::eval::{
-    Corpus, DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report,
+    Corpus, DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, RunReport,
     SPANS_ARE_FOR_BIDIRECTIONAL, Selection, SpeedReport, bound, infill, plot, speed,
 };
 use unmask::models::{AttentionPattern, Denoiser, ForwardProcess, ModelSpec};
@@ -79,9 +79,17 @@ struct DataOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Likelihood options")]
 struct LikelihoodOptions {
-    /// Draws a window, by each of the two estimators; each draw is a forward [default: 8]
+    /// Draws a window, by each estimator; each draw is a forward [default: 8]
     #[arg(long, value_name = "N")]
     draws: Option<usize>,
+    /// Estimators: `exact-count`, whose figures are the ones to publish, and `continuous-time`, a check of them and
+    /// the one of models of the uniform process [default: both]
+    #[arg(long, value_name = "NAMES", value_enum, value_delimiter = ',')]
+    estimators: Option<Vec<EstimatorArg>>,
+    /// Classifier-free guidance: what is bounded is the likelihood by the guided model. For --pairs, whose prompts are
+    /// masked in the unconditional forward [default: 0]
+    #[arg(long, value_name = "SCALE")]
+    guidance_scale: Option<f64>,
 }
 
 #[derive(Args)]
@@ -103,6 +111,24 @@ struct SpanOptions {
     /// Share of a window that is masked to measure speed [default: 0.5]
     #[arg(long, value_name = "RATE")]
     speed_mask_rate: Option<f64>,
+}
+
+/// Values of `--estimators`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EstimatorArg {
+    /// LLaDA's: a number of masked slots, and so many at random.
+    ExactCount,
+    /// A time, and each slot masked with its probability.
+    ContinuousTime,
+}
+
+impl EstimatorArg {
+    fn estimator(self) -> Estimator {
+        match self {
+            Self::ExactCount => Estimator::ExactCount,
+            Self::ContinuousTime => Estimator::ContinuousTime,
+        }
+    }
 }
 
 /// Values of `--parts`.
@@ -194,8 +220,10 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
     }
+    let model = args.model.load(&checkpoint)?;
     let mut report = Report {
         model: checkpoint.name().to_owned(),
+        run: RunReport::of(&*model),
         process: spec.process(),
         data: DataReport::of(path.display().to_string(), form, &corpus),
         estimated: ESTIMATED,
@@ -207,9 +235,8 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     };
     // Minutes or hours of measurement must survive whatever fails after them: what was measured is told, each
     // way out of here is tried, and what failed is told at the end.
-    let model = args.model.load(&checkpoint)?;
     let settings = PartSettings {
-        likelihood: measures(Part::Likelihood).then_some(likelihood),
+        likelihood: measures(Part::Likelihood).then_some((likelihood, args.estimators())),
         infill: measures(Part::Infill).then_some(infill),
         speed: measures(Part::Speed).then_some(speed),
     };
@@ -225,7 +252,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
 
 /// What is measured of each part; `None` of one that is not.
 struct PartSettings {
-    likelihood: Option<likelihood::Settings>,
+    likelihood: Option<(likelihood::Settings, Vec<Estimator>)>,
     infill: Option<infill::Settings>,
     speed: Option<speed::Settings>,
 }
@@ -239,8 +266,8 @@ fn measure(
 ) -> anyhow::Result<()> {
     let uniform = report.process == ForwardProcess::Uniform;
     let windows = report.data.windows;
-    if let Some(likelihood) = settings.likelihood {
-        for estimator in Estimator::ALL {
+    if let Some((likelihood, estimators)) = settings.likelihood {
+        for estimator in estimators {
             if uniform && estimator == Estimator::ExactCount {
                 report.left_out.push(LeftOut {
                     measure: format!("likelihood, {}", estimator.name()),
@@ -307,8 +334,18 @@ impl EvalArgs {
     /// Refuses options that no measured part has a use for.
     fn check_options(&self, measured: &[Part], spec: &ModelSpec) -> anyhow::Result<()> {
         let (likelihood, spans) = (&self.likelihood_options, &self.span_options);
-        let options: [(&str, bool, &[Part]); 6] = [
+        let options: [(&str, bool, &[Part]); 8] = [
             ("draws", likelihood.draws.is_some(), &[Part::Likelihood]),
+            (
+                "estimators",
+                likelihood.estimators.is_some(),
+                &[Part::Likelihood],
+            ),
+            (
+                "guidance-scale",
+                likelihood.guidance_scale.is_some(),
+                &[Part::Likelihood],
+            ),
             (
                 "decode-windows",
                 spans.decode_windows.is_some(),
@@ -335,6 +372,9 @@ impl EvalArgs {
             }
             bail!("--{option} is for --parts {names}");
         }
+        if likelihood.guidance_scale.is_some() && self.pairs.is_none() {
+            bail!("--guidance-scale is for --pairs: without prompts there is nothing to guide by");
+        }
         Ok(())
     }
 
@@ -352,9 +392,19 @@ impl EvalArgs {
         likelihood::Settings {
             groups: 1,
             strata: self.likelihood_options.draws.unwrap_or(8),
+            guidance_scale: self.likelihood_options.guidance_scale.unwrap_or(0.0),
             seed: self.seed,
             ..likelihood::Settings::default()
         }
+    }
+
+    fn estimators(&self) -> Vec<Estimator> {
+        let chosen = &self.likelihood_options.estimators;
+        let is_chosen = |estimator: &Estimator| match chosen {
+            Some(chosen) => chosen.iter().any(|name| name.estimator() == *estimator),
+            None => true,
+        };
+        Estimator::ALL.into_iter().filter(is_chosen).collect()
     }
 
     fn infill(&self) -> infill::Settings {

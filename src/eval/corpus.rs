@@ -16,7 +16,7 @@ pub struct Selection {
     /// At most this many windows a document, one at random from each of as many equal parts of it; at
     /// least 1.
     pub windows: usize,
-    /// Longest window in tokens, from 2 to the [`max_context`](super::max_context) of the model; `None` is that.
+    /// Longest window in tokens, from 2, or 3 where logits are shifted by one, to the [`max_context`](super::max_context) of the model; `None` is that.
     pub context: Option<usize>,
     /// Seed of the choice.
     pub seed: u64,
@@ -51,7 +51,8 @@ pub struct Document {
 ///
 /// Each document is encoded by itself, as in training: without a token for its beginning or end, and special
 /// tokens that are written out in it are text. It is cut into as few windows as fit the context, all of equal
-/// length but for one token: no stub is left at the end. Windows do not see each other.
+/// length but for one token: no stub is left at the end. Windows do not see each other. Where a model reads the
+/// logits of a slot at the one before it (Dream), a window's first token is given and not scored.
 ///
 /// Documents and windows are chosen at random, by the seed, and weighed with the inverse of their
 /// probabilities, so that a weighted sum over the evaluated windows estimates the sum over all windows of
@@ -84,6 +85,7 @@ impl Corpus {
         let mut corpus = Self::empty(texts.len(), spec, selection)?;
         let context = corpus.context;
         let seed = selection.seed;
+        let unscored = spec.logit_shift;
         let documents =
             one_of_each_stratum(texts.len(), selection.documents, seed, Choice::Documents);
         for (index, stands_for) in documents {
@@ -104,8 +106,9 @@ impl Corpus {
                 .map(|(i, windows)| {
                     let part = i * tokens.len() / count..(i + 1) * tokens.len() / count;
                     let weight = stands_for * windows;
-                    let window =
-                        Window::new(Target::whole(tokens[part].to_vec()), weight, tokenizer);
+                    let (given, scored) = tokens[part].split_at(unscored);
+                    let target = Target::after_prompt(given, scored);
+                    let window = Window::new(target, weight, tokenizer);
                     window.target.check(spec).map_err(in_document)?;
                     Ok(window)
                 })
@@ -165,12 +168,14 @@ impl Corpus {
     fn empty(available: usize, spec: &ModelSpec, selection: &Selection) -> Result<Self, EvalError> {
         let limit = super::max_context(spec);
         let context = selection.context.unwrap_or(limit);
-        if !(2..=limit).contains(&context) {
+        // Equal windows are more than half as long: none has fewer tokens than are unscored and one.
+        let least = 2 + spec.logit_shift;
+        if !(least..=limit).contains(&context) {
             let whose = match limit == spec.max_canvas {
                 true => "the model's context of",
                 false => "what is evaluated of a block-causal model,",
             };
-            let allowed = format!("2 to {whose} {limit} tokens");
+            let allowed = format!("{least} to {whose} {limit} tokens");
             return Err(EvalError::setting("context", context, allowed));
         }
         for (field, value) in [

@@ -33,6 +33,8 @@ mod words;
 pub use corpus::{Corpus, Document, Selection, Window};
 pub use error::EvalError;
 pub use measure::Measure;
-pub use report::{DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, SpeedReport};
+pub use report::{
+    DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, RunReport, SpeedReport,
+};
 pub use supported::{SPANS_ARE_FOR_BIDIRECTIONAL, check, max_context};
 pub use target::Target;

@@ -1,12 +1,14 @@
 //! The results of an evaluation.
 
+use candle_core::Device;
 use serde::Serialize;
 
 use super::bound::Bound;
 use super::infill::{Decoded, OneForward};
 use super::speed::Point;
 use super::{Corpus, Window};
-use crate::models::ForwardProcess;
+use crate::decode::DecodePlan;
+use crate::models::{Denoiser, ForwardProcess};
 
 /// What the measures of a [`Report`] are estimates of.
 pub const ESTIMATED: &str =
@@ -19,6 +21,8 @@ pub struct Report {
     pub model: String,
     /// The forward process that it was trained on.
     pub process: ForwardProcess,
+    /// What evaluated it.
+    pub run: RunReport,
     /// What it was evaluated on.
     pub data: DataReport,
     /// What the measures are estimates of.
@@ -33,6 +37,35 @@ pub struct Report {
     pub speed: Option<SpeedReport>,
     /// What was asked for and makes no sense for the process, and why.
     pub left_out: Vec<LeftOut>,
+}
+
+/// What a figure depends on besides model, data and seed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunReport {
+    /// The version of `unmask`.
+    pub unmask_version: &'static str,
+    /// Where the model ran: `cpu`, `cuda` or `metal`.
+    pub device: &'static str,
+    /// The number format of its hidden states.
+    pub dtype: &'static str,
+    /// The plan by which windows are denoised, before it is made greedy: the model's default.
+    pub plan: DecodePlan,
+}
+
+impl RunReport {
+    /// Of evaluations of `model` by this build.
+    pub fn of(model: &dyn Denoiser) -> Self {
+        Self {
+            unmask_version: env!("CARGO_PKG_VERSION"),
+            device: match model.device() {
+                Device::Cpu => "cpu",
+                Device::Cuda(_) => "cuda",
+                Device::Metal(_) => "metal",
+            },
+            dtype: model.dtype().as_str(),
+            plan: model.spec().default_plan.clone(),
+        }
+    }
 }
 
 /// A measure that was asked for and not taken.

@@ -244,6 +244,7 @@ fn validate(
     write_atomically(&out.join("loss.svg"), loss_svg(log.lines())?.as_bytes())?;
     if validation.best {
         trainer.write_model(&out)?;
+        trainer.write_record(&out, &validation)?;
     }
     watch(&Event::Validated(validation));
     Ok(validation.best)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use super::checkpoint::{self, Progress, State};
+use super::checkpoint::{self, Progress, Record, State};
 use super::config::{Precision, TrainConfig, TrainDevice};
 use super::cpu::{CpuNetwork, bf16_available};
 use super::data::Data;
@@ -342,6 +342,29 @@ impl Trainer {
             &self.layout,
             &self.state.average,
             self.state.config.dtype,
+        )
+    }
+
+    /// Writes how the model came about, beside it.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn write_record(&self, out: &Path, validation: &Validation) -> Result<(), TrainError> {
+        let (config, progress) = (&self.state.config, &self.state.progress);
+        let windows = config.batch * config.grad_accumulation;
+        checkpoint::write_record(
+            out,
+            &Record {
+                unmask_version: env!("CARGO_PKG_VERSION"),
+                step: progress.step,
+                tokens: progress.step * (windows * config.context) as u64,
+                seconds: progress.seconds,
+                train_tokens: self.data.train.tokens().len(),
+                data_fingerprint: format!("{:016x}", progress.data),
+                valid_nats_per_token: validation.nats_per_token,
+                valid_bits_per_character: validation.bits_per_character,
+                settings: config,
+            },
         )
     }
 

@@ -88,6 +88,9 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     assert_eq!(report["data"]["documents_skipped"], 1);
     let mut found = BTreeSet::new();
     keys(&report, "", &mut found);
+    // What a plan is made of is told elsewhere.
+    found.retain(|key| !key.starts_with(".run.plan."));
+    assert_eq!(report["run"]["plan"]["budget"].as_str(), Some("even"));
     insta::assert_snapshot!(found.into_iter().collect::<Vec<_>>().join("\n"), @r"
     .data.bytes
     .data.characters
@@ -144,6 +147,9 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .likelihood[].perplexity_bound.value
     .model
     .process
+    .run.device
+    .run.dtype
+    .run.unmask_version
     .seed
     .speed.mask_rate
     .speed.points[].forwards
@@ -194,6 +200,10 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     let options: Vec<&str> = options.split(' ').collect();
     let likelihood_only: Value = serde_json::from_str(&alone(&options)).unwrap();
     assert_eq!(likelihood_only["likelihood"], report["likelihood"]);
+    let options = [&options[..], &["--estimators", "continuous-time"]].concat();
+    let one: Value = serde_json::from_str(&alone(&options)).unwrap();
+    assert_eq!(one["likelihood"].as_array().unwrap().len(), 1);
+    assert_eq!(one["likelihood"][0], report["likelihood"][1]);
     assert!(likelihood_only["infill"].is_null());
 }
 
@@ -373,6 +383,10 @@ fn answers_of_pairs_are_scored_after_their_prompts() {
         .as_u64()
         .unwrap();
     assert!(masked < tokens, "{masked} of the answers' {tokens}");
+    let output = options(&["--json", "--guidance-scale", "1"]);
+    let guided: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_ne!(guided["likelihood"], report["likelihood"]);
+    assert_eq!(guided["infill"], report["infill"]);
 
     for (line, expected) in [
         (
@@ -389,6 +403,12 @@ fn answers_of_pairs_are_scored_after_their_prompts() {
             "{errors}"
         );
     }
+    let without_prompts = eval(
+        "llada",
+        &text_file(folder.path()),
+        &["--guidance-scale", "1"],
+    );
+    assert!(String::from_utf8_lossy(&without_prompts.stderr).contains("--pairs"));
     let both = options(&["--windows", "2"]);
     assert!(String::from_utf8_lossy(&both.stderr).contains("--windows"));
 }

@@ -67,6 +67,34 @@ fn a_seed_decides_every_draw_and_another_seed_decides_others() {
 }
 
 #[test]
+fn the_first_token_of_a_window_is_given_where_no_row_before_it_predicts_it() {
+    let mut spec = MockModel::new().spec().clone();
+    spec.logit_shift = 1;
+    let texts = vec!["abcdefg".to_owned(), "é".to_owned()];
+    let mut selection = Selection {
+        documents: 2,
+        windows: 9,
+        context: Some(3),
+        seed: 0,
+    };
+    let corpus = Corpus::new(&texts, &ByteTokenizer::default(), &spec, &selection).unwrap();
+    let scored: Vec<_> = corpus
+        .windows()
+        .map(|(_, window)| (window.target.tokens.len(), window.target.slots.clone()))
+        .collect();
+    let two = (2, vec![1]);
+    assert_eq!(scored, [two.clone(), two.clone(), (3, vec![1, 2]), two]);
+    let bytes: Vec<usize> = corpus.windows().map(|(_, window)| window.bytes).collect();
+    assert_eq!(bytes, [1, 1, 2, 1]);
+    selection.context = Some(2);
+    let error = Corpus::new(&texts, &ByteTokenizer::default(), &spec, &selection).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "context is 2; allowed: 3 to the model's context of 64 tokens"
+    );
+}
+
+#[test]
 fn documents_are_cut_into_equal_windows_that_leave_nothing_out() {
     let spec = MockModel::new().spec().clone();
     let texts = vec![

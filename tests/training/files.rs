@@ -141,6 +141,15 @@ fn the_exported_directory_is_a_llada_checkpoint_that_has_the_validated_loss() {
         let best = trainer.progress().best.unwrap();
         assert!((loss / best - 1.0).abs() < 5e-3, "{loss} {best}");
 
+        let record = json(&out.join("training.json"));
+        assert_eq!(record["valid_nats_per_token"].as_f64(), Some(best));
+        let settings = &record["settings"];
+        assert_eq!(settings["objective"], "nelbo");
+        assert_eq!(settings["seed"].as_u64(), Some(case.config.seed));
+        let seen =
+            record["step"].as_u64().unwrap() as usize * case.config.batch * case.config.context;
+        assert_eq!(record["tokens"].as_u64(), Some(seen as u64));
+
         let tokenizer = tokenizers::Tokenizer::from_file(out.join("tokenizer.json")).unwrap();
         let id = |token: &str| tokenizer.token_to_id(token);
         assert_eq!(id("<|mask|>"), Some(config.mask_token_id));

@@ -3,6 +3,7 @@
 //! at any moment leaves each file whole: the old one or the new one.
 
 mod model;
+mod record;
 mod state;
 
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::error::TrainError;
 pub use model::{config_json, write_model, write_model_files, write_tokenizer};
+pub use record::{Record, write_record};
 pub use state::{Progress, State, load_config, load_state, save_state, state_path};
 
 /// Writes a file atomically.
