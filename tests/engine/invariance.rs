@@ -4,13 +4,13 @@ use candle_core::Device;
 use unmask::canvas::{Canvas, TokenId};
 use unmask::decode::{Budget, Cache, CachePolicy, DecodePlan, Score};
 use unmask::engine::{Engine, EngineConfig};
-use unmask::models::{AttentionPattern, Checkpoint, WeightFormat};
+use unmask::models::{AttentionPattern, Checkpoint, Parameterisation, WeightFormat};
 
 use crate::finish;
 use crate::support::{denoise, engine, golden};
 
 const REQUESTS: u32 = 50;
-const FAMILIES: [&str; 8] = [
+const FAMILIES: [&str; 11] = [
     "llada",
     "dream",
     "mdlm",
@@ -19,12 +19,15 @@ const FAMILIES: [&str; 8] = [
     "llada2_moe",
     "llada21",
     "sdar",
+    "bd3lm",
+    "sedd_absorb",
+    "sedd_uniform",
 ];
 
 /// Requests of many lengths, plans, caches and seeds, half of them at temperature 1.
 fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
-    let mask = engine.mask_token().unwrap();
     let bidirectional = engine.spec().attention == AttentionPattern::Bidirectional;
+    let by_logits = engine.spec().parameterisation != Parameterisation::LogScore;
     (0..REQUESTS)
         .map(|i| {
             let index = i as usize;
@@ -32,9 +35,12 @@ fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
             let prompt = 2 + i % (room as u32 / 4);
             let prompt: Vec<TokenId> = (0..prompt).map(|k| (i * 37 + k * 13) % 400).collect();
             let gap = 1 + (index * 5) % (room / 2);
-            let builder = Canvas::builder(mask).fixed(&prompt).gap(gap);
+            let builder = Canvas::builder(engine.blank()).fixed(&prompt).gap(gap);
             let mut plan = engine.spec().default_plan.clone();
-            let canvas = if bidirectional {
+            let canvas = if !by_logits {
+                plan.steps = Some(2 + index % 9);
+                builder.build().unwrap()
+            } else if bidirectional {
                 plan = DecodePlan {
                     score: Score::ALL[index % Score::ALL.len()],
                     budget: [Budget::Even, Budget::Threshold(0.2)][index % 2],
@@ -52,12 +58,15 @@ fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
             };
             plan.sampling.temperature = [0.0, 1.0][index / 2 % 2];
             plan.sampling.top_p = [None, Some(0.8)][index / 4 % 2];
-            plan.sampling.guidance_scale = [0.0, 0.0, 1.5][index % 3];
+            if by_logits {
+                plan.sampling.guidance_scale = [0.0, 0.0, 1.5][index % 3];
+            }
             let is_cached = matches!(plan.cache.policy, CachePolicy::Prefix | CachePolicy::Dual);
-            if index % 3 == 2 && !is_cached {
+            if plan.sampling.guidance_scale > 0.0 && !is_cached {
                 // Shorter and longer than the prompt, or nothing at all where a slot is not scored by the one before.
                 let least = engine.spec().logit_shift as TokenId;
-                let negative = (0..(i % 13).max(least)).map(|k| (i * 17 + k * 7) % 400);
+                let length = (i % 13).min(room as u32 / 3).max(least);
+                let negative = (0..length).map(|k| (i * 17 + k * 7) % 400);
                 plan.sampling.negative_prompt = Some(negative.collect());
             }
             plan.sampling.seed = u64::from(i);
