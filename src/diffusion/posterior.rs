@@ -22,6 +22,21 @@ use super::{Categorical, Error, Interval, Noise, NoiseLevel, Process};
 impl Process {
     /// q(x_s | x_t, x_0).
     ///
+    /// ```
+    /// use unmask::diffusion::{Interval, Process, Schedule};
+    ///
+    /// # fn main() -> Result<(), unmask::diffusion::Error> {
+    /// // Three tokens and the mask, state 3, between s = 0.25 and t = 0.5, where α is 0.75 and 0.5.
+    /// let process = Process::absorbing(4, 3)?;
+    /// let level = |time| Schedule::LogLinear.level(time);
+    /// let posterior = process.posterior(&Interval::between(level(0.25)?, level(0.5)?)?, 3, 1)?;
+    /// // Unmasked with (α_s − α_t) / (1 − α_t), or still masked.
+    /// assert!((posterior.probability(1) - 0.5).abs() < 1e-12);
+    /// assert!((posterior.probability(3) - 0.5).abs() < 1e-12);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::StateOutOfRange`]; [`Error::Impossible`] where q(x_t | x_0) = 0, as for an unmasked x_t
     /// other than x_0 under the absorbing process.
