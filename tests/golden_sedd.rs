@@ -8,6 +8,8 @@ use candle_core::Tensor;
 use dit::{TOLERANCE, batch, load, load_edited, numbers, outputs, rows, sequences, tensors};
 use support::max_difference;
 use unmask::decode::{Budget, CachePolicy, DecodePlan};
+use unmask::diffusion::elbo::score_entropy;
+use unmask::diffusion::{NoiseLevel, Process};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::models::{Corruption, Parameterisation};
 use unmask::sampling::score::{ScoreStep, uniform_reverse};
@@ -37,6 +39,43 @@ fn scores_inside_the_official_predictor_equal_the_official_ones() {
         let expected = rows(&goldens["predictor0.score"].log().unwrap());
         let difference = max_difference(&outputs(&*model, &batch), &expected);
         assert!(difference < TOLERANCE, "{name}: {difference}");
+    }
+}
+
+#[test]
+fn score_entropies_equal_the_official_ones() {
+    for name in CHECKPOINTS {
+        let (model, goldens) = (load(name), tensors(name, "forward.safetensors"));
+        let seen = sequences(&goldens["loss0.perturbed"]);
+        let clean = sequences(&goldens["loss0.x0"]).concat();
+        let sigmas = numbers(&goldens["loss0.sigma"]);
+        let vocab = model.spec().vocab_size;
+        let process = match model.spec().mask_token() {
+            Some(mask) => Process::absorbing(vocab, mask as usize),
+            None => Process::uniform(vocab),
+        }
+        .unwrap();
+        let batch = batch(&seen, &sigmas);
+        let log_scores: Vec<Vec<f32>> = outputs(&*model, &batch).to_vec2().unwrap();
+        let expected = numbers(&goldens["loss0.score_entropy"]);
+        for (row, input) in batch.row_inputs().into_iter().enumerate() {
+            let level = NoiseLevel::from_beta(-f64::from(-input.sigma.unwrap()).exp_m1()).unwrap();
+            let log_scores: Vec<f64> = log_scores[row].iter().map(|s| f64::from(*s)).collect();
+            let (x_t, x_0) = (input.token as usize, clean[row] as usize);
+            let got = score_entropy(&process, level, x_t, x_0, &log_scores).unwrap();
+            let expected = f64::from(expected[row]);
+            // Of the uniform process the official code takes the ratio as 1 − K / (K + e^σ − 1), in f32.
+            let (alpha, noise) = (level.alpha(), level.one_minus_alpha());
+            let lost = match model.spec().mask_token() {
+                Some(_) => 0.0,
+                None => f64::from(f32::EPSILON) * (noise + vocab as f64 * alpha) / noise,
+            };
+            let allowed = (1e-3 + lost) * expected.max(1.0);
+            assert!(
+                (got - expected).abs() < allowed,
+                "{name} {row}: {got} {expected} ± {allowed}"
+            );
+        }
     }
 }
 

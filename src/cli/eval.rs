@@ -9,10 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::likelihood::{self, Estimator};
 use unmask::eval::{
-    Corpus, DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, RunReport,
-    SPANS_ARE_FOR_BIDIRECTIONAL, Selection, SpeedReport, bound, infill, plot, speed,
+    Corpus, DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, RunReport, Selection,
+    SpeedReport, bound, depends_on_level, infill, plot, reason_against_spans, speed,
 };
-use unmask::models::{AttentionPattern, Denoiser, ForwardProcess, ModelSpec};
+use unmask::models::{Denoiser, ForwardProcess, ModelSpec};
 use unmask::text::documents::read_documents;
 use unmask::text::pairs::Pairs;
 
@@ -20,8 +20,8 @@ use crate::cli::all_succeeded;
 use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Shown below the help.
-pub const EXAMPLES: &str = "Evaluated are models that give logits without being told the noise level: not SEDD. Of block-causal ones
-(LLaDA2, SDAR, BD3-LM, some of A2D) only the likelihood is, block after block.
+pub const EXAMPLES: &str = "Of block-causal models (LLaDA2, SDAR, BD3-LM, some of A2D) and of those that are told the noise level (SEDD, MDLM
+with time_conditioning) only the likelihood is evaluated.
 
 Examples:
   unmask eval --data valid.txt.zst
@@ -83,7 +83,7 @@ struct LikelihoodOptions {
     #[arg(long, value_name = "N")]
     draws: Option<usize>,
     /// Estimators: `exact-count`, whose figures are the ones to publish, and `continuous-time`, a check of them and
-    /// the one of models of the uniform process [default: both]
+    /// the one of models whose loss depends on the noise level [default: both]
     #[arg(long, value_name = "NAMES", value_enum, value_delimiter = ',')]
     estimators: Option<Vec<EstimatorArg>>,
     /// Classifier-free guidance: what is bounded is the likelihood by the guided model. For --pairs, whose prompts are
@@ -155,13 +155,12 @@ impl Part {
 
     /// Why this part is not measured of such a model, if it is not.
     fn reason_against(self, spec: &ModelSpec) -> Option<&'static str> {
-        let is_bidirectional = spec.attention == AttentionPattern::Bidirectional;
+        let uniform = spec.process() == ForwardProcess::Uniform;
         match self {
-            Self::Infill | Self::Speed if !is_bidirectional => Some(SPANS_ARE_FOR_BIDIRECTIONAL),
-            Self::Speed if spec.process() == ForwardProcess::Uniform => {
-                Some(speed::THRESHOLDS_ARE_FOR_MASKS)
-            }
-            Self::Likelihood | Self::Infill | Self::Speed => None,
+            Self::Likelihood => None,
+            Self::Infill => reason_against_spans(spec),
+            Self::Speed => reason_against_spans(spec)
+                .or_else(|| uniform.then_some(speed::THRESHOLDS_ARE_FOR_MASKS)),
         }
     }
 }
@@ -190,6 +189,10 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
         bail!("--parts {measure} is not measured of this model: {reason}");
     }
     let measures = |part: Part| measured.contains(&part);
+    if depends_on_level(&spec) && args.estimators() == [Estimator::ExactCount] {
+        let reason = likelihood::EXACT_COUNT_HAS_NO_LEVEL;
+        bail!("--estimators exact-count is not for this model: {reason}");
+    }
     args.check_options(&measured, &spec)?;
     let (likelihood, infill, speed) = (args.likelihood(), args.infill(), args.speed());
     if measures(Part::Likelihood) {
@@ -264,14 +267,14 @@ fn measure(
     settings: PartSettings,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let uniform = report.process == ForwardProcess::Uniform;
+    let by_level = depends_on_level(model.spec());
     let windows = report.data.windows;
     if let Some((likelihood, estimators)) = settings.likelihood {
         for estimator in estimators {
-            if uniform && estimator == Estimator::ExactCount {
+            if by_level && estimator == Estimator::ExactCount {
                 report.left_out.push(LeftOut {
                     measure: format!("likelihood, {}", estimator.name()),
-                    reason: likelihood::EXACT_COUNT_IS_FOR_MASKS,
+                    reason: likelihood::EXACT_COUNT_HAS_NO_LEVEL,
                 });
                 continue;
             }

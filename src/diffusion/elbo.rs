@@ -219,6 +219,45 @@ pub fn plug_in_divergence(signal: f64, x_t: usize, x_0: usize, others: &[f64]) -
     ((states - 1.0) * phi(x) + rest * x + sum - phi(w * at)) / (1.0 + w)
 }
 
+/// The score entropy π(x_t) Σ_{y ≠ x_t} (s_y − r_y ln s_y + r_y (ln r_y − 1)) of one slot, where r_y =
+/// q(y | x_0) / q(x_t | x_0) and `log_scores`, `[K]`, are ln s_y (SEDD, arXiv:2310.16834, eq. 13): −α′/α times it is the
+/// integrand of the continuous-time NELBO. In nats, at least 0, and 0 at the unmasked slots of the absorbing
+/// process. The entry of x_t itself is not read.
+///
+/// # Errors
+/// [`Error::StateOutOfRange`], [`Error::LengthMismatch`], [`Error::Impossible`] where q(x_t | x_0) = 0.
+pub fn score_entropy(
+    process: &Process,
+    level: NoiseLevel,
+    x_t: usize,
+    x_0: usize,
+    log_scores: &[f64],
+) -> Result<f64, Error> {
+    let ratios = posterior_score(process, level, x_t, x_0)?;
+    if log_scores.len() != ratios.len() {
+        return Err(Error::LengthMismatch {
+            name: "the log-scores",
+            given: log_scores.len(),
+            expected: ratios.len(),
+        });
+    }
+    let rate = process.pi(x_t);
+    if rate == 0.0 {
+        return Ok(0.0);
+    }
+    let pairs = ratios.iter().zip(log_scores).enumerate();
+    let terms = pairs
+        .filter(|(y, _)| *y != x_t)
+        .map(|(_, (&r, &log_score))| {
+            let of_ratio = match r > 0.0 {
+                true => r * (r.ln() - 1.0 - log_score),
+                false => 0.0,
+            };
+            log_score.exp() + of_ratio
+        });
+    Ok(rate * terms.sum::<f64>())
+}
+
 /// r(y) = q(y | x_0) / q(x_t | x_0), `[K]`.
 fn posterior_score(
     process: &Process,

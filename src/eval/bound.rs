@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::likelihood::{self, Estimator, Settings};
-use super::{Corpus, EvalError, Measure, Target, Window};
+use super::{Corpus, EvalError, Measure, Target, Window, depends_on_level};
 use crate::models::Denoiser;
 
 /// The NELBO over a corpus, by one estimator.
@@ -18,6 +18,8 @@ pub struct Bound {
     pub estimator: Estimator,
     /// Draws a window.
     pub draws: usize,
+    /// Whether an interval can be relied on: not where the weight 1/t gives the estimator infinite variance.
+    pub finite_variance: bool,
     /// NELBO in nats a token.
     pub nats_per_token: Measure,
     /// exp(nats a token): an upper bound of the perplexity.
@@ -96,6 +98,8 @@ pub fn evaluate(
     Ok(Bound {
         estimator: settings.estimator,
         draws: settings.groups * settings.strata,
+        finite_variance: settings.estimator == Estimator::ExactCount
+            || depends_on_level(model.spec()),
         nats_per_token,
         perplexity_bound: nats_per_token.map(f64::exp),
         bits_per_character: bits(per(|window| window.characters)),

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! where M is the set of masked slots. The second line is the first with t integrated out, given the
-//! number of masked slots. A model of the uniform process has a loss at every slot, which is not a function
-//! of M alone; only the first line carries over to it. Prompt slots are never masked, and what is bounded
+//! number of masked slots. The loss of a model of the uniform process, of log-scores, or one that is told the noise
+//! level is not a function of M alone; only the first line carries over to it. Prompt slots are never masked, and what is bounded
 //! is −ln p(target | prompt), given its length.
 //!
 //! A block-causal model predicts block after block, each after the clean text before it, so that its NELBO is
@@ -22,15 +22,16 @@ use serde::Serialize;
 
 use super::scorer::{MaskedTarget, Scorer};
 use super::words::Words;
-use super::{EvalError, Target, uniform};
+use super::{EvalError, Target, depends_on_level, noised};
 use crate::decode::MAX_GUIDANCE_SCALE;
 use crate::diffusion::Schedule;
-use crate::models::{AttentionPattern, Corruption, Denoiser};
+use crate::models::{AttentionPattern, Denoiser};
 use crate::sampling::philox::Stream;
 
-/// Why [`Estimator::ExactCount`] is not for models of the uniform process.
-pub const EXACT_COUNT_IS_FOR_MASKS: &str = "the exact count is of masked slots, and of a model of the uniform process \
-     the loss depends on the noise level itself";
+/// Why [`Estimator::ExactCount`] is not for models whose loss
+/// [depends on the noise level](super::depends_on_level).
+pub const EXACT_COUNT_HAS_NO_LEVEL: &str = "the exact count is of slots that are masked at no noise level, and this \
+     model's loss depends on the level itself";
 
 /// How the NELBO is estimated. Both estimators have the same expectation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -49,8 +50,8 @@ pub enum Estimator {
     /// and no interval made from it can be relied on. [`Estimator::ExactCount`], whose weights are at
     /// most L, gives the figure to publish; this one is a check of it.
     ///
-    /// For a model of the uniform process it is the only one, with t = u² for u stratified and the weight
-    /// 2u on top of the loss's own, which makes the variance finite.
+    /// For a model whose loss [depends on the noise level](super::depends_on_level) it is the only one, with
+    /// t = u² for u stratified and the weight 2u on top of the loss's own, which makes the variance finite.
     ContinuousTime,
 }
 
@@ -152,7 +153,12 @@ impl Draw {
         draw
     }
 
-    /// Masks more slots, all of them behind the others.
+    /// The same draw that masks more slots, all of them behind the others, weighed with `weight`.
+    pub fn and(mut self, masked: impl IntoIterator<Item = usize>, weight: f64) -> Self {
+        self.extend(masked, weight);
+        self
+    }
+
     fn extend(&mut self, masked: impl IntoIterator<Item = usize>, weight: f64) {
         self.masked.extend(masked);
         self.weights.resize(self.masked.len(), weight);
@@ -280,10 +286,10 @@ pub fn losses(
     draws: &[Draw],
     guidance_scale: f64,
 ) -> Result<Vec<f64>, EvalError> {
-    if model.spec().corruption == Corruption::Uniform {
+    if depends_on_level(model.spec()) {
         return Err(EvalError::Unsupported {
             family: model.spec().family,
-            reason: "a draw masks slots, and it was trained on the uniform process",
+            reason: "a draw masks slots at no noise level, and its loss depends on the level",
         });
     }
     let scorer = Scorer::new(model, guidance_scale)?;
@@ -320,14 +326,14 @@ pub fn estimate(
         strata,
         ..
     } = *settings;
-    if model.spec().corruption == Corruption::Uniform {
+    if depends_on_level(model.spec()) {
         if estimator == Estimator::ExactCount {
             return Err(EvalError::Unsupported {
                 family: model.spec().family,
-                reason: EXACT_COUNT_IS_FOR_MASKS,
+                reason: EXACT_COUNT_HAS_NO_LEVEL,
             });
         }
-        let losses = uniform::losses(model, targets, settings, progress)?;
+        let losses = noised::losses(model, targets, settings, progress)?;
         return Ok(losses
             .chunks(groups * strata)
             .map(|losses| Estimate::of(losses, strata))

@@ -18,6 +18,7 @@ mod error;
 pub mod infill;
 pub mod likelihood;
 mod measure;
+mod noised;
 pub mod plot;
 mod report;
 mod sample;
@@ -27,7 +28,6 @@ pub mod speed;
 mod supported;
 mod table;
 mod target;
-mod uniform;
 mod words;
 
 pub use corpus::{Corpus, Document, Selection, Window};
@@ -36,5 +36,5 @@ pub use measure::Measure;
 pub use report::{
     DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, RunReport, SpeedReport,
 };
-pub use supported::{SPANS_ARE_FOR_BIDIRECTIONAL, check, max_context};
+pub use supported::{check, depends_on_level, max_context, reason_against_spans};
 pub use target::Target;

@@ -8,43 +8,56 @@ use crate::models::{AttentionPattern, Corruption, ModelSpec, Parameterisation};
 const MAX_BLOCK_CAUSAL: usize = 4096;
 
 /// Why spans are not filled in by block-causal models.
-pub const SPANS_ARE_FOR_BIDIRECTIONAL: &str =
+const SPANS_ARE_FOR_BIDIRECTIONAL: &str =
     "a span's right side is unseen by a block-causal model, which reads the blocks before it alone";
 
-/// Checks that the likelihood of a text can be bounded: that a forward of a partly noised sequence gives each
-/// slot a distribution given the others that it sees.
+/// Why spans are not filled in by models of log-scores and those that are told the noise level.
+const SPANS_HAVE_NO_LEVEL: &str =
+    "masked spans in a clean text are of no noise level, and this model has to be told one";
+
+/// Checks that the likelihood of a text can be bounded.
 ///
 /// # Errors
-/// [`EvalError::Unsupported`] for models of log-scores, models that have to be told the noise level, and
-/// block-causal ones of the uniform process.
+/// [`EvalError::Unsupported`] for block-causal models whose loss [depends on the noise level](depends_on_level).
 pub fn check(spec: &ModelSpec) -> Result<(), EvalError> {
     let block_causal = spec.attention != AttentionPattern::Bidirectional;
-    let reason = if block_causal && spec.corruption == Corruption::Uniform {
-        "it is block-causal and of the uniform process"
-    } else if spec.parameterisation == Parameterisation::LogScore {
-        "its output is a log-score, not logits"
-    } else if spec.noise_conditioned {
-        "it has to be told the noise level"
-    } else {
-        return Ok(());
-    };
-    Err(EvalError::Unsupported {
-        family: spec.family,
-        reason,
-    })
+    match block_causal && depends_on_level(spec) {
+        true => Err(EvalError::Unsupported {
+            family: spec.family,
+            reason: "it is block-causal, and its loss depends on the noise level",
+        }),
+        false => Ok(()),
+    }
 }
 
-/// Checks that spans of a text can be masked and filled in: that a slot sees what is on both sides of it.
-///
+/// Whether a model's loss depends on the noise level itself, and not only on which slots are masked: of the uniform
+/// process, of log-scores, and of models that have to be told the level.
+pub fn depends_on_level(spec: &ModelSpec) -> bool {
+    spec.corruption == Corruption::Uniform
+        || spec.parameterisation == Parameterisation::LogScore
+        || spec.noise_conditioned
+}
+
+/// Why spans of a text cannot be masked and filled in by a model, if they cannot: a slot has to see what is on both
+/// sides of it, and nothing has to be said of the noise level.
+pub fn reason_against_spans(spec: &ModelSpec) -> Option<&'static str> {
+    if spec.attention != AttentionPattern::Bidirectional {
+        Some(SPANS_ARE_FOR_BIDIRECTIONAL)
+    } else if spec.parameterisation == Parameterisation::LogScore || spec.noise_conditioned {
+        Some(SPANS_HAVE_NO_LEVEL)
+    } else {
+        None
+    }
+}
+
 /// # Errors
-/// [`EvalError::Unsupported`] for block-causal models, and those that [`check`] refuses.
+/// [`EvalError::Unsupported`] with the [reason against spans](reason_against_spans).
 pub(super) fn check_spans(spec: &ModelSpec) -> Result<(), EvalError> {
-    check(spec)?;
-    match spec.attention {
-        AttentionPattern::Bidirectional => Ok(()),
-        AttentionPattern::BlockCausal { .. } => Err(EvalError::Unsupported {
+    match reason_against_spans(spec) {
+        None => Ok(()),
+        Some(reason) => Err(EvalError::Unsupported {
             family: spec.family,
-            reason: SPANS_ARE_FOR_BIDIRECTIONAL,
+            reason,
         }),
     }
 }

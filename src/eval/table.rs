@@ -4,7 +4,6 @@ use std::fmt;
 
 use super::{DataForm, DataReport, InfillReport, Measure, Report, SpeedReport};
 use crate::eval::bound::Bound;
-use crate::eval::likelihood::Estimator;
 use crate::models::ForwardProcess;
 
 impl fmt::Display for Report {
@@ -21,7 +20,7 @@ impl fmt::Display for Report {
             self.estimated
         )?;
         if !self.likelihood.is_empty() {
-            likelihood(f, &self.likelihood, self.process)?;
+            likelihood(f, &self.likelihood)?;
         }
         if let Some(report) = &self.infill {
             infill(f, report, self.process)?;
@@ -70,11 +69,7 @@ fn data(f: &mut fmt::Formatter<'_>, data: &DataReport) -> fmt::Result {
     Ok(())
 }
 
-fn likelihood(
-    f: &mut fmt::Formatter<'_>,
-    bounds: &[Bound],
-    process: ForwardProcess,
-) -> fmt::Result {
+fn likelihood(f: &mut fmt::Formatter<'_>, bounds: &[Bound]) -> fmt::Result {
     for bound in bounds {
         let error = bound
             .monte_carlo_error
@@ -97,7 +92,7 @@ fn likelihood(
         for (name, value) in rows {
             writeln!(f, "  {name:<20}{value}")?;
         }
-        if bound.estimator == Estimator::ContinuousTime && process == ForwardProcess::Absorbing {
+        if !bound.finite_variance {
             writeln!(
                 f,
                 "  a check only: the weight 1/t gives it infinite variance, and its intervals are too\n  \

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::support::golden;
+use crate::support::{golden, json};
 use crate::texts;
 
 /// Runs `unmask eval` on the golden checkpoint.
@@ -138,6 +138,7 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .likelihood[].by_document[].tokens
     .likelihood[].draws
     .likelihood[].estimator
+    .likelihood[].finite_variance
     .likelihood[].monte_carlo_error
     .likelihood[].nats_per_token.high
     .likelihood[].nats_per_token.low
@@ -284,23 +285,60 @@ fn the_command_says_what_is_wrong_with_its_input() {
 fn families_that_cannot_be_evaluated_are_refused_before_their_weights_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let data = text_file(folder.path());
-    for (family, reason) in [
-        ("sedd_absorb", "its output is a log-score, not logits"),
-        ("sedd_uniform", "its output is a log-score, not logits"),
-    ] {
-        // A checkpoint whose weights are not there.
+    let mut config = json(&golden("bd3lm").join("config.json"));
+    config["time_conditioning"] = true.into();
+    // A checkpoint whose weights are not there.
+    let model = folder.path().join("bd3lm");
+    std::fs::create_dir(&model).unwrap();
+    std::fs::write(model.join("config.json"), config.to_string()).unwrap();
+    std::fs::write(model.join("model.safetensors"), b"nothing that can be read").unwrap();
+    let output = eval(model.to_str().unwrap(), &data, &[]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    let reason = "it is block-causal, and its loss depends on the noise level";
+    assert!(errors.contains(reason), "{errors}");
+}
+
+#[test]
+fn of_a_model_of_log_scores_the_likelihood_is_measured_in_continuous_time_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = text_file(folder.path());
+    for family in ["sedd_absorb", "sedd_uniform"] {
         let model = folder.path().join(family);
         std::fs::create_dir(&model).unwrap();
-        std::fs::copy(
-            golden(family).join("config.json"),
-            model.join("config.json"),
-        )
-        .unwrap();
-        std::fs::write(model.join("model.safetensors"), b"nothing that can be read").unwrap();
-        let output = eval(model.to_str().unwrap(), &data, &[]);
+        for (from, name) in [
+            (family, "config.json"),
+            (family, "model.safetensors"),
+            ("mdlm", "tokenizer.json"),
+            ("mdlm", "tokenizer_config.json"),
+        ] {
+            std::fs::copy(golden(from).join(name), model.join(name)).unwrap();
+        }
+        let model = model.to_str().unwrap();
+        let output = eval(model, &data, &["--context", "12", "--draws", "4", "--json"]);
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{family}");
-        assert!(errors.contains(reason), "{family}: {errors}");
+        assert!(output.status.success(), "{family}: {errors}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let [bound] = &report["likelihood"].as_array().unwrap()[..] else {
+            panic!("one estimator: {report}");
+        };
+        assert_eq!(bound["estimator"], "continuous_time");
+        assert_eq!(bound["finite_variance"], true);
+        let nats = bound["nats_per_token"]["value"].as_f64().unwrap();
+        assert!(nats > 0.0 && nats.is_finite(), "{nats}");
+        let left_out: Vec<&str> = report["left_out"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|left_out| left_out["measure"].as_str().unwrap())
+            .collect();
+        assert_eq!(left_out, ["likelihood, exact count", "infill", "speed"]);
+        let output = eval(model, &data, &["--estimators", "exact-count"]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            errors.contains("--estimators exact-count is not for this model"),
+            "{errors}"
+        );
     }
 }
 

@@ -1,5 +1,6 @@
 //! Likelihoods of single sequences.
 
+use candle_core::Tensor;
 use serde_json::Value;
 use unmask::canvas::{Canvas, TokenId};
 use unmask::decode::DecodePlan;
@@ -10,14 +11,14 @@ use unmask::models::{AttentionPattern, Denoiser};
 use crate::load;
 use crate::oracle::Oracle;
 use crate::support::mock::{MASK, MockModel};
-use crate::support::{denoise, engine, golden, ids, json};
+use crate::support::{self, denoise, engine, forward_goldens, golden, ids, json};
 
 /// The attention of the models here that are not block-causal.
 const FULL: AttentionPattern = AttentionPattern::Bidirectional;
 
-/// The cases of likelihood.json of one official function.
-fn cases(function: &str) -> Vec<Value> {
-    let Value::Array(cases) = json(&golden("llada").join("likelihood.json")) else {
+/// The cases of a family's likelihood.json of one official function.
+fn cases(family: &str, function: &str) -> Vec<Value> {
+    let Value::Array(cases) = json(&golden(family).join("likelihood.json")) else {
         panic!("likelihood.json holds a list of cases");
     };
     let of = |case: &Value| case["estimator"].as_str().unwrap().ends_with(function);
@@ -32,33 +33,112 @@ fn masked_slots(tokens: &[TokenId], mask: TokenId) -> Vec<usize> {
 
 #[test]
 fn recorded_draws_give_the_official_log_likelihood_with_and_without_guidance() {
-    let model = load();
-    let cases = cases("get_log_likelihood");
-    assert_eq!(cases.len(), 3);
+    for (family, count) in [("llada", 3), ("llada_moe", 2)] {
+        let model = support::load(family);
+        let cases = cases(family, "get_log_likelihood");
+        assert_eq!(cases.len(), count);
+        for case in cases {
+            let (prompt, answer) = (ids(&case["prompt_ids"]), ids(&case["answer_ids"]));
+            let target = Target::after_prompt(&prompt, &answer);
+            let mut draws = Vec::new();
+            for batch in case["draws"].as_array().unwrap() {
+                let rows = batch["perturbed_seq"].as_array().unwrap();
+                for (row, ratio) in rows.iter().zip(batch["p_mask_row"].as_array().unwrap()) {
+                    draws.push(Draw::new(
+                        masked_slots(&ids(row), model.spec().mask_token().unwrap()),
+                        1.0 / ratio.as_f64().unwrap(),
+                    ));
+                }
+            }
+            let guidance = case["params"]["cfg_scale"].as_f64().unwrap();
+            let losses = losses(&*model, &target, &draws, guidance).unwrap();
+            let got = -losses.iter().sum::<f64>() / losses.len() as f64;
+            let expected = case["log_likelihood"].as_f64().unwrap();
+            assert!((got - expected).abs() < 1e-4, "{family}: {got} {expected}");
+        }
+    }
+}
+
+#[test]
+fn recorded_draws_give_dreams_own_likelihood_with_and_without_guidance() {
+    let model = support::load("dream");
+    let mask = model.spec().mask_token().unwrap();
+    let cases = cases("dream", "_eval_target_nll_mc");
+    assert_eq!(cases.len(), 2);
     for case in cases {
         let (prompt, answer) = (ids(&case["prompt_ids"]), ids(&case["answer_ids"]));
         let target = Target::after_prompt(&prompt, &answer);
         let mut draws = Vec::new();
         for batch in case["draws"].as_array().unwrap() {
             let rows = batch["perturbed_seq"].as_array().unwrap();
-            for (row, ratio) in rows.iter().zip(batch["p_mask_row"].as_array().unwrap()) {
-                draws.push(Draw::new(
-                    masked_slots(&ids(row), model.spec().mask_token().unwrap()),
-                    1.0 / ratio.as_f64().unwrap(),
-                ));
+            for (row, chances) in rows.iter().zip(batch["p_mask"].as_array().unwrap()) {
+                // Slots of the prompt are masked in what is recorded, and put back before the forward.
+                let mut masked = masked_slots(&ids(row), mask);
+                masked.retain(|slot| *slot >= prompt.len());
+                draws.push(Draw::new(masked, 1.0 / chances[0].as_f64().unwrap()));
             }
         }
-        let guidance = case["params"]["cfg_scale"].as_f64().unwrap();
+        // Dream's scale of s stands for u + s (c − u).
+        let guidance = case["params"]["classifier_free_guidance"].as_f64().unwrap() - 1.0;
         let losses = losses(&*model, &target, &draws, guidance).unwrap();
-        let got = -losses.iter().sum::<f64>() / losses.len() as f64;
-        let expected = case["log_likelihood"].as_f64().unwrap();
-        assert!((got - expected).abs() < 1e-4, "{got} {expected}");
+        let got = losses.iter().sum::<f64>() / losses.len() as f64;
+        let expected = case["nll"].as_f64().unwrap();
+        assert!((got / expected - 1.0).abs() < 1e-5, "{got} {expected}");
+    }
+}
+
+/// The rows of an integer tensor of a golden.
+fn token_rows(tensor: &Tensor) -> Vec<Vec<TokenId>> {
+    let rows: Vec<Vec<i64>> = tensor.to_vec2().unwrap();
+    let row = |row: Vec<i64>| row.into_iter().map(|id| id as TokenId).collect();
+    rows.into_iter().map(row).collect()
+}
+
+#[test]
+fn recorded_noise_gives_the_official_nelbo_of_mdlm_and_bd3lm() {
+    for family in ["mdlm", "bd3lm"] {
+        let (model, goldens) = (support::load(family), forward_goldens(family));
+        let mask = model.spec().mask_token().unwrap();
+        let texts = token_rows(&goldens["nelbo0.x0"]);
+        let noised = token_rows(&goldens["nelbo0.xt"]);
+        let nlls = &goldens["nelbo0.nlls"];
+        let official: Vec<Vec<f32>> = nlls.to_vec2().unwrap();
+        // One a text, or one a slot and negative.
+        let weights = match family {
+            "mdlm" => goldens["nelbo0.weight"].unsqueeze(1).unwrap(),
+            _ => goldens["nelbo0.loss_scale"].neg().unwrap(),
+        };
+        let weights = weights.broadcast_as(nlls.shape()).unwrap();
+        let weights: Vec<Vec<f32>> = weights.to_vec2().unwrap();
+        let mut compared = 0;
+        for (row, text) in texts.iter().enumerate() {
+            let target = Target::whole(text.clone());
+            for slot in masked_slots(&noised[row], mask) {
+                if official[row][slot] == 0.0 {
+                    continue;
+                }
+                // All that is masked in the text, one slot weighed: the others at 0.
+                let masked = masked_slots(&noised[row], mask);
+                let weight = f64::from(weights[row][slot]);
+                let before = masked.iter().copied().filter(|other| *other < slot);
+                let after = masked.iter().copied().filter(|other| *other > slot);
+                let draw = Draw::new(before, 0.0).and([slot], weight).and(after, 0.0);
+                let got = losses(&*model, &target, &[draw], 0.0).unwrap()[0];
+                let expected = f64::from(official[row][slot]);
+                assert!(
+                    (got / expected - 1.0).abs() < 1e-4,
+                    "{family} {row} {slot}: {got} {expected}"
+                );
+                compared += 1;
+            }
+        }
+        assert!(compared > 8, "{family}: {compared}");
     }
 }
 
 #[test]
 fn recorded_draws_mask_as_many_slots_as_our_own_but_for_the_rounding_of_halves() {
-    for case in cases("get_log_likelihood") {
+    for case in cases("llada", "get_log_likelihood") {
         let length = ids(&case["answer_ids"]).len();
         let target = Target::after_prompt(&ids(&case["prompt_ids"]), &ids(&case["answer_ids"]));
         for batch in case["draws"].as_array().unwrap() {
@@ -89,7 +169,7 @@ fn recorded_draws_mask_as_many_slots_as_our_own_but_for_the_rounding_of_halves()
 #[test]
 fn greedy_suffixes_are_those_of_the_official_code() {
     let engine = engine("llada");
-    let cases = cases("suffix_greedy_prediction");
+    let cases = cases("llada", "suffix_greedy_prediction");
     assert_eq!(cases.len(), 2);
     for case in cases {
         for answer in case["cases"].as_array().unwrap() {

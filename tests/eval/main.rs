@@ -6,6 +6,7 @@ mod blocks;
 mod command;
 mod corpus;
 mod likelihood;
+mod noise_level;
 mod oracle;
 #[path = "../support/mod.rs"]
 mod support;
