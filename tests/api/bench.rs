@@ -308,6 +308,31 @@ fn loads_that_make_no_sense_are_refused_by_the_name_of_their_option() {
 }
 
 #[test]
+fn a_device_s_rates_and_the_reduction_s_times_come_with_their_floors() {
+    let arguments = "device --device cpu --rows 3 --vocab 500 --tries 1 --json -";
+    let output = bench(&arguments.split(' ').collect::<Vec<_>>());
+    let report = report(output);
+    assert_eq!(report["device"], "cpu");
+    let positive = |value: &Value| value.as_f64().is_some_and(|number| number > 0.0);
+    assert!(positive(&report["copy_gb_per_second"]) && positive(&report["launch_microseconds"]));
+    assert_eq!(report["products"][0]["dtype"], "f32");
+    assert!(positive(&report["products"][0]["tflops"]));
+    let reductions = report["reductions"].as_array().unwrap();
+    assert_eq!(reductions.len(), 4);
+    for reduction in reductions {
+        let [time, floor, share] = ["milliseconds", "floor_milliseconds", "share_of_copy_rate"]
+            .map(|field| reduction[field].as_f64().unwrap());
+        assert!(
+            time > 0.0 && (share - floor / time).abs() < 1e-9,
+            "{reduction}"
+        );
+    }
+    let refused = bench(&["device", "--rows", "0"]);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("--rows"), "{error}");
+}
+
+#[test]
 fn the_engine_s_figures_come_with_their_bars_and_floors_or_say_why_not() {
     let arguments = "engine --device cpu --only overhead,head,cache --rounds 1 --json -";
     let output = bench(&arguments.split(' ').collect::<Vec<_>>());

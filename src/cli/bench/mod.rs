@@ -1,8 +1,9 @@
 //! `unmask bench`: what the served model, the engine and the server do on this machine.
 
 mod client;
+mod device;
 mod engine;
-mod floor;
+mod machine;
 mod serve;
 mod step;
 
@@ -37,6 +38,9 @@ enum BenchCommand {
     /// Measure a server under load: closed loops of so many clients, or arrivals at a rate.
     #[command(after_help = serve::EXAMPLES)]
     Serve(Box<serve::ServeArgs>),
+    /// Measure what the device can do, and how near to it the reduction over the vocabulary comes.
+    #[command(after_help = device::EXAMPLES)]
+    Device(device::DeviceArgs),
     /// Measure what the engine promises, as ratios of two sides that take turns.
     #[command(after_help = engine::EXAMPLES)]
     Engine(engine::EngineArgs),
@@ -48,6 +52,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         None => step::run(args.step),
         Some(BenchCommand::Serve(args)) => serve::run(*args),
         Some(BenchCommand::Engine(args)) => engine::run(args),
+        Some(BenchCommand::Device(args)) => device::run(args),
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Report {
     pub parameters: usize,
     /// Rounds of each figure.
     pub rounds: usize,
-    /// Measured rate of f32 matrix products.
+    /// Measured rate of matrix products, in the format of the weights.
     pub matrix_gflops: f64,
     /// What was measured.
     pub figures: Vec<Figure>,

@@ -9,7 +9,7 @@ mod throughput;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::{anyhow, ensure};
+use anyhow::{anyhow, bail, ensure};
 use candle_core::DType;
 use clap::{Args, ValueEnum};
 use unmask::models::WeightFormat;
@@ -68,9 +68,14 @@ enum Promise {
 pub fn run(args: EngineArgs) -> anyhow::Result<()> {
     let device = args.model.device.resolve()?;
     let format = args.model.dtype.resolve(&device);
+    let WeightFormat::Float(dtype) = format else {
+        bail!(
+            "bench engine sets figures against the rate of products, and 8-bit ones have another; give --dtype f32"
+        );
+    };
     ensure!(
-        device.is_cpu() && format == WeightFormat::from(DType::F32),
-        "bench engine sets figures against the rate of f32 products on a CPU; allowed: --device cpu --dtype f32"
+        dtype == DType::F32 || !device.is_cpu(),
+        "bench engine sets figures against the rate of products, which on a CPU is that of f32; give --dtype f32"
     );
     let checkpoint = args.model.checkpoint()?;
     let model = args.model.load(&checkpoint)?;
@@ -84,7 +89,7 @@ pub fn run(args: EngineArgs) -> anyhow::Result<()> {
         .contains(&Promise::Head)
         .then(|| step_cost::head(&*model, rounds))
         .transpose()?;
-    let setup = Setup::new(&checkpoint, model, rounds)?;
+    let setup = Setup::new(&checkpoint, model, (device, dtype), rounds)?;
     let mut figures = Vec::new();
     for promise in promises {
         figures.push(match promise {

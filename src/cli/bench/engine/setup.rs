@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
+use candle_core::{DType, Device};
 use unmask::canvas::{Canvas, TokenId};
 use unmask::decode::{Budget, Cache, CachePolicy, DecodePlan, EarlyStop, Revision};
 use unmask::engine::{Engine, EngineConfig, Event, Generation, StepSummary};
 use unmask::models::{AttentionPattern, Checkpoint, Corruption, Denoiser};
 
-use crate::cli::bench::floor::{Products, machine_rate};
+use crate::cli::bench::machine::{Products, TRIES, large_products, matrix_rate};
 
 /// The most steps that are recorded between two readings.
 const MAX_STEPS: usize = 1 << 16;
@@ -27,6 +28,10 @@ pub struct Setup {
     pub products: Products,
     /// Operations a second of the machine's matrix products.
     pub rate: f64,
+    /// Where it computes.
+    pub device: Device,
+    /// In what.
+    pub dtype: DType,
     pub rounds: usize,
     steps: Arc<Mutex<Vec<Step>>>,
 }
@@ -39,6 +44,7 @@ impl Setup {
     pub fn new(
         checkpoint: &Checkpoint,
         model: Box<dyn Denoiser>,
+        (device, dtype): (Device, DType),
         rounds: usize,
     ) -> anyhow::Result<Self> {
         let engine = Engine::start(model, EngineConfig::default())?;
@@ -63,7 +69,9 @@ impl Setup {
         Ok(Self {
             engine,
             products: Products::of(checkpoint)?,
-            rate: machine_rate()?,
+            rate: matrix_rate(&device, dtype, large_products(&device), TRIES)?,
+            device,
+            dtype,
             rounds,
             steps,
         })

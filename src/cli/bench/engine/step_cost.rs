@@ -149,15 +149,20 @@ pub fn head(model: &dyn Denoiser, rounds: usize) -> anyhow::Result<Figure> {
     let (mut forward, mut all, mut few) = (Vec::new(), Vec::new(), Vec::new());
     let (mut ratios, mut of_steps) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
+        // What a device was given to do is not done when the call returns.
+        let synchronise = || model.device().synchronize();
         let begun = Instant::now();
         let hidden = model.hidden(&batch, None)?;
+        synchronise()?;
         let forward_ms = milliseconds(begun);
         let begun = Instant::now();
         model.head_rows(&hidden, &inputs)?;
+        synchronise()?;
         let all_ms = milliseconds(begun);
         let begun = Instant::now();
         let chosen = hidden.narrow(0, length - scored, scored)?.contiguous()?;
         model.head_rows(&chosen, &inputs[length - scored..])?;
+        synchronise()?;
         let few_ms = milliseconds(begun);
         if round > 0 {
             ratios.push(all_ms / few_ms);

@@ -6,7 +6,7 @@ use unmask::canvas::Canvas;
 use super::figure::{Bar, Figure};
 use super::median;
 use super::setup::Setup;
-use crate::cli::bench::floor::matrix_rate;
+use crate::cli::bench::machine::{TRIES, matrix_rate};
 
 /// Steps that every canvas takes, whatever its length.
 const STEPS: usize = 8;
@@ -39,7 +39,10 @@ pub fn batch(setup: &Setup) -> anyhow::Result<Figure> {
         }
     }
     let width = spec.hidden_size;
-    let gflops = |rows| Ok::<_, anyhow::Error>(matrix_rate(rows, width, 4 * width)? / 1e9);
+    let gflops = |rows| {
+        let shape = [rows, width, 4 * width];
+        anyhow::Ok(matrix_rate(&setup.device, setup.dtype, shape, TRIES)? / 1e9)
+    };
     let (few, many) = (gflops(LENGTH)?, gflops(AT_A_TIME * LENGTH)?);
     let details = json!({
         "tokens/s, one at a time": median(alone),

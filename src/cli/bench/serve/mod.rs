@@ -28,7 +28,7 @@ use self::probe::Probe;
 use self::report::{EngineShare, Level, Report};
 use self::requests::{Lengths, Requests};
 use super::client::{Client, Target};
-use super::floor::{Products, machine_rate};
+use super::machine::{Products, cpu_rate};
 use super::{listen, write_report};
 use crate::cli::all_succeeded;
 use crate::cli::model::{ModelArgs, tokenizer};
@@ -328,7 +328,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<Measured> {
     let format = args.model.dtype.resolve(&device);
     let is_f32_on_cpu = device.is_cpu() && format == WeightFormat::from(DType::F32);
     let products = match is_f32_on_cpu {
-        true => Some((Products::of(&checkpoint)?, machine_rate()?)),
+        true => Some((Products::of(&checkpoint)?, cpu_rate()?)),
         false => None,
     };
     let engine = Arc::new(args.model.engine(&checkpoint, config)?);

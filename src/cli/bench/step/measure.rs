@@ -3,30 +3,47 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use candle_core::{DType, Device};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 use unmask::canvas::Canvas;
 use unmask::engine::{Event, Statistics};
+use unmask::models::WeightFormat;
 
 use super::super::client::{Client, Target};
-use super::super::floor::machine_rate;
+use super::super::machine::{TRIES, copy_rate, large_products, matrix_rate};
 use super::Setup;
 use super::report::{Concurrent, EngineFigures, Floor, HttpFigures, Memory, Spread};
 
 /// Seeds of the measurements begin here.
 const FIRST_SEED: u64 = 1;
 
-/// The least time that a step in f32 on the CPU can take: its matrix products at the measured rate of such
-/// products.
-pub fn floor(setup: &Setup) -> anyhow::Result<Floor> {
-    let rate = machine_rate()?;
+/// The least time that a step can take: its matrix products at the measured rate of such products, or on a GPU one
+/// read of the weights at the rate of copies, if that is longer. On a CPU small weights stay in its caches. `None` of
+/// 8-bit weights, and of half precision on a CPU: their products have other rates.
+pub fn floor(
+    setup: &Setup,
+    device: &Device,
+    format: WeightFormat,
+    weight_bytes: usize,
+) -> anyhow::Result<Option<Floor>> {
+    let (dtype, read_ms) = match format {
+        WeightFormat::Float(DType::F32) if device.is_cpu() => (DType::F32, 0.0),
+        WeightFormat::Float(dtype) if !device.is_cpu() => {
+            let copy = copy_rate(device, TRIES)?;
+            (dtype, weight_bytes as f64 / copy * 1e3)
+        }
+        _ => return Ok(None),
+    };
+    let rate = matrix_rate(device, dtype, large_products(device), TRIES)?;
     let rows = (setup.prompt_ids.len() + setup.gap) as f64;
     // On average half of the gap is masked and goes through the head.
     let scored = (setup.gap + 1) as f64 / 2.0;
-    Ok(Floor {
+    let products_ms = setup.products.operations(rows, scored) / rate * 1e3;
+    Ok(Some(Floor {
         matrix_gflops: rate / 1e9,
-        step_ms: setup.products.operations(rows, scored) / rate * 1e3,
-    })
+        step_ms: products_ms.max(read_ms),
+    }))
 }
 
 /// The path of completions.

@@ -7,15 +7,13 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use anyhow::Context;
-use candle_core::DType;
 use clap::Args;
 use unmask::engine::{Engine, EngineConfig};
-use unmask::models::WeightFormat;
 use unmask::server::{AppState, Limits};
 
 use super::client::Target;
-use super::floor::Products;
 use super::listen;
+use super::machine::Products;
 use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Arguments of `unmask bench` without a subcommand.
@@ -66,7 +64,6 @@ pub fn run(args: StepArgs) -> anyhow::Result<()> {
     };
     let device = args.model.device.resolve()?;
     let format = args.model.dtype.resolve(&device);
-    let is_f32_on_cpu = device.is_cpu() && format == WeightFormat::from(DType::F32);
     let weight_bytes = checkpoint.weight_bytes(format)?;
     let engine = Arc::new(args.model.engine(&checkpoint, config)?);
     let setup = Setup {
@@ -85,7 +82,7 @@ pub fn run(args: StepArgs) -> anyhow::Result<()> {
     let report = report::Report {
         model: checkpoint.name().to_owned(),
         gap: setup.gap,
-        floor: is_f32_on_cpu.then(|| measure::floor(&setup)).transpose()?,
+        floor: measure::floor(&setup, &device, format, weight_bytes)?,
         engine: measure::engine(&setup)?,
         http: runtime.block_on(measure::http(&setup, &target))?,
         concurrent: runtime.block_on(measure::concurrent(&setup, &target))?,

@@ -43,15 +43,15 @@ impl fmt::Display for Spread {
     }
 }
 
-/// Why a model that is not in f32 on the CPU has no [`Floor`].
-const NO_FLOOR: &str = "not measured: it is for f32 on the CPU, whose products have another rate";
+/// Why a model in another format has no [`Floor`].
+const NO_FLOOR: &str = "not measured: it is for f32 on a CPU and for f32, bf16 and f16 on a GPU";
 
-/// The least that a denoise step in f32 can take on this machine's CPU.
+/// The least that a denoise step can take on this device.
 #[derive(Serialize)]
 pub struct Floor {
-    /// Measured rate of f32 matrix products.
+    /// Measured rate of matrix products.
     pub matrix_gflops: f64,
-    /// Operations of a step's matrix products over that rate.
+    /// Operations of a step's matrix products over that rate, or a read of the weights if that takes longer.
     pub step_ms: f64,
 }
 
@@ -108,8 +108,7 @@ pub struct Report {
     pub model: String,
     /// Tokens a completion.
     pub gap: usize,
-    /// The least that a step can take; `None` for a model on another device or in another format than the
-    /// products whose rate is measured.
+    /// The least that a step can take; `None` for a model in a format whose products are not measured.
     pub floor: Option<Floor>,
     /// Without HTTP.
     pub engine: EngineFigures,
@@ -143,7 +142,7 @@ impl Report {
         match floor {
             Some(floor) => writeln!(
                 out,
-                "  floor, ms               {:9.3}   (matrix products at {:.0} GFLOP/s)",
+                "  floor, ms               {:9.3}   (products at {:.0} GFLOP/s, or a read of the weights)",
                 floor.step_ms, floor.matrix_gflops
             )?,
             None => writeln!(out, "  floor                   {NO_FLOOR}")?,

@@ -1,38 +1,79 @@
-//! What the machine allows: the measured rate of matrix products, and the time that a model's products take
-//! at it.
+//! What the machine allows: the measured rates of copies and of matrix products, and the time that a model's
+//! products take at them.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use unmask::models::{Checkpoint, ModelSpec};
 
-/// Rows and columns of the products that the machine's rate is measured by.
-const SIZE: usize = 1024;
+/// Tries of which the fastest counts.
+pub const TRIES: usize = 8;
+/// Bytes of the tensor whose copies are timed: far more than a cache holds.
+const COPY_BYTES: usize = 1 << 28;
 
-/// Operations a second of f32 products of matrices `[rows, inner]` and `[inner, columns]` on the CPU: of the
-/// fastest of several tries.
-pub fn matrix_rate(rows: usize, inner: usize, columns: usize) -> anyhow::Result<f64> {
-    const TRIES: usize = 8;
-    let left = Tensor::rand(-1.0f32, 1.0, (rows, inner), &Device::Cpu)?;
-    let right = Tensor::rand(-1.0f32, 1.0, (inner, columns), &Device::Cpu)?;
+/// Seconds that `work` takes until the device is done with it: of the fastest of several tries, after one that
+/// does not count.
+pub fn synchronised(
+    device: &Device,
+    tries: usize,
+    mut work: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
+    let mut fastest = f64::INFINITY;
+    for number in 0..=tries {
+        device.synchronize()?;
+        let begun = Instant::now();
+        work()?;
+        device.synchronize()?;
+        if number > 0 {
+            fastest = fastest.min(begun.elapsed().as_secs_f64());
+        }
+    }
+    Ok(fastest)
+}
+
+/// Bytes a second that copies within a device's memory read and write.
+pub fn copy_rate(device: &Device, tries: usize) -> anyhow::Result<f64> {
+    let source = Tensor::ones(COPY_BYTES / 4, DType::F32, device)?;
+    let seconds = synchronised(device, tries, || {
+        source.copy()?;
+        Ok(())
+    })?;
+    Ok(2.0 * COPY_BYTES as f64 / seconds)
+}
+
+/// Operations a second of products of matrices `[rows, inner]` and `[inner, columns]`.
+pub fn matrix_rate(
+    device: &Device,
+    dtype: DType,
+    [rows, inner, columns]: [usize; 3],
+    tries: usize,
+) -> anyhow::Result<f64> {
+    let matrix = |shape| Tensor::rand(-1.0f32, 1.0, shape, device)?.to_dtype(dtype);
+    let (left, right) = (matrix((rows, inner))?, matrix((inner, columns))?);
     let operations = 2.0 * rows as f64 * inner as f64 * columns as f64;
     // Short products are repeated, so that the clock can tell.
     let repeats = (2e8 / operations).ceil() as usize;
-    let mut fastest = Duration::MAX;
-    for _ in 0..TRIES {
-        let begun = Instant::now();
+    let seconds = synchronised(device, tries, || {
         for _ in 0..repeats {
-            // The product has to be there for the time to be that of a product.
-            left.matmul(&right)?.to_dtype(DType::F32)?;
+            left.matmul(&right)?;
         }
-        fastest = fastest.min(begun.elapsed());
-    }
-    Ok(operations * repeats as f64 / fastest.as_secs_f64())
+        Ok(())
+    })?;
+    Ok(operations * repeats as f64 / seconds)
 }
 
-/// The rate of large products.
-pub fn machine_rate() -> anyhow::Result<f64> {
-    matrix_rate(SIZE, SIZE, SIZE)
+/// The shape of products large enough for a device to be at its fastest.
+pub fn large_products(device: &Device) -> [usize; 3] {
+    match device.is_cpu() {
+        true => [1024; 3],
+        false => [4096; 3],
+    }
+}
+
+/// The rate of large f32 products on the CPU.
+pub fn cpu_rate() -> anyhow::Result<f64> {
+    let shape = large_products(&Device::Cpu);
+    matrix_rate(&Device::Cpu, DType::F32, shape, TRIES)
 }
 
 /// What the products of a model's linear layers take.

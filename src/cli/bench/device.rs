@@ -1,0 +1,250 @@
+//! `unmask bench device`: what a device can do, and how near to it the reduction over the vocabulary comes.
+
+use std::fmt::{self, Write as _};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use candle_core::{DType, Device, Tensor};
+use clap::Args;
+use serde::Serialize;
+use unmask::sampling::{self, Basis, FilterOrder, LogitBias, RowParams};
+
+use super::machine::{copy_rate, large_products, matrix_rate, synchronised};
+use super::write_report;
+use crate::cli::all_succeeded;
+use crate::cli::model::DeviceChoice;
+
+/// Shown below the help.
+pub const EXAMPLES: &str = "Examples:
+  unmask bench device
+  unmask bench device --device cuda --rows 256 --vocab 126464 --json device.json";
+
+/// Arguments of `unmask bench device`.
+#[derive(Args)]
+pub struct DeviceArgs {
+    /// Where to measure
+    #[arg(long, value_enum, default_value_t)]
+    device: DeviceChoice,
+    /// Rows of logits that are reduced at once
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    rows: u32,
+    /// Tokens of the vocabulary
+    #[arg(long, value_name = "N", default_value_t = 126_464, value_parser = clap::value_parser!(u32).range(1..=262_144))]
+    vocab: u32,
+    /// Times that each figure is taken; the fastest counts
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    tries: u32,
+    /// Write the figures as JSON to this file; `-` prints them in the table's place
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Operations in a row whose launches are timed.
+const LAUNCHES: usize = 512;
+
+/// What was measured.
+#[derive(Serialize)]
+struct Report {
+    unmask_version: &'static str,
+    device: &'static str,
+    /// Bytes read and written a second, in 10⁹.
+    copy_gb_per_second: f64,
+    products: Vec<Product>,
+    /// One after the other of operations on one number: what a launch costs where the device has nothing to do.
+    launch_microseconds: f64,
+    rows: usize,
+    vocab: usize,
+    reductions: Vec<Reduction>,
+}
+
+/// Products of square matrices.
+#[derive(Serialize)]
+struct Product {
+    dtype: &'static str,
+    size: usize,
+    tflops: f64,
+}
+
+/// The reduction of `[rows, vocab]` logits to a sample a row.
+#[derive(Serialize)]
+struct Reduction {
+    sampling: &'static str,
+    dtype: &'static str,
+    milliseconds: f64,
+    /// One read of the logits at the copy rate.
+    floor_milliseconds: f64,
+    /// The floor over the time.
+    share_of_copy_rate: f64,
+}
+
+/// Runs `unmask bench device`.
+pub fn run(args: DeviceArgs) -> anyhow::Result<()> {
+    let device = args.device.resolve()?;
+    let tries = args.tries as usize;
+    let on_cpu = device.is_cpu();
+    let copy = copy_rate(&device, tries).context("cannot measure copies")?;
+    let shape = large_products(&device);
+    let dtypes: &[DType] = match on_cpu {
+        true => &[DType::F32],
+        false => &[DType::F32, DType::BF16, DType::F16],
+    };
+    let products = dtypes
+        .iter()
+        .map(|dtype| {
+            Ok(Product {
+                dtype: dtype.as_str(),
+                size: shape[0],
+                tflops: matrix_rate(&device, *dtype, shape, tries)? / 1e12,
+            })
+        })
+        .collect::<anyhow::Result<_>>()?;
+    let report = Report {
+        unmask_version: env!("CARGO_PKG_VERSION"),
+        device: match &device {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Metal(_) => "metal",
+        },
+        copy_gb_per_second: copy / 1e9,
+        products,
+        launch_microseconds: launch(&device, tries)? * 1e6,
+        rows: args.rows as usize,
+        vocab: args.vocab as usize,
+        reductions: reductions(&args, &device, copy)?,
+    };
+    all_succeeded(write_report(
+        args.json.as_deref(),
+        &report,
+        &report.to_string(),
+    ))
+}
+
+/// Seconds that one of many small operations takes, each of which waits for the one before.
+fn launch(device: &Device, tries: usize) -> anyhow::Result<f64> {
+    let one = Tensor::ones(1, DType::F32, device)?;
+    let seconds = synchronised(device, tries, || {
+        let mut sum = one.clone();
+        for _ in 0..LAUNCHES {
+            sum = (sum + &one)?;
+        }
+        Ok(())
+    })?;
+    Ok(seconds / LAUNCHES as f64)
+}
+
+/// The reduction of logits of the type that networks give on the device, as requests ask for it.
+fn reductions(args: &DeviceArgs, device: &Device, copy: f64) -> anyhow::Result<Vec<Reduction>> {
+    let (rows, vocab) = (args.rows as usize, args.vocab as usize);
+    let dtype = match device.is_cpu() {
+        true => DType::F32,
+        false => DType::BF16,
+    };
+    let logits = Tensor::randn(0.0f32, 3.0, (rows, vocab), device)?.to_dtype(dtype)?;
+    let floor = (rows * vocab * dtype.size_in_bytes()) as f64 / copy;
+    let plain = RowParams {
+        bias: LogitBias::default(),
+        allowed: None,
+        temperature: 0.0,
+        top_k: None,
+        top_p: None,
+        min_p: None,
+        filter_order: FilterOrder::default(),
+        basis: Basis::default(),
+        excluded: 0,
+        excluded_is_impossible: false,
+        seed: 1,
+        step: 0,
+        slot: 0,
+        logprobs: None,
+    };
+    let drawn = RowParams {
+        temperature: 1.0,
+        ..plain.clone()
+    };
+    let kinds = [
+        ("greedy", plain),
+        ("temperature 1", drawn.clone()),
+        (
+            "temperature 1, top-p 0.95",
+            RowParams {
+                top_p: Some(0.95),
+                ..drawn.clone()
+            },
+        ),
+        (
+            "temperature 1, top-k 50",
+            RowParams {
+                top_k: Some(50),
+                ..drawn
+            },
+        ),
+    ];
+    kinds
+        .into_iter()
+        .map(|(sampling, params)| {
+            let params: Vec<RowParams> = (0..rows)
+                .map(|slot| RowParams {
+                    slot,
+                    ..params.clone()
+                })
+                .collect();
+            let seconds = synchronised(device, args.tries as usize, || {
+                let samples = sampling::reduce(&logits, None, &params)?;
+                for sample in samples {
+                    sample?;
+                }
+                Ok(())
+            })?;
+            Ok(Reduction {
+                sampling,
+                dtype: dtype.as_str(),
+                milliseconds: seconds * 1e3,
+                floor_milliseconds: floor * 1e3,
+                share_of_copy_rate: floor / seconds,
+            })
+        })
+        .collect()
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = String::new();
+        writeln!(out, "device                    {}", self.device)?;
+        writeln!(
+            out,
+            "copies, GB/s              {:9.1}   (read and written)",
+            self.copy_gb_per_second
+        )?;
+        for product in &self.products {
+            writeln!(
+                out,
+                "products, {:<4} TFLOP/s    {:9.3}   ({size} × {size})",
+                product.dtype,
+                product.tflops,
+                size = product.size
+            )?;
+        }
+        writeln!(
+            out,
+            "a launch, µs              {:9.3}",
+            self.launch_microseconds
+        )?;
+        writeln!(
+            out,
+            "\nreduction of [{}, {}] logits, ms",
+            self.rows, self.vocab
+        )?;
+        for reduction in &self.reductions {
+            writeln!(
+                out,
+                "  {:<28}{:9.3}   floor {:.3}: {:.0} % of the copy rate ({})",
+                reduction.sampling,
+                reduction.milliseconds,
+                reduction.floor_milliseconds,
+                reduction.share_of_copy_rate * 100.0,
+                reduction.dtype
+            )?;
+        }
+        f.write_str(&out)
+    }
+}
