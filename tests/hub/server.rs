@@ -40,6 +40,8 @@ pub struct Contents {
     pub moved: bool,
     /// What stands before every etag.
     pub etag_prefix: &'static str,
+    /// What every request is answered with, if the hub is down.
+    pub down: Option<StatusCode>,
     /// The requests that came: method-less paths with the range that they asked for.
     pub requests: Vec<(String, Option<String>)>,
 }
@@ -81,6 +83,7 @@ impl TestHub {
             failing: Vec::new(),
             moved: false,
             etag_prefix: "",
+            down: None,
             requests: Vec::new(),
         }));
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -108,6 +111,11 @@ impl TestHub {
 
     pub fn fetch(&self) -> Result<PathBuf, HubError> {
         self.hub().fetch(&id(), "main", &mut |_| {})
+    }
+
+    /// Requests since the contents were last changed to have none.
+    pub fn requests(&self) -> usize {
+        self.contents.lock().unwrap().requests.len()
     }
 
     /// Downloads of a file's bytes: its requests but those for its metadata.
@@ -147,6 +155,9 @@ async fn answer(State(contents): State<Shared>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let range = text(request.headers(), header::RANGE.as_str());
     contents.requests.push((path.clone(), range.clone()));
+    if let Some(status) = contents.down {
+        return status.into_response();
+    }
     let token = text(request.headers(), header::AUTHORIZATION.as_str());
     let expected = contents.token.map(|token| format!("Bearer {token}"));
     if let Some(status) = contents.denied

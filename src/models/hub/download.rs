@@ -9,7 +9,7 @@ use std::time::Duration;
 use ureq::http::StatusCode;
 
 use super::error::of_disk;
-use super::remote::{Description, persist};
+use super::remote::{Description, LONGEST_WAIT, persist};
 use super::{HubError, Progress, Repository};
 
 /// How often to look whether another process is done with a file.
@@ -30,7 +30,7 @@ pub(super) fn fetch_file(
     let mut furthest = 0;
     loop {
         let before = furthest;
-        let done = persist(|| {
+        let done = persist(LONGEST_WAIT, || {
             try_fetch(repository, file, &mut |at| {
                 furthest = furthest.max(at.received);
                 progress(at);

@@ -19,7 +19,7 @@ const WAITS: [Duration; 3] = [
 ];
 
 /// The longest wait that a hub may ask for before the next attempt.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Redirects within the hub that are followed to what it says of a file.
 const REDIRECTS: u32 = 10;
@@ -214,8 +214,12 @@ impl<'a> Remote<'a> {
     }
 }
 
-/// Tries again where another attempt may succeed.
-pub(super) fn persist<T>(mut attempt: impl FnMut() -> Result<T, HubError>) -> Result<T, HubError> {
+/// Tries again where another attempt may succeed; a hub that asks for a longer wait than usual gets it up to
+/// `longest_wait`.
+pub(super) fn persist<T>(
+    longest_wait: Duration,
+    mut attempt: impl FnMut() -> Result<T, HubError>,
+) -> Result<T, HubError> {
     for wait in WAITS {
         let asked_for = match attempt() {
             Err(HubError::Interrupted { .. } | HubError::Unreachable { .. }) => None,
@@ -226,7 +230,7 @@ pub(super) fn persist<T>(mut attempt: impl FnMut() -> Result<T, HubError>) -> Re
             }) => retry_after,
             done => return done,
         };
-        sleep(asked_for.unwrap_or_default().clamp(wait, LONGEST_WAIT));
+        sleep(asked_for.unwrap_or_default().min(longest_wait).max(wait));
     }
     attempt()
 }
