@@ -10,14 +10,14 @@ use std::env;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::models::Checkpoint;
 use crate::models::checkpoint::{self, CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER, WEIGHTS};
 use crate::text::special_tokens::{SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG};
 use crate::text::vocabulary::{ADDED_TOKENS, MERGES, VOCAB};
 
-use download::fetch_file;
+use download::Wanted;
 pub use error::HubError;
 pub use id::RepositoryId;
 use remote::{LONGEST_WAIT, Remote, persist};
@@ -197,6 +197,7 @@ impl Hub {
         longest_wait: Duration,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<PathBuf, HubError> {
+        tracing::info!(model = %repository, revision, hub = self.endpoint, "asking the hub");
         let remote = Remote::new(self, repository, revision);
         let info = persist(longest_wait, || remote.info())?;
         if !is_commit(&info.commit) {
@@ -293,21 +294,64 @@ impl Repository<'_> {
         };
         let small = SMALL_FILES.iter().chain(vocabulary);
         for file in small.filter(|file| self.files.contains(**file)) {
-            fetch_file(self, file, progress)?;
+            self.fetch_file(file, progress)?;
         }
         // The weights may be hundreds of gigabytes.
         Checkpoint::open(&self.snapshot)?.check()?;
         if !is_sharded {
-            return fetch_file(self, WEIGHTS, progress);
+            return self.fetch_weights(&BTreeSet::from([WEIGHTS.to_owned()]), progress);
         }
-        fetch_file(self, INDEX, progress)?;
-        for shard in shards(&self.snapshot)? {
-            if !self.files.contains(&shard) {
-                return Err(self.without(&shard, &format!("{INDEX} names it")));
-            }
-            fetch_file(self, &shard, progress)?;
+        self.fetch_file(INDEX, progress)?;
+        let shards = shards(&self.snapshot)?;
+        match shards.difference(&self.files).next() {
+            Some(shard) => Err(self.without(shard, &format!("{INDEX} names it"))),
+            None => self.fetch_weights(&shards, progress),
+        }
+    }
+
+    fn fetch_file(&self, file: &str, progress: &mut dyn FnMut(Progress)) -> Result<(), HubError> {
+        match Wanted::of(self, file)? {
+            Some(wanted) => wanted.fetch(progress),
+            None => Ok(()),
+        }
+    }
+
+    fn fetch_weights(
+        &self,
+        files: &BTreeSet<String>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), HubError> {
+        let mut wanted = Vec::new();
+        for file in files {
+            wanted.extend(Wanted::of(self, file)?);
+        }
+        let missing: Vec<u64> = wanted.iter().map(Wanted::missing).collect();
+        let bytes: u64 = missing.iter().sum();
+        let files = missing.iter().filter(|missing| **missing > 0).count();
+        if files > 0 {
+            tracing::info!(
+                model = %self.id,
+                commit = self.commit,
+                files,
+                bytes,
+                cache = %self.hub.cache.display(),
+                "downloading the weights"
+            );
+        }
+        let start = Instant::now();
+        for wanted in &wanted {
+            wanted.fetch(progress)?;
+        }
+        if files > 0 {
+            let seconds = start.elapsed().as_secs_f32();
+            tracing::info!(model = %self.id, files, bytes, seconds, "downloaded the weights");
         }
         Ok(())
+    }
+
+    /// Where the contents of files are.
+    fn blobs(&self) -> PathBuf {
+        self.folder.join("blobs")
     }
 
     /// Writes the names by which the commit is found without the hub: its revision, and its own hash, which says

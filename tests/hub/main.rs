@@ -4,6 +4,7 @@ mod outages;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -69,8 +69,9 @@ fn what_is_taken_from_the_cache_is_said_with_its_commit_and_the_reason() {
     let output = hub.unmask(&inspect, &[]);
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
-    let warning = said.lines().find(|line| line.contains("WARN")).unwrap();
-    for part in [COMMIT, "status 503", REPOSITORY, "from the cache"] {
+    let is_it = |line: &&str| line.contains("WARN") && line.contains("taken from the cache");
+    let warning = said.lines().find(is_it).unwrap();
+    for part in [COMMIT, "status 503", REPOSITORY] {
         assert!(warning.contains(part), "{part}: {said}");
     }
 }

@@ -133,16 +133,22 @@ impl TestHub {
 
     /// Runs `unmask` with this hub and cache in its environment.
     pub fn unmask(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_unmask"))
+        let mut command = self.command(arguments);
+        command.envs(variables.iter().copied()).output().unwrap()
+    }
+
+    /// `unmask` with this hub and cache in its environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unmask"));
+        command
             .args(arguments)
+            .env_remove("RUST_LOG")
             .env_remove("HF_HUB_CACHE")
             .env_remove("HF_TOKEN")
             .env_remove("HF_HUB_OFFLINE")
             .env("HF_HOME", self.cache.path())
-            .env("HF_ENDPOINT", &self.url)
-            .envs(variables.iter().copied())
-            .output()
-            .unwrap()
+            .env("HF_ENDPOINT", &self.url);
+        command
     }
 }
 

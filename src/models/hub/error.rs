@@ -165,6 +165,15 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// Whether another attempt may succeed.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Interrupted { .. } | Self::Unreachable { .. } => true,
+            Self::Status { status, .. } => matches!(status, 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+
     /// Whether it tells of the way to the hub or of the disk, and nothing of the model: what the cache has of it
     /// is as good as before.
     pub(super) fn is_circumstance(&self) -> bool {

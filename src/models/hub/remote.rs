@@ -221,16 +221,17 @@ pub(super) fn persist<T>(
     mut attempt: impl FnMut() -> Result<T, HubError>,
 ) -> Result<T, HubError> {
     for wait in WAITS {
-        let asked_for = match attempt() {
-            Err(HubError::Interrupted { .. } | HubError::Unreachable { .. }) => None,
-            Err(HubError::Status {
-                status: 429 | 500 | 502 | 503 | 504,
-                retry_after,
-                ..
-            }) => retry_after,
+        let error = match attempt() {
+            Err(error) if error.may_pass() => error,
             done => return done,
         };
-        sleep(asked_for.unwrap_or_default().min(longest_wait).max(wait));
+        let asked_for = match error {
+            HubError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        let wait = asked_for.min(longest_wait).max(wait);
+        tracing::warn!(reason = %error, seconds = wait.as_secs_f32(), "trying again after a wait");
+        sleep(wait);
     }
     attempt()
 }
