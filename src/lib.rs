@@ -42,6 +42,7 @@
 //! | [`constraint`] | what a gap may be filled with: regular languages and grammars over the bytes of tokens |
 //! | [`sampling`] | the reduction over the vocabulary and its counter-based random numbers |
 //! | [`models`] | the [`Denoiser`](models::Denoiser) trait, checkpoint loading, one file a family |
+//! | [`hub`] | a checkpoint's directory by the name of a model: the Hugging Face hub and its cache |
 //! | [`text`] | tokenizer, text templates with gaps, incremental detokenisation |
 //! | [`engine`] | queue, worker thread, ragged denoise steps, events |
 //! | [`kernels`] | launches of the CUDA kernels, on a device or on the host's shim |
@@ -51,7 +52,8 @@
 //! | [`eval`] | likelihood, infill accuracy, tokens a forward against accuracy, plots |
 //!
 //! Dependencies point one way: server → eval, engine → models → decode → constraint → sampling → canvas,
-//! diffusion. [`text`] stands beside the engine, which knows token ids only; [`models`] names its files and errors. [`train`] writes what [`models`] reads.
+//! diffusion. [`text`] stands beside the engine, which knows token ids only; [`models`] names its files and
+//! errors. [`train`] writes what [`models`] reads, [`hub`] fetches it.
 #![deny(missing_docs)]
 
 pub mod canvas;
@@ -60,6 +62,7 @@ pub mod decode;
 pub mod diffusion;
 pub mod engine;
 pub mod eval;
+pub mod hub;
 pub mod kernels;
 pub mod models;
 pub mod sampling;

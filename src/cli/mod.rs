@@ -21,8 +21,11 @@ mod signals;
 mod traces;
 mod train;
 
+use std::io::IsTerminal;
+
 use anyhow::bail;
 use clap::{CommandFactory, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 /// Serve, train and evaluate masked text diffusion language models.
 #[derive(Parser)]
@@ -74,7 +77,12 @@ enum Command {
 
 /// Parses the command line and runs the subcommand.
 pub fn run() -> anyhow::Result<()> {
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    // A server has a log of its own.
+    if !matches!(command, Command::Serve(_)) {
+        show_warnings();
+    }
+    match command {
         Command::Serve(args) => serve::run(args),
         Command::Ready(args) => ready::run(args),
         Command::Generate(args) => generate::run(args),
@@ -88,6 +96,21 @@ pub fn run() -> anyhow::Result<()> {
         Command::Selftest(args) => selftest::run(args),
         Command::Completions(args) => completions::run(args, &mut Cli::command()),
     }
+}
+
+/// Shows warnings on standard error, and there downloads too if no bars can be drawn.
+fn show_warnings() {
+    let shown = match std::io::stderr().is_terminal() {
+        true => "warn",
+        false => "warn,unmask::hub=info",
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(shown))
+        .without_time()
+        .with_target(false)
+        .with_ansi(console::colors_enabled_stderr())
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 /// Fails with whatever failed of several things that were each tried.

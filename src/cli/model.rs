@@ -3,13 +3,14 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
-use unmask::models::hub::{self, Hub, Progress, RepositoryId};
+use unmask::hub::{self, Hub, Progress, RepositoryId};
 use unmask::models::{Checkpoint, Denoiser, WeightFormat, embedded};
 use unmask::text::{ByteTokenizer, ChatFiles, ChatTemplate, HfTokenizer, Tokenizer};
 
@@ -113,7 +114,7 @@ impl ModelArgs {
         let revision = self.model_revision.as_deref();
         let revision = revision.unwrap_or(hub::DEFAULT_REVISION);
         let directory = Hub::from_env()?
-            .fetch(repository, revision, &mut download_bars())
+            .fetch(repository, revision, &mut show_downloads())
             .with_context(|| {
                 format!(
                     "there is no directory {repository}, and the model cannot be had from the hub"
@@ -154,22 +155,64 @@ fn on_hub(model: &Path) -> Option<RepositoryId> {
     RepositoryId::parse(model.to_str()?).filter(|_| !model.exists())
 }
 
-/// Draws a bar for each file that is downloaded, where standard error is a terminal.
-fn download_bars() -> impl FnMut(Progress) {
+/// Draws a bar for each file that is downloaded, or tells the log now and then where standard error is no
+/// terminal.
+fn show_downloads() -> impl FnMut(Progress) {
     let style = ProgressStyle::with_template(
         "{msg:32} {bar:24} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
     );
     // The template is known to be right.
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
     let mut bar = ProgressBar::hidden();
-    move |progress| {
-        if bar.message() != progress.file {
-            bar.abandon();
-            bar = ProgressBar::new(progress.total)
-                .with_style(style.clone())
-                .with_message(progress.file.to_owned());
+    let is_terminal = std::io::stderr().is_terminal();
+    let mut told = Told::new(Instant::now());
+    move |Progress {
+              file,
+              received,
+              total,
+          }| {
+        if !is_terminal {
+            if told.is_due(Instant::now()) {
+                tracing::info!(file, received, total, "downloading");
+            }
+            return;
         }
-        bar.set_position(progress.received);
+        if bar.message() != file {
+            if !bar.is_finished() {
+                bar.abandon();
+            }
+            bar = ProgressBar::new(total)
+                .with_style(style.clone())
+                .with_message(file.to_owned());
+        }
+        if !bar.is_finished() {
+            bar.set_position(received);
+            if received == total {
+                // What is logged next begins a line.
+                bar.abandon();
+            }
+        }
+    }
+}
+
+/// When the log was told of a download last.
+struct Told(Instant);
+
+impl Told {
+    const EVERY: Duration = Duration::from_secs(30);
+
+    /// Nothing is due for a while.
+    fn new(now: Instant) -> Self {
+        Self(now)
+    }
+
+    /// Whether it is time for the next line, which is then taken as told.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = now.saturating_duration_since(self.0) >= Self::EVERY;
+        if is_due {
+            self.0 = now;
+        }
+        is_due
     }
 }
 
@@ -245,5 +288,23 @@ impl DtypeChoice {
             Self::F16 => DType::F16.into(),
             Self::Q8_0 => WeightFormat::Q8_0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_told_of_a_download_every_half_minute() {
+        let start = Instant::now();
+        let mut told = Told::new(start);
+        let is_due: Vec<bool> = [0, 29, 30, 31, 59, 61, 90, 91]
+            .map(|seconds| told.is_due(start + Duration::from_secs(seconds)))
+            .to_vec();
+        assert_eq!(
+            is_due,
+            [false, false, true, false, false, true, false, true]
+        );
     }
 }

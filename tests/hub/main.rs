@@ -1,8 +1,10 @@
 //! Models from a hub: a server on this machine that speaks the hub's paths.
 
+mod outages;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,8 +14,8 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 use server::{COMMIT, LATER_COMMIT, REPOSITORY, TestHub, etag, id};
 use support::golden;
+use unmask::hub::{Hub, HubError, Progress, RepositoryId};
 use unmask::models::Checkpoint;
-use unmask::models::hub::{Hub, HubError, Progress, RepositoryId};
 
 fn assert_same_as_golden(directory: &Path, golden_name: &str, file: &str) {
     let got = std::fs::read(directory.join(file)).unwrap();
@@ -430,7 +432,7 @@ fn offline_the_cache_alone_is_used() {
 }
 
 #[test]
-fn a_hub_that_cannot_be_reached_is_said_with_the_way_out() {
+fn a_hub_that_cannot_be_reached_is_said_with_where_to_look() {
     let cache = tempfile::tempdir().unwrap();
     // A port that was free a moment ago.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -441,7 +443,7 @@ fn a_hub_that_cannot_be_reached_is_said_with_the_way_out() {
     assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
     let text = error.to_string();
     assert!(
-        text.contains(&url) && text.contains("HF_HUB_OFFLINE=1"),
+        text.contains(&url) && text.contains("HTTPS_PROXY"),
         "{text}"
     );
 }

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use unmask::models::hub::{Hub, HubError, RepositoryId};
+use unmask::hub::{Hub, HubError, RepositoryId};
 
 use crate::support::golden;
 
@@ -40,6 +40,8 @@ pub struct Contents {
     pub moved: bool,
     /// What stands before every etag.
     pub etag_prefix: &'static str,
+    /// What every request is answered with, if the hub is down.
+    pub down: Option<StatusCode>,
     /// The requests that came: method-less paths with the range that they asked for.
     pub requests: Vec<(String, Option<String>)>,
 }
@@ -81,6 +83,7 @@ impl TestHub {
             failing: Vec::new(),
             moved: false,
             etag_prefix: "",
+            down: None,
             requests: Vec::new(),
         }));
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -110,6 +113,11 @@ impl TestHub {
         self.hub().fetch(&id(), "main", &mut |_| {})
     }
 
+    /// Requests since the contents were last changed to have none.
+    pub fn requests(&self) -> usize {
+        self.contents.lock().unwrap().requests.len()
+    }
+
     /// Downloads of a file's bytes: its requests but those for its metadata.
     pub fn downloads(&self, file: &str) -> Vec<String> {
         let contents = self.contents.lock().unwrap();
@@ -125,16 +133,22 @@ impl TestHub {
 
     /// Runs `unmask` with this hub and cache in its environment.
     pub fn unmask(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_unmask"))
+        let mut command = self.command(arguments);
+        command.envs(variables.iter().copied()).output().unwrap()
+    }
+
+    /// `unmask` with this hub and cache in its environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unmask"));
+        command
             .args(arguments)
+            .env_remove("RUST_LOG")
             .env_remove("HF_HUB_CACHE")
             .env_remove("HF_TOKEN")
             .env_remove("HF_HUB_OFFLINE")
             .env("HF_HOME", self.cache.path())
-            .env("HF_ENDPOINT", &self.url)
-            .envs(variables.iter().copied())
-            .output()
-            .unwrap()
+            .env("HF_ENDPOINT", &self.url);
+        command
     }
 }
 
@@ -147,6 +161,9 @@ async fn answer(State(contents): State<Shared>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let range = text(request.headers(), header::RANGE.as_str());
     contents.requests.push((path.clone(), range.clone()));
+    if let Some(status) = contents.down {
+        return status.into_response();
+    }
     let token = text(request.headers(), header::AUTHORIZATION.as_str());
     let expected = contents.token.map(|token| format!("Bearer {token}"));
     if let Some(status) = contents.denied

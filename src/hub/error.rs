@@ -51,6 +51,16 @@ pub enum HubError {
         /// Whether a token was sent.
         has_token: bool,
     },
+    /// The hub has no such model, or not for this token, but the cache does.
+    #[error(
+        "{answer}; commit {commit} of it is in the cache, and HF_HUB_OFFLINE=1 takes it from there without asking"
+    )]
+    RefusedButCached {
+        /// [`NotFound`](Self::NotFound) or [`Denied`](Self::Denied).
+        answer: Box<HubError>,
+        /// The commit that is whole in the cache.
+        commit: String,
+    },
     /// The hub does not answer the question.
     #[error("{endpoint} answers with status {status} for {file} of {repository}; try again later")]
     Status {
@@ -75,7 +85,7 @@ pub enum HubError {
     },
     /// There is no way to the hub.
     #[error(
-        "{endpoint} cannot be reached: {reason}; with HF_HUB_OFFLINE=1 a model that is in the cache is used without it"
+        "{endpoint} cannot be reached: {reason}; look at the network, HF_ENDPOINT and HTTPS_PROXY"
     )]
     Unreachable {
         /// The hub.
@@ -128,28 +138,76 @@ pub enum HubError {
         /// The cache.
         cache: PathBuf,
     },
+    /// This user may not write to the cache.
+    #[error(
+        "the cache in {} cannot be written ({reason}); let this user write there, or set HF_HUB_CACHE to a directory \
+         elsewhere",
+        cache.display()
+    )]
+    NotWritable {
+        /// The cache.
+        cache: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
     /// The cache cannot be read or written.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}: {reason}", path.display())]
     Disk {
         /// The cache, or a file of it.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// A downloaded file does not hold what it should.
     #[error(transparent)]
     Model(#[from] ModelError),
 }
 
-/// An error of the file system.
-pub(super) fn of_disk(source: io::Error, path: &Path) -> HubError {
-    match source.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => HubError::DiskFull {
-            cache: path.to_owned(),
-        },
+impl HubError {
+    /// Whether another attempt may succeed.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Interrupted { .. } | Self::Unreachable { .. } => true,
+            Self::Status { status, .. } => matches!(status, 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+
+    /// Whether it tells of the way to the hub or of the disk, and nothing of the model: what the cache has of it
+    /// is as good as before.
+    pub(super) fn is_circumstance(&self) -> bool {
+        match self {
+            Self::Status { .. }
+            | Self::Answer { .. }
+            | Self::Unreachable { .. }
+            | Self::Interrupted { .. }
+            | Self::DiskFull { .. }
+            | Self::NotWritable { .. }
+            | Self::Disk { .. } => true,
+            Self::NoCacheDirectory
+            | Self::Patience { .. }
+            | Self::Revision { .. }
+            | Self::NotFound { .. }
+            | Self::Denied { .. }
+            | Self::RefusedButCached { .. }
+            | Self::NoSuchFile { .. }
+            | Self::NotCached { .. }
+            | Self::Model(_) => false,
+        }
+    }
+}
+
+/// What is said where the cache cannot be written.
+pub(super) fn of_disk(reason: io::Error, cache: &Path) -> HubError {
+    let cache = cache.to_owned();
+    match reason.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => HubError::DiskFull { cache },
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            HubError::NotWritable { cache, reason }
+        }
         _ => HubError::Disk {
-            path: path.to_owned(),
-            source,
+            path: cache,
+            reason,
         },
     }
 }

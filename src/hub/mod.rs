@@ -10,17 +10,17 @@ use std::env;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::models::Checkpoint;
 use crate::models::checkpoint::{self, CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER, WEIGHTS};
 use crate::text::special_tokens::{SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG};
 use crate::text::vocabulary::{ADDED_TOKENS, MERGES, VOCAB};
 
-use download::fetch_file;
+use download::Wanted;
 pub use error::HubError;
 pub use id::RepositoryId;
-use remote::{Remote, persist};
+use remote::{LONGEST_WAIT, Remote, persist};
 
 /// The revision that is used when none is named.
 pub const DEFAULT_REVISION: &str = "main";
@@ -139,11 +139,16 @@ impl Hub {
     /// The directory of a model in the cache, with all files that a checkpoint needs: those that are not
     /// there yet are downloaded from the commit that `revision` (a branch, a tag or a commit) names now.
     ///
+    /// A commit that was fetched before is had without asking the hub. Where the hub does not answer, or the cache
+    /// cannot be written, the commit that `revision` named last is, if it is in the cache as a whole; a warning
+    /// says so.
+    ///
     /// A download that broke off is continued where it was; one of the same file by another process is
     /// waited for.
     ///
     /// # Errors
-    /// If the model cannot be had whole; what was downloaded stays.
+    /// If the model cannot be had whole, or the hub says that there is no such model or that it is not for this
+    /// token; what was downloaded stays.
     pub fn fetch(
         &self,
         repository: &RepositoryId,
@@ -151,11 +156,50 @@ impl Hub {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<PathBuf, HubError> {
         check_revision(revision)?;
+        let in_cache = self.cached(repository, revision);
         if self.is_offline {
-            return self.cached(repository, revision);
+            return Ok(in_cache?.snapshot);
         }
+        let Ok(cached) = in_cache else {
+            return self.fetch_latest(repository, revision, LONGEST_WAIT, progress);
+        };
+        let folder = self.folder(repository);
+        if cached.commit == revision && named(&folder, revision).as_deref() == Some(revision) {
+            return Ok(cached.snapshot);
+        }
+        match self.fetch_latest(repository, revision, Duration::ZERO, progress) {
+            Err(error) if error.is_circumstance() => {
+                tracing::warn!(
+                    model = %repository,
+                    revision,
+                    commit = cached.commit,
+                    reason = %error,
+                    "the revision is taken from the cache, as it was when the hub was asked last"
+                );
+                Ok(cached.snapshot)
+            }
+            Err(answer @ (HubError::NotFound { .. } | HubError::Denied { .. })) => {
+                Err(HubError::RefusedButCached {
+                    answer: Box::new(answer),
+                    commit: cached.commit,
+                })
+            }
+            done => done,
+        }
+    }
+
+    /// Fetches the commit that `revision` names on the hub, which is asked for it again after at most
+    /// `longest_wait`.
+    fn fetch_latest(
+        &self,
+        repository: &RepositoryId,
+        revision: &str,
+        longest_wait: Duration,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<PathBuf, HubError> {
+        tracing::info!(model = %repository, revision, hub = self.endpoint, "asking the hub");
         let remote = Remote::new(self, repository, revision);
-        let info = persist(|| remote.info())?;
+        let info = persist(longest_wait, || remote.info())?;
         if !is_commit(&info.commit) {
             return Err(remote.strange(format!("{:?} is no commit", info.commit)));
         }
@@ -172,14 +216,12 @@ impl Hub {
             remote,
         };
         commit.fetch(progress)?;
-        commit
-            .name()
-            .map_err(|source| error::of_disk(source, &self.cache))?;
+        commit.name();
         Ok(commit.snapshot)
     }
 
-    /// The directory of a model that is in the cache as a whole.
-    fn cached(&self, repository: &RepositoryId, revision: &str) -> Result<PathBuf, HubError> {
+    /// A model that is in the cache as a whole.
+    fn cached(&self, repository: &RepositoryId, revision: &str) -> Result<Cached, HubError> {
         let missing = |file: &str| HubError::NotCached {
             repository: repository.to_string(),
             revision: revision.to_owned(),
@@ -189,11 +231,10 @@ impl Hub {
         let folder = self.folder(repository);
         let commit = match is_commit(revision) {
             true => Some(revision.to_owned()),
-            false => fs::read_to_string(folder.join("refs").join(revision)).ok(),
+            false => named(&folder, revision),
         };
-        let commit = commit.filter(|commit| is_commit(commit.trim()));
         let commit = commit.ok_or_else(|| missing(CONFIG))?;
-        let snapshot = folder.join("snapshots").join(commit.trim());
+        let snapshot = folder.join("snapshots").join(&commit);
         let mut needed = BTreeSet::from([CONFIG.to_owned()]);
         match snapshot.join(INDEX).exists() {
             true => needed.extend(shards(&snapshot)?),
@@ -201,7 +242,7 @@ impl Hub {
         }
         match needed.iter().find(|file| !snapshot.join(file).exists()) {
             Some(file) => Err(missing(file)),
-            None => Ok(snapshot),
+            None => Ok(Cached { commit, snapshot }),
         }
     }
 
@@ -211,6 +252,13 @@ impl Hub {
         let name = repository.to_string().replace('/', "--");
         self.cache.join(format!("models--{name}"))
     }
+}
+
+/// A commit that is in the cache as a whole.
+struct Cached {
+    commit: String,
+    /// Where its files are.
+    snapshot: PathBuf,
 }
 
 /// One commit of a repository.
@@ -246,26 +294,90 @@ impl Repository<'_> {
         };
         let small = SMALL_FILES.iter().chain(vocabulary);
         for file in small.filter(|file| self.files.contains(**file)) {
-            fetch_file(self, file, progress)?;
+            self.fetch_file(file, progress)?;
         }
         // The weights may be hundreds of gigabytes.
         Checkpoint::open(&self.snapshot)?.check()?;
         if !is_sharded {
-            return fetch_file(self, WEIGHTS, progress);
+            return self.fetch_weights(&BTreeSet::from([WEIGHTS.to_owned()]), progress);
         }
-        fetch_file(self, INDEX, progress)?;
-        for shard in shards(&self.snapshot)? {
-            if !self.files.contains(&shard) {
-                return Err(self.without(&shard, &format!("{INDEX} names it")));
-            }
-            fetch_file(self, &shard, progress)?;
+        self.fetch_file(INDEX, progress)?;
+        let shards = shards(&self.snapshot)?;
+        match shards.difference(&self.files).next() {
+            Some(shard) => Err(self.without(shard, &format!("{INDEX} names it"))),
+            None => self.fetch_weights(&shards, progress),
+        }
+    }
+
+    fn fetch_file(&self, file: &str, progress: &mut dyn FnMut(Progress)) -> Result<(), HubError> {
+        match Wanted::of(self, file)? {
+            Some(wanted) => wanted.fetch(progress),
+            None => Ok(()),
+        }
+    }
+
+    fn fetch_weights(
+        &self,
+        files: &BTreeSet<String>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), HubError> {
+        let mut wanted = Vec::new();
+        for file in files {
+            wanted.extend(Wanted::of(self, file)?);
+        }
+        let missing: Vec<u64> = wanted.iter().map(Wanted::missing).collect();
+        let bytes: u64 = missing.iter().sum();
+        let files = missing.iter().filter(|missing| **missing > 0).count();
+        if files > 0 {
+            tracing::info!(
+                model = %self.id,
+                commit = self.commit,
+                files,
+                bytes,
+                cache = %self.hub.cache.display(),
+                "downloading the weights"
+            );
+        }
+        let start = Instant::now();
+        for wanted in &wanted {
+            wanted.fetch(progress)?;
+        }
+        if files > 0 {
+            let seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+            tracing::info!(model = %self.id, files, bytes, seconds, "downloaded the weights");
         }
         Ok(())
     }
 
-    /// Writes the name by which the commit is found offline.
-    fn name(&self) -> std::io::Result<()> {
-        let path = self.folder.join("refs").join(self.revision);
+    /// Where the contents of files are.
+    fn blobs(&self) -> PathBuf {
+        self.folder.join("blobs")
+    }
+
+    /// Writes the names by which the commit is found without the hub: its revision, and its own hash, which says
+    /// that no file is missing. Other clients write no hash, and may have left files out.
+    fn name(&self) {
+        if let Err(error) = self.write_name(self.revision)
+            && self.revision != self.commit
+        {
+            tracing::warn!(
+                model = %self.id,
+                revision = self.revision,
+                commit = self.commit,
+                %error,
+                "the cache cannot be told which commit the revision is; without the hub it will not be found by it"
+            );
+        }
+        if let Err(error) = self.write_name(&self.commit) {
+            tracing::debug!(model = %self.id, commit = self.commit, %error, "the hub will be asked again");
+        }
+    }
+
+    fn write_name(&self, name: &str) -> std::io::Result<()> {
+        if named(&self.folder, name).as_ref() == Some(&self.commit) {
+            return Ok(());
+        }
+        let path = self.folder.join("refs").join(name);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -282,10 +394,16 @@ impl Repository<'_> {
     }
 }
 
+/// The commit that a name stands for in a repository's folder in the cache.
+fn named(folder: &Path, name: &str) -> Option<String> {
+    let commit = fs::read_to_string(folder.join("refs").join(name)).ok()?;
+    Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
+}
+
 /// The weight files that the index of a snapshot names.
 fn shards(snapshot: &Path) -> Result<BTreeSet<String>, HubError> {
     let path = snapshot.join(INDEX);
-    let json = fs::read(&path).map_err(|source| HubError::Disk { path, source })?;
+    let json = fs::read(&path).map_err(|reason| HubError::Disk { path, reason })?;
     Ok(checkpoint::shards(&checkpoint::parse(INDEX, &json)?)?)
 }
 
@@ -314,7 +432,7 @@ fn stored_token(home: &Path) -> Result<Option<String>, HubError> {
     match fs::read_to_string(&path) {
         Ok(token) => Ok(Some(token)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(HubError::Disk { path, source }),
+        Err(reason) => Err(HubError::Disk { path, reason }),
     }
 }
 

@@ -19,7 +19,7 @@ const WAITS: [Duration; 3] = [
 ];
 
 /// The longest wait that a hub may ask for before the next attempt.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Redirects within the hub that are followed to what it says of a file.
 const REDIRECTS: u32 = 10;
@@ -214,19 +214,24 @@ impl<'a> Remote<'a> {
     }
 }
 
-/// Tries again where another attempt may succeed.
-pub(super) fn persist<T>(mut attempt: impl FnMut() -> Result<T, HubError>) -> Result<T, HubError> {
+/// Tries again where another attempt may succeed; a hub that asks for a longer wait than usual gets it up to
+/// `longest_wait`.
+pub(super) fn persist<T>(
+    longest_wait: Duration,
+    mut attempt: impl FnMut() -> Result<T, HubError>,
+) -> Result<T, HubError> {
     for wait in WAITS {
-        let asked_for = match attempt() {
-            Err(HubError::Interrupted { .. } | HubError::Unreachable { .. }) => None,
-            Err(HubError::Status {
-                status: 429 | 500 | 502 | 503 | 504,
-                retry_after,
-                ..
-            }) => retry_after,
+        let error = match attempt() {
+            Err(error) if error.may_pass() => error,
             done => return done,
         };
-        sleep(asked_for.unwrap_or_default().clamp(wait, LONGEST_WAIT));
+        let asked_for = match error {
+            HubError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        let wait = asked_for.min(longest_wait).max(wait);
+        tracing::warn!(reason = %error, seconds = wait.as_secs_f32(), "trying again after a wait");
+        sleep(wait);
     }
     attempt()
 }

@@ -1,0 +1,200 @@
+//! One file from the hub into the cache.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use ureq::http::StatusCode;
+
+use super::error::of_disk;
+use super::remote::{Description, LONGEST_WAIT, persist};
+use super::{HubError, Progress, Repository};
+
+/// How often to look whether another process is done with a file.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Endings of what is not there as a whole, and of what only one process holds.
+const PART: &str = ".part";
+const LOCK: &str = ".lock";
+
+/// Redirects that are followed to the bytes of a file.
+const REDIRECTS: u32 = 10;
+
+/// A file of the commit that is not in its snapshot.
+pub(super) struct Wanted<'a> {
+    repository: &'a Repository<'a>,
+    file: &'a str,
+    url: String,
+    description: Description,
+}
+
+impl<'a> Wanted<'a> {
+    /// Asks for what there is to know of `file`, unless it is in the snapshot.
+    pub fn of(repository: &'a Repository, file: &'a str) -> Result<Option<Self>, HubError> {
+        if repository.snapshot.join(file).exists() {
+            return Ok(None);
+        }
+        let url = repository.remote.url(&repository.commit, file);
+        let description = persist(LONGEST_WAIT, || repository.remote.describe(&url, file))?;
+        Ok(Some(Self {
+            repository,
+            file,
+            url,
+            description,
+        }))
+    }
+
+    /// Bytes that are not in the cache yet.
+    pub fn missing(&self) -> u64 {
+        if length(&self.path("")) == Some(self.description.size) {
+            return 0;
+        }
+        let there = length(&self.path(PART)).unwrap_or(0);
+        self.description.size.saturating_sub(there)
+    }
+
+    /// Sees to it that the file is in the snapshot.
+    pub fn fetch(&self, progress: &mut dyn FnMut(Progress)) -> Result<(), HubError> {
+        let mut furthest = 0;
+        loop {
+            let before = furthest;
+            let done = persist(LONGEST_WAIT, || {
+                self.try_fetch(&mut |at| {
+                    furthest = furthest.max(at.received);
+                    progress(at);
+                })
+            });
+            match done {
+                // A long download may break off any number of times, as long as it gets on.
+                Err(error @ HubError::Interrupted { .. }) if furthest > before => {
+                    tracing::warn!(reason = %error, received = furthest, "going on, since more of it came");
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn try_fetch(&self, progress: &mut dyn FnMut(Progress)) -> Result<(), HubError> {
+        let on_disk = |error| of_disk(error, &self.repository.hub.cache);
+        fs::create_dir_all(self.repository.blobs()).map_err(on_disk)?;
+        let (blob, part) = (self.path(""), self.path(PART));
+        let mut at = Progress {
+            file: self.file,
+            received: 0,
+            total: self.description.size,
+        };
+        // Until the end, so that no two write to one part.
+        let lock = File::create(self.path(LOCK)).map_err(on_disk)?;
+        let mut waits = false;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    if !waits {
+                        tracing::info!(file = self.file, "another process downloads it; waiting");
+                        waits = true;
+                    }
+                    // With its download this one is done too.
+                    at.received = length(&part).unwrap_or(0).min(at.total);
+                    progress(at);
+                    sleep(POLL);
+                }
+                // Some network file systems have no locks; two processes that download there at once may fail.
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => break,
+                Err(TryLockError::Error(error)) => return Err(on_disk(error)),
+            }
+        }
+        // It may be there: of another commit, or since another process has downloaded it.
+        if length(&blob) != Some(self.description.size) {
+            self.download(&part, at, progress)?;
+            fs::rename(&part, &blob).map_err(on_disk)?;
+        }
+        link(&blob, &self.repository.snapshot, self.file).map_err(on_disk)
+    }
+
+    /// Continues `part` until it is whole.
+    fn download(
+        &self,
+        part: &Path,
+        mut at: Progress,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), HubError> {
+        let on_disk = |error| of_disk(error, &self.repository.hub.cache);
+        let options = File::options().create(true).append(true).open(part);
+        let mut out = options.map_err(on_disk)?;
+        at.received = out.metadata().map_err(on_disk)?.len();
+        if at.received > at.total {
+            out.set_len(0).map_err(on_disk)?;
+            at.received = 0;
+        }
+        progress(at);
+        if at.received == at.total {
+            return Ok(());
+        }
+        let range = format!("bytes={}-", at.received);
+        let answer = self
+            .repository
+            .remote
+            .get(&self.url, at.file, Some(&range), REDIRECTS)?;
+        if answer.status() != StatusCode::PARTIAL_CONTENT {
+            // The whole file comes, whatever was asked for.
+            out.set_len(0).map_err(on_disk)?;
+            at.received = 0;
+        }
+        let file = at.file.to_owned();
+        let interrupted = |reason| HubError::Interrupted { file, reason };
+        let mut body = answer.into_body().into_reader();
+        let mut bytes = vec![0; 1 << 16];
+        while at.received < at.total {
+            let left = usize::try_from(at.total - at.received).unwrap_or(usize::MAX);
+            let most = bytes.len().min(left);
+            match body.read(&mut bytes[..most]) {
+                // The end of a connection is not the end of the file.
+                Ok(0) => {
+                    let reason = format!("{} of {} bytes came", at.received, at.total);
+                    return Err(interrupted(reason));
+                }
+                Ok(read) => {
+                    out.write_all(&bytes[..read]).map_err(on_disk)?;
+                    at.received += read as u64;
+                    progress(at);
+                }
+                Err(error) => return Err(interrupted(error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The name of the file's contents in the cache, and with an ending what belongs to it.
+    fn path(&self, ending: &str) -> PathBuf {
+        let name = format!("{}{ending}", self.description.etag);
+        self.repository.blobs().join(name)
+    }
+}
+
+fn length(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|metadata| metadata.len())
+}
+
+/// Makes `file` of a snapshot a name of `blob`.
+fn link(blob: &Path, snapshot: &Path, file: &str) -> std::io::Result<()> {
+    fs::create_dir_all(snapshot)?;
+    let name = snapshot.join(file);
+    if name.exists() {
+        return Ok(());
+    }
+    if name.is_symlink() {
+        // It led to a file that is gone.
+        fs::remove_file(&name)?;
+    }
+    #[cfg(unix)]
+    {
+        let blob = blob.file_name().unwrap_or_default();
+        // From snapshots/COMMIT/ to blobs/.
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(blob), name)
+    }
+    #[cfg(not(unix))]
+    fs::hard_link(blob, name)
+}
