@@ -259,7 +259,9 @@ pub struct Provenance {
     pub token: TokenId,
     /// Its text by itself; U+FFFD stands for part of a character.
     pub text: String,
-    /// The model's probability for it at its step, without temperature or filters.
+    /// Its probability at its step, in [0, 1], by the plan's `basis`: with `model` without temperature or filters,
+    /// with `sampling` with them. Bias counts, and of a gap that is held to a form only the tokens allowed there
+    /// count; `logprob` is without either.
     pub probability: f32,
     /// The score by which it was chosen.
     pub score: f32,
@@ -338,6 +340,6 @@ pub struct CommittedSlot {
     pub token: TokenId,
     /// Its text by itself; U+FFFD stands for part of a character.
     pub text: String,
-    /// The model's probability for it, without temperature or filters.
+    /// Its probability, as in `provenance` of the answer.
     pub probability: f32,
 }
