@@ -87,6 +87,7 @@ pub(super) async fn create(
             head,
             running: runs.len(),
             choices: Vec::with_capacity(runs.len()),
+            filled: 0,
             cost,
         };
         let render = move |update| frames.render(update);
@@ -97,16 +98,16 @@ pub(super) async fn create(
     let (denoised, of_runs) = answers(runs, deadline).await?;
     cost.add(of_runs);
     finished.extend(denoised);
-    let choices = choices(&job, finished);
+    let (choices, filled) = choices(&job, finished);
     if job.stream {
-        let frame = sse::frame(&whole(&head, choices, cost));
+        let frame = sse::frame(&whole(&head, choices, filled, cost));
         let update = futures::stream::iter([Ok(frame)]);
         let keep_alive = state.limits.keep_alive;
         return Ok(sse::respond(update, keep_alive, End::Done, |frame| {
             vec![frame]
         }));
     }
-    Ok(Json(whole(&head, choices, cost)).into_response())
+    Ok(Json(whole(&head, choices, filled, cost)).into_response())
 }
 
 /// The log-probabilities that the engine is asked for: those that are reported, and those by which lengths
@@ -185,27 +186,24 @@ fn sequences(
     Ok(sequences)
 }
 
-/// The returned fillings: of each group of lengths the best.
-fn choices(job: &InfillJob, answers: Vec<InfillAnswer>) -> Vec<InfillChoice> {
+/// The returned fillings, of each group of lengths the best, and how many tokens they were read from.
+fn choices(job: &InfillJob, answers: Vec<InfillAnswer>) -> (Vec<InfillChoice>, usize) {
     let tried = job.lengths.len();
     let mut answers = answers.into_iter();
+    let mut filled = 0;
     let mut choices = Vec::with_capacity(job.n);
     for index in 0..job.n {
         let group: Vec<InfillAnswer> = answers.by_ref().take(tried).collect();
         if let Some((answer, candidates)) = InfillAnswer::best_of(group) {
+            filled += answer.read();
             choices.push(answer.choice(index, (tried > 1).then_some(candidates)));
         }
     }
-    choices
+    (choices, filled)
 }
 
-/// The whole answer, which is counted.
-fn whole(head: &Head, choices: Vec<InfillChoice>, cost: Cost) -> Infill<'_> {
-    let filled = choices
-        .iter()
-        .flat_map(|choice| &choice.gaps)
-        .map(|gap| gap.tokens.len())
-        .sum();
+/// The whole answer, read from so many tokens, which are counted.
+fn whole(head: &Head, choices: Vec<InfillChoice>, filled: usize, cost: Cost) -> Infill<'_> {
     let (usage, diffusion) = head.end(filled, &cost);
     Infill {
         id: &head.id,
@@ -224,6 +222,8 @@ struct Frames {
     /// Sequences without an answer yet.
     running: usize,
     choices: Vec<InfillChoice>,
+    /// Tokens that they were read from.
+    filled: usize,
     cost: Cost,
 }
 
@@ -252,11 +252,17 @@ impl Frames {
         if let Some((answer, cost)) = update.answer {
             self.running -= 1;
             self.cost.add(cost);
+            self.filled += answer.read();
             self.choices.push(answer.choice(update.index, None));
             if self.running == 0 {
                 let mut choices = std::mem::take(&mut self.choices);
                 choices.sort_by_key(|choice| choice.index);
-                frames.push(sse::frame(&whole(&self.head, choices, self.cost)));
+                frames.push(sse::frame(&whole(
+                    &self.head,
+                    choices,
+                    self.filled,
+                    self.cost,
+                )));
             }
         }
         frames

@@ -45,6 +45,8 @@ pub(super) struct InfillAnswer {
     gaps: Vec<GapAnswer>,
     /// Slots of every gap.
     lengths: Vec<usize>,
+    /// How many tokens the gaps were read from, those of stop strings among them.
+    read: usize,
     /// The mean log-probability of what was denoised; −∞ if log-probabilities were not asked for.
     mean_logprob: f64,
 }
@@ -62,6 +64,11 @@ pub(super) struct InfillStep {
 }
 
 impl InfillAnswer {
+    /// How many tokens the gaps were read from, those of stop strings among them.
+    pub fn read(&self) -> usize {
+        self.read
+    }
+
     /// The `index`th filling.
     pub fn choice(self, index: usize, candidates: Option<Vec<LengthCandidate>>) -> InfillChoice {
         InfillChoice {
@@ -189,17 +196,19 @@ impl Reader for InfillReader {
 
     fn finish(&mut self, canvas: &Canvas) -> (Option<InfillStep>, InfillAnswer) {
         let mut cuts = Vec::with_capacity(self.slots.len());
+        let mut read = 0;
         let reading = self.layout.read_with(canvas, |index, tokens| {
             let cut = CutText::of(tokens, &self.gaps[index].stops, &*self.tokenizer);
             cuts.push((cut.tokens, cut.stop));
+            read += cut.read;
             cut.text
         });
         let logprobs = self.reports_logprobs.then_some(&self.logprobs);
         let parts = self.slots.iter().zip(self.gaps.iter());
         let gaps = parts.zip(reading.gaps).zip(cuts).enumerate();
         let gaps = gaps.map(|(index, (((slots, head), gap), (tokens, stop)))| {
-            let read = slots.start..slots.start + tokens;
-            let provenance = provenance(canvas, read, logprobs, &*self.tokenizer);
+            let kept = slots.start..slots.start + tokens;
+            let provenance = provenance(canvas, kept, logprobs, &*self.tokenizer);
             GapAnswer {
                 index,
                 name: head.name.clone(),
@@ -219,6 +228,7 @@ impl Reader for InfillReader {
             gaps: gaps.collect(),
             text: reading.text,
             lengths: self.slots.iter().map(Range::len).collect(),
+            read,
             mean_logprob: self.mean_logprob(),
         };
         (None, answer)

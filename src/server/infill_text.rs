@@ -56,8 +56,10 @@ impl Tokenizer for GapTokenizer {
 pub(super) struct CutText {
     /// The text.
     pub text: String,
-    /// How many tokens it was read from.
+    /// How many tokens begin in it.
     pub tokens: usize,
+    /// How many tokens it was read from, those of the stop string among them.
+    pub read: usize,
     /// The stop string that came.
     pub stop: Option<String>,
 }
@@ -67,18 +69,27 @@ impl CutText {
     pub fn of(tokens: &[TokenId], stops: &Arc<[String]>, tokenizer: &dyn Tokenizer) -> Self {
         let mut reading = CompletionText::new(stops.clone());
         let mut text = String::new();
-        let mut read = 0;
+        let mut offsets = Vec::with_capacity(tokens.len());
         for token in tokens {
-            text.push_str(&reading.push(tokenizer.bytes(*token)));
-            read += 1;
+            let bytes = tokenizer.bytes(*token);
+            offsets.push(reading.offset_of(bytes));
+            text.push_str(&reading.push(bytes));
             if reading.is_stopped() {
                 break;
             }
         }
         text.push_str(&reading.finish());
+        let kept = match reading.is_stopped() {
+            true => {
+                let end = text.chars().count();
+                offsets.partition_point(|offset| *offset < end)
+            }
+            false => offsets.len(),
+        };
         Self {
             text,
-            tokens: read,
+            tokens: kept,
+            read: offsets.len(),
             stop: reading.stop().map(str::to_owned),
         }
     }

@@ -237,8 +237,31 @@ async fn a_gap_ends_before_its_stop_string() {
     let gap = &choice["gaps"][0];
     assert_eq!((&gap["text"], &gap["stop"]), (&json!("ab"), &json!(";")));
     assert_eq!((&gap["start"], &gap["end"]), (&json!(1), &json!(3)));
-    assert_eq!(gap["tokens"], json!(b"ab;"));
-    assert_eq!(gap["provenance"].as_array().unwrap().len(), 3);
+    assert_eq!(gap["tokens"], json!(b"ab"));
+    assert_eq!(gap["provenance"].as_array().unwrap().len(), 2);
     assert!(choice["gaps"][1].get("stop").is_none());
+    // Tokens of a stop string are counted, as of a completion.
     assert_eq!(answer["usage"]["completion_tokens"], 4);
+    let body = json!({"prompt": "(", "max_tokens": 5, "stop": [";c", ";"], "logprobs": 0});
+    let completion = server.answer("/v1/completions", &body).await;
+    let tokens = &completion["choices"][0]["logprobs"]["tokens"];
+    assert_eq!(tokens, &json!(["a", "b"]));
+    assert_eq!(completion["usage"]["completion_tokens"], 3);
+}
+
+#[tokio::test]
+async fn what_is_cut_off_with_a_stop_string_has_no_tokens() {
+    let server = Server::of(Mock::saying_text(0, "é::x|")).await;
+    for (stop, text, tokens) in [
+        ("::", "é", "é"),
+        (":x", "é:", "é:"),
+        ("é", "", ""),
+        ("|", "é::x", "é::x"),
+    ] {
+        let gap = json!({"gap": {"tokens": 6, "stop": stop}});
+        let answer = server.answer(PATH, &json!({"segments": [gap]})).await;
+        let gap = &answer["choices"][0]["gaps"][0];
+        assert_eq!(gap["text"], text, "{stop}");
+        assert_eq!(gap["tokens"], json!(tokens.as_bytes()), "{stop}");
+    }
 }

@@ -204,7 +204,7 @@ pub struct GapAnswer {
     pub name: Option<String>,
     /// Its text.
     pub text: String,
-    /// Its tokens, up to those of a stop string.
+    /// The tokens that begin in its text: those of a stop string are left out.
     pub tokens: Vec<TokenId>,
     /// The stop string before which it ends, if one came.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -222,7 +222,7 @@ pub struct GapAnswer {
     pub start_byte: usize,
     /// Where its text ends, in bytes of UTF-8.
     pub end_byte: usize,
-    /// How each token came to be.
+    /// How each of `tokens` came to be.
     pub provenance: Vec<Provenance>,
 }
 
