@@ -58,6 +58,7 @@ pub(super) async fn create(
         background.run(deadline, work).await?
     };
     let (mut finished, mut runs) = (Vec::new(), Vec::new());
+    let shows_steps = job.stream && !job.is_searched();
     for (index, sequence) in sequences.into_iter().enumerate() {
         let Sequence {
             canvas,
@@ -75,14 +76,14 @@ pub(super) async fn create(
             state
                 .engine
                 .submit_constrained(canvas.clone(), &plan, logprobs, constraint)?;
-        let view = job.frames.then(|| reader.view(&canvas));
+        let view = (shows_steps && job.frames).then(|| reader.view(&canvas));
         let run = Run::new(index, &canvas, generation, reader);
         runs.push(match view {
             Some(view) => run.showing(view, state.limits.frame_interval),
             None => run,
         });
     }
-    if job.stream && !runs.is_empty() {
+    if shows_steps && !runs.is_empty() {
         let mut frames = Frames {
             head,
             running: runs.len(),
@@ -113,9 +114,9 @@ pub(super) async fn create(
 /// The log-probabilities that the engine is asked for: those that are reported, and those by which lengths
 /// are chosen.
 fn logprobs(job: &InfillJob) -> Option<LogprobRequest> {
-    let top = match job.lengths.len() {
-        1 => job.top_logprobs?,
-        _ => job.top_logprobs.unwrap_or(0),
+    let top = match job.is_searched() {
+        true => job.top_logprobs.unwrap_or(0),
+        false => job.top_logprobs?,
     };
     Some(LogprobRequest {
         top,
@@ -196,7 +197,7 @@ fn choices(job: &InfillJob, answers: Vec<InfillAnswer>) -> (Vec<InfillChoice>, u
         let group: Vec<InfillAnswer> = answers.by_ref().take(tried).collect();
         if let Some((answer, candidates)) = InfillAnswer::best_of(group) {
             filled += answer.read();
-            choices.push(answer.choice(index, (tried > 1).then_some(candidates)));
+            choices.push(answer.choice(index, job.is_searched().then_some(candidates)));
         }
     }
     (choices, filled)

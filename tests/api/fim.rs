@@ -299,6 +299,22 @@ async fn a_filling_that_ends_before_its_indent_does_has_no_tokens_after_its_end(
 }
 
 #[tokio::test]
+async fn a_stream_of_a_filling_that_ends_by_its_indent_is_its_answer() {
+    let server = Server::of(Mock::saying_text(16, "a\n  b\nc")).await;
+    let mut body = vscode();
+    body["n_indent"] = 2.into();
+    body["stream"] = true.into();
+    let text = server.post(INFILL, &body).await.text().await.unwrap();
+    let frames: Vec<&str> = text.split_terminator("\n\n").collect();
+    let [frame] = &frames[..] else {
+        panic!("{text}");
+    };
+    let answer: Value = serde_json::from_str(frame.strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(answer["content"], "a\n  b");
+    assert_eq!(answer["stop"], true);
+}
+
+#[tokio::test]
 async fn a_request_that_warms_the_cache_up_is_answered_with_nothing() {
     let server = Server::of(Mock::uniform()).await;
     let body = json!({

@@ -210,6 +210,26 @@ async fn of_several_lengths_the_filling_with_the_largest_mean_log_probability_is
 }
 
 #[tokio::test]
+async fn a_stream_of_a_search_is_its_answer() {
+    let server = Server::golden().await;
+    let segments = json!(["The ", {"gap": {"max_tokens": 3}}, "."]);
+    let mut body = json!({"segments": segments, "seed": 2, "n": 2});
+    let whole = server.answer(PATH, &body).await;
+    for options in [json!(null), json!({"diffusion": "frames"})] {
+        body["stream_options"] = options;
+        let frames = server.frames(PATH, &body).await;
+        let [answer] = &frames[..] else {
+            panic!("{} frames", frames.len());
+        };
+        assert_eq!(answer["object"], "infill");
+        assert_eq!(answer["choices"], whole["choices"]);
+        assert_eq!(answer["usage"], whole["usage"]);
+        let candidates = answer["choices"][1]["candidates"].as_array().unwrap();
+        assert_eq!(candidates.len(), 3);
+    }
+}
+
+#[tokio::test]
 async fn a_long_range_of_lengths_is_tried_from_end_to_end() {
     let server = Server::of(Mock::uniform()).await;
     let body = json!({"segments": [{"gap": {"max_tokens": 100}}, "!"], "n": 3});

@@ -36,13 +36,6 @@ pub fn llama_infill(
     check_model(request.model.as_deref(), state)?;
     let stream = request.stream.unwrap_or(false);
     let n_indent = request.n_indent.map_or(0, size);
-    if stream && n_indent > 0 {
-        return Err(ApiError::unsupported(
-            "n_indent",
-            n_indent,
-            "in a stream it is not supported; allowed: 0",
-        ));
-    }
     let seed = match request.seed {
         None | Some(Integer(-1)) => None,
         Some(Integer(seed)) => Some(Whole(u64::try_from(seed).map_err(|_| {

@@ -47,7 +47,7 @@ pub struct InfillRequest {
     pub logprobs: Option<bool>,
     /// Most probable tokens that are reported with each: 0 to 20; 0 if absent.
     pub top_logprobs: Option<Whole>,
-    /// Whether to answer with server-sent events.
+    /// Whether to answer with server-sent events. Where lengths of gaps are searched, the answer is the only one.
     pub stream: Option<bool>,
     /// Options of the stream.
     #[schema(value_type = Option<InfillStreamOptions>)]

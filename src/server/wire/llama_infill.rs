@@ -27,7 +27,7 @@ pub struct LlamaInfillRequest {
     pub prompt: Option<String>,
     /// Slots of the gap; 128 if absent. At 0 nothing is filled.
     pub n_predict: Option<Whole>,
-    /// The filling ends before a line that is indented less; 0 if absent.
+    /// The filling ends before a line that is indented less; 0 if absent. A stream is then one frame.
     pub n_indent: Option<Whole>,
     /// As the plan says if absent.
     pub temperature: Option<Real>,

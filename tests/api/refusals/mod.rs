@@ -107,11 +107,6 @@ fn refused_fims() -> Vec<Refused> {
         llama(json!({"n_predict": -1}), "n_predict", &["-1", "at least 0"]),
         llama(json!({"seed": -2}), "seed", &["-2", "-1 for a random one"]),
         llama(
-            json!({"stream": true, "n_indent": 4}),
-            "n_indent",
-            &["4", "stream"],
-        ),
-        llama(
             json!({"input_extra": ["a"]}),
             "input_extra[0]",
             &["\"a\"", "JSON object"],
