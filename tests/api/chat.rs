@@ -344,9 +344,14 @@ async fn fields_that_are_not_supported_are_taken_where_they_have_no_effect() {
         "web_search_options": null, "reasoning_effort": "none", "verbosity": "medium",
         "service_tier": "auto", "store": false, "metadata": {}, "user": "u",
         "safety_identifier": "s", "prompt_cache_key": "k", "n": 1, "seed": 1, "stop": null,
-        "top_k": -1, "stream": false, "stream_options": null,
+        "top_k": -1, "stream": false, "stream_options": null, "prompt_cache_retention": "24h",
+        "prompt_cache_options": null, "moderation": null,
     });
     assert_eq!(content(&server.answer(PATH, &body).await), "Hello.");
+    let body = json!({
+        "messages": hi(), "max_tokens": 6, "stream_options": {"include_obfuscation": false},
+    });
+    assert!(!server.frames(PATH, &body).await.is_empty());
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ async fn a_gap_between_prompt_and_suffix_is_answered_as_a_chat_message() {
     let body = json!({
         "model": MODEL, "prompt": "(pre)", "suffix": "(post)", "max_tokens": 5, "min_tokens": 0,
         "temperature": 0, "top_p": 1, "random_seed": 7, "stop": ["|"], "metadata": {"file": "a.py"},
+        "prompt_cache_key": null,
     });
     let mut answer = server.answer(FIM, &body).await;
     assert!(answer["id"].take().as_str().unwrap().starts_with("fim-"));
@@ -241,6 +242,28 @@ async fn the_extensions_request_is_answered_in_llama_cpps_shape() {
         (&answer["content"], &answer["stop_type"]),
         (&json!("a"), &json!("eos"))
     );
+}
+
+#[tokio::test]
+async fn llama_cpps_samplers_that_are_not_there_are_taken_where_they_are_off() {
+    let server = Server::of(Mock::saying_text(16, "todo!();")).await;
+    let off = json!({
+        "repeat_penalty": 1.0, "repeat_last_n": 64, "presence_penalty": 0, "frequency_penalty": 0.0,
+        "typical_p": 1.0, "top_n_sigma": -1.0, "dynatemp_range": 0.0, "dynatemp_exponent": 1.0,
+        "dry_multiplier": 0.0, "dry_base": 1.75, "dry_allowed_length": 2, "dry_penalty_last_n": -1,
+        "dry_sequence_breakers": ["\n", ":"], "xtc_probability": 0.0, "xtc_threshold": 0.1,
+        "mirostat": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1, "min_keep": 0, "n_keep": 0,
+        "n_probs": 0, "ignore_eos": false, "logit_bias": [], "lora": [], "timings_per_token": false,
+        "return_progress": false, "post_sampling_probs": false,
+    });
+    for value in [None, Some(Value::Null)] {
+        let mut body = vscode();
+        for (field, neutral) in off.as_object().unwrap() {
+            body[field] = value.as_ref().unwrap_or(neutral).clone();
+        }
+        let answer = server.answer(INFILL, &body).await;
+        assert_eq!(answer["content"], "todo!();");
+    }
 }
 
 #[tokio::test]

@@ -5,13 +5,11 @@ use serde_json::{Map, Value, json};
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{ApplyTemplateRequest, ChatRequest, Content, MessageFields, Object};
-use super::completion::{
-    CompletionJob, Given, check_size, check_stops, lay_out, neutral, stops, streaming,
-};
+use super::completion::{CompletionJob, Given, check_size, check_stops, lay_out, stops, streaming};
 use super::constraint::{FormFields, form};
 use super::decoding::{DecodeFields, NEGATIVE_PROMPT, plan, repetitions, size};
 use super::logits::chat_logprobs;
-use super::neutral::only;
+use super::neutral::{neutral, only};
 use super::{Place, check_model, encode};
 use crate::text::{ChatEnding, ChatMessage, ChatTemplateError};
 
@@ -280,6 +278,12 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
         ("modalities", &request.modalities, vec![json!(["text"])]),
         ("audio", &request.audio, vec![]),
         ("prediction", &request.prediction, vec![]),
+        (
+            "prompt_cache_options",
+            &request.prompt_cache_options,
+            vec![],
+        ),
+        ("moderation", &request.moderation, vec![]),
         ("web_search_options", &request.web_search_options, vec![]),
         (
             "reasoning_effort",

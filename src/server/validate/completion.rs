@@ -7,13 +7,14 @@ use super::super::completion_reader::Echo;
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{
-    CompletionRequest, Object, Prompt, PromptItem, Real, StreamOptions, Texts, Whole,
+    CompletionRequest, Object, Prompt, PromptItem, StreamOptions, Texts, Whole,
 };
 use super::constraint::{FormFields, form, of_completion};
 use super::decoding::{
     DecodeFields, NEGATIVE_PROMPT, frames, plan, repetitions, size, stream_options,
 };
 use super::logits::completion_logprobs;
+use super::neutral::neutral;
 use super::{Place, check_model, check_token, encode};
 use crate::canvas::{Canvas, TokenId};
 use crate::constraint::{CanvasConstraint, TokenDfa};
@@ -156,6 +157,13 @@ pub(super) fn streaming(
 ) -> Result<Streaming, ApiError> {
     let stream = stream.unwrap_or(false);
     let options = stream_options(options, stream)?;
+    if options.include_obfuscation == Some(true) {
+        return Err(ApiError::unsupported(
+            "stream_options.include_obfuscation",
+            true,
+            "chunks are not padded; allowed: false",
+        ));
+    }
     Ok(Streaming {
         stream,
         include_usage: options.include_usage.unwrap_or(false),
@@ -371,18 +379,6 @@ pub(super) fn check_stops(stops: &[String], is_constrained: bool) -> Result<(), 
             "a stop string might cut short a text of the form that is asked for as well; allowed: one of them",
         )),
         false => Ok(()),
-    }
-}
-
-/// Takes a field that is not supported at the value that has no effect only.
-pub(super) fn neutral(field: &str, given: Option<Real>, allowed: f32) -> Result<(), ApiError> {
-    match given {
-        Some(Real(given)) if given != allowed => Err(ApiError::unsupported(
-            field,
-            given,
-            format_args!("it is not supported; allowed: {allowed}"),
-        )),
-        _ => Ok(()),
     }
 }
 

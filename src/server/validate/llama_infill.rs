@@ -1,11 +1,14 @@
 //! Filling the gap at an editor's cursor, as llama.cpp's server is asked for it.
 
+use serde_json::json;
+
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{ExtraInput, Integer, LlamaInfillRequest, Object, Whole};
 use super::completion::{CompletionJob, Given, Streaming, check_stops, lay_out, stops};
 use super::constraint::{FormFields, form};
 use super::decoding::{DecodeFields, plan, size};
+use super::neutral::{neutral, only};
 use super::{Place, check_model, encode};
 use crate::canvas::TokenId;
 
@@ -34,6 +37,7 @@ pub fn llama_infill(
     state: &AppState,
 ) -> Result<LlamaInfillJob, ApiError> {
     check_model(request.model.as_deref(), state)?;
+    refuse_unsupported(&request)?;
     let stream = request.stream.unwrap_or(false);
     let n_indent = request.n_indent.map_or(0, size);
     let seed = match request.seed {
@@ -117,6 +121,42 @@ pub fn llama_infill(
         return_tokens,
         response_fields: request.response_fields.unwrap_or_default(),
     })
+}
+
+/// Fields of llama.cpp's API that have no effect here are taken at the value that has none there.
+fn refuse_unsupported(request: &LlamaInfillRequest) -> Result<(), ApiError> {
+    for (param, given, allowed) in [
+        ("repeat_penalty", request.repeat_penalty, 1.0),
+        ("presence_penalty", request.presence_penalty, 0.0),
+        ("frequency_penalty", request.frequency_penalty, 0.0),
+        ("typical_p", request.typical_p, 1.0),
+        ("top_n_sigma", request.top_n_sigma, -1.0),
+        ("dynatemp_range", request.dynatemp_range, 0.0),
+        ("dry_multiplier", request.dry_multiplier, 0.0),
+        ("xtc_probability", request.xtc_probability, 0.0),
+        ("mirostat", request.mirostat, 0.0),
+        ("min_keep", request.min_keep, 0.0),
+        ("n_keep", request.n_keep, 0.0),
+        ("n_probs", request.n_probs, 0.0),
+    ] {
+        neutral(param, given, allowed)?;
+    }
+    let off = || vec![json!(false)];
+    for (param, given, allowed) in [
+        ("ignore_eos", &request.ignore_eos, off()),
+        (
+            "logit_bias",
+            &request.logit_bias,
+            vec![json!([]), json!({})],
+        ),
+        ("lora", &request.lora, vec![json!([])]),
+        ("timings_per_token", &request.timings_per_token, off()),
+        ("return_progress", &request.return_progress, off()),
+        ("post_sampling_probs", &request.post_sampling_probs, off()),
+    ] {
+        only(param, given.as_ref(), &allowed)?;
+    }
+    Ok(())
 }
 
 struct Texts {

@@ -230,6 +230,11 @@ pub fn refused() -> Vec<Refused> {
             &["unknown field `usage`", "`include_usage`"],
         ),
         on(
+            json!({"prompt": "p", "stream": true, "stream_options": {"include_obfuscation": true}}),
+            "stream_options.include_obfuscation",
+            &["true", "allowed: false"],
+        ),
+        on(
             json!({"prompt": "p", "presence_penalty": 0.5}),
             "presence_penalty",
             &["0.5", "0"],

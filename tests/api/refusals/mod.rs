@@ -119,8 +119,30 @@ fn refused_fims() -> Vec<Refused> {
         llama(
             json!({"typical_p": 0.1}),
             "typical_p",
-            &["unknown field `typical_p`"],
+            &["0.1", "allowed: 1"],
         ),
+        llama(
+            json!({"repeat_penalty": 1.1}),
+            "repeat_penalty",
+            &["1.1", "allowed: 1"],
+        ),
+        llama(json!({"n_probs": 5}), "n_probs", &["5", "allowed: 0"]),
+        llama(
+            json!({"ignore_eos": true}),
+            "ignore_eos",
+            &["true", "null, false"],
+        ),
+        llama(
+            json!({"lora": [{"id": 0, "scale": 0.5}]}),
+            "lora",
+            &["null, []"],
+        ),
+        llama(
+            json!({"logit_bias": [[5, false]]}),
+            "logit_bias",
+            &["[[5,false]]", "null, []"],
+        ),
+        llama(json!({"tfs_z": 1}), "tfs_z", &["unknown field `tfs_z`"]),
         llama(json!({"min_p": 2}), "min_p", &["2", "0 to 1"]),
     ]
 }
