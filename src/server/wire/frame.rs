@@ -21,7 +21,7 @@ pub const FRAME_OBJECT: &str = "diffusion.frame";
 pub struct CanvasFrame<'a> {
     /// Identifier of the answer.
     pub id: &'a str,
-    /// [`FRAME_OBJECT`].
+    /// `diffusion.frame`.
     pub object: &'static str,
     /// Which sequence.
     pub index: usize,

@@ -156,7 +156,7 @@ pub const STEP_OBJECT: &str = "infill.step";
 pub struct Infill<'a> {
     /// Identifier of the answer.
     pub id: &'a str,
-    /// [`INFILL_OBJECT`].
+    /// `infill`.
     pub object: &'static str,
     /// Seconds since the Unix epoch.
     pub created: u64,
@@ -295,7 +295,7 @@ pub struct Alternative {
 pub struct InfillStep<'a> {
     /// Identifier of the answer.
     pub id: &'a str,
-    /// [`STEP_OBJECT`].
+    /// `infill.step`.
     pub object: &'static str,
     /// Which filling.
     pub index: usize,
