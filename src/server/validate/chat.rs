@@ -11,6 +11,7 @@ use super::decoding::{DecodeFields, NEGATIVE_PROMPT, plan, repetitions, size};
 use super::logits::chat_logprobs;
 use super::neutral::{neutral, only};
 use super::{Place, check_model, encode};
+use crate::decode::DecodePlan;
 use crate::text::{ChatEnding, ChatMessage, ChatTemplateError};
 
 /// Tokens of an answer when the request does not say. OpenAI's API then takes what the model's limit
@@ -93,13 +94,13 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         path: "messages".into(),
         text: None,
     };
-    let room = || {
-        let spec = state.engine.spec();
-        let longest = spec.longest_gap(&plan, given.tokens.len(), DEFAULT_MAX_TOKENS);
-        // With no room at all, one token too many says so.
-        ("max_completion_tokens", longest.max(1))
+    let (param, tokens) = match asked {
+        Some(asked) => asked,
+        None => (
+            "max_completion_tokens",
+            default_size(given.tokens.len(), &plan, state)?,
+        ),
     };
-    let (param, tokens) = asked.unwrap_or_else(room);
     check_size(param, tokens, state)?;
     // Last, as it may take a while.
     let fields = FormFields {
@@ -127,6 +128,20 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         top_logprobs,
         streaming,
     })
+}
+
+/// Slots of the gap after a chat of so many tokens, where the request does not say.
+fn default_size(chat: usize, plan: &DecodePlan, state: &AppState) -> Result<usize, ApiError> {
+    let spec = state.engine.spec();
+    match spec.longest_gap(plan, chat, DEFAULT_MAX_TOKENS) {
+        0 => {
+            let what = format_args!("messages has {chat} tokens and an answer at least 1");
+            let slots = spec.canvas_length(plan, chat + 1, chat + 1);
+            let limit = spec.longest_canvas(plan);
+            Err(ApiError::canvas_too_long("messages", what, slots, limit))
+        }
+        longest => Ok(longest),
+    }
 }
 
 /// The text that the model's template makes of a chat.

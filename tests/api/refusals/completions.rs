@@ -57,7 +57,7 @@ pub fn refused() -> Vec<Refused> {
         on(
             json!({"prompt": [1, MASK]}),
             "prompt[1]",
-            &["mask token 257", "/v1/infill"],
+            &["mask token 257", "/v1/infill", "{{8}}"],
         ),
         on(json!({"prompt": vec!["p"; 17]}), "prompt", &["17", "16"]),
         on(json!({"prompt": vec!["p"; 6], "n": 3}), "n", &["18", "16"]),
@@ -391,8 +391,13 @@ pub fn refused() -> Vec<Refused> {
         ),
         on(
             json!({"prompt": "p", "diffusion": {"budget": {"threshold": 1.5}}}),
-            "diffusion.budget",
+            "diffusion.budget.threshold",
             &["1.5", "[0, 1]"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"budget": {"ancestral": {"eps": 1}}}}),
+            "diffusion.budget.ancestral.eps",
+            &["is 1", "less than 1"],
         ),
         on(
             json!({"prompt": "p", "diffusion": {"budget": {"threshold": "x"}}}),
