@@ -13,7 +13,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::Head;
 use super::infill_reader::{GapHead, InfillAnswer, InfillReader, InfillStep};
-use super::infill_text::GapTokenizer;
+use super::infill_text::GapVocabulary;
 use super::run::{Cost, Reader, Run, Update, answers, updates};
 use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
@@ -139,7 +139,7 @@ fn sequences(
     state: &AppState,
 ) -> Result<Vec<Sequence>, ApiError> {
     let spec = state.engine.spec();
-    let tokenizer = Arc::new(GapTokenizer::new(state));
+    let vocabulary = Arc::new(GapVocabulary::new(state));
     let heads = job.gaps().zip(decisions).map(|(gap, decision)| GapHead {
         name: gap.name.clone(),
         stops: gap.stops.clone(),
@@ -167,7 +167,7 @@ fn sequences(
                 decision.commit(&mut canvas, *gap, *pick);
             }
             let reader = InfillReader::new(
-                tokenizer.clone(),
+                vocabulary.clone(),
                 &canvas,
                 job.layout(&lengths),
                 heads.clone(),

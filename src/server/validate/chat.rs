@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{ApplyTemplateRequest, ChatRequest, Content, MessageFields, Object};
-use super::completion::{CompletionJob, Given, check_size, check_stops, lay_out, stops, streaming};
+use super::completion::{CompletionJob, Given, Outline, check_size, check_stops, stops, streaming};
 use super::constraint::{FormFields, form};
 use super::decoding::{DecodeFields, NEGATIVE_PROMPT, plan, repetitions, size};
 use super::logits::chat_logprobs;
@@ -110,16 +110,15 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
     };
     let language = form(fields, state)?;
     check_stops(&stops, language.is_some())?;
-    let prompt = lay_out(
-        given,
-        param,
-        tokens,
-        &[],
-        false,
-        &plan,
-        language.as_ref(),
-        state,
-    )?;
+    let outline = Outline {
+        size_param: param,
+        max_tokens: tokens,
+        suffix: &[],
+        echo: false,
+        plan: &plan,
+        language: language.as_ref(),
+    };
+    let prompt = outline.lay_out(given, state)?;
     Ok(CompletionJob {
         prompts: vec![prompt],
         n,

@@ -124,20 +124,17 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     };
     let language = form(fields, state)?;
     check_stops(&stops, language.is_some())?;
+    let outline = Outline {
+        size_param: "max_tokens",
+        max_tokens,
+        suffix: &suffix,
+        echo,
+        plan: &plan,
+        language: language.as_ref(),
+    };
     let prompts = prompts
         .into_iter()
-        .map(|prompt| {
-            lay_out(
-                prompt,
-                "max_tokens",
-                max_tokens,
-                &suffix,
-                echo,
-                &plan,
-                language.as_ref(),
-                state,
-            )
-        })
+        .map(|prompt| outline.lay_out(prompt, state))
         .collect::<Result<_, _>>()?;
     Ok(CompletionJob {
         prompts,
@@ -184,73 +181,88 @@ pub(super) fn check_size(param: &str, tokens: usize, state: &AppState) -> Result
     }
 }
 
-/// Prompt, gap and suffix on a canvas; `size_param` is the field that gives the gap's length, and the gap is
-/// to hold a text of `language`, if there is one.
-#[expect(clippy::too_many_arguments, reason = "each is a part of the canvas")]
-pub(super) fn lay_out(
-    prompt: Given,
-    size_param: &str,
-    max_tokens: usize,
-    suffix: &[TokenId],
-    echo: bool,
-    plan: &DecodePlan,
-    language: Option<&Arc<TokenDfa>>,
-    state: &AppState,
-) -> Result<PromptJob, ApiError> {
-    let spec = state.engine.spec();
-    let Given { path, text, tokens } = prompt;
-    let fixed = tokens.len() + suffix.len();
-    let gap_end = tokens.len().saturating_add(max_tokens);
-    let slots = spec.canvas_length(plan, gap_end, fixed.saturating_add(max_tokens));
-    let limit = spec.longest_canvas(plan);
-    if slots > limit {
-        let param = if fixed < limit { size_param } else { &path };
-        let suffix = match suffix.len() {
-            0 => String::new(),
-            length => format!(", suffix has {length}"),
-        };
-        let what = format_args!(
-            "{path} has {} tokens{suffix} and {size_param} is {max_tokens}",
-            tokens.len()
-        );
-        return Err(ApiError::canvas_too_long(param, what, slots, limit));
-    }
-    if let Some(negative) = &plan.sampling.negative_prompt {
-        let slots = slots - tokens.len() + negative.len();
+/// What comes after each prompt of a request.
+pub(super) struct Outline<'a> {
+    /// The field that gives the gap's length.
+    pub size_param: &'a str,
+    /// Slots of the gap.
+    pub max_tokens: usize,
+    /// What is fixed after the gap.
+    pub suffix: &'a [TokenId],
+    /// Whether the prompt is to come back.
+    pub echo: bool,
+    /// How the canvas is denoised.
+    pub plan: &'a DecodePlan,
+    /// What the gap is to hold a text of, if not any.
+    pub language: Option<&'a Arc<TokenDfa>>,
+}
+
+impl Outline<'_> {
+    /// Prompt, gap and suffix on a canvas.
+    pub fn lay_out(&self, prompt: Given, state: &AppState) -> Result<PromptJob, ApiError> {
+        let Self {
+            size_param,
+            max_tokens,
+            suffix,
+            echo,
+            plan,
+            language,
+        } = *self;
+        let spec = state.engine.spec();
+        let Given { path, text, tokens } = prompt;
+        let fixed = tokens.len() + suffix.len();
+        let gap_end = tokens.len().saturating_add(max_tokens);
+        let slots = spec.canvas_length(plan, gap_end, fixed.saturating_add(max_tokens));
+        let limit = spec.longest_canvas(plan);
         if slots > limit {
+            let param = if fixed < limit { size_param } else { &path };
+            let suffix = match suffix.len() {
+                0 => String::new(),
+                length => format!(", suffix has {length}"),
+            };
             let what = format_args!(
-                "{NEGATIVE_PROMPT} has {} tokens and stands in the place of {path}",
-                negative.len()
+                "{path} has {} tokens{suffix} and {size_param} is {max_tokens}",
+                tokens.len()
             );
-            return Err(ApiError::canvas_too_long(
-                NEGATIVE_PROMPT,
-                what,
-                slots,
-                limit,
-            ));
+            return Err(ApiError::canvas_too_long(param, what, slots, limit));
         }
+        if let Some(negative) = &plan.sampling.negative_prompt {
+            let slots = slots - tokens.len() + negative.len();
+            if slots > limit {
+                let what = format_args!(
+                    "{NEGATIVE_PROMPT} has {} tokens and stands in the place of {path}",
+                    negative.len()
+                );
+                return Err(ApiError::canvas_too_long(
+                    NEGATIVE_PROMPT,
+                    what,
+                    slots,
+                    limit,
+                ));
+            }
+        }
+        let canvas = Canvas::builder(state.engine.blank())
+            .fixed(&tokens)
+            .gap_between(max_tokens, 0, max_tokens)
+            .fixed(suffix)
+            .build()
+            .map_err(|error| ApiError::unusable(&path, error))?
+            .with_scratch(slots);
+        let gap = tokens.len()..gap_end;
+        let constraint = language
+            .map(|language| of_completion(language, size_param, &canvas, plan, state))
+            .transpose()?;
+        let echo = echo.then(|| Echo {
+            text: text.unwrap_or_else(|| state.tokenizer.decode(&tokens)),
+            tokens,
+        });
+        Ok(PromptJob {
+            canvas,
+            gap,
+            constraint,
+            echo,
+        })
     }
-    let canvas = Canvas::builder(state.engine.blank())
-        .fixed(&tokens)
-        .gap_between(max_tokens, 0, max_tokens)
-        .fixed(suffix)
-        .build()
-        .map_err(|error| ApiError::unusable(&path, error))?
-        .with_scratch(slots);
-    let gap = tokens.len()..gap_end;
-    let constraint = language
-        .map(|language| of_completion(language, size_param, &canvas, plan, state))
-        .transpose()?;
-    let echo = echo.then(|| Echo {
-        text: text.unwrap_or_else(|| state.tokenizer.decode(&tokens)),
-        tokens,
-    });
-    Ok(PromptJob {
-        canvas,
-        gap,
-        constraint,
-        echo,
-    })
 }
 
 /// How many prompts there are.

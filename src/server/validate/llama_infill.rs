@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{ExtraInput, Integer, LlamaInfillRequest, Object, Whole};
-use super::completion::{CompletionJob, Given, Streaming, check_stops, lay_out, stops};
+use super::completion::{CompletionJob, Given, Outline, Streaming, check_stops, stops};
 use super::constraint::{FormFields, form};
 use super::decoding::{DecodeFields, plan, size};
 use super::neutral::{neutral, only};
@@ -90,16 +90,15 @@ pub fn llama_infill(
             text: None,
             tokens: fitted.before,
         };
-        prompts.push(lay_out(
-            given,
-            "n_predict",
-            n_predict,
-            &fitted.after,
-            false,
-            &plan,
-            language.as_ref(),
-            state,
-        )?);
+        let outline = Outline {
+            size_param: "n_predict",
+            max_tokens: n_predict,
+            suffix: &fitted.after,
+            echo: false,
+            plan: &plan,
+            language: language.as_ref(),
+        };
+        prompts.push(outline.lay_out(given, state)?);
     }
     Ok(LlamaInfillJob {
         completion: CompletionJob {
