@@ -99,7 +99,8 @@ pub(super) fn start(
                 job.stops.clone(),
                 prompt.gap.clone(),
                 plan.is_revising(),
-            );
+            )
+            .within(job.time_limit);
             if prompt.constraint.is_some() {
                 reader = reader.of_whole_text();
             }

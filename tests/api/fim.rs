@@ -1,5 +1,7 @@
 //! `POST /v1/fim/completions` and llama.cpp's `POST /infill`, asked as editors ask.
 
+use std::time::Duration;
+
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -76,6 +78,9 @@ async fn a_filling_has_log_probabilities_in_the_shape_of_chats() {
     assert_eq!(&streamed, content);
 }
 
+/// A limit of time that no test comes near, however slow the machine.
+const LONG_MS: u64 = 3_600_000;
+
 /// A request as the Vim plug-in of llama.cpp sends it.
 fn vim() -> Value {
     json!({
@@ -86,7 +91,7 @@ fn vim() -> Value {
         ],
         "prompt": "    ", "n_predict": 16, "n_indent": 4, "top_k": 40, "top_p": 0.99, "stream": false,
         "samplers": ["top_k", "top_p", "infill"], "cache_prompt": true,
-        "t_max_prompt_ms": 500, "t_max_predict_ms": 1000,
+        "t_max_prompt_ms": 500, "t_max_predict_ms": LONG_MS,
         "response_fields": [
             "content", "timings/prompt_n", "timings/prompt_ms", "timings/prompt_per_token_ms",
             "timings/prompt_per_second", "timings/predicted_n", "timings/predicted_ms",
@@ -102,7 +107,7 @@ fn vscode() -> Value {
         "input_prefix": "fn main() {\n", "input_suffix": "}\n", "input_extra": [],
         "prompt": "    ", "n_predict": 8, "top_k": 40, "top_p": 0.99, "stream": false,
         "samplers": ["top_k", "top_p", "infill"], "cache_prompt": true,
-        "t_max_prompt_ms": 500, "t_max_predict_ms": 2500,
+        "t_max_prompt_ms": 500, "t_max_predict_ms": LONG_MS,
     })
 }
 
@@ -349,6 +354,31 @@ async fn a_request_that_warms_the_cache_up_is_answered_with_nothing() {
     let body = json!({"n_predict": 0});
     assert_eq!(server.answer(INFILL, &body).await["content"], "");
     assert_eq!(server.engine.status().steps, 0);
+}
+
+#[tokio::test]
+async fn a_filling_ends_when_its_time_is_up_and_a_line_of_it_is_final() {
+    // Each of its 16 steps takes longer than it may take.
+    let said = "a = 1\nb = 2\nc = 3";
+    for (limit, options, content) in [
+        (1, json!({"preset": "left-to-right"}), "a = 1\n"),
+        (0, json!({"preset": "left-to-right"}), "a = 1\nb = 2\nc = "),
+        // The mock is sure of the slots in another order, so that no line is final before the end.
+        (1, json!({"steps": 2}), "a = 1\nb = 2\nc = "),
+    ] {
+        let (model, gate) = Mock::saying_text(0, said).gated();
+        let server = Server::of(model).await;
+        let body = json!({"n_predict": 16, "t_max_predict_ms": limit, "diffusion": options});
+        let steps = async {
+            for _ in 0..16 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                gate.allow(1);
+            }
+        };
+        let (answer, ()) = tokio::join!(server.answer(INFILL, &body), steps);
+        assert_eq!(answer["content"], content, "{body}");
+        assert_eq!(answer["stop_type"], "limit");
+    }
 }
 
 #[tokio::test]

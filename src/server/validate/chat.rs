@@ -125,6 +125,7 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         plan,
         stops,
         top_logprobs,
+        time_limit: None,
         streaming,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::completion_reader::Echo;
 use super::super::error::ApiError;
@@ -35,6 +36,8 @@ pub struct CompletionJob {
     pub stops: Arc<[String]>,
     /// How many of the most probable tokens are reported with each; `None` if no log-probabilities are.
     pub top_logprobs: Option<usize>,
+    /// After how long of denoising a completion ends with what is certain of it, if that has a line break.
+    pub time_limit: Option<Duration>,
     /// How the answer is sent.
     pub streaming: Streaming,
 }
@@ -142,6 +145,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
         plan,
         stops,
         top_logprobs,
+        time_limit: None,
         streaming,
     })
 }

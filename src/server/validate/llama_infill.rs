@@ -1,5 +1,7 @@
 //! Filling the gap at an editor's cursor, as llama.cpp's server is asked for it.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::super::error::ApiError;
@@ -74,6 +76,13 @@ pub fn llama_infill(
             ),
         ));
     }
+    // A text of a form is whole.
+    let time_limit = match (request.t_max_predict_ms, &language) {
+        (Some(Integer(limit)), None) if limit > 0 => {
+            Some(Duration::from_millis(limit.unsigned_abs()))
+        }
+        _ => None,
+    };
     let mut truncated = false;
     let mut prompts = Vec::new();
     if n_predict > 0 {
@@ -108,6 +117,7 @@ pub fn llama_infill(
             stops,
             // Tokens are kept with their log-probabilities.
             top_logprobs: return_tokens.then_some(0),
+            time_limit,
             streaming: Streaming {
                 stream,
                 include_usage: false,

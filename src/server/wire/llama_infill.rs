@@ -67,9 +67,9 @@ pub struct LlamaInfillRequest {
     /// How long llama.cpp may read the prompt. It has no effect: a prompt is not read apart from its gap.
     #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
     pub t_max_prompt_ms: Option<Integer>,
-    /// After how long llama.cpp ends the filling at the next line. It has no effect: the lines of a gap are
-    /// denoised together, so that there is no half of them to end with; `diffusion.steps` bounds the time.
-    #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
+    /// After so many milliseconds of denoising the filling ends as soon as what is final of it has a line break; without
+    /// such a limit if absent, 0 or less, and with a form. Little is final of a gap that is denoised as one block
+    /// before its end.
     pub t_max_predict_ms: Option<Integer>,
     /// The order of llama.cpp's samplers. It has no effect: `diffusion.filter_order` says whether top-k or top-p
     /// comes first.
