@@ -94,8 +94,8 @@ impl From<TokenId> for Blank {
 pub struct Commit {
     /// The token.
     pub token: TokenId,
-    /// The probability of the token at that step, in [0, 1]: the model's own without temperature or
-    /// filters, unless the plan's basis is another.
+    /// The probability of the token at that step, in [0, 1]: by the plan's basis, with the bias and among the
+    /// allowed tokens.
     pub probability: f32,
     /// The score by which the decode policy chose it; higher was better.
     pub score: f32,

@@ -194,31 +194,45 @@ impl JsonBuilder {
         next: Next,
         mut item: impl FnMut(&mut Self, Next) -> Built,
     ) -> Built {
+        self.tuple(0, least, most, next, |json, _, next| item(json, next))
+    }
+
+    /// An array of `least` to `most` items, of which the first `distinct` may each be of a kind of its own, and
+    /// the others are of one; `item` is given the index of each.
+    pub fn tuple(
+        &mut self,
+        distinct: usize,
+        least: usize,
+        most: Option<usize>,
+        next: Next,
+        mut item: impl FnMut(&mut Self, usize, Next) -> Built,
+    ) -> Built {
         let close = self.states.literal("]", next)?;
         if most == Some(0) {
             return self.states.literal("[", close);
         }
+        let counted = most.unwrap_or(least.max(distinct).max(1));
         // What follows the last item that is counted, then that of each before it.
         let mut after = match most {
             Some(_) => close,
             None => {
                 let after = self.states.later()?;
-                let more = item(self, after)?;
+                let more = item(self, counted, after)?;
                 let more = self.separator(",", more)?;
                 self.states.also(after, more)?;
                 self.states.also(after, close)?;
                 after
             }
         };
-        for count in (1..most.unwrap_or(least.max(1))).rev() {
-            let more = item(self, after)?;
+        for count in (1..counted).rev() {
+            let more = item(self, count, after)?;
             let more = self.separator(",", more)?;
             after = match count >= least {
                 true => self.states.either(vec![more, close])?,
                 false => more,
             };
         }
-        let mut inside = item(self, after)?;
+        let mut inside = item(self, 0, after)?;
         if least == 0 {
             inside = self.states.either(vec![inside, close])?;
         }

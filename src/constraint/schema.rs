@@ -361,14 +361,27 @@ impl<'a> Reader<'a> {
         let least = keywords.count("minItems")?.unwrap_or(0);
         let most = keywords.count("maxItems")?;
         keywords.only("uniqueItems", &Value::Bool(false))?;
+        let first_path = keywords.path("prefixItems");
+        let first = keywords.list("prefixItems")?;
         let path = keywords.path("items");
         let items = keywords.take("items").unwrap_or(&Value::Bool(true));
+        let most = match items {
+            Value::Bool(false) => Some(most.unwrap_or(first.len()).min(first.len())),
+            _ => most,
+        };
         if most.is_some_and(|most| most < least) {
             return json.states.never();
         }
-        json.array(least, most, next, |json, next| {
-            self.value(json, items, &path, next)
-        })
+        json.tuple(
+            first.len(),
+            least,
+            most,
+            next,
+            |json, index, next| match first.get(index) {
+                Some(schema) => self.value(json, schema, &format!("{first_path}[{index}]"), next),
+                None => self.value(json, items, &path, next),
+            },
+        )
     }
 
     fn object(&mut self, json: &mut JsonBuilder, keywords: &mut Keywords<'a>, next: Next) -> Built {

@@ -146,24 +146,40 @@ impl Budget {
     }
 
     pub(super) fn validate(self) -> Result<(), PlanError> {
-        let (value, allowed, ok) = match self {
+        let last_time = |field, eps: f32| {
+            let ok = (0.0..1.0).contains(&eps);
+            (field, eps, "at least 0 and less than 1", ok)
+        };
+        let (field, value, allowed, ok) = match self {
             Budget::Even => return Ok(()),
-            Budget::Threshold(p) => (p, "a probability in [0, 1]", (0.0..=1.0).contains(&p)),
-            Budget::Factor(f) => (f, "a finite number of at least 0", f >= 0.0),
-            Budget::EntropyBound(h) => (h, "a finite number of nats of at least 0", h >= 0.0),
-            Budget::Schedule { eps, .. }
-            | Budget::Ancestral { eps }
-            | Budget::Analytic { eps }
-            | Budget::Euler { eps } => {
-                let ok = (0.0..1.0).contains(&eps);
-                (eps, "eps of at least 0 and less than 1", ok)
-            }
+            Budget::Threshold(p) => (
+                "budget.threshold",
+                p,
+                "a probability in [0, 1]",
+                (0.0..=1.0).contains(&p),
+            ),
+            Budget::Factor(f) => (
+                "budget.factor",
+                f,
+                "a finite number of at least 0",
+                f >= 0.0,
+            ),
+            Budget::EntropyBound(h) => (
+                "budget.entropy_bound",
+                h,
+                "a finite number of nats of at least 0",
+                h >= 0.0,
+            ),
+            Budget::Schedule { eps, .. } => last_time("budget.schedule.eps", eps),
+            Budget::Ancestral { eps } => last_time("budget.ancestral.eps", eps),
+            Budget::Analytic { eps } => last_time("budget.analytic.eps", eps),
+            Budget::Euler { eps } => last_time("budget.euler.eps", eps),
         };
         if ok && value.is_finite() {
             Ok(())
         } else {
             Err(PlanError::OutOfRange {
-                field: "budget",
+                field,
                 given: value.to_string(),
                 allowed,
             })

@@ -40,7 +40,7 @@ impl CachePolicy {
 }
 
 /// How keys and values are cached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cache {
     /// The scheme.

@@ -88,7 +88,7 @@ pub enum EarlyStop {
 }
 
 /// What becomes of the slots that are still masked at the last time of a noise schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
     /// The step to the last time commits all of them (Dream).
@@ -116,7 +116,7 @@ pub enum StopTokens {
 }
 
 /// How a token is drawn from a slot's distribution.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sampling {
     /// 0 takes the most probable token; otherwise logits are divided by it. At least 0.
@@ -135,6 +135,7 @@ pub struct Sampling {
     pub basis: Basis,
     /// Added to the logits before all else, in every slot.
     #[serde(skip_deserializing, skip_serializing_if = "LogitBias::is_empty")]
+    #[schema(ignore)]
     pub logit_bias: LogitBias,
     /// Where a stop token may be drawn.
     pub stop_tokens: StopTokens,
@@ -144,6 +145,7 @@ pub struct Sampling {
     /// The tokens that u has in the place of the fixed slots before the first gap, as many as there are; all other
     /// slots are then the canvas's. With `None` u has its fixed slots masked.
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
     pub negative_prompt: Option<Vec<TokenId>>,
     /// Seed of the request's random draws.
     #[serde(skip_deserializing)]
@@ -181,7 +183,7 @@ impl Sampling {
 }
 
 /// How a canvas is denoised: five orthogonal choices, and which keys and values are cached.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecodePlan {
     /// Denoise steps over the whole canvas; `None` is one a masked slot for [`Budget::Even`] and

@@ -1,6 +1,7 @@
 //! What the engine and the server have to know of a model.
 
 use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::canvas::{Blank, Canvas, TokenId};
 use crate::constraint::Vocabulary;
@@ -15,7 +16,7 @@ use crate::sampling::score::ScoreStep;
 
 /// How a block-causal network goes on where a canvas is longer than its context: a block sees the last so many
 /// slots up to its end. What they hold of slots that were still seen when they were computed, they keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct SlidingWindow {
     /// Slots that a block sees, its own among them.
     pub slots: usize,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::completion_text::CompletionText;
 use super::logprobs::TextToken;
@@ -23,6 +24,8 @@ pub(super) struct CompletionReader {
     is_revising: bool,
     /// Whether the gap holds a whole text, however it ends.
     is_whole: bool,
+    /// How long it may be denoised once a line is certain.
+    time_limit: Option<Duration>,
     /// The gap's tokens where they are committed.
     slots: Vec<Option<TokenId>>,
     /// Their log-probabilities, if they were asked for.
@@ -95,6 +98,7 @@ impl CompletionReader {
             stop_tokens,
             is_revising,
             is_whole: false,
+            time_limit: None,
             slots: vec![None; gap.len()],
             logprobs: None,
             read: 0,
@@ -113,6 +117,14 @@ impl CompletionReader {
     pub fn of_whole_text(self) -> Self {
         Self {
             is_whole: true,
+            ..self
+        }
+    }
+
+    /// Ends with what is certain when it has been denoised for as long as `limit`, if that has a line break.
+    pub fn within(self, limit: Option<Duration>) -> Self {
+        Self {
+            time_limit: limit,
             ..self
         }
     }
@@ -188,6 +200,15 @@ impl CompletionReader {
         (!text.is_empty() || !tokens.is_empty()).then_some(TextPiece { text, tokens })
     }
 
+    fn is_late(&self, denoising: Duration) -> bool {
+        let has_line = || {
+            [&self.sent.text, &self.unsent]
+                .iter()
+                .any(|text| text.contains('\n'))
+        };
+        self.time_limit.is_some_and(|limit| denoising >= limit) && has_line()
+    }
+
     fn answer(&mut self, finish_reason: &'static str) -> CompletionAnswer {
         CompletionAnswer {
             piece: std::mem::take(&mut self.sent),
@@ -225,6 +246,11 @@ impl Reader for CompletionReader {
         }
         self.gap = Splice::resized(&report.spliced, &self.gap);
         let stopped = self.read();
+        if !stopped && self.is_late(report.statistics.denoising) {
+            let rest = self.text.finish();
+            self.unsent.push_str(&rest);
+            return (self.frame(true), Some(self.answer("length")));
+        }
         let frame = self.frame(stopped);
         (frame, stopped.then(|| self.answer("stop")))
     }

@@ -11,7 +11,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::frames::CanvasView;
 use super::head::{Head, Tally};
-use super::infill_text::GapTokenizer;
+use super::infill_text::GapVocabulary;
 use super::logprobs::completion_logprobs;
 use super::run::{Run, Update, answers, updates};
 use super::sse::{self, End, Frame, ServerEvent};
@@ -77,7 +77,7 @@ pub(super) fn start(
     state: &AppState,
 ) -> Result<Vec<Run<CompletionReader>>, ApiError> {
     let stop_tokens: Arc<[TokenId]> = state.engine.spec().stop_tokens.as_slice().into();
-    let tokenizer = Arc::new(GapTokenizer::new(state));
+    let vocabulary = Arc::new(GapVocabulary::new(state));
     let mut runs = Vec::with_capacity(job.prompts.len() * job.n);
     for prompt in &job.prompts {
         for number in 0..job.n {
@@ -99,7 +99,8 @@ pub(super) fn start(
                 job.stops.clone(),
                 prompt.gap.clone(),
                 plan.is_revising(),
-            );
+            )
+            .within(job.time_limit);
             if prompt.constraint.is_some() {
                 reader = reader.of_whole_text();
             }
@@ -113,7 +114,7 @@ pub(super) fn start(
             if job.streaming.frames {
                 let layout = Layout::of(vec![Piece::Gap(prompt.gap.len())]);
                 let canvas = plan.noised(prompt.canvas.clone());
-                let view = CanvasView::new(canvas, layout, tokenizer.clone());
+                let view = CanvasView::new(canvas, layout, vocabulary.clone());
                 run = run.showing(view, state.limits.frame_interval);
             }
             runs.push(run);

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::infill_text::GapTokenizer;
+use super::infill_text::GapVocabulary;
 use super::wire::{CanvasFrame, FRAME_OBJECT, GapFrame, SlotFrame};
 use crate::canvas::{Canvas, TokenId};
 use crate::engine::{Statistics, StepReport};
-use crate::text::{Layout, Tokenizer};
+use crate::text::Layout;
 
 /// Stands for a masked slot in a text, unless it holds noise, which is shown as it is.
 const MASKED: &str = "▒";
@@ -15,7 +15,7 @@ const MASKED: &str = "▒";
 pub(super) struct CanvasView {
     canvas: Canvas,
     layout: Layout,
-    tokenizer: Arc<GapTokenizer>,
+    vocabulary: Arc<GapVocabulary>,
     statistics: Statistics,
 }
 
@@ -46,11 +46,11 @@ impl CanvasSnapshot {
 
 impl CanvasView {
     /// `canvas` before any step, as `layout` reads it.
-    pub fn new(canvas: Canvas, layout: Layout, tokenizer: Arc<GapTokenizer>) -> Self {
+    pub fn new(canvas: Canvas, layout: Layout, vocabulary: Arc<GapVocabulary>) -> Self {
         Self {
             canvas,
             layout,
-            tokenizer,
+            vocabulary,
             statistics: Statistics::default(),
         }
     }
@@ -105,7 +105,7 @@ impl CanvasView {
             None => SlotFrame::Masked,
             Some(commit) => SlotFrame::Committed {
                 token: commit.token,
-                text: self.tokenizer.decode(&[commit.token]),
+                text: self.vocabulary.text(commit.token),
                 probability: commit.probability,
                 step: commit.step,
             },
@@ -118,7 +118,7 @@ impl CanvasView {
             .iter()
             .flat_map(|token| match Some(*token) == mask {
                 true => MASKED.as_bytes(),
-                false => self.tokenizer.bytes(*token),
+                false => self.vocabulary.bytes(*token),
             })
             .copied()
             .collect();

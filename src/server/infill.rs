@@ -13,7 +13,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::Head;
 use super::infill_reader::{GapHead, InfillAnswer, InfillReader, InfillStep};
-use super::infill_text::GapTokenizer;
+use super::infill_text::GapVocabulary;
 use super::run::{Cost, Reader, Run, Update, answers, updates};
 use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
@@ -58,6 +58,7 @@ pub(super) async fn create(
         background.run(deadline, work).await?
     };
     let (mut finished, mut runs) = (Vec::new(), Vec::new());
+    let shows_steps = job.stream && !job.is_searched();
     for (index, sequence) in sequences.into_iter().enumerate() {
         let Sequence {
             canvas,
@@ -75,18 +76,19 @@ pub(super) async fn create(
             state
                 .engine
                 .submit_constrained(canvas.clone(), &plan, logprobs, constraint)?;
-        let view = job.frames.then(|| reader.view(&canvas));
+        let view = (shows_steps && job.frames).then(|| reader.view(&canvas));
         let run = Run::new(index, &canvas, generation, reader);
         runs.push(match view {
             Some(view) => run.showing(view, state.limits.frame_interval),
             None => run,
         });
     }
-    if job.stream && !runs.is_empty() {
+    if shows_steps && !runs.is_empty() {
         let mut frames = Frames {
             head,
             running: runs.len(),
             choices: Vec::with_capacity(runs.len()),
+            filled: 0,
             cost,
         };
         let render = move |update| frames.render(update);
@@ -97,24 +99,24 @@ pub(super) async fn create(
     let (denoised, of_runs) = answers(runs, deadline).await?;
     cost.add(of_runs);
     finished.extend(denoised);
-    let choices = choices(&job, finished);
+    let (choices, filled) = choices(&job, finished);
     if job.stream {
-        let frame = sse::frame(&whole(&head, choices, cost));
+        let frame = sse::frame(&whole(&head, choices, filled, cost));
         let update = futures::stream::iter([Ok(frame)]);
         let keep_alive = state.limits.keep_alive;
         return Ok(sse::respond(update, keep_alive, End::Done, |frame| {
             vec![frame]
         }));
     }
-    Ok(Json(whole(&head, choices, cost)).into_response())
+    Ok(Json(whole(&head, choices, filled, cost)).into_response())
 }
 
 /// The log-probabilities that the engine is asked for: those that are reported, and those by which lengths
 /// are chosen.
 fn logprobs(job: &InfillJob) -> Option<LogprobRequest> {
-    let top = match job.lengths.len() {
-        1 => job.top_logprobs?,
-        _ => job.top_logprobs.unwrap_or(0),
+    let top = match job.is_searched() {
+        true => job.top_logprobs.unwrap_or(0),
+        false => job.top_logprobs?,
     };
     Some(LogprobRequest {
         top,
@@ -137,7 +139,7 @@ fn sequences(
     state: &AppState,
 ) -> Result<Vec<Sequence>, ApiError> {
     let spec = state.engine.spec();
-    let tokenizer = Arc::new(GapTokenizer::new(state));
+    let vocabulary = Arc::new(GapVocabulary::new(state));
     let heads = job.gaps().zip(decisions).map(|(gap, decision)| GapHead {
         name: gap.name.clone(),
         stops: gap.stops.clone(),
@@ -165,7 +167,7 @@ fn sequences(
                 decision.commit(&mut canvas, *gap, *pick);
             }
             let reader = InfillReader::new(
-                tokenizer.clone(),
+                vocabulary.clone(),
                 &canvas,
                 job.layout(&lengths),
                 heads.clone(),
@@ -185,27 +187,24 @@ fn sequences(
     Ok(sequences)
 }
 
-/// The returned fillings: of each group of lengths the best.
-fn choices(job: &InfillJob, answers: Vec<InfillAnswer>) -> Vec<InfillChoice> {
+/// The returned fillings, of each group of lengths the best, and how many tokens they were read from.
+fn choices(job: &InfillJob, answers: Vec<InfillAnswer>) -> (Vec<InfillChoice>, usize) {
     let tried = job.lengths.len();
     let mut answers = answers.into_iter();
+    let mut filled = 0;
     let mut choices = Vec::with_capacity(job.n);
     for index in 0..job.n {
         let group: Vec<InfillAnswer> = answers.by_ref().take(tried).collect();
         if let Some((answer, candidates)) = InfillAnswer::best_of(group) {
-            choices.push(answer.choice(index, (tried > 1).then_some(candidates)));
+            filled += answer.read();
+            choices.push(answer.choice(index, job.is_searched().then_some(candidates)));
         }
     }
-    choices
+    (choices, filled)
 }
 
-/// The whole answer, which is counted.
-fn whole(head: &Head, choices: Vec<InfillChoice>, cost: Cost) -> Infill<'_> {
-    let filled = choices
-        .iter()
-        .flat_map(|choice| &choice.gaps)
-        .map(|gap| gap.tokens.len())
-        .sum();
+/// The whole answer, read from so many tokens, which are counted.
+fn whole(head: &Head, choices: Vec<InfillChoice>, filled: usize, cost: Cost) -> Infill<'_> {
     let (usage, diffusion) = head.end(filled, &cost);
     Infill {
         id: &head.id,
@@ -224,6 +223,8 @@ struct Frames {
     /// Sequences without an answer yet.
     running: usize,
     choices: Vec<InfillChoice>,
+    /// Tokens that they were read from.
+    filled: usize,
     cost: Cost,
 }
 
@@ -252,11 +253,17 @@ impl Frames {
         if let Some((answer, cost)) = update.answer {
             self.running -= 1;
             self.cost.add(cost);
+            self.filled += answer.read();
             self.choices.push(answer.choice(update.index, None));
             if self.running == 0 {
                 let mut choices = std::mem::take(&mut self.choices);
                 choices.sort_by_key(|choice| choice.index);
-                frames.push(sse::frame(&whole(&self.head, choices, self.cost)));
+                frames.push(sse::frame(&whole(
+                    &self.head,
+                    choices,
+                    self.filled,
+                    self.cost,
+                )));
             }
         }
         frames

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::frames::CanvasView;
-use super::infill_text::{CutText, GapTokenizer, provenance};
+use super::infill_text::{CutText, GapVocabulary, provenance};
 use super::run::Reader;
 use super::wire::{
     ChoiceProbability, CommittedSlot, GapAnswer, GapLength, GapPosition, InfillChoice,
@@ -14,7 +14,7 @@ use super::wire::{
 use crate::canvas::{Canvas, Commit, Splice};
 use crate::engine::StepReport;
 use crate::sampling::Logprobs;
-use crate::text::{Layout, Tokenizer};
+use crate::text::Layout;
 
 /// What is known of a gap beforehand, whatever fills it.
 pub(super) struct GapHead {
@@ -30,7 +30,7 @@ pub(super) struct GapHead {
 
 /// Reads one canvas.
 pub(super) struct InfillReader {
-    tokenizer: Arc<GapTokenizer>,
+    vocabulary: Arc<GapVocabulary>,
     slots: Vec<Range<usize>>,
     layout: Layout,
     gaps: Arc<[GapHead]>,
@@ -45,6 +45,8 @@ pub(super) struct InfillAnswer {
     gaps: Vec<GapAnswer>,
     /// Slots of every gap.
     lengths: Vec<usize>,
+    /// How many tokens the gaps were read from, those of stop strings among them.
+    read: usize,
     /// The mean log-probability of what was denoised; −∞ if log-probabilities were not asked for.
     mean_logprob: f64,
 }
@@ -62,6 +64,11 @@ pub(super) struct InfillStep {
 }
 
 impl InfillAnswer {
+    /// How many tokens the gaps were read from, those of stop strings among them.
+    pub fn read(&self) -> usize {
+        self.read
+    }
+
     /// The `index`th filling.
     pub fn choice(self, index: usize, candidates: Option<Vec<LengthCandidate>>) -> InfillChoice {
         InfillChoice {
@@ -96,14 +103,14 @@ impl InfillAnswer {
 impl InfillReader {
     /// A reader of `canvas`, which was laid out as `layout` says.
     pub fn new(
-        tokenizer: Arc<GapTokenizer>,
+        vocabulary: Arc<GapVocabulary>,
         canvas: &Canvas,
         layout: Layout,
         gaps: Arc<[GapHead]>,
         reports_logprobs: bool,
     ) -> Self {
         Self {
-            tokenizer,
+            vocabulary,
             slots: canvas.gaps().to_vec(),
             layout,
             gaps,
@@ -114,7 +121,7 @@ impl InfillReader {
 
     /// Shows `canvas`, which this reads.
     pub fn view(&self, canvas: &Canvas) -> CanvasView {
-        CanvasView::new(canvas.clone(), self.layout.clone(), self.tokenizer.clone())
+        CanvasView::new(canvas.clone(), self.layout.clone(), self.vocabulary.clone())
     }
 
     fn position(&self, slot: usize) -> Option<GapPosition> {
@@ -142,7 +149,7 @@ impl InfillReader {
         Some(CommittedSlot {
             position: self.position(slot)?,
             token: commit.token,
-            text: self.tokenizer.decode(&[commit.token]),
+            text: self.vocabulary.text(commit.token),
             probability: commit.probability,
         })
     }
@@ -189,17 +196,19 @@ impl Reader for InfillReader {
 
     fn finish(&mut self, canvas: &Canvas) -> (Option<InfillStep>, InfillAnswer) {
         let mut cuts = Vec::with_capacity(self.slots.len());
+        let mut read = 0;
         let reading = self.layout.read_with(canvas, |index, tokens| {
-            let cut = CutText::of(tokens, &self.gaps[index].stops, &*self.tokenizer);
+            let cut = CutText::of(tokens, &self.gaps[index].stops, &self.vocabulary);
             cuts.push((cut.tokens, cut.stop));
+            read += cut.read;
             cut.text
         });
         let logprobs = self.reports_logprobs.then_some(&self.logprobs);
         let parts = self.slots.iter().zip(self.gaps.iter());
         let gaps = parts.zip(reading.gaps).zip(cuts).enumerate();
         let gaps = gaps.map(|(index, (((slots, head), gap), (tokens, stop)))| {
-            let read = slots.start..slots.start + tokens;
-            let provenance = provenance(canvas, read, logprobs, &*self.tokenizer);
+            let kept = slots.start..slots.start + tokens;
+            let provenance = provenance(canvas, kept, logprobs, &self.vocabulary);
             GapAnswer {
                 index,
                 name: head.name.clone(),
@@ -219,6 +228,7 @@ impl Reader for InfillReader {
             gaps: gaps.collect(),
             text: reading.text,
             lengths: self.slots.iter().map(Range::len).collect(),
+            read,
             mean_logprob: self.mean_logprob(),
         };
         (None, answer)

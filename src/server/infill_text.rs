@@ -9,46 +9,35 @@ use super::state::AppState;
 use super::wire::{Alternative, Provenance};
 use crate::canvas::{Canvas, TokenId};
 use crate::sampling::Logprobs;
-use crate::text::{TextError, Tokenizer};
+use crate::text::Tokenizer;
 
-/// The model's tokenizer as gaps are read with it: stop tokens have no text there, whether or not the
-/// tokenizer calls them special.
-pub(super) struct GapTokenizer {
-    /// The model's tokenizer.
-    inner: Arc<dyn Tokenizer>,
+/// The texts of tokens in gaps: stop tokens have none there, whether or not the tokenizer calls them special.
+pub(super) struct GapVocabulary {
+    tokenizer: Arc<dyn Tokenizer>,
     /// Tokens without text.
     silent: Vec<TokenId>,
 }
 
-impl GapTokenizer {
+impl GapVocabulary {
     /// The served model's.
     pub fn new(state: &AppState) -> Self {
         Self {
-            inner: state.tokenizer.clone(),
+            tokenizer: state.tokenizer.clone(),
             silent: state.engine.spec().stop_tokens.clone(),
         }
     }
-}
 
-impl Tokenizer for GapTokenizer {
-    fn encode(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
-        self.inner.encode(text)
-    }
-
-    fn encode_as_text(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
-        self.inner.encode_as_text(text)
-    }
-
-    fn bytes(&self, token: TokenId) -> &[u8] {
-        if self.silent.contains(&token) {
-            &[]
-        } else {
-            self.inner.bytes(token)
+    /// The bytes that `token` stands for, maybe part of a character; empty for tokens without text.
+    pub fn bytes(&self, token: TokenId) -> &[u8] {
+        match self.silent.contains(&token) {
+            true => &[],
+            false => self.tokenizer.bytes(token),
         }
     }
 
-    fn longest_token(&self) -> Option<usize> {
-        self.inner.longest_token()
+    /// The text of `token` by itself; U+FFFD stands for part of a character.
+    pub fn text(&self, token: TokenId) -> String {
+        String::from_utf8_lossy(self.bytes(token)).into_owned()
     }
 }
 
@@ -56,29 +45,40 @@ impl Tokenizer for GapTokenizer {
 pub(super) struct CutText {
     /// The text.
     pub text: String,
-    /// How many tokens it was read from.
+    /// How many tokens begin in it.
     pub tokens: usize,
+    /// How many tokens it was read from, those of the stop string among them.
+    pub read: usize,
     /// The stop string that came.
     pub stop: Option<String>,
 }
 
 impl CutText {
     /// Reads `tokens`.
-    pub fn of(tokens: &[TokenId], stops: &Arc<[String]>, tokenizer: &dyn Tokenizer) -> Self {
+    pub fn of(tokens: &[TokenId], stops: &Arc<[String]>, vocabulary: &GapVocabulary) -> Self {
         let mut reading = CompletionText::new(stops.clone());
         let mut text = String::new();
-        let mut read = 0;
+        let mut offsets = Vec::with_capacity(tokens.len());
         for token in tokens {
-            text.push_str(&reading.push(tokenizer.bytes(*token)));
-            read += 1;
+            let bytes = vocabulary.bytes(*token);
+            offsets.push(reading.offset_of(bytes));
+            text.push_str(&reading.push(bytes));
             if reading.is_stopped() {
                 break;
             }
         }
         text.push_str(&reading.finish());
+        let kept = match reading.is_stopped() {
+            true => {
+                let end = text.chars().count();
+                offsets.partition_point(|offset| *offset < end)
+            }
+            false => offsets.len(),
+        };
         Self {
             text,
-            tokens: read,
+            tokens: kept,
+            read: offsets.len(),
             stop: reading.stop().map(str::to_owned),
         }
     }
@@ -89,7 +89,7 @@ pub(super) fn provenance(
     canvas: &Canvas,
     slots: Range<usize>,
     logprobs: Option<&HashMap<usize, Logprobs>>,
-    tokenizer: &dyn Tokenizer,
+    vocabulary: &GapVocabulary,
 ) -> Vec<Provenance> {
     slots
         .filter_map(|slot| {
@@ -98,24 +98,24 @@ pub(super) fn provenance(
             let commit = slot.provenance()?;
             Some(Provenance {
                 token: commit.token,
-                text: tokenizer.decode(&[commit.token]),
+                text: vocabulary.text(commit.token),
                 probability: commit.probability,
                 score: commit.score,
                 step: commit.step,
                 remasked: slot.remasked(),
                 edited: slot.edited(),
                 logprob: logprobs.map(|logprobs| logprobs.token),
-                top_logprobs: logprobs.map(|logprobs| alternatives(logprobs, tokenizer)),
+                top_logprobs: logprobs.map(|logprobs| alternatives(logprobs, vocabulary)),
             })
         })
         .collect()
 }
 
-fn alternatives(logprobs: &Logprobs, tokenizer: &dyn Tokenizer) -> Vec<Alternative> {
+fn alternatives(logprobs: &Logprobs, vocabulary: &GapVocabulary) -> Vec<Alternative> {
     let top = logprobs.top.iter();
     top.map(|&(token, logprob)| Alternative {
         token,
-        text: tokenizer.decode(&[token]),
+        text: vocabulary.text(token),
         logprob,
     })
     .collect()

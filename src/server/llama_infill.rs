@@ -43,7 +43,9 @@ pub(super) async fn create(
     let job = validate::checked(&state, deadline, request, validate::llama_infill).await?;
     let head = Head::new(&job, &state);
     let runs = start(&job.completion, &state)?;
-    if job.completion.streaming.stream && !runs.is_empty() {
+    // Where the filling ends by its indent is known only when the whole of it is.
+    let shows_text = job.completion.streaming.stream && job.n_indent == 0;
+    if shows_text && !runs.is_empty() {
         let mut has_new_line = false;
         let render = move |update| head.render(update, &mut has_new_line);
         let updates = updates(runs, deadline);

@@ -7,6 +7,8 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
+use serde::ser::{Error, Serializer};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorBody};
@@ -29,34 +31,92 @@ pub(super) struct Model {
     context_length: usize,
     /// How requests with `diffusion.sliding_window` denoise longer canvases, of models that are sampled so.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Object)]
     sliding_window: Option<SlidingWindow>,
     /// What a gap is filled by: `bidirectional`, all of the canvas; `left-context`, what precedes the end
     /// of its block, and only where a request asks for that.
     infill: &'static str,
     /// What gaps can be held to; nothing for models of the uniform process.
     constraints: &'static [&'static str],
-    /// Which slots a slot sees: "bidirectional", or an object of the block length.
-    #[schema(value_type = serde_json::Value)]
+    /// Which slots a slot sees.
     attention: AttentionPattern,
     /// The policies of `diffusion.cache` that the model allows, and what each comes to.
-    #[schema(value_type = Object)]
+    #[schema(value_type = HashMap<String, CacheScheme>)]
     cache: BTreeMap<&'static str, CacheScheme>,
     /// Whether a request with a seed gives the same tokens whatever else is served at the same time.
     batch_invariant: bool,
-    #[schema(value_type = Object)]
+    /// How canvases are denoised when a request does not say.
+    #[serde(serialize_with = "without_seed")]
     default_plan: DecodePlan,
     presets: Vec<PresetEntry>,
-    #[schema(value_type = Object)]
-    limits: Limits,
+    limits: ModelLimits,
 }
 
+/// What one request may ask for.
+#[derive(Serialize, ToSchema)]
+struct ModelLimits {
+    /// Most sequences a request: prompts times `n`.
+    sequences: usize,
+    /// Most stop strings a request.
+    stop_strings: usize,
+    /// Longest stop string, in bytes of UTF-8.
+    stop_string_bytes: usize,
+    /// Most entries of `logit_bias`.
+    logit_bias_entries: usize,
+    /// Most Monte-Carlo samples of a request to score, all texts together.
+    score_samples: usize,
+    /// Most choices of a gap.
+    choices: usize,
+    /// Most forwards that the choices of a request may take.
+    choice_forwards: usize,
+    /// Longest name of a gap, in bytes of UTF-8.
+    gap_name_bytes: usize,
+    /// Longest regular expression of a gap, in bytes of UTF-8.
+    regex_bytes: usize,
+    /// Most different regular expressions and grammars a request.
+    forms: usize,
+    /// Largest request body, in bytes.
+    body_bytes: usize,
+    /// The least time between two frames of a canvas, in milliseconds.
+    frame_interval_ms: u64,
+}
+
+impl ModelLimits {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            sequences: limits.sequences,
+            stop_strings: limits.stop_strings,
+            stop_string_bytes: limits.stop_string_bytes,
+            logit_bias_entries: limits.logit_bias_entries,
+            score_samples: limits.score_samples,
+            choices: limits.choices,
+            choice_forwards: limits.choice_forwards,
+            gap_name_bytes: limits.gap_name_bytes,
+            regex_bytes: limits.regex_bytes,
+            forms: limits.forms,
+            body_bytes: limits.body_bytes,
+            frame_interval_ms: limits.frame_interval.as_millis() as u64,
+        }
+    }
+}
+
+/// A named plan.
 #[derive(Serialize, ToSchema)]
 struct PresetEntry {
     name: &'static str,
     description: &'static str,
-    #[schema(value_type = Object)]
+    #[serde(serialize_with = "without_seed")]
     plan: DecodePlan,
+}
+
+/// A plan but for its seed, which is a request's own.
+fn without_seed<S: Serializer>(plan: &DecodePlan, serializer: S) -> Result<S::Ok, S::Error> {
+    // Through its text, in which an f32 of 0.7 is 0.7; as a value it would be 0.699999988079071.
+    let plan = serde_json::to_string(plan).and_then(|text| serde_json::from_str(&text));
+    let mut plan: Value = plan.map_err(S::Error::custom)?;
+    if let Some(sampling) = plan["sampling"].as_object_mut() {
+        sampling.remove("seed");
+    }
+    plan.serialize(serializer)
 }
 
 /// A list in OpenAI's shape.
@@ -111,7 +171,7 @@ fn model(state: &AppState) -> Model {
                 plan: spec.plan(&preset),
             })
             .collect(),
-        limits: state.limits.clone(),
+        limits: ModelLimits::of(&state.limits),
     }
 }
 

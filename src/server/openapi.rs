@@ -77,6 +77,7 @@ pub(super) async fn get() -> Result<Json<Value>, ApiError> {
     let mut document = serde_json::to_value(Api::openapi())
         .map_err(|error| ApiError::internal(format!("the description of this API: {error}")))?;
     let_kinds_overlap(&mut document);
+    take_links_out(&mut document);
     Ok(Json(document))
 }
 
@@ -95,6 +96,37 @@ fn let_kinds_overlap(value: &mut Value) {
     }
 }
 
+/// Takes out of descriptions what only rustdoc can follow.
+fn take_links_out(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(Value::String(text)) = fields.get_mut("description") {
+                *text = without_links(text);
+            }
+            fields.values_mut().for_each(take_links_out);
+        }
+        Value::Array(items) => items.iter_mut().for_each(take_links_out),
+        _ => {}
+    }
+}
+
+/// `text` with the links of rustdoc to code as the code alone.
+fn without_links(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, link)) = rest.split_once("[`") {
+        let Some((code, after)) = link.split_once("`]") else {
+            break;
+        };
+        plain.extend([before, "`", code, "`"]);
+        let target = after
+            .strip_prefix('(')
+            .and_then(|link| link.split_once(')'));
+        rest = target.map_or(after, |(_, rest)| rest);
+    }
+    plain + rest
+}
+
 /// A page to read it.
 #[utoipa::path(
     get,
@@ -109,4 +141,23 @@ pub(super) async fn docs() -> Response {
         (header::CONTENT_SECURITY_POLICY, POLICY),
     ];
     (headers, PAGE).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_links;
+
+    #[test]
+    fn links_of_rustdoc_become_code() {
+        for (text, plain) in [
+            (
+                "Goes with [`A::B`](crate::A::B) only.",
+                "Goes with `A::B` only.",
+            ),
+            ("([`A`]), [`B`] (b)", "(`A`), `B` (b)"),
+            ("`[` and [`", "`[` and [`"),
+        ] {
+            assert_eq!(without_links(text), plain);
+        }
+    }
 }

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderValue;
-use serde::Serialize;
 
 use super::admission::Admission;
 use super::auth::ApiKeys;
@@ -19,7 +18,7 @@ use crate::engine::Engine;
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// Bounds on what one request may ask for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Most sequences a request: prompts times `n`.
     pub sequences: usize,
@@ -45,25 +44,18 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Memory for bodies that have not come in whole or are not parsed yet, all together, in bytes; what does not
     /// fit is answered with status 429.
-    #[serde(skip)]
     pub bodies_bytes: usize,
     /// Most requests that are answered at a time, streams and those about text alone included; more get status 429.
-    #[serde(skip)]
     pub requests: usize,
     /// Most of them with one API key.
-    #[serde(skip)]
     pub requests_per_key: usize,
     /// How long answering a request may take; `None` is without end.
-    #[serde(skip)]
     pub request_timeout: Option<Duration>,
     /// How long the body of a request may take to come.
-    #[serde(skip)]
     pub body_timeout: Duration,
     /// How long a denoise step may take before the server counts as not ready.
-    #[serde(skip)]
     pub step_timeout: Duration,
     /// How long a stream may be silent before a comment keeps it alive.
-    #[serde(skip)]
     pub keep_alive: Duration,
     /// The least time between two frames of a canvas; steps meanwhile come as one, and the last does not wait.
     pub frame_interval: Duration,

@@ -311,11 +311,22 @@ async fn without_a_length_an_answer_has_256_tokens_or_what_is_left() {
     let server = server(Mock::saying(0, [])).await;
     let answer = server.answer(PATH, &json!({"messages": hi()})).await;
     assert_eq!(answer["usage"]["total_tokens"], 256);
-    let long = json!([{"role": "user", "content": "x".repeat(300)}]);
-    let (status, error) = server.ask(PATH, &json!({"messages": long})).await;
-    assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert_eq!(error["error"]["code"], "context_length_exceeded");
-    assert_eq!(error["error"]["param"], "messages");
+    let of_length = |length| json!({"messages": [{"role": "user", "content": "x".repeat(length)}]});
+    let one = server.answer("/apply-template", &of_length(1)).await;
+    let around = one["prompt"].as_str().unwrap().len() - 1;
+    for (length, says) in [
+        (256 - around, "messages has 256 tokens"),
+        (300, "messages has"),
+    ] {
+        let (status, error) = server.ask(PATH, &of_length(length)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert_eq!(error["error"]["code"], "context_length_exceeded");
+        assert_eq!(error["error"]["param"], "messages");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(says), "{message}");
+        // What the request does not say is not said of it.
+        assert!(!message.contains("max_completion_tokens"), "{message}");
+    }
 }
 
 #[tokio::test]
@@ -344,9 +355,14 @@ async fn fields_that_are_not_supported_are_taken_where_they_have_no_effect() {
         "web_search_options": null, "reasoning_effort": "none", "verbosity": "medium",
         "service_tier": "auto", "store": false, "metadata": {}, "user": "u",
         "safety_identifier": "s", "prompt_cache_key": "k", "n": 1, "seed": 1, "stop": null,
-        "top_k": -1, "stream": false, "stream_options": null,
+        "top_k": -1, "stream": false, "stream_options": null, "prompt_cache_retention": "24h",
+        "prompt_cache_options": null, "moderation": null,
     });
     assert_eq!(content(&server.answer(PATH, &body).await), "Hello.");
+    let body = json!({
+        "messages": hi(), "max_tokens": 6, "stream_options": {"include_obfuscation": false},
+    });
+    assert!(!server.frames(PATH, &body).await.is_empty());
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! `POST /v1/fim/completions` and llama.cpp's `POST /infill`, asked as editors ask.
 
+use std::time::Duration;
+
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -15,6 +17,7 @@ async fn a_gap_between_prompt_and_suffix_is_answered_as_a_chat_message() {
     let body = json!({
         "model": MODEL, "prompt": "(pre)", "suffix": "(post)", "max_tokens": 5, "min_tokens": 0,
         "temperature": 0, "top_p": 1, "random_seed": 7, "stop": ["|"], "metadata": {"file": "a.py"},
+        "prompt_cache_key": null,
     });
     let mut answer = server.answer(FIM, &body).await;
     assert!(answer["id"].take().as_str().unwrap().starts_with("fim-"));
@@ -75,6 +78,9 @@ async fn a_filling_has_log_probabilities_in_the_shape_of_chats() {
     assert_eq!(&streamed, content);
 }
 
+/// A limit of time that no test comes near, however slow the machine.
+const LONG_MS: u64 = 3_600_000;
+
 /// A request as the Vim plug-in of llama.cpp sends it.
 fn vim() -> Value {
     json!({
@@ -85,7 +91,7 @@ fn vim() -> Value {
         ],
         "prompt": "    ", "n_predict": 16, "n_indent": 4, "top_k": 40, "top_p": 0.99, "stream": false,
         "samplers": ["top_k", "top_p", "infill"], "cache_prompt": true,
-        "t_max_prompt_ms": 500, "t_max_predict_ms": 1000,
+        "t_max_prompt_ms": 500, "t_max_predict_ms": LONG_MS,
         "response_fields": [
             "content", "timings/prompt_n", "timings/prompt_ms", "timings/prompt_per_token_ms",
             "timings/prompt_per_second", "timings/predicted_n", "timings/predicted_ms",
@@ -101,7 +107,7 @@ fn vscode() -> Value {
         "input_prefix": "fn main() {\n", "input_suffix": "}\n", "input_extra": [],
         "prompt": "    ", "n_predict": 8, "top_k": 40, "top_p": 0.99, "stream": false,
         "samplers": ["top_k", "top_p", "infill"], "cache_prompt": true,
-        "t_max_prompt_ms": 500, "t_max_predict_ms": 2500,
+        "t_max_prompt_ms": 500, "t_max_predict_ms": LONG_MS,
     })
 }
 
@@ -244,6 +250,28 @@ async fn the_extensions_request_is_answered_in_llama_cpps_shape() {
 }
 
 #[tokio::test]
+async fn llama_cpps_samplers_that_are_not_there_are_taken_where_they_are_off() {
+    let server = Server::of(Mock::saying_text(16, "todo!();")).await;
+    let off = json!({
+        "repeat_penalty": 1.0, "repeat_last_n": 64, "presence_penalty": 0, "frequency_penalty": 0.0,
+        "typical_p": 1.0, "top_n_sigma": -1.0, "dynatemp_range": 0.0, "dynatemp_exponent": 1.0,
+        "dry_multiplier": 0.0, "dry_base": 1.75, "dry_allowed_length": 2, "dry_penalty_last_n": -1,
+        "dry_sequence_breakers": ["\n", ":"], "xtc_probability": 0.0, "xtc_threshold": 0.1,
+        "mirostat": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1, "min_keep": 0, "n_keep": 0,
+        "n_probs": 0, "ignore_eos": false, "logit_bias": [], "lora": [], "timings_per_token": false,
+        "return_progress": false, "post_sampling_probs": false,
+    });
+    for value in [None, Some(Value::Null)] {
+        let mut body = vscode();
+        for (field, neutral) in off.as_object().unwrap() {
+            body[field] = value.as_ref().unwrap_or(neutral).clone();
+        }
+        let answer = server.answer(INFILL, &body).await;
+        assert_eq!(answer["content"], "todo!();");
+    }
+}
+
+#[tokio::test]
 async fn a_stream_in_llama_cpps_shape_ends_with_the_answer() {
     let server = Server::of(Mock::saying_text(16, "a\nb|cdef")).await;
     let mut body = vscode();
@@ -299,6 +327,22 @@ async fn a_filling_that_ends_before_its_indent_does_has_no_tokens_after_its_end(
 }
 
 #[tokio::test]
+async fn a_stream_of_a_filling_that_ends_by_its_indent_is_its_answer() {
+    let server = Server::of(Mock::saying_text(16, "a\n  b\nc")).await;
+    let mut body = vscode();
+    body["n_indent"] = 2.into();
+    body["stream"] = true.into();
+    let text = server.post(INFILL, &body).await.text().await.unwrap();
+    let frames: Vec<&str> = text.split_terminator("\n\n").collect();
+    let [frame] = &frames[..] else {
+        panic!("{text}");
+    };
+    let answer: Value = serde_json::from_str(frame.strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(answer["content"], "a\n  b");
+    assert_eq!(answer["stop"], true);
+}
+
+#[tokio::test]
 async fn a_request_that_warms_the_cache_up_is_answered_with_nothing() {
     let server = Server::of(Mock::uniform()).await;
     let body = json!({
@@ -310,6 +354,31 @@ async fn a_request_that_warms_the_cache_up_is_answered_with_nothing() {
     let body = json!({"n_predict": 0});
     assert_eq!(server.answer(INFILL, &body).await["content"], "");
     assert_eq!(server.engine.status().steps, 0);
+}
+
+#[tokio::test]
+async fn a_filling_ends_when_its_time_is_up_and_a_line_of_it_is_final() {
+    // Each of its 16 steps takes longer than it may take.
+    let said = "a = 1\nb = 2\nc = 3";
+    for (limit, options, content) in [
+        (1, json!({"preset": "left-to-right"}), "a = 1\n"),
+        (0, json!({"preset": "left-to-right"}), "a = 1\nb = 2\nc = "),
+        // The mock is sure of the slots in another order, so that no line is final before the end.
+        (1, json!({"steps": 2}), "a = 1\nb = 2\nc = "),
+    ] {
+        let (model, gate) = Mock::saying_text(0, said).gated();
+        let server = Server::of(model).await;
+        let body = json!({"n_predict": 16, "t_max_predict_ms": limit, "diffusion": options});
+        let steps = async {
+            for _ in 0..16 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                gate.allow(1);
+            }
+        };
+        let (answer, ()) = tokio::join!(server.answer(INFILL, &body), steps);
+        assert_eq!(answer["content"], content, "{body}");
+        assert_eq!(answer["stop_type"], "limit");
+    }
 }
 
 #[tokio::test]

@@ -210,6 +210,26 @@ async fn of_several_lengths_the_filling_with_the_largest_mean_log_probability_is
 }
 
 #[tokio::test]
+async fn a_stream_of_a_search_is_its_answer() {
+    let server = Server::golden().await;
+    let segments = json!(["The ", {"gap": {"max_tokens": 3}}, "."]);
+    let mut body = json!({"segments": segments, "seed": 2, "n": 2});
+    let whole = server.answer(PATH, &body).await;
+    for options in [json!(null), json!({"diffusion": "frames"})] {
+        body["stream_options"] = options;
+        let frames = server.frames(PATH, &body).await;
+        let [answer] = &frames[..] else {
+            panic!("{} frames", frames.len());
+        };
+        assert_eq!(answer["object"], "infill");
+        assert_eq!(answer["choices"], whole["choices"]);
+        assert_eq!(answer["usage"], whole["usage"]);
+        let candidates = answer["choices"][1]["candidates"].as_array().unwrap();
+        assert_eq!(candidates.len(), 3);
+    }
+}
+
+#[tokio::test]
 async fn a_long_range_of_lengths_is_tried_from_end_to_end() {
     let server = Server::of(Mock::uniform()).await;
     let body = json!({"segments": [{"gap": {"max_tokens": 100}}, "!"], "n": 3});
@@ -237,8 +257,31 @@ async fn a_gap_ends_before_its_stop_string() {
     let gap = &choice["gaps"][0];
     assert_eq!((&gap["text"], &gap["stop"]), (&json!("ab"), &json!(";")));
     assert_eq!((&gap["start"], &gap["end"]), (&json!(1), &json!(3)));
-    assert_eq!(gap["tokens"], json!(b"ab;"));
-    assert_eq!(gap["provenance"].as_array().unwrap().len(), 3);
+    assert_eq!(gap["tokens"], json!(b"ab"));
+    assert_eq!(gap["provenance"].as_array().unwrap().len(), 2);
     assert!(choice["gaps"][1].get("stop").is_none());
+    // Tokens of a stop string are counted, as of a completion.
     assert_eq!(answer["usage"]["completion_tokens"], 4);
+    let body = json!({"prompt": "(", "max_tokens": 5, "stop": [";c", ";"], "logprobs": 0});
+    let completion = server.answer("/v1/completions", &body).await;
+    let tokens = &completion["choices"][0]["logprobs"]["tokens"];
+    assert_eq!(tokens, &json!(["a", "b"]));
+    assert_eq!(completion["usage"]["completion_tokens"], 3);
+}
+
+#[tokio::test]
+async fn what_is_cut_off_with_a_stop_string_has_no_tokens() {
+    let server = Server::of(Mock::saying_text(0, "é::x|")).await;
+    for (stop, text, tokens) in [
+        ("::", "é", "é"),
+        (":x", "é:", "é:"),
+        ("é", "", ""),
+        ("|", "é::x", "é::x"),
+    ] {
+        let gap = json!({"gap": {"tokens": 6, "stop": stop}});
+        let answer = server.answer(PATH, &json!({"segments": [gap]})).await;
+        let gap = &answer["choices"][0]["gaps"][0];
+        assert_eq!(gap["text"], text, "{stop}");
+        assert_eq!(gap["tokens"], json!(tokens.as_bytes()), "{stop}");
+    }
 }

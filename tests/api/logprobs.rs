@@ -110,6 +110,40 @@ async fn the_log_probabilities_of_an_infilling_are_those_of_a_forward_before_eac
     }
 }
 
+#[tokio::test]
+async fn a_probability_counts_what_a_token_was_chosen_by_and_a_log_probability_does_not() {
+    let server = Server::golden().await;
+    let free = json!({"gap": {"tokens": 3}});
+    for (gap, fields, is_own) in [
+        (&free, json!({}), true),
+        (&free, json!({"temperature": 0.5}), true),
+        (
+            &free,
+            json!({"temperature": 0.5, "diffusion": {"basis": "sampling"}}),
+            false,
+        ),
+        (&free, json!({"logit_bias": {"17": 100}}), false),
+        (
+            &json!({"gap": {"tokens": 3, "regex": "[0-9]+"}}),
+            json!({}),
+            false,
+        ),
+    ] {
+        let mut body = json!({"segments": ["The ", gap], "seed": 1, "logprobs": true});
+        body.as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        let answer = server.answer(INFILL, &body).await;
+        let tokens = &answer["choices"][0]["gaps"][0]["provenance"];
+        for token in tokens.as_array().unwrap() {
+            let of_model = token["logprob"].as_f64().unwrap().exp();
+            let probability = token["probability"].as_f64().unwrap();
+            let is_same = (probability / of_model - 1.0).abs() < 1e-3;
+            assert_eq!(is_same, is_own, "{probability} {of_model} {body}");
+        }
+    }
+}
+
 /// What `unmask forward` writes of a canvas, as log-probabilities `[rows, vocab]`.
 fn printed(canvas: &[TokenId]) -> Vec<Vec<f64>> {
     let folder = tempfile::tempdir().unwrap();

@@ -33,8 +33,12 @@ async fn the_served_model_is_listed_with_what_it_can_do() {
     assert_eq!(model["batch_invariant"], true);
     let cache = json!({"auto": "none", "none": "none", "prefix": "prefix", "dual": "dual"});
     assert_eq!(model["cache"], cache);
-    assert_eq!(model["default_plan"]["sampling"]["temperature"], 0.0);
+    let sampling = &model["default_plan"]["sampling"];
+    assert_eq!(sampling["temperature"], 0.0);
+    // A seed is a request's own.
+    assert!(sampling.get("seed").is_none());
     assert_eq!(model["limits"]["sequences"], 16);
+    assert_eq!(model["limits"]["frame_interval_ms"], 10);
     assert!(model["parameters"].as_u64().unwrap() > 0);
     let presets = model["presets"].as_array().unwrap();
     let fast = presets.iter().find(|p| p["name"] == "fast-dllm").unwrap();

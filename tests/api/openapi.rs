@@ -193,6 +193,49 @@ async fn streams_and_the_largest_numbers_are_described_as_they_are_taken() {
 }
 
 #[tokio::test]
+async fn what_a_frame_is_and_what_a_model_can_do_is_described_in_full() {
+    let server = Server::of(Mock::uniform().in_blocks_of(4).sliding(512)).await;
+    let document = document(&server).await;
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let objects = schemas.values().filter_map(|schema| {
+        let object = schema["properties"].get("object")?;
+        object["description"].as_str()
+    });
+    for description in objects {
+        assert!(!description.contains('['), "{description}");
+    }
+    assert!(!document.to_string().contains("[`"));
+    for (schema, object) in [
+        ("CanvasFrame", "diffusion.frame"),
+        ("InfillStep", "infill.step"),
+    ] {
+        let described = &schemas[schema]["properties"]["object"]["description"];
+        assert!(described.as_str().unwrap().contains(object), "{described}");
+    }
+    let path = "/v1/models/mini";
+    let model: Value = serde_json::from_str(&server.get(path).await.1).unwrap();
+    let described = &schemas["Model"];
+    assert_eq!(wrong(&document, described, &model, path), None);
+    for (at, value) in [
+        ("/limits/sequences", json!("many")),
+        (
+            "/default_plan/cache",
+            json!({"policy": "none", "refresh": "often"}),
+        ),
+        ("/sliding_window/slots", json!(null)),
+        ("/attention", json!("forwards")),
+        ("/cache", json!({"auto": "all"})),
+    ] {
+        let mut other = model.clone();
+        *other.pointer_mut(at).unwrap() = value;
+        assert!(wrong(&document, described, &other, path).is_some(), "{at}");
+    }
+    let request = json!({"prompt": "p", "diffusion": {"cache": {"policy": "all"}}});
+    let described = &schemas["CompletionRequest"];
+    assert!(wrong(&document, described, &request, "request").is_some());
+}
+
+#[tokio::test]
 async fn every_type_that_is_named_is_described() {
     let server = Server::of(Mock::uniform()).await;
     let document = document(&server).await;

@@ -33,12 +33,13 @@ fn schema(random: &mut Random, depth: usize) -> Value {
         1 => json!({"type": "boolean"}),
         2 => {
             let mut schema = json!({"type": "number"});
-            let least = random.below(30) as i64 - 20;
+            let parts = [0.0, 0.0, 0.5, 0.25, 0.875];
+            let least = random.below(30) as f64 - 20.0 + random.pick(&parts);
             if random.chance(0.4) {
                 schema[random.pick(&["minimum", "exclusiveMinimum"])] = least.into();
             }
             if random.chance(0.4) {
-                let most = least + 1 + random.below(100) as i64;
+                let most = least + 1.0 + random.below(100) as f64 + random.pick(&parts);
                 schema[random.pick(&["maximum", "exclusiveMaximum"])] = most.into();
             }
             schema
@@ -83,6 +84,12 @@ fn schema(random: &mut Random, depth: usize) -> Value {
             let least = random.below(3);
             if random.chance(0.9) {
                 schema["items"] = inner(random, depth);
+            }
+            if random.chance(0.2) {
+                schema["prefixItems"] = json!([inner(random, depth), inner(random, depth)]);
+                if random.chance(0.5) {
+                    schema["items"] = false.into();
+                }
             }
             if random.chance(0.5) {
                 schema["minItems"] = least.into();
@@ -213,7 +220,12 @@ fn what_is_not_supported_is_refused_by_its_path() {
             ".items.uniqueItems",
         ),
         (json!({"type": "array", "minItems": -1}), ".minItems"),
-        (json!({"type": "number", "minimum": 0.5}), ".minimum"),
+        (json!({"type": "number", "minimum": "0.5"}), ".minimum"),
+        (json!({"type": "array", "prefixItems": {}}), ".prefixItems"),
+        (
+            json!({"prefixItems": [{}, {"type": "int"}]}),
+            ".prefixItems[1].type",
+        ),
         (json!({"type": "integer", "maximum": "3"}), ".maximum"),
         (
             json!({"type": "object", "properties": {}, "required": ["a"]}),
@@ -248,6 +260,41 @@ fn what_is_not_supported_is_refused_by_its_path() {
     let tagged = |kind: &str| json!({"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]});
     assert!(ByteDfa::json_schema(&json!({"oneOf": [tagged("a"), tagged("b")]})).is_ok());
     assert!(ByteDfa::json_schema(&json!({"oneOf": [tagged("a"), tagged("a")]})).is_err());
+}
+
+#[test]
+fn a_tuple_has_an_item_of_each_of_its_schemas() {
+    let first = json!([{"type": "integer"}, {"type": "string", "maxLength": 3}]);
+    // As pydantic writes tuple[int, str], and as others do.
+    let exact = [
+        json!({"type": "array", "prefixItems": first, "minItems": 2, "maxItems": 2}),
+        json!({"type": "array", "prefixItems": first, "items": false, "minItems": 2}),
+        json!({"prefixItems": first, "items": {"type": "null"}, "minItems": 2, "maxItems": 2}),
+    ];
+    let open = json!({"prefixItems": first, "items": {"type": "null"}, "minItems": 1});
+    for (text, is_exact, is_open) in [
+        (r#"[1,"a"]"#, true, true),
+        (r#"[1, "a"]"#, true, true),
+        ("[1]", false, true),
+        ("[]", false, false),
+        (r#"["a",1]"#, false, false),
+        (r#"[1,"a",null]"#, false, true),
+        (r#"[1,"a",null,null,null]"#, false, true),
+        (r#"[1,"a","b"]"#, false, false),
+        (r#"[1,null]"#, false, false),
+    ] {
+        for schema in &exact {
+            let language = ByteDfa::json_schema(schema).unwrap();
+            assert_eq!(language.matches(text.as_bytes()), is_exact, "{text}");
+        }
+        let language = ByteDfa::json_schema(&open).unwrap();
+        assert_eq!(language.matches(text.as_bytes()), is_open, "{text}");
+    }
+    let one = json!({"prefixItems": first, "items": false, "minItems": 3});
+    assert_eq!(
+        ByteDfa::json_schema(&one).unwrap_err(),
+        ConstraintError::Empty
+    );
 }
 
 #[test]

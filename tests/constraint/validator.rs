@@ -46,9 +46,15 @@ fn keyword(name: &str, argument: &Value, value: &Value, schema: &Value, root: &V
         "exclusiveMaximum" => value.as_f64().is_none_or(|value| value < number()),
         "minItems" => items.is_none_or(|items| items.len() >= count()),
         "maxItems" => items.is_none_or(|items| items.len() <= count()),
-        "items" => {
-            items.is_none_or(|items| items.iter().all(|item| is_valid(item, argument, root)))
-        }
+        "items" => items.is_none_or(|items| {
+            let first = schema.get("prefixItems").and_then(Value::as_array);
+            let mut others = items.iter().skip(first.map_or(0, Vec::len));
+            others.all(|item| is_valid(item, argument, root))
+        }),
+        "prefixItems" => items.is_none_or(|items| {
+            let mut first = items.iter().zip(argument.as_array().unwrap());
+            first.all(|(item, schema)| is_valid(item, schema, root))
+        }),
         "required" => fields.is_none_or(|fields| {
             let names = argument.as_array().unwrap();
             names
@@ -85,7 +91,8 @@ fn has_type(value: &Value, kind: &Value) -> bool {
     match kind.as_str().unwrap() {
         "null" => value.is_null(),
         "boolean" => value.is_boolean(),
-        "integer" => value.is_i64(),
+        // −0 is read as a float.
+        "integer" => value.is_i64() || value.as_f64() == Some(0.0),
         "number" => value.is_number(),
         "string" => value.is_string(),
         "array" => value.is_array(),

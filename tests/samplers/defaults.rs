@@ -165,7 +165,7 @@ fn dreams_default_plan_has_the_options_of_generation_config_json() {
         (json!({"alg": "magic"}), "alg is \"magic\""),
         (json!({"temperature": "hot"}), "temperature is \"hot\""),
         (json!({"top_p": 2}), "top_p is 2"),
-        (json!({"eps": 1}), "budget is 1"),
+        (json!({"eps": 1}), "eps is 1"),
     ] {
         let error = plan(options).unwrap_err().to_string();
         assert!(error.starts_with("generation_config.json: "), "{error}");

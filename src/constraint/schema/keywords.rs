@@ -194,6 +194,15 @@ impl<'a> Keywords<'a> {
         }
     }
 
+    /// A list of schemas; empty if there is none.
+    pub fn list(&mut self, name: &str) -> Result<&'a [Value], ConstraintError> {
+        match self.take(name) {
+            Some(Value::Array(schemas)) if !schemas.is_empty() => Ok(schemas),
+            Some(_) => self.refused(name, "a list of at least one schema"),
+            None => Ok(&[]),
+        }
+    }
+
     /// A list of names.
     pub fn names(&mut self, name: &str) -> Result<Vec<&'a str>, ConstraintError> {
         let Some(value) = self.take(name) else {
@@ -240,7 +249,10 @@ impl<'a> Keywords<'a> {
                 Kind::Object,
                 &["properties", "required", "additionalProperties"],
             ),
-            (Kind::Array, &["items", "minItems", "maxItems"]),
+            (
+                Kind::Array,
+                &["prefixItems", "items", "minItems", "maxItems"],
+            ),
             (
                 Kind::String,
                 &["pattern", "format", "minLength", "maxLength"],

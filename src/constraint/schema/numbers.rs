@@ -1,5 +1,7 @@
 //! Numbers between bounds, as regular expressions.
 
+use std::cmp::Ordering;
+
 use super::keywords::Keywords;
 use super::refused;
 use crate::constraint::ConstraintError;
@@ -23,7 +25,7 @@ struct Bounds {
 
 impl Bounds {
     /// Reads them; none if there are none.
-    fn of(keywords: &mut Keywords<'_>, is_whole: bool) -> Result<Option<Self>, ConstraintError> {
+    fn of(keywords: &mut Keywords<'_>) -> Result<Option<Self>, ConstraintError> {
         let mut bounds = Self::default();
         for (name, is_least, excluded) in [
             ("minimum", true, false),
@@ -34,15 +36,8 @@ impl Bounds {
             let Some(value) = keywords.take(name) else {
                 continue;
             };
-            let bound = value
-                .as_f64()
-                .filter(|bound| value.is_number() && (!is_whole || bound.fract() == 0.0));
-            let Some(bound) = bound else {
-                let allowed = match is_whole {
-                    true => "a whole number",
-                    false => "a number",
-                };
-                let reason = format!("it is {value}; allowed: {allowed}");
+            let Some(bound) = value.as_f64() else {
+                let reason = format!("it is {value}; allowed: a number");
                 return Err(refused(keywords.path(name), reason));
             };
             let given = match is_least {
@@ -71,15 +66,21 @@ impl Bounds {
         (clamp(self.least, -beyond), clamp(self.most, beyond))
     }
 
+    /// Whether the least and the most are themselves excluded.
+    fn excluded(&self) -> (bool, bool) {
+        let excludes = |bound: Option<(f64, bool)>| bound.is_some_and(|(_, excluded)| excluded);
+        (excludes(self.least), excludes(self.most))
+    }
+
     /// The least and the most integer within that is written; the least is more than the most if there is none.
     fn integers(&self) -> (i64, i64) {
         let (least, most) = self.clamped();
-        let excludes = |bound: Option<(f64, bool)>| bound.is_some_and(|(_, excluded)| excluded);
-        let least = match excludes(self.least) {
+        let (excludes_least, excludes_most) = self.excluded();
+        let least = match excludes_least {
             true => least.floor() as i64 + 1,
             false => least.ceil() as i64,
         };
-        let most = match excludes(self.most) {
+        let most = match excludes_most {
             true => most.ceil() as i64 - 1,
             false => most.floor() as i64,
         };
@@ -89,36 +90,167 @@ impl Bounds {
 
 /// A pattern of the integers within the bounds that `keywords` set; none without bounds.
 pub(super) fn integers(keywords: &mut Keywords<'_>) -> Result<Option<String>, ConstraintError> {
-    let bounds = Bounds::of(keywords, false)?;
+    let bounds = Bounds::of(keywords)?;
     Ok(bounds.map(|bounds| {
         let (least, most) = bounds.integers();
         between(least, most)
     }))
 }
 
-/// A pattern of the numbers, without exponents, within the whole bounds that `keywords` set; none without
-/// bounds.
+/// A pattern of the numbers, without exponents, within the bounds that `keywords` set; none without bounds.
 pub(super) fn decimals(keywords: &mut Keywords<'_>) -> Result<Option<String>, ConstraintError> {
-    let Some(bounds) = Bounds::of(keywords, true)? else {
+    let Some(bounds) = Bounds::of(keywords)? else {
         return Ok(None);
     };
     let (least, most) = bounds.integers();
     let mut either = vec![between(least, most)];
-    // What is after the point leads away from zero, by less than one.
+    // What is after the point leads away from zero.
     let (least, most) = bounds.clamped();
-    let (least, most) = (least as i64, most as i64);
-    either.extend(fractions(least.max(0), most - 1));
-    let negative = fractions((-most).max(0), -least - 1);
-    either.extend(negative.map(|digits| format!("-{digits}")));
+    let (excludes_least, excludes_most) = bounds.excluded();
+    either.extend(fractions(
+        &Bound::of(least.max(0.0), excludes_least),
+        &Bound::of(most, excludes_most),
+    ));
+    let negative = fractions(
+        &Bound::of((-most).max(0.0), excludes_most),
+        &Bound::of(-least, excludes_least),
+    );
+    either.extend(negative.into_iter().map(|digits| format!("-{digits}")));
     Ok(Some(format!("(?:{})", either.join("|"))))
 }
 
-/// Patterns of numbers whose whole part is from `least` to `most` and that are not whole.
-fn fractions(least: i64, most: i64) -> impl Iterator<Item = String> {
-    naturals(least, most).filter_map(|(length, digits)| {
-        let after = DIGITS.checked_sub(length + 1)?;
-        Some(format!(r"{digits}\.[0-9]{{0,{after}}}[1-9]"))
-    })
+/// A bound of the numbers on one side of zero.
+struct Bound {
+    /// Its whole part; −1 if it lies on the other side.
+    whole: i64,
+    /// The digits after its point, of which the last is not 0.
+    digits: Vec<u8>,
+    /// Whether it is itself excluded.
+    is_excluded: bool,
+}
+
+impl Bound {
+    /// That of `bound`, which is at most [`BEYOND`].
+    fn of(bound: f64, is_excluded: bool) -> Self {
+        if bound < 0.0 {
+            return Self {
+                whole: -1,
+                digits: Vec::new(),
+                is_excluded,
+            };
+        }
+        // The shortest decimal that is the double, without exponent.
+        let text = bound.to_string();
+        let digits = text.split_once('.').map_or("", |(_, digits)| digits);
+        Self {
+            whole: bound.floor() as i64,
+            digits: digits.as_bytes().to_vec(),
+            is_excluded,
+        }
+    }
+
+    /// What it says of the digits after the point of numbers whose whole part is its own.
+    fn edge(&self) -> Edge<'_> {
+        Edge {
+            digits: &self.digits,
+            is_excluded: self.is_excluded,
+        }
+    }
+}
+
+/// A bound of the digits after a point.
+#[derive(Clone, Copy)]
+struct Edge<'a> {
+    /// Its digits, of which the last is not 0.
+    digits: &'a [u8],
+    is_excluded: bool,
+}
+
+impl<'a> Edge<'a> {
+    /// How a digit compares with its first one, and what is left of it.
+    fn after(&self, digit: u8) -> (Ordering, Self) {
+        let (first, digits) = self.digits.split_first().unwrap_or((&b'0', &[]));
+        (digit.cmp(first), Self { digits, ..*self })
+    }
+}
+
+/// Patterns of the numbers of at least 0 between two bounds that are not whole.
+fn fractions(least: &Bound, most: &Bound) -> Vec<String> {
+    let mut either = Vec::new();
+    // Whole parts whose numbers are all within, and those of which some may be.
+    let first = least.whole + i64::from(!least.digits.is_empty());
+    let last = most.whole - 1;
+    either.extend(naturals(first, last).filter_map(|(length, whole)| {
+        let after = fraction(None, None, DIGITS.checked_sub(length)?)?;
+        Some(format!(r"{whole}\.{after}"))
+    }));
+    let mut edges = Vec::new();
+    if least.whole < first && least.whole <= most.whole {
+        let upper = (least.whole == most.whole).then(|| most.edge());
+        edges.push((least.whole, Some(least.edge()), upper));
+    }
+    if most.whole >= first {
+        edges.push((most.whole, None, Some(most.edge())));
+    }
+    either.extend(edges.into_iter().filter_map(|(whole, lower, upper)| {
+        let whole = whole.to_string();
+        let after = fraction(lower, upper, DIGITS.checked_sub(whole.len() as u32)?)?;
+        Some(format!(r"{whole}\.{after}"))
+    }));
+    either
+}
+
+/// A pattern of 1 to `most` digits after a point, the last of which is not 0, between two edges; none if there are
+/// no such digits.
+fn fraction(lower: Option<Edge<'_>>, upper: Option<Edge<'_>>, most: u32) -> Option<String> {
+    // Digits of which the last is not 0 are above an edge of no digits, and never at or below it.
+    let lower = lower.filter(|lower| !lower.digits.is_empty());
+    if most == 0 || upper.is_some_and(|upper| upper.digits.is_empty()) {
+        return None;
+    }
+    if lower.is_none() && upper.is_none() {
+        return Some(format!("[0-9]{{0,{}}}[1-9]", most - 1));
+    }
+    let mut either = Vec::new();
+    let mut free = String::new();
+    for digit in b'0'..=b'9' {
+        let lower = lower.map(|lower| lower.after(digit));
+        let upper = upper.map(|upper| upper.after(digit));
+        let is_below = lower.is_some_and(|(order, _)| order == Ordering::Less);
+        let is_above = upper.is_some_and(|(order, _)| order == Ordering::Greater);
+        if is_below || is_above {
+            continue;
+        }
+        let lower = lower
+            .filter(|(order, _)| order.is_eq())
+            .map(|(_, rest)| rest);
+        let upper = upper
+            .filter(|(order, _)| order.is_eq())
+            .map(|(_, rest)| rest);
+        let digit = char::from(digit);
+        if lower.is_none() && upper.is_none() {
+            free.push(digit);
+            continue;
+        }
+        let is_at_lower = lower.is_none_or(|edge| edge.digits.is_empty() && !edge.is_excluded);
+        let is_at_upper = upper.is_none_or(|edge| !edge.digits.is_empty() || !edge.is_excluded);
+        if digit != '0' && is_at_lower && is_at_upper {
+            either.push(digit.to_string());
+        }
+        if let Some(rest) = fraction(lower, upper, most - 1) {
+            either.push(format!("{digit}{rest}"));
+        }
+    }
+    if let Some(rest) = fraction(None, None, most - 1)
+        && !free.is_empty()
+    {
+        either.push(format!("[{free}]{rest}"));
+    }
+    let ends = free.trim_start_matches('0');
+    if !ends.is_empty() {
+        either.push(format!("[{ends}]"));
+    }
+    (!either.is_empty()).then(|| format!("(?:{})", either.join("|")))
 }
 
 /// A pattern of the integers from `least` to `most`.
@@ -194,25 +326,26 @@ mod tests {
             let pattern = decimals(&mut Keywords::new(&fields, "")).unwrap().unwrap();
             ByteDfa::regex(&pattern).unwrap()
         };
-        let bounds = [-20, -3, 0, 1, 12];
+        let bounds = [
+            -20.0, -3.07, -3.0, -2.5, -0.25, 0.0, 0.1, 0.25, 0.5, 1.0, 1.05, 12.0, 12.75,
+        ];
         for least in bounds {
             for most in bounds.into_iter().filter(|most| *most > least) {
                 let closed = language(json!({"minimum": least, "maximum": most}));
                 let open = language(json!({"exclusiveMinimum": least, "exclusiveMaximum": most}));
-                for tenths in -250..250 {
-                    let number = f64::from(tenths) / 10.0;
+                for hundredths in -2100..2100 {
+                    let number = f64::from(hundredths) / 100.0;
                     let text = number.to_string();
                     if text == "-0" {
                         continue;
                     }
-                    let (low, high) = (f64::from(least), f64::from(most));
-                    let is_closed = low <= number && number <= high;
+                    let is_closed = least <= number && number <= most;
                     assert_eq!(
                         closed.matches(text.as_bytes()),
                         is_closed,
                         "{text} {least} {most}"
                     );
-                    let is_open = low < number && number < high;
+                    let is_open = least < number && number < most;
                     assert_eq!(
                         open.matches(text.as_bytes()),
                         is_open,
@@ -224,6 +357,25 @@ mod tests {
         let positive = language(json!({"exclusiveMinimum": 0}));
         assert!(positive.matches(b"0.001") && positive.matches(b"123456.75"));
         assert!(!positive.matches(b"0") && !positive.matches(b"0.0") && !positive.matches(b"-1"));
+        let half = language(json!({"exclusiveMinimum": 0.5}));
+        for (text, is_above) in [
+            ("0.5", false),
+            ("0.50", false),
+            ("0.500001", true),
+            ("0.51", true),
+            ("0.4999", false),
+            ("0.6", true),
+            ("1", true),
+            ("-0.6", false),
+        ] {
+            assert_eq!(half.matches(text.as_bytes()), is_above, "{text}");
+        }
+        let tiny = language(json!({"minimum": 1e-300, "maximum": 0.3}));
+        assert!(tiny.matches(b"0.00000000000001") && tiny.matches(b"0.3"));
+        assert!(!tiny.matches(b"0") && !tiny.matches(b"0.30000000000001"));
+        // More digits than are written.
+        let sum = language(json!({"minimum": 0.1 + 0.2, "exclusiveMaximum": 0.4}));
+        assert!(sum.matches(b"0.31") && !sum.matches(b"0.3") && !sum.matches(b"0.4"));
     }
 
     #[test]
@@ -291,6 +443,9 @@ mod tests {
             json!(u64::MAX),
             json!(20),
             json!(0),
+            json!(0.1),
+            json!(-2.75),
+            json!(123_456_789_012_345.6),
         ];
         let forms = [
             ("minimum", "maximum"),

@@ -9,13 +9,15 @@ const SPACE: &str = r"\t\n\x0B\x0C\r \u{A0}\u{1680}\u{2000}-\u{200A}\u{2028}\u{2
 /// The class of no character.
 const NONE: &str = "[a&&b]";
 
-/// `pattern` in the syntax of Rust's `regex`, with ECMAScript's meaning: `\d`, `\w` and `\s` are of ASCII or of
+/// `pattern` in the syntax of Rust's `regex`, with ECMAScript's meaning: `\d`, `\w`, `\b` and `\s` are of ASCII or of
 /// ECMAScript's own set, a dot is no line terminator, and a class holds neither classes nor operators on sets.
 pub(super) fn in_rust(pattern: &str) -> String {
     let mut rust = String::with_capacity(pattern.len());
     let mut characters = pattern.chars().peekable();
     while let Some(character) = characters.next() {
         match character {
+            '\\' if characters.next_if_eq(&'b').is_some() => rust.push_str(r"(?-u:\b)"),
+            '\\' if characters.next_if_eq(&'B').is_some() => rust.push_str(r"(?-u:\B)"),
             '\\' => rust.push_str(&escape(&mut characters).0),
             '.' => rust.push_str(r"[^\n\r\u{2028}\u{2029}]"),
             '[' => class(&mut characters, &mut rust),
@@ -147,6 +149,10 @@ mod tests {
             (r"^[\d-z]$", "-", "a"),
             (r"^[\b]$", "\u{8}", "b"),
             (r"^\<a\>$", "<a>", "a"),
+            (r"\bcat\b", "a cat.", "cats"),
+            (r"\bcat\b", "écaté", "_cat"),
+            (r"^a\B", "ab", "a b"),
+            (r"^.\B.$", "é-", "é_"),
         ] {
             let language = ByteDfa::searching(&in_rust(pattern), &mut 0).unwrap();
             assert!(language.matches(yes.as_bytes()), "{pattern}");

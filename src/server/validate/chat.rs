@@ -5,14 +5,13 @@ use serde_json::{Map, Value, json};
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{ApplyTemplateRequest, ChatRequest, Content, MessageFields, Object};
-use super::completion::{
-    CompletionJob, Given, check_size, check_stops, lay_out, neutral, stops, streaming,
-};
+use super::completion::{CompletionJob, Given, Outline, check_size, check_stops, stops, streaming};
 use super::constraint::{FormFields, form};
 use super::decoding::{DecodeFields, NEGATIVE_PROMPT, plan, repetitions, size};
 use super::logits::chat_logprobs;
-use super::neutral::only;
+use super::neutral::{neutral, only};
 use super::{Place, check_model, encode};
+use crate::decode::DecodePlan;
 use crate::text::{ChatEnding, ChatMessage, ChatTemplateError};
 
 /// Tokens of an answer when the request does not say. OpenAI's API then takes what the model's limit
@@ -95,13 +94,13 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         path: "messages".into(),
         text: None,
     };
-    let room = || {
-        let spec = state.engine.spec();
-        let longest = spec.longest_gap(&plan, given.tokens.len(), DEFAULT_MAX_TOKENS);
-        // With no room at all, one token too many says so.
-        ("max_completion_tokens", longest.max(1))
+    let (param, tokens) = match asked {
+        Some(asked) => asked,
+        None => (
+            "max_completion_tokens",
+            default_size(given.tokens.len(), &plan, state)?,
+        ),
     };
-    let (param, tokens) = asked.unwrap_or_else(room);
     check_size(param, tokens, state)?;
     // Last, as it may take a while.
     let fields = FormFields {
@@ -111,24 +110,38 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
     };
     let language = form(fields, state)?;
     check_stops(&stops, language.is_some())?;
-    let prompt = lay_out(
-        given,
-        param,
-        tokens,
-        &[],
-        false,
-        &plan,
-        language.as_ref(),
-        state,
-    )?;
+    let outline = Outline {
+        size_param: param,
+        max_tokens: tokens,
+        suffix: &[],
+        echo: false,
+        plan: &plan,
+        language: language.as_ref(),
+    };
+    let prompt = outline.lay_out(given, state)?;
     Ok(CompletionJob {
         prompts: vec![prompt],
         n,
         plan,
         stops,
         top_logprobs,
+        time_limit: None,
         streaming,
     })
+}
+
+/// Slots of the gap after a chat of so many tokens, where the request does not say.
+fn default_size(chat: usize, plan: &DecodePlan, state: &AppState) -> Result<usize, ApiError> {
+    let spec = state.engine.spec();
+    match spec.longest_gap(plan, chat, DEFAULT_MAX_TOKENS) {
+        0 => {
+            let what = format_args!("messages has {chat} tokens and an answer at least 1");
+            let slots = spec.canvas_length(plan, chat + 1, chat + 1);
+            let limit = spec.longest_canvas(plan);
+            Err(ApiError::canvas_too_long("messages", what, slots, limit))
+        }
+        longest => Ok(longest),
+    }
 }
 
 /// The text that the model's template makes of a chat.
@@ -280,6 +293,12 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
         ("modalities", &request.modalities, vec![json!(["text"])]),
         ("audio", &request.audio, vec![]),
         ("prediction", &request.prediction, vec![]),
+        (
+            "prompt_cache_options",
+            &request.prompt_cache_options,
+            vec![],
+        ),
+        ("moderation", &request.moderation, vec![]),
         ("web_search_options", &request.web_search_options, vec![]),
         (
             "reasoning_effort",

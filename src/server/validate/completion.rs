@@ -2,18 +2,20 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::completion_reader::Echo;
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{
-    CompletionRequest, Object, Prompt, PromptItem, Real, StreamOptions, Texts, Whole,
+    CompletionRequest, Object, Prompt, PromptItem, StreamOptions, Texts, Whole,
 };
 use super::constraint::{FormFields, form, of_completion};
 use super::decoding::{
     DecodeFields, NEGATIVE_PROMPT, frames, plan, repetitions, size, stream_options,
 };
 use super::logits::completion_logprobs;
+use super::neutral::neutral;
 use super::{Place, check_model, check_token, encode};
 use crate::canvas::{Canvas, TokenId};
 use crate::constraint::{CanvasConstraint, TokenDfa};
@@ -34,6 +36,8 @@ pub struct CompletionJob {
     pub stops: Arc<[String]>,
     /// How many of the most probable tokens are reported with each; `None` if no log-probabilities are.
     pub top_logprobs: Option<usize>,
+    /// After how long of denoising a completion ends with what is certain of it, if that has a line break.
+    pub time_limit: Option<Duration>,
     /// How the answer is sent.
     pub streaming: Streaming,
 }
@@ -123,20 +127,17 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     };
     let language = form(fields, state)?;
     check_stops(&stops, language.is_some())?;
+    let outline = Outline {
+        size_param: "max_tokens",
+        max_tokens,
+        suffix: &suffix,
+        echo,
+        plan: &plan,
+        language: language.as_ref(),
+    };
     let prompts = prompts
         .into_iter()
-        .map(|prompt| {
-            lay_out(
-                prompt,
-                "max_tokens",
-                max_tokens,
-                &suffix,
-                echo,
-                &plan,
-                language.as_ref(),
-                state,
-            )
-        })
+        .map(|prompt| outline.lay_out(prompt, state))
         .collect::<Result<_, _>>()?;
     Ok(CompletionJob {
         prompts,
@@ -144,6 +145,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
         plan,
         stops,
         top_logprobs,
+        time_limit: None,
         streaming,
     })
 }
@@ -156,6 +158,13 @@ pub(super) fn streaming(
 ) -> Result<Streaming, ApiError> {
     let stream = stream.unwrap_or(false);
     let options = stream_options(options, stream)?;
+    if options.include_obfuscation == Some(true) {
+        return Err(ApiError::unsupported(
+            "stream_options.include_obfuscation",
+            true,
+            "chunks are not padded; allowed: false",
+        ));
+    }
     Ok(Streaming {
         stream,
         include_usage: options.include_usage.unwrap_or(false),
@@ -176,73 +185,88 @@ pub(super) fn check_size(param: &str, tokens: usize, state: &AppState) -> Result
     }
 }
 
-/// Prompt, gap and suffix on a canvas; `size_param` is the field that gives the gap's length, and the gap is
-/// to hold a text of `language`, if there is one.
-#[expect(clippy::too_many_arguments, reason = "each is a part of the canvas")]
-pub(super) fn lay_out(
-    prompt: Given,
-    size_param: &str,
-    max_tokens: usize,
-    suffix: &[TokenId],
-    echo: bool,
-    plan: &DecodePlan,
-    language: Option<&Arc<TokenDfa>>,
-    state: &AppState,
-) -> Result<PromptJob, ApiError> {
-    let spec = state.engine.spec();
-    let Given { path, text, tokens } = prompt;
-    let fixed = tokens.len() + suffix.len();
-    let gap_end = tokens.len().saturating_add(max_tokens);
-    let slots = spec.canvas_length(plan, gap_end, fixed.saturating_add(max_tokens));
-    let limit = spec.longest_canvas(plan);
-    if slots > limit {
-        let param = if fixed < limit { size_param } else { &path };
-        let suffix = match suffix.len() {
-            0 => String::new(),
-            length => format!(", suffix has {length}"),
-        };
-        let what = format_args!(
-            "{path} has {} tokens{suffix} and {size_param} is {max_tokens}",
-            tokens.len()
-        );
-        return Err(ApiError::canvas_too_long(param, what, slots, limit));
-    }
-    if let Some(negative) = &plan.sampling.negative_prompt {
-        let slots = slots - tokens.len() + negative.len();
+/// What comes after each prompt of a request.
+pub(super) struct Outline<'a> {
+    /// The field that gives the gap's length.
+    pub size_param: &'a str,
+    /// Slots of the gap.
+    pub max_tokens: usize,
+    /// What is fixed after the gap.
+    pub suffix: &'a [TokenId],
+    /// Whether the prompt is to come back.
+    pub echo: bool,
+    /// How the canvas is denoised.
+    pub plan: &'a DecodePlan,
+    /// What the gap is to hold a text of, if not any.
+    pub language: Option<&'a Arc<TokenDfa>>,
+}
+
+impl Outline<'_> {
+    /// Prompt, gap and suffix on a canvas.
+    pub fn lay_out(&self, prompt: Given, state: &AppState) -> Result<PromptJob, ApiError> {
+        let Self {
+            size_param,
+            max_tokens,
+            suffix,
+            echo,
+            plan,
+            language,
+        } = *self;
+        let spec = state.engine.spec();
+        let Given { path, text, tokens } = prompt;
+        let fixed = tokens.len() + suffix.len();
+        let gap_end = tokens.len().saturating_add(max_tokens);
+        let slots = spec.canvas_length(plan, gap_end, fixed.saturating_add(max_tokens));
+        let limit = spec.longest_canvas(plan);
         if slots > limit {
+            let param = if fixed < limit { size_param } else { &path };
+            let suffix = match suffix.len() {
+                0 => String::new(),
+                length => format!(", suffix has {length}"),
+            };
             let what = format_args!(
-                "{NEGATIVE_PROMPT} has {} tokens and stands in the place of {path}",
-                negative.len()
+                "{path} has {} tokens{suffix} and {size_param} is {max_tokens}",
+                tokens.len()
             );
-            return Err(ApiError::canvas_too_long(
-                NEGATIVE_PROMPT,
-                what,
-                slots,
-                limit,
-            ));
+            return Err(ApiError::canvas_too_long(param, what, slots, limit));
         }
+        if let Some(negative) = &plan.sampling.negative_prompt {
+            let slots = slots - tokens.len() + negative.len();
+            if slots > limit {
+                let what = format_args!(
+                    "{NEGATIVE_PROMPT} has {} tokens and stands in the place of {path}",
+                    negative.len()
+                );
+                return Err(ApiError::canvas_too_long(
+                    NEGATIVE_PROMPT,
+                    what,
+                    slots,
+                    limit,
+                ));
+            }
+        }
+        let canvas = Canvas::builder(state.engine.blank())
+            .fixed(&tokens)
+            .gap_between(max_tokens, 0, max_tokens)
+            .fixed(suffix)
+            .build()
+            .map_err(|error| ApiError::unusable(&path, error))?
+            .with_scratch(slots);
+        let gap = tokens.len()..gap_end;
+        let constraint = language
+            .map(|language| of_completion(language, size_param, &canvas, plan, state))
+            .transpose()?;
+        let echo = echo.then(|| Echo {
+            text: text.unwrap_or_else(|| state.tokenizer.decode(&tokens)),
+            tokens,
+        });
+        Ok(PromptJob {
+            canvas,
+            gap,
+            constraint,
+            echo,
+        })
     }
-    let canvas = Canvas::builder(state.engine.blank())
-        .fixed(&tokens)
-        .gap_between(max_tokens, 0, max_tokens)
-        .fixed(suffix)
-        .build()
-        .map_err(|error| ApiError::unusable(&path, error))?
-        .with_scratch(slots);
-    let gap = tokens.len()..gap_end;
-    let constraint = language
-        .map(|language| of_completion(language, size_param, &canvas, plan, state))
-        .transpose()?;
-    let echo = echo.then(|| Echo {
-        text: text.unwrap_or_else(|| state.tokenizer.decode(&tokens)),
-        tokens,
-    });
-    Ok(PromptJob {
-        canvas,
-        gap,
-        constraint,
-        echo,
-    })
 }
 
 /// How many prompts there are.
@@ -371,18 +395,6 @@ pub(super) fn check_stops(stops: &[String], is_constrained: bool) -> Result<(), 
             "a stop string might cut short a text of the form that is asked for as well; allowed: one of them",
         )),
         false => Ok(()),
-    }
-}
-
-/// Takes a field that is not supported at the value that has no effect only.
-pub(super) fn neutral(field: &str, given: Option<Real>, allowed: f32) -> Result<(), ApiError> {
-    match given {
-        Some(Real(given)) if given != allowed => Err(ApiError::unsupported(
-            field,
-            given,
-            format_args!("it is not supported; allowed: {allowed}"),
-        )),
-        _ => Ok(()),
     }
 }
 

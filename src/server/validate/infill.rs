@@ -72,6 +72,11 @@ impl InfillJob {
         tokens.sum()
     }
 
+    /// Whether several lengths of gaps are tried, of which the best is known only when all are filled.
+    pub fn is_searched(&self) -> bool {
+        self.lengths.len() > 1
+    }
+
     /// The slots of every gap at its longest.
     pub fn longest(&self) -> Vec<usize> {
         self.gaps().map(|gap| gap.length.most()).collect()
@@ -194,13 +199,6 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
     check_length(&job, param, state)?;
     job.lengths = lengths(&job, state)?;
     job.choices = ChoiceForwards::of(&job, &job.longest(), state.limits.choice_forwards)?;
-    if job.stream && job.lengths.len() > 1 {
-        return Err(ApiError::unsupported(
-            "stream",
-            true,
-            "with gaps whose length is to be found it is not supported; allowed: false",
-        ));
-    }
     Ok(job)
 }
 

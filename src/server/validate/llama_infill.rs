@@ -1,11 +1,16 @@
 //! Filling the gap at an editor's cursor, as llama.cpp's server is asked for it.
 
+use std::time::Duration;
+
+use serde_json::json;
+
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::{ExtraInput, Integer, LlamaInfillRequest, Object, Whole};
-use super::completion::{CompletionJob, Given, Streaming, check_stops, lay_out, stops};
+use super::completion::{CompletionJob, Given, Outline, Streaming, check_stops, stops};
 use super::constraint::{FormFields, form};
 use super::decoding::{DecodeFields, plan, size};
+use super::neutral::{neutral, only};
 use super::{Place, check_model, encode};
 use crate::canvas::TokenId;
 
@@ -34,15 +39,9 @@ pub fn llama_infill(
     state: &AppState,
 ) -> Result<LlamaInfillJob, ApiError> {
     check_model(request.model.as_deref(), state)?;
+    refuse_unsupported(&request)?;
     let stream = request.stream.unwrap_or(false);
     let n_indent = request.n_indent.map_or(0, size);
-    if stream && n_indent > 0 {
-        return Err(ApiError::unsupported(
-            "n_indent",
-            n_indent,
-            "in a stream it is not supported; allowed: 0",
-        ));
-    }
     let seed = match request.seed {
         None | Some(Integer(-1)) => None,
         Some(Integer(seed)) => Some(Whole(u64::try_from(seed).map_err(|_| {
@@ -77,6 +76,13 @@ pub fn llama_infill(
             ),
         ));
     }
+    // A text of a form is whole.
+    let time_limit = match (request.t_max_predict_ms, &language) {
+        (Some(Integer(limit)), None) if limit > 0 => {
+            Some(Duration::from_millis(limit.unsigned_abs()))
+        }
+        _ => None,
+    };
     let mut truncated = false;
     let mut prompts = Vec::new();
     if n_predict > 0 {
@@ -93,16 +99,15 @@ pub fn llama_infill(
             text: None,
             tokens: fitted.before,
         };
-        prompts.push(lay_out(
-            given,
-            "n_predict",
-            n_predict,
-            &fitted.after,
-            false,
-            &plan,
-            language.as_ref(),
-            state,
-        )?);
+        let outline = Outline {
+            size_param: "n_predict",
+            max_tokens: n_predict,
+            suffix: &fitted.after,
+            echo: false,
+            plan: &plan,
+            language: language.as_ref(),
+        };
+        prompts.push(outline.lay_out(given, state)?);
     }
     Ok(LlamaInfillJob {
         completion: CompletionJob {
@@ -112,6 +117,7 @@ pub fn llama_infill(
             stops,
             // Tokens are kept with their log-probabilities.
             top_logprobs: return_tokens.then_some(0),
+            time_limit,
             streaming: Streaming {
                 stream,
                 include_usage: false,
@@ -124,6 +130,42 @@ pub fn llama_infill(
         return_tokens,
         response_fields: request.response_fields.unwrap_or_default(),
     })
+}
+
+/// Fields of llama.cpp's API that have no effect here are taken at the value that has none there.
+fn refuse_unsupported(request: &LlamaInfillRequest) -> Result<(), ApiError> {
+    for (param, given, allowed) in [
+        ("repeat_penalty", request.repeat_penalty, 1.0),
+        ("presence_penalty", request.presence_penalty, 0.0),
+        ("frequency_penalty", request.frequency_penalty, 0.0),
+        ("typical_p", request.typical_p, 1.0),
+        ("top_n_sigma", request.top_n_sigma, -1.0),
+        ("dynatemp_range", request.dynatemp_range, 0.0),
+        ("dry_multiplier", request.dry_multiplier, 0.0),
+        ("xtc_probability", request.xtc_probability, 0.0),
+        ("mirostat", request.mirostat, 0.0),
+        ("min_keep", request.min_keep, 0.0),
+        ("n_keep", request.n_keep, 0.0),
+        ("n_probs", request.n_probs, 0.0),
+    ] {
+        neutral(param, given, allowed)?;
+    }
+    let off = || vec![json!(false)];
+    for (param, given, allowed) in [
+        ("ignore_eos", &request.ignore_eos, off()),
+        (
+            "logit_bias",
+            &request.logit_bias,
+            vec![json!([]), json!({})],
+        ),
+        ("lora", &request.lora, vec![json!([])]),
+        ("timings_per_token", &request.timings_per_token, off()),
+        ("return_progress", &request.return_progress, off()),
+        ("post_sampling_probs", &request.post_sampling_probs, off()),
+    ] {
+        only(param, given.as_ref(), &allowed)?;
+    }
+    Ok(())
 }
 
 struct Texts {

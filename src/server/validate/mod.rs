@@ -102,7 +102,10 @@ fn check_token(token: u64, path: &str, state: &AppState) -> Result<TokenId, ApiE
     if Some(token) == state.engine.mask_token() {
         return Err(ApiError::unusable(
             path,
-            format!("holds the mask token {token}; gaps are written with /v1/infill"),
+            format!(
+                "holds the mask token {token}; gaps are written to /v1/infill, in text as {{{{8}}}} and in segments as \
+                 {{\"gap\": {{\"tokens\": 8}}}}"
+            ),
         ));
     }
     Ok(token)

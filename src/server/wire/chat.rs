@@ -72,6 +72,13 @@ pub struct ChatRequest {
     /// A hint for OpenAI's caches, which is not used.
     #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
     pub prompt_cache_key: Option<String>,
+    /// How long OpenAI's caches are to keep the prompt, which is not used.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
+    pub prompt_cache_retention: Option<String>,
+    /// Not supported.
+    pub prompt_cache_options: Option<Value>,
+    /// Not supported.
+    pub moderation: Option<Value>,
     /// Not supported but at 0.
     pub presence_penalty: Option<Real>,
     /// Not supported but at 0.

@@ -82,6 +82,8 @@ pub struct StreamOptions {
     pub include_usage: Option<bool>,
     /// Frames of the canvas beside the text that is final.
     pub diffusion: Option<StreamedDiffusion>,
+    /// Not supported but at false.
+    pub include_obfuscation: Option<bool>,
 }
 
 /// The `object` of an answer and of each chunk.

@@ -53,6 +53,7 @@ pub struct DiffusionOptions {
     /// How the temperature changes over the steps.
     pub temperature_schedule: Option<TemperatureSchedule>,
     /// How keys and values are cached.
+    #[schema(value_type = Option<CacheOptions>)]
     pub cache: Option<Object<CacheOptions>>,
     /// Fills gaps by what precedes the end of their block alone, where the model sees no more.
     pub left_context: Option<bool>,
@@ -62,8 +63,8 @@ pub struct DiffusionOptions {
 }
 
 /// The `cache` object of `diffusion`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CacheOptions {
     /// The scheme.
     pub policy: Option<CachePolicy>,

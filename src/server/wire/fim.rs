@@ -71,6 +71,9 @@ pub struct FimRequest {
     #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
     #[schema(value_type = Option<HashMap<String, Value>>)]
     pub metadata: Option<Map<String, Value>>,
+    /// A hint for Mistral's caches, which is not used.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
+    pub prompt_cache_key: Option<String>,
     /// Not supported but at 0.
     pub presence_penalty: Option<Real>,
     /// Not supported but at 0.

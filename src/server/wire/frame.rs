@@ -21,7 +21,7 @@ pub const FRAME_OBJECT: &str = "diffusion.frame";
 pub struct CanvasFrame<'a> {
     /// Identifier of the answer.
     pub id: &'a str,
-    /// [`FRAME_OBJECT`].
+    /// `diffusion.frame`.
     pub object: &'static str,
     /// Which sequence.
     pub index: usize,
@@ -58,7 +58,7 @@ pub enum SlotFrame {
         token: TokenId,
         /// Its text by itself; U+FFFD stands for part of a character.
         text: String,
-        /// Its probability then, in [0, 1], by the plan's basis.
+        /// Its probability then, in [0, 1], as in `provenance` of an infilling.
         probability: f32,
         /// The denoise step that committed it, from 1; 0 for a choice.
         step: usize,

@@ -47,7 +47,7 @@ pub struct InfillRequest {
     pub logprobs: Option<bool>,
     /// Most probable tokens that are reported with each: 0 to 20; 0 if absent.
     pub top_logprobs: Option<Whole>,
-    /// Whether to answer with server-sent events.
+    /// Whether to answer with server-sent events. Where lengths of gaps are searched, the answer is the only one.
     pub stream: Option<bool>,
     /// Options of the stream.
     #[schema(value_type = Option<InfillStreamOptions>)]
@@ -156,7 +156,7 @@ pub const STEP_OBJECT: &str = "infill.step";
 pub struct Infill<'a> {
     /// Identifier of the answer.
     pub id: &'a str,
-    /// [`INFILL_OBJECT`].
+    /// `infill`.
     pub object: &'static str,
     /// Seconds since the Unix epoch.
     pub created: u64,
@@ -204,7 +204,7 @@ pub struct GapAnswer {
     pub name: Option<String>,
     /// Its text.
     pub text: String,
-    /// Its tokens, up to those of a stop string.
+    /// The tokens that begin in its text: those of a stop string are left out.
     pub tokens: Vec<TokenId>,
     /// The stop string before which it ends, if one came.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -222,7 +222,7 @@ pub struct GapAnswer {
     pub start_byte: usize,
     /// Where its text ends, in bytes of UTF-8.
     pub end_byte: usize,
-    /// How each token came to be.
+    /// How each of `tokens` came to be.
     pub provenance: Vec<Provenance>,
 }
 
@@ -259,7 +259,9 @@ pub struct Provenance {
     pub token: TokenId,
     /// Its text by itself; U+FFFD stands for part of a character.
     pub text: String,
-    /// The model's probability for it at its step, without temperature or filters.
+    /// Its probability at its step, in [0, 1], by the plan's `basis`: with `model` without temperature or filters,
+    /// with `sampling` with them. Bias counts, and of a gap that is held to a form only the tokens allowed there
+    /// count; `logprob` is without either.
     pub probability: f32,
     /// The score by which it was chosen.
     pub score: f32,
@@ -293,7 +295,7 @@ pub struct Alternative {
 pub struct InfillStep<'a> {
     /// Identifier of the answer.
     pub id: &'a str,
-    /// [`STEP_OBJECT`].
+    /// `infill.step`.
     pub object: &'static str,
     /// Which filling.
     pub index: usize,
@@ -338,6 +340,6 @@ pub struct CommittedSlot {
     pub token: TokenId,
     /// Its text by itself; U+FFFD stands for part of a character.
     pub text: String,
-    /// The model's probability for it, without temperature or filters.
+    /// Its probability, as in `provenance` of the answer.
     pub probability: f32,
 }

@@ -27,7 +27,7 @@ pub struct LlamaInfillRequest {
     pub prompt: Option<String>,
     /// Slots of the gap; 128 if absent. At 0 nothing is filled.
     pub n_predict: Option<Whole>,
-    /// The filling ends before a line that is indented less; 0 if absent.
+    /// The filling ends before a line that is indented less; 0 if absent. A stream is then one frame.
     pub n_indent: Option<Whole>,
     /// As the plan says if absent.
     pub temperature: Option<Real>,
@@ -67,14 +67,77 @@ pub struct LlamaInfillRequest {
     /// How long llama.cpp may read the prompt. It has no effect: a prompt is not read apart from its gap.
     #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
     pub t_max_prompt_ms: Option<Integer>,
-    /// After how long llama.cpp ends the filling at the next line. It has no effect: the lines of a gap are
-    /// denoised together, so that there is no half of them to end with; `diffusion.steps` bounds the time.
-    #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
+    /// After so many milliseconds of denoising the filling ends as soon as what is final of it has a line break; without
+    /// such a limit if absent, 0 or less, and with a form. Little is final of a gap that is denoised as one block
+    /// before its end.
     pub t_max_predict_ms: Option<Integer>,
     /// The order of llama.cpp's samplers. It has no effect: `diffusion.filter_order` says whether top-k or top-p
     /// comes first.
     #[expect(dead_code, reason = "plug-ins send it, and no answer depends on it")]
     pub samplers: Option<Value>,
+    /// Not supported but at 1, and so are the following at the values at which llama.cpp's samplers do nothing.
+    pub repeat_penalty: Option<Real>,
+    /// Not supported but at 0.
+    pub presence_penalty: Option<Real>,
+    /// Not supported but at 0.
+    pub frequency_penalty: Option<Real>,
+    /// Not supported but at 1.
+    pub typical_p: Option<Real>,
+    /// Not supported but at −1.
+    pub top_n_sigma: Option<Real>,
+    /// Not supported but at 0.
+    pub dynatemp_range: Option<Real>,
+    /// Not supported but at 0.
+    pub dry_multiplier: Option<Real>,
+    /// Not supported but at 0.
+    pub xtc_probability: Option<Real>,
+    /// Not supported but at 0.
+    pub mirostat: Option<Real>,
+    /// Not supported but at 0.
+    pub min_keep: Option<Real>,
+    /// Not supported but at 0: text that does not fit is left out at its far ends.
+    pub n_keep: Option<Real>,
+    /// Not supported but at 0.
+    pub n_probs: Option<Real>,
+    /// Not supported but at false.
+    pub ignore_eos: Option<Value>,
+    /// Not supported but when empty.
+    pub logit_bias: Option<Value>,
+    /// Not supported but when empty.
+    pub lora: Option<Value>,
+    /// Not supported but at false.
+    pub timings_per_token: Option<Value>,
+    /// Not supported but at false.
+    pub return_progress: Option<Value>,
+    /// Not supported but at false.
+    pub post_sampling_probs: Option<Value>,
+    /// Says how a sampler works that is not supported, and has no effect; so do the following.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
+    pub repeat_last_n: Option<Integer>,
+    /// It has no effect.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
+    pub dynatemp_exponent: Option<Real>,
+    /// It has no effect.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
+    pub dry_base: Option<Real>,
+    /// It has no effect.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
+    pub dry_allowed_length: Option<Integer>,
+    /// It has no effect.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
+    pub dry_penalty_last_n: Option<Integer>,
+    /// It has no effect.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
+    pub dry_sequence_breakers: Option<Vec<String>>,
+    /// It has no effect.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
+    pub xtc_threshold: Option<Real>,
+    /// It has no effect.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
+    pub mirostat_tau: Option<Real>,
+    /// It has no effect.
+    #[expect(dead_code, reason = "clients send it, and no answer depends on it")]
+    pub mirostat_eta: Option<Real>,
 }
 
 /// A text from elsewhere.

@@ -58,7 +58,7 @@ pub const SCORE_OBJECT: &str = "score";
 pub struct ScoreAnswer<'a> {
     /// Identifier of the answer.
     pub id: &'a str,
-    /// [`SCORE_OBJECT`].
+    /// `score`.
     pub object: &'static str,
     /// Seconds since the Unix epoch.
     pub created: u64,

@@ -57,7 +57,7 @@ pub fn refused() -> Vec<Refused> {
         on(
             json!({"prompt": [1, MASK]}),
             "prompt[1]",
-            &["mask token 257", "/v1/infill"],
+            &["mask token 257", "/v1/infill", "{{8}}"],
         ),
         on(json!({"prompt": vec!["p"; 17]}), "prompt", &["17", "16"]),
         on(json!({"prompt": vec!["p"; 6], "n": 3}), "n", &["18", "16"]),
@@ -230,6 +230,11 @@ pub fn refused() -> Vec<Refused> {
             &["unknown field `usage`", "`include_usage`"],
         ),
         on(
+            json!({"prompt": "p", "stream": true, "stream_options": {"include_obfuscation": true}}),
+            "stream_options.include_obfuscation",
+            &["true", "allowed: false"],
+        ),
+        on(
             json!({"prompt": "p", "presence_penalty": 0.5}),
             "presence_penalty",
             &["0.5", "0"],
@@ -386,8 +391,13 @@ pub fn refused() -> Vec<Refused> {
         ),
         on(
             json!({"prompt": "p", "diffusion": {"budget": {"threshold": 1.5}}}),
-            "diffusion.budget",
+            "diffusion.budget.threshold",
             &["1.5", "[0, 1]"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"budget": {"ancestral": {"eps": 1}}}}),
+            "diffusion.budget.ancestral.eps",
+            &["is 1", "less than 1"],
         ),
         on(
             json!({"prompt": "p", "diffusion": {"budget": {"threshold": "x"}}}),

@@ -134,11 +134,6 @@ pub fn refused() -> Vec<Refused> {
             &["9", "16 sequences"],
         ),
         on(
-            json!({"segments": [{"gap": {"max_tokens": 3}}], "stream": true}),
-            "stream",
-            &["true", "false"],
-        ),
-        on(
             json!({"segments": [{"gap": {"choices": []}}]}),
             "segments[0].gap.choices",
             &["0 texts", "1 to 256"],

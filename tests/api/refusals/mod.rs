@@ -107,11 +107,6 @@ fn refused_fims() -> Vec<Refused> {
         llama(json!({"n_predict": -1}), "n_predict", &["-1", "at least 0"]),
         llama(json!({"seed": -2}), "seed", &["-2", "-1 for a random one"]),
         llama(
-            json!({"stream": true, "n_indent": 4}),
-            "n_indent",
-            &["4", "stream"],
-        ),
-        llama(
             json!({"input_extra": ["a"]}),
             "input_extra[0]",
             &["\"a\"", "JSON object"],
@@ -124,8 +119,30 @@ fn refused_fims() -> Vec<Refused> {
         llama(
             json!({"typical_p": 0.1}),
             "typical_p",
-            &["unknown field `typical_p`"],
+            &["0.1", "allowed: 1"],
         ),
+        llama(
+            json!({"repeat_penalty": 1.1}),
+            "repeat_penalty",
+            &["1.1", "allowed: 1"],
+        ),
+        llama(json!({"n_probs": 5}), "n_probs", &["5", "allowed: 0"]),
+        llama(
+            json!({"ignore_eos": true}),
+            "ignore_eos",
+            &["true", "null, false"],
+        ),
+        llama(
+            json!({"lora": [{"id": 0, "scale": 0.5}]}),
+            "lora",
+            &["null, []"],
+        ),
+        llama(
+            json!({"logit_bias": [[5, false]]}),
+            "logit_bias",
+            &["[[5,false]]", "null, []"],
+        ),
+        llama(json!({"tfs_z": 1}), "tfs_z", &["unknown field `tfs_z`"]),
         llama(json!({"min_p": 2}), "min_p", &["2", "0 to 1"]),
     ]
 }
