@@ -277,6 +277,49 @@ fn a_trace_holds_every_canvas_from_the_first_on() {
 }
 
 #[test]
+fn a_trace_names_the_steps_that_committed_and_json_counts_the_forwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.jsonl");
+    for (preset, steps) in [("mdlm-ancestral", "64"), ("remdm-cap", "256")] {
+        let fixed = [
+            "generate", "x", "--gap", "8", "--seed", "1", "--json", "--trace",
+        ];
+        let more = [
+            trace.to_str().unwrap(),
+            "--preset",
+            preset,
+            "--steps",
+            steps,
+        ];
+        let json = stdout(&[&fixed[..], &more].concat());
+        let json: Value = serde_json::from_str(&json).unwrap();
+        let lines = std::fs::read_to_string(&trace).unwrap();
+        let lines: Vec<Value> = lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let mut committed = std::collections::BTreeMap::new();
+        for line in &lines {
+            for slot in line["remasked"].as_array().into_iter().flatten() {
+                committed.remove(&slot.as_u64().unwrap()).unwrap();
+            }
+            for slot in line["committed"].as_array().unwrap() {
+                committed.insert(slot["slot"].as_u64().unwrap(), line["step"].clone());
+            }
+        }
+        let provenance = json["gaps"][0]["provenance"].as_array().unwrap();
+        let steps: Vec<Value> = provenance.iter().map(|slot| slot["step"].clone()).collect();
+        assert_eq!(committed.into_values().collect::<Vec<_>>(), steps);
+        let committing = lines
+            .iter()
+            .filter(|line| line["committed"] != serde_json::json!([]));
+        assert_eq!(json["nfe"], committing.count(), "{preset}");
+        assert!(json["steps"].as_u64() > json["nfe"].as_u64());
+        assert!(lines.last().unwrap()["step"].as_u64() <= json["steps"].as_u64());
+    }
+}
+
+#[test]
 fn steps_take_the_place_of_a_presets_steps_per_block() {
     let preset = ["generate", "x", "--preset", "sdar-static", "--gap", "7"];
     stdout(&[&preset[..], &["--steps", "4"]].concat());

@@ -84,21 +84,24 @@ impl Decoder {
         }
     }
 
-    /// The same where committed slots may be masked again meanwhile; those that were.
-    pub(super) fn skip_idle_steps_and_remask(&mut self, canvas: &mut Canvas) -> Vec<usize> {
+    /// The same where committed slots may be masked again meanwhile: each step that did so, with those.
+    pub(super) fn skip_idle_steps_and_remask(
+        &mut self,
+        canvas: &mut Canvas,
+    ) -> Vec<(usize, Vec<usize>)> {
         let mut all = Vec::new();
         while self.is_idle(canvas) {
             if let Some(block) = self.blocks.get(self.block).cloned() {
                 let remasked = self.remasked_by_chance(canvas, &block);
                 remask(canvas, &remasked);
-                all.extend(remasked);
                 self.steps += 1;
                 self.step_in_block += 1;
+                if !remasked.is_empty() {
+                    all.push((self.steps, remasked));
+                }
                 self.leave_block_if_done(canvas, &block, true);
             }
         }
-        all.sort_unstable();
-        all.dedup();
         all
     }
 
