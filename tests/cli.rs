@@ -277,9 +277,112 @@ fn a_trace_holds_every_canvas_from_the_first_on() {
 }
 
 #[test]
+fn a_trace_names_the_steps_that_committed_and_json_counts_the_forwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.jsonl");
+    for (preset, steps) in [("mdlm-ancestral", "64"), ("remdm-cap", "256")] {
+        let fixed = [
+            "generate", "x", "--gap", "8", "--seed", "1", "--json", "--trace",
+        ];
+        let more = [
+            trace.to_str().unwrap(),
+            "--preset",
+            preset,
+            "--steps",
+            steps,
+        ];
+        let json = stdout(&[&fixed[..], &more].concat());
+        let json: Value = serde_json::from_str(&json).unwrap();
+        let lines = std::fs::read_to_string(&trace).unwrap();
+        let lines: Vec<Value> = lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let mut committed = std::collections::BTreeMap::new();
+        for line in &lines {
+            for slot in line["remasked"].as_array().into_iter().flatten() {
+                committed.remove(&slot.as_u64().unwrap()).unwrap();
+            }
+            for slot in line["committed"].as_array().unwrap() {
+                committed.insert(slot["slot"].as_u64().unwrap(), line["step"].clone());
+            }
+        }
+        let provenance = json["gaps"][0]["provenance"].as_array().unwrap();
+        let steps: Vec<Value> = provenance.iter().map(|slot| slot["step"].clone()).collect();
+        assert_eq!(committed.into_values().collect::<Vec<_>>(), steps);
+        let committing = lines
+            .iter()
+            .filter(|line| line["committed"] != serde_json::json!([]));
+        assert_eq!(json["nfe"], committing.count(), "{preset}");
+        assert!(json["steps"].as_u64() > json["nfe"].as_u64());
+        assert!(lines.last().unwrap()["step"].as_u64() <= json["steps"].as_u64());
+    }
+}
+
+#[test]
 fn steps_take_the_place_of_a_presets_steps_per_block() {
     let preset = ["generate", "x", "--preset", "sdar-static", "--gap", "7"];
     stdout(&[&preset[..], &["--steps", "4"]].concat());
+}
+
+/// The last step draws what is left, or takes the most probable tokens, whatever the temperature.
+#[test]
+fn how_a_noise_schedule_ends_can_be_chosen() {
+    let ending = |finish: &str| {
+        // All slots wait for the last step: the one before it ends at time 0.999.
+        let budget = "generate x --budget ancestral:0.999 --steps 2 --gap 16 --temperature 5";
+        let mut arguments: Vec<&str> = budget.split(' ').collect();
+        arguments.extend(["--json", "--finish", finish, "--seed"]);
+        let json = |seed| -> Value {
+            let text = stdout(&[&arguments[..], &[seed]].concat());
+            serde_json::from_str(&text).unwrap()
+        };
+        let (one, other) = (json("1"), json("2"));
+        assert_eq!(one["plan"]["finish"], finish);
+        one["text"] == other["text"]
+    };
+    assert!(ending("most_probable"));
+    assert!(!ending("drawn"));
+}
+
+#[test]
+fn a_budget_by_chance_takes_the_place_of_what_the_default_plan_ranks_by() {
+    let budget = ["generate", "x", "--budget", "ancestral:1e-5", "--gap", "4"];
+    let json: Value = serde_json::from_str(&stdout(&[&budget[..], &["--json"]].concat())).unwrap();
+    assert_eq!(json["plan"]["score_temperature"], 0.0);
+    for (option, number) in [("--score-temperature", "0.3"), ("--at-least", "2")] {
+        let error = refusal(&[&budget[..], &[option, number]].concat());
+        let field = option.trim_start_matches('-').replace('-', "_");
+        assert!(error.contains(&format!("{field}: this budget")), "{error}");
+    }
+}
+
+#[test]
+fn a_token_that_is_biased_away_is_not_drawn_and_one_to_commit_last_comes_last() {
+    let filled = |more: &[&str]| -> Vec<(u64, u64)> {
+        let fixed = ["generate", "Once upon a time", "--gap", "6", "--json"];
+        let greedy = ["--seed", "1", "--preset", "llada"];
+        let json = stdout(&[&fixed[..], &greedy, more].concat());
+        let json: Value = serde_json::from_str(&json).unwrap();
+        let slots = json["gaps"][0]["provenance"].as_array().unwrap();
+        let number = |slot: &Value, name: &str| slot[name].as_u64().unwrap();
+        slots
+            .iter()
+            .map(|slot| (number(slot, "token"), number(slot, "step")))
+            .collect()
+    };
+    let (token, step) = filled(&[])[0];
+    let bias = format!("{token}:-100,5:0.5");
+    let banned = filled(&["--logit-bias", &bias]);
+    assert!(banned.iter().all(|(drawn, _)| *drawn != token));
+    let last = filled(&["--commit-last", &token.to_string()]);
+    for (drawn, at) in &last {
+        let is_before = last
+            .iter()
+            .all(|(other, step)| *other == token || step < at);
+        assert!(*drawn != token || is_before, "{last:?}");
+    }
+    assert_ne!(last[0], (token, step));
 }
 
 #[test]
@@ -386,6 +489,22 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         (&["generate", "x", "--top-p", "0"], "top_p is 0"),
         (&["generate", "x", "--min-p", "1.1"], "min_p is 1.1"),
         (&["generate", "x", "--score", "magic"], "confidence, margin"),
+        (
+            &["generate", "x", "--finish", "drawn"],
+            "finish: the budget even follows no noise schedule",
+        ),
+        (&["generate", "x", "--logit-bias", "5:101"], "-100 to 100"),
+        (&["generate", "x", "--logit-bias", "5"], "as in 50:-100"),
+        (
+            &["generate", "x", "--logit-bias", "4096:1"],
+            "allowed: 0 to 4095",
+        ),
+        (&["generate", "x", "--logit-bias", "0:1"], "the mask token"),
+        (&["generate", "x", "--logit-bias", "5:1,5:1"], "given twice"),
+        (
+            &["generate", "x", "--commit-last", "4096"],
+            "commit_last is token 4096",
+        ),
         (&["generate", "x", "--preset", "magic"], "llada"),
         (
             &[

@@ -16,7 +16,8 @@ use unmask::text::{Reading, Tokenizer};
 #[derive(Args)]
 #[command(next_help_heading = "Output options")]
 pub struct OutputArgs {
-    /// Print JSON: the text, each gap with the provenance of its tokens, the plan, the time taken
+    /// Print JSON: the text, each gap with the provenance of its tokens, the plan, the steps, the forwards of
+    /// the network (nfe) and the time taken
     #[arg(long, conflicts_with = "ids")]
     json: bool,
     /// Print token ids instead of text
@@ -25,7 +26,7 @@ pub struct OutputArgs {
     /// Redraw the canvas as it is denoised, where standard output is a terminal
     #[arg(long)]
     pub animate: bool,
-    /// Write every canvas as a JSON line, the first one before any step
+    /// Write every canvas as a JSON line: the first one before any step, then one for each step that changed it
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 }
@@ -98,6 +99,7 @@ fn document(
         "gaps": gaps,
         "plan": plan,
         "steps": statistics.steps,
+        "nfe": statistics.nfe,
         "denoise_ms": statistics.denoising.as_secs_f64() * 1e3,
     })
 }

@@ -41,15 +41,20 @@ pub struct Decoder {
 /// What a step changed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Change {
+    /// The step, from 1.
+    pub step: usize,
     /// Slots that were committed or edited, in slot order, with what was known of their tokens.
     pub committed: Vec<(usize, Commit)>,
-    /// Slots that were masked again, in slot order; possibly one that was committed just before.
+    /// Slots that were masked again, in slot order.
     pub remasked: Vec<usize>,
     /// Slots that hold another noise token than before, with it, in slot order: of the uniform process only.
     pub noise: Vec<(usize, TokenId)>,
     /// Slots that were replaced by masked ones after all that, in slot order, as they were before. None of them
     /// was committed.
     pub spliced: Vec<Splice>,
+    /// The steps after it for which the network is not needed and that masked slots again: each with those, in
+    /// slot order.
+    pub idle: Vec<(usize, Vec<usize>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -301,8 +306,9 @@ impl Decoder {
             return change;
         }
         // Slots are masked again by what they were before the step.
-        let mut remasked = self.remasked_by_chance(canvas, &block);
+        let remasked = self.remasked_by_chance(canvas, &block);
         self.steps += 1;
+        let step = self.steps;
         let had_masked = canvas.masked_in(block.slots.clone()).next().is_some();
         let left_some = constraint.is_some() && candidates.len() < self.scored_slots(canvas).len();
         let mut committed = self.choose(canvas, &block, candidates, constraint.is_some());
@@ -334,17 +340,19 @@ impl Decoder {
         let block = self.splice(canvas, block, &spliced);
         self.step_in_block += 1;
         self.leave_block_if_done(canvas, &block, had_masked || edited || left_some);
-        remasked.extend(self.skip_idle_steps_and_remask(canvas));
-        remasked.sort_unstable();
-        remasked.dedup();
+        let idle = self.skip_idle_steps_and_remask(canvas);
         if let Some(constraint) = constraint {
-            remasked.iter().for_each(|slot| constraint.free(*slot));
+            let in_idle = idle.iter().flat_map(|(_, slots)| slots);
+            let all = remasked.iter().chain(in_idle);
+            all.for_each(|slot| constraint.free(*slot));
         }
         Change {
+            step,
             committed,
             remasked,
             noise: Vec::new(),
             spliced,
+            idle,
         }
     }
 
@@ -414,8 +422,14 @@ impl Decoder {
             ranked.truncate(1);
             return ranked;
         }
+        let is_last = |candidate: &Candidate| self.plan.commit_last.contains(&candidate.token);
         // A stable sort: of equal ranks the leftmost slot goes first.
         ranked.sort_by(|a, b| self.rank(b).total_cmp(&self.rank(a)));
+        ranked.sort_by_key(is_last);
+        let others = match ranked.partition_point(|candidate| !is_last(candidate)) {
+            0 => ranked.len(),
+            others => others,
+        };
         let count = match self.plan.budget {
             Budget::Schedule { rounding, eps } => {
                 // All of them, those that a constraint leaves for a later step too.
@@ -427,7 +441,7 @@ impl Decoder {
                 ranked.len()
             }
             budget => budget
-                .by_candidates(&mut ranked)
+                .by_candidates(&mut ranked[..others])
                 .max(block.even_share(self.step_in_block))
                 .max(self.plan.at_least)
                 .max(1),

@@ -7,7 +7,8 @@ use crate::canvas::{Canvas, Commit, Splice, TokenId};
 use crate::sampling::Logprobs;
 
 /// What one denoise step changed on a canvas, or several where the reader is far behind: then the latest state
-/// of each slot that they changed, and the number and the statistics of the last.
+/// of each slot that they changed, and the number and the statistics of the last. Steps that changed nothing have
+/// none.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// The step, from 1.
@@ -28,6 +29,24 @@ pub struct StepReport {
     pub spliced: Vec<Splice>,
     /// What the generation took so far, this step included.
     pub statistics: Statistics,
+}
+
+impl StepReport {
+    /// A report of a step that changed nothing; `statistics` may be of a later step.
+    pub(super) fn of(step: usize, statistics: Statistics) -> Self {
+        Self {
+            step,
+            committed: Vec::new(),
+            logprobs: Vec::new(),
+            remasked: Vec::new(),
+            noise: Vec::new(),
+            spliced: Vec::new(),
+            statistics: Statistics {
+                steps: step,
+                ..statistics
+            },
+        }
+    }
 }
 
 /// What a generation took.

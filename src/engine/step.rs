@@ -338,14 +338,20 @@ fn commit(
     sequence
         .row_params
         .spliced(&change.spliced, &sequence.canvas);
+    let statistics = sequence.statistics();
     sequence.reports.step(StepReport {
-        step: sequence.decoder.steps(),
         committed,
         logprobs,
         remasked: change.remasked,
         noise: change.noise,
         spliced: change.spliced,
-        statistics: sequence.statistics(),
+        ..StepReport::of(change.step, statistics)
     });
+    for (step, remasked) in change.idle {
+        sequence.reports.step(StepReport {
+            remasked,
+            ..StepReport::of(step, statistics)
+        });
+    }
     Ok(count)
 }

@@ -6,7 +6,7 @@ use crate::finish;
 use crate::support::mock::{MASK, MockModel};
 use crate::support::{denoise, engine, golden};
 use unmask::canvas::Canvas;
-use unmask::decode::{Budget, DecodePlan, Revision, Score};
+use unmask::decode::{Budget, DecodePlan, Revision, Score, preset};
 use unmask::engine::{Engine, EngineConfig, Event, SubmitError};
 use unmask::models::Checkpoint;
 
@@ -485,5 +485,42 @@ fn a_checkpoint_that_is_not_what_its_config_says_is_refused_with_the_reason() {
         std::fs::write(folder.path().join("config.json"), broken).unwrap();
         let message = message(open().unwrap_err());
         assert!(message.contains(expected), "{to}: {message}");
+    }
+}
+
+/// Of 256 steps of a short gap most change nothing, and many that mask a slot again need no network.
+#[test]
+fn reports_name_the_step_that_changed_a_canvas_where_steps_are_skipped() {
+    let engine = engine("mdlm");
+    for name in ["mdlm-ancestral", "remdm-cap"] {
+        let mut plan = preset::by_name(name).unwrap().plan().clone();
+        (plan.steps, plan.sampling.seed) = (Some(256), 1);
+        let canvas = || {
+            let builder = Canvas::builder(engine.blank()).fixed(&[7, 8]);
+            builder.gap(12).build().unwrap()
+        };
+        let (reports, finished) = denoise(&engine, canvas(), &plan);
+        let mut followed = canvas();
+        let mut last = 0;
+        for report in &reports {
+            assert!(report.step > last && report.step <= 256, "{name}");
+            last = report.step;
+            assert_eq!(report.statistics.steps, report.step, "{name}");
+            assert!(!(report.committed.is_empty() && report.remasked.is_empty()));
+            for (slot, commit) in &report.committed {
+                assert_eq!(commit.step, report.step, "{name}");
+                assert!(!report.remasked.contains(slot), "{name}");
+                followed.gap_slot_mut(*slot).unwrap().commit(*commit);
+            }
+            for slot in &report.remasked {
+                followed.gap_slot_mut(*slot).unwrap().remask();
+            }
+        }
+        assert_eq!(followed, finished, "{name}");
+        let forwards = reports.last().unwrap().statistics.nfe;
+        let committing = reports.iter().filter(|report| !report.committed.is_empty());
+        assert_eq!(committing.count(), forwards, "{name}");
+        let is_remasking = name == "remdm-cap";
+        assert_eq!(reports.len() > forwards, is_remasking, "{name}");
     }
 }

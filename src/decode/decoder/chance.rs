@@ -25,7 +25,7 @@ impl Decoder {
         let probability = match self.plan.revision {
             Revision::Remask(remasking) => remasking
                 .step(f64::from(s), f64::from(t))
-                .and_then(|step| step.unmasking())
+                .and_then(|step| step.unmasking(committed(canvas, block).count()))
                 .expect(VALIDATED) as f32,
             _ => 1.0 - s / t,
         };
@@ -56,11 +56,7 @@ impl Decoder {
         let Some((t, s)) = block.times(self.step_in_block, last) else {
             return Vec::new();
         };
-        let committed: Vec<(usize, f64)> = block
-            .slots
-            .clone()
-            .filter_map(|slot| Some((slot, f64::from(canvas.provenance(slot)?.probability))))
-            .collect();
+        let committed: Vec<(usize, f64)> = committed(canvas, block).collect();
         let probabilities: Vec<f64> = committed.iter().map(|(_, p)| *p).collect();
         let sigmas = remasking
             .step(f64::from(s), f64::from(t))
@@ -84,21 +80,24 @@ impl Decoder {
         }
     }
 
-    /// The same where committed slots may be masked again meanwhile; those that were.
-    pub(super) fn skip_idle_steps_and_remask(&mut self, canvas: &mut Canvas) -> Vec<usize> {
+    /// The same where committed slots may be masked again meanwhile: each step that did so, with those.
+    pub(super) fn skip_idle_steps_and_remask(
+        &mut self,
+        canvas: &mut Canvas,
+    ) -> Vec<(usize, Vec<usize>)> {
         let mut all = Vec::new();
         while self.is_idle(canvas) {
             if let Some(block) = self.blocks.get(self.block).cloned() {
                 let remasked = self.remasked_by_chance(canvas, &block);
                 remask(canvas, &remasked);
-                all.extend(remasked);
                 self.steps += 1;
                 self.step_in_block += 1;
+                if !remasked.is_empty() {
+                    all.push((self.steps, remasked));
+                }
                 self.leave_block_if_done(canvas, &block, true);
             }
         }
-        all.sort_unstable();
-        all.dedup();
         all
     }
 
@@ -118,6 +117,12 @@ impl Decoder {
             _ => false,
         }
     }
+}
+
+/// The committed slots of `block`, each with the probability that its token was committed with.
+fn committed(canvas: &Canvas, block: &BlockSchedule) -> impl Iterator<Item = (usize, f64)> {
+    let slots = block.slots.clone();
+    slots.filter_map(|slot| Some((slot, f64::from(canvas.provenance(slot)?.probability))))
 }
 
 /// Masks committed slots again.

@@ -54,7 +54,10 @@ impl Decoder {
             .map(|candidate| self.renoised(canvas, interval.as_ref(), candidate))
             .collect();
         self.steps += 1;
-        let mut change = Change::default();
+        let mut change = Change {
+            step: self.steps,
+            ..Change::default()
+        };
         for (candidate, drawn) in candidates.iter().zip(drawn) {
             let held = canvas.token(candidate.slot) as usize;
             let Some(slot) = canvas.gap_slot_mut(candidate.slot) else {

@@ -136,6 +136,37 @@ fn candidates_reach_the_budget_or_the_least_number() {
     assert_eq!(counts(&run(&plan(always, 0), &mut gap_of(3))), [3]);
 }
 
+/// A gap of four whose candidates' probabilities are given by hand; the stop token is the surest in two slots.
+#[test]
+fn tokens_to_commit_last_wait_until_no_other_is_left() {
+    let hand_made = [(STOP, 0.9f32), (8, 0.3), (STOP, 0.99), (9, 0.6)];
+    let order = |budget, commit_last: &[TokenId]| {
+        let plan = DecodePlan {
+            budget,
+            commit_last: commit_last.to_vec(),
+            ..DecodePlan::default()
+        };
+        let mut canvas = gap_of(4);
+        let mut decoder = Decoder::new(&plan, &canvas, &[]).unwrap();
+        let mut order = Vec::new();
+        while !decoder.is_done() {
+            let mut candidates = candidates(&decoder, &canvas);
+            for candidate in &mut candidates {
+                (candidate.token, candidate.probability) = hand_made[candidate.slot - 1];
+            }
+            let change = decoder.advance(&mut canvas, &candidates);
+            let slots = change.committed.iter().map(|(slot, _)| *slot);
+            order.push(slots.collect::<Vec<_>>());
+        }
+        order
+    };
+    assert_eq!(order(Budget::Even, &[]), [[3], [1], [4], [2]]);
+    assert_eq!(order(Budget::Even, &[STOP]), [[4], [2], [3], [1]]);
+    let threshold = Budget::Threshold(0.5);
+    assert_eq!(order(threshold, &[]), [vec![1, 3, 4], vec![2]]);
+    assert_eq!(order(threshold, &[STOP]), [vec![4], vec![2], vec![1, 3]]);
+}
+
 #[test]
 fn ancestral_sampling_unmasks_each_slot_with_the_probability_of_the_reverse_process() {
     let plan = |seed| {
@@ -167,6 +198,7 @@ fn re_masking_masks_committed_slots_again_and_still_fills_every_gap() {
         Remasking::Cap(0.1),
         Remasking::Rescale(0.5),
         Remasking::Confidence(1.0),
+        Remasking::ConfidenceBalanced(1.0),
         Remasking::Stochastic(4.0),
         Remasking::Corrector(1.0),
         Remasking::Loop {
@@ -186,12 +218,57 @@ fn re_masking_masks_committed_slots_again_and_still_fills_every_gap() {
         let mut canvas = gap_of(30);
         let changes = run(&plan, &mut canvas);
         assert_eq!(canvas.masked(), 0);
-        let remasked: usize = changes.iter().map(|change| change.remasked.len()).sum();
+        let remasked = changes.iter().map(|change| {
+            let idle: usize = change.idle.iter().map(|(_, slots)| slots.len()).sum();
+            change.remasked.len() + idle
+        });
+        let remasked: usize = remasked.sum();
         let counted: usize = (1..31)
             .map(|slot| canvas.gap_slot(slot).unwrap().remasked())
             .sum();
         assert!(remasked > 0 && counted >= remasked, "{remasking:?}");
     }
+}
+
+/// The share of 64 slots that are clean after half of 64 steps of the reverse process, over many seeds.
+fn clean_half_way(remasking: Remasking) -> f64 {
+    let seeds = 200;
+    let clean = (0..seeds).map(|seed| {
+        let mut plan = DecodePlan {
+            steps: Some(65),
+            budget: Budget::Ancestral { eps: 1e-5 },
+            finish: Finish::MostProbable,
+            revision: Revision::Remask(remasking),
+            ..DecodePlan::default()
+        };
+        plan.sampling.seed = seed;
+        let mut clean = 0;
+        for change in run(&plan, &mut gap_of(64)) {
+            if change.step <= 32 {
+                clean += change.committed.len();
+                clean -= change.remasked.len();
+            }
+            let idle = change.idle.iter().filter(|(step, _)| *step <= 32);
+            clean -= idle.map(|(_, slots)| slots.len()).sum::<usize>();
+        }
+        clean
+    });
+    clean.sum::<usize>() as f64 / (64 * seeds) as f64
+}
+
+#[test]
+fn re_masking_keeps_the_number_of_clean_slots_but_by_confidence_as_the_official_code_has_it() {
+    for remasking in [
+        Remasking::Cap(0.05),
+        Remasking::Rescale(0.1),
+        Remasking::ConfidenceBalanced(1.0),
+        Remasking::ConfidenceBalanced(0.2),
+    ] {
+        let clean = clean_half_way(remasking);
+        assert!((clean - 0.5).abs() < 0.03, "{remasking:?}: {clean}");
+    }
+    let clean = clean_half_way(Remasking::Confidence(1.0));
+    assert!(clean < 0.25, "{clean}");
 }
 
 #[test]

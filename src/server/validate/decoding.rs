@@ -7,7 +7,7 @@ use super::super::random;
 use super::super::state::{AppState, Limits};
 use super::super::wire::{DiffusionOptions, Integer, Object, Real, StreamedDiffusion, Whole};
 use super::logits::logit_bias;
-use super::{Place, encode};
+use super::{Place, check_known, encode};
 use crate::decode::{Cache, DecodePlan, preset};
 
 /// The field that gives the negative prompt.
@@ -42,12 +42,22 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
     }
     plan.block_origin = options.block_origin.unwrap_or(plan.block_origin);
     plan.block_entry = options.block_entry.unwrap_or(plan.block_entry);
+    if let Some(budget) = options.budget {
+        plan.replace_budget(budget);
+    }
     plan.score = options.score.unwrap_or(plan.score);
     if let Some(Real(temperature)) = options.score_temperature {
         plan.score_temperature = temperature;
     }
-    plan.budget = options.budget.unwrap_or(plan.budget);
+    if let Some(tokens) = &options.commit_last {
+        let tokens = tokens
+            .iter()
+            .enumerate()
+            .map(|(i, token)| check_known(token.0, &format!("diffusion.commit_last[{i}]"), state));
+        plan.commit_last = tokens.collect::<Result<_, _>>()?;
+    }
     plan.at_least = options.at_least.map_or(plan.at_least, size);
+    plan.finish = options.finish.unwrap_or(plan.finish);
     plan.revision = options.revision.unwrap_or(plan.revision);
     plan.early_stop = options.early_stop.unwrap_or(plan.early_stop);
     if let Some(Object(cache)) = options.cache {
@@ -99,7 +109,7 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
         None => random::seed()?,
     };
     plan.validate()
-        .and_then(|()| plan.check_asked_score(options.score))
+        .and_then(|()| plan.check_asked(options.score, options.finish))
         .map_err(|error| ApiError::plan(&error))?;
     Ok(plan)
 }

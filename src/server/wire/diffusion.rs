@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::number::{Real, Whole};
 use super::object::Object;
 use crate::decode::{
-    BlockEntry, BlockOrigin, Budget, CachePolicy, EarlyStop, Revision, Score, StopTokens,
+    BlockEntry, BlockOrigin, Budget, CachePolicy, EarlyStop, Finish, Revision, Score, StopTokens,
     TemperatureSchedule,
 };
 use crate::sampling::{Basis, FilterOrder};
@@ -31,8 +31,12 @@ pub struct DiffusionOptions {
     pub score: Option<Score>,
     /// Noise on the ranking; 0 is none.
     pub score_temperature: Option<Real>,
+    /// Token ids; candidates with these tokens rank below all others.
+    pub commit_last: Option<Vec<Whole>>,
     /// How many are committed a step.
     pub budget: Option<Budget>,
+    /// How a noise schedule ends.
+    pub finish: Option<Finish>,
     /// The fewest that a step commits.
     pub at_least: Option<Whole>,
     /// When a stop token ends the denoising.

@@ -365,6 +365,36 @@ pub fn refused() -> Vec<Refused> {
             &["ancestral:0.001", "chooses without a score"],
         ),
         on(
+            json!({"prompt": "p", "diffusion": {"budget": {"ancestral": {}}, "score_temperature": 0.3}}),
+            "diffusion.score_temperature",
+            &["by chance"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"budget": {"ancestral": {}}, "commit_last": [256]}}),
+            "diffusion.commit_last",
+            &["by chance"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"finish": "drawn"}}),
+            "diffusion.finish",
+            &["even", "no noise schedule"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"budget": {"ancestral": {}}, "finish": "soon"}}),
+            "diffusion.finish",
+            &["soon", "most_probable"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"commit_last": [256, 260]}}),
+            "diffusion.commit_last[1]",
+            &["260", "0 to 259"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"commit_last": vec![5; 65]}}),
+            "diffusion.commit_last",
+            &["65 tokens", "at most 64"],
+        ),
+        on(
             json!({"prompt": "p", "diffusion": {"preset": "mdlm-ancestral", "score": "random"}}),
             "diffusion.score",
             &["chooses without a score"],
