@@ -12,6 +12,7 @@
 //! | [`constraint`] | what a gap may be filled with: regular languages over the bytes of tokens |
 //! | [`sampling`] | the reduction over the vocabulary and its counter-based random numbers |
 //! | [`models`] | the [`Denoiser`](models::Denoiser) trait, checkpoint loading, one file a family |
+//! | [`hub`] | a checkpoint's directory by the name of a model: the Hugging Face hub and its cache |
 //! | [`text`] | tokenizer, text templates with gaps, incremental detokenisation |
 //! | [`engine`] | queue, worker thread, ragged denoise steps, events |
 //! | [`kernels`] | launches of the CUDA kernels, on a device or on the host's shim |
@@ -22,7 +23,8 @@
 //!
 //! Dependencies point one way: server → eval, engine → models → decode → constraint → sampling → canvas,
 //! diffusion;
-//! [`text`] stands beside the engine, which knows token ids only. [`train`] writes what [`models`] reads.
+//! [`text`] stands beside the engine, which knows token ids only. [`train`] writes what [`models`] reads,
+//! [`hub`] fetches it.
 #![deny(missing_docs)]
 
 pub mod canvas;
@@ -31,6 +33,7 @@ pub mod decode;
 pub mod diffusion;
 pub mod engine;
 pub mod eval;
+pub mod hub;
 pub mod kernels;
 pub mod models;
 pub mod sampling;

@@ -102,7 +102,7 @@ pub fn run() -> anyhow::Result<()> {
 fn show_warnings() {
     let shown = match std::io::stderr().is_terminal() {
         true => "warn",
-        false => "warn,unmask::models::hub=info",
+        false => "warn,unmask::hub=info",
     };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(shown))

@@ -10,7 +10,7 @@ use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
-use unmask::models::hub::{self, Hub, Progress, RepositoryId};
+use unmask::hub::{self, Hub, Progress, RepositoryId};
 use unmask::models::{Checkpoint, Denoiser, WeightFormat, embedded};
 use unmask::text::{ByteTokenizer, ChatFiles, ChatTemplate, HfTokenizer, Tokenizer};
 

@@ -16,7 +16,6 @@ mod dream;
 pub mod embedded;
 mod error;
 mod fields;
-pub mod hub;
 mod illada;
 pub mod kv;
 mod layers;

@@ -14,8 +14,8 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 use server::{COMMIT, LATER_COMMIT, REPOSITORY, TestHub, etag, id};
 use support::golden;
+use unmask::hub::{Hub, HubError, Progress, RepositoryId};
 use unmask::models::Checkpoint;
-use unmask::models::hub::{Hub, HubError, Progress, RepositoryId};
 
 fn assert_same_as_golden(directory: &Path, golden_name: &str, file: &str) {
     let got = std::fs::read(directory.join(file)).unwrap();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use axum::http::StatusCode;
-use unmask::models::hub::HubError;
+use unmask::hub::HubError;
 
 use crate::server::{COMMIT, LATER_COMMIT, REPOSITORY, TestHub, id};
 

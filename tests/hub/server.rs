@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use unmask::models::hub::{Hub, HubError, RepositoryId};
+use unmask::hub::{Hub, HubError, RepositoryId};
 
 use crate::support::golden;
 

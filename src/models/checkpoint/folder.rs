@@ -98,7 +98,7 @@ impl Folder<'_> {
 }
 
 /// The files that an index names. A name with a directory in it could lead out of the checkpoint.
-pub(in crate::models) fn shards(index: &Value) -> Result<BTreeSet<String>, ModelError> {
+pub(crate) fn shards(index: &Value) -> Result<BTreeSet<String>, ModelError> {
     let invalid = |reason: String| ModelError::Invalid {
         file: INDEX.into(),
         reason,

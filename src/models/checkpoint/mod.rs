@@ -18,15 +18,15 @@ use crate::models::weights::{
 };
 use crate::models::{Denoiser, ModelError, ModelSpec};
 use crate::text::VocabularyFiles;
-pub(super) use folder::shards;
+pub(crate) use folder::shards;
 use folder::{Configs, Folder};
 
-pub(super) const CONFIG: &str = "config.json";
-pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
-pub(super) const TOKENIZER: &str = "tokenizer.json";
-pub(super) const WEIGHTS: &str = "model.safetensors";
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 const HEAD: &str = "lm_head.weight";
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// An opened checkpoint: its small files read, its weights not yet.
 pub struct Checkpoint {
@@ -226,7 +226,7 @@ impl Checkpoint {
     /// # Errors
     /// If config.json asks for what is not built, or there are files of a tokenizer that cannot be read. A checkpoint
     /// without any is none to refuse: token ids need no tokenizer.
-    pub(super) fn check(&self) -> Result<(), ModelError> {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         self.spec()?;
         self.own_tokenizer().map(drop)
     }
@@ -459,7 +459,7 @@ pub(super) fn config_error(reason: String) -> ModelError {
     }
 }
 
-pub(super) fn parse(file: &str, json: &[u8]) -> Result<Value, ModelError> {
+pub(crate) fn parse(file: &str, json: &[u8]) -> Result<Value, ModelError> {
     serde_json::from_slice(json).map_err(|error| ModelError::Invalid {
         file: file.to_owned(),
         reason: format!("not valid JSON: {error}"),
