@@ -85,8 +85,7 @@ pub enum HubError {
     },
     /// There is no way to the hub.
     #[error(
-        "{endpoint} cannot be reached: {reason}; look at the network, HF_ENDPOINT and HTTPS_PROXY. A model that is whole \
-         in the cache needs no hub, and this one is not"
+        "{endpoint} cannot be reached: {reason}; look at the network, HF_ENDPOINT and HTTPS_PROXY"
     )]
     Unreachable {
         /// The hub.

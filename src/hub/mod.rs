@@ -343,7 +343,7 @@ impl Repository<'_> {
             wanted.fetch(progress)?;
         }
         if files > 0 {
-            let seconds = start.elapsed().as_secs_f32();
+            let seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
             tracing::info!(model = %self.id, files, bytes, seconds, "downloaded the weights");
         }
         Ok(())
