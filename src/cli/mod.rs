@@ -110,6 +110,8 @@ fn show_warnings() {
         .with_target(false)
         .with_ansi(console::colors_enabled_stderr())
         .with_writer(std::io::stderr)
+        // Otherwise a standard error that takes nothing would be a panic.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ureq::http::StatusCode;
 
+use super::digest::Sha256;
 use super::error::of_disk;
 use super::remote::{Description, LONGEST_WAIT, persist};
 use super::{HubError, Progress, Repository};
@@ -58,10 +59,11 @@ impl<'a> Wanted<'a> {
     /// Sees to it that the file is in the snapshot.
     pub fn fetch(&self, progress: &mut dyn FnMut(Progress)) -> Result<(), HubError> {
         let mut furthest = 0;
+        let mut digest = self.description.sha256().map(|_| Sha256::new());
         loop {
             let before = furthest;
             let done = persist(LONGEST_WAIT, || {
-                self.try_fetch(&mut |at| {
+                self.try_fetch(&mut digest, &mut |at| {
                     furthest = furthest.max(at.received);
                     progress(at);
                 })
@@ -76,7 +78,11 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    fn try_fetch(&self, progress: &mut dyn FnMut(Progress)) -> Result<(), HubError> {
+    fn try_fetch(
+        &self,
+        digest: &mut Option<Sha256>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), HubError> {
         let on_disk = |error| of_disk(error, &self.repository.hub.cache);
         fs::create_dir_all(self.repository.blobs()).map_err(on_disk)?;
         let (blob, part) = (self.path(""), self.path(PART));
@@ -101,28 +107,41 @@ impl<'a> Wanted<'a> {
                     progress(at);
                     sleep(POLL);
                 }
-                // Some network file systems have no locks; two processes that download there at once may fail.
-                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => break,
+                // Some network file systems have none.
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+                    if !self.repository.lacks_locks.replace(true) {
+                        tracing::warn!(
+                            cache = %self.repository.hub.cache.display(),
+                            "the cache's file system has no locks; let one process at a time download there"
+                        );
+                    }
+                    break;
+                }
                 Err(TryLockError::Error(error)) => return Err(on_disk(error)),
             }
         }
         // It may be there: of another commit, or since another process has downloaded it.
         if length(&blob) != Some(self.description.size) {
-            self.download(&part, at, progress)?;
+            self.download(&part, at, digest, progress)?;
             fs::rename(&part, &blob).map_err(on_disk)?;
         }
         link(&blob, &self.repository.snapshot, self.file).map_err(on_disk)
     }
 
-    /// Continues `part` until it is whole.
+    /// Continues `part` until it is whole, and checks it.
     fn download(
         &self,
         part: &Path,
         mut at: Progress,
+        digest: &mut Option<Sha256>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), HubError> {
         let on_disk = |error| of_disk(error, &self.repository.hub.cache);
-        let options = File::options().create(true).append(true).open(part);
+        let options = File::options()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(part);
         let mut out = options.map_err(on_disk)?;
         at.received = out.metadata().map_err(on_disk)?.len();
         if at.received > at.total {
@@ -130,9 +149,39 @@ impl<'a> Wanted<'a> {
             at.received = 0;
         }
         progress(at);
-        if at.received == at.total {
+        if let Some(digest) = digest {
+            digest.catch_up(&mut out, at.received).map_err(on_disk)?;
+        }
+        if at.received < at.total {
+            self.receive(&mut out, at, digest, progress)?;
+        }
+        // What has the name of the contents is whole, even after a loss of power.
+        out.sync_all().map_err(on_disk)?;
+        drop(out);
+        let (Some(expected), Some(digest)) = (self.description.sha256(), digest) else {
+            return Ok(());
+        };
+        let found = digest.hex();
+        if found == expected {
             return Ok(());
         }
+        fs::remove_file(part).map_err(on_disk)?;
+        Err(HubError::Damaged {
+            file: self.file.to_owned(),
+            expected: expected.to_owned(),
+            found,
+        })
+    }
+
+    /// Appends to `out` what is missing.
+    fn receive(
+        &self,
+        out: &mut File,
+        mut at: Progress,
+        digest: &mut Option<Sha256>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), HubError> {
+        let on_disk = |error| of_disk(error, &self.repository.hub.cache);
         let range = format!("bytes={}-", at.received);
         let answer = self
             .repository
@@ -142,6 +191,7 @@ impl<'a> Wanted<'a> {
             // The whole file comes, whatever was asked for.
             out.set_len(0).map_err(on_disk)?;
             at.received = 0;
+            *digest = digest.as_ref().map(|_| Sha256::new());
         }
         let file = at.file.to_owned();
         let interrupted = |reason| HubError::Interrupted { file, reason };
@@ -158,6 +208,9 @@ impl<'a> Wanted<'a> {
                 }
                 Ok(read) => {
                     out.write_all(&bytes[..read]).map_err(on_disk)?;
+                    if let Some(digest) = digest {
+                        digest.update(&bytes[..read]);
+                    }
                     at.received += read as u64;
                     progress(at);
                 }

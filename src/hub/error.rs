@@ -101,6 +101,19 @@ pub enum HubError {
         /// What the last attempt ended with.
         reason: String,
     },
+    /// What was downloaded is not what the hub has.
+    #[error(
+        "what was downloaded of {file} has the SHA-256 {found}, where the hub says {expected}; it was removed: start \
+         again to download it anew, and if that differs too, look at the disk, at proxies and at HF_ENDPOINT"
+    )]
+    Damaged {
+        /// The file.
+        file: String,
+        /// The SHA-256 that the hub says.
+        expected: String,
+        /// That of the bytes that came.
+        found: String,
+    },
     /// A file that a model needs is not in the repository.
     #[error("{repository} at revision {revision:?} has no {file}: {reason}")]
     NoSuchFile {
@@ -190,6 +203,7 @@ impl HubError {
             | Self::NotFound { .. }
             | Self::Denied { .. }
             | Self::RefusedButCached { .. }
+            | Self::Damaged { .. }
             | Self::NoSuchFile { .. }
             | Self::NotCached { .. }
             | Self::Model(_) => false,

@@ -1,10 +1,12 @@
 //! Models from the Hugging Face hub, in the cache that all of its clients share.
 
+mod digest;
 mod download;
 mod error;
 mod id;
 mod remote;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
@@ -144,7 +146,8 @@ impl Hub {
     /// says so.
     ///
     /// A download that broke off is continued where it was; one of the same file by another process is
-    /// waited for.
+    /// waited for. Where the hub names a file by its SHA-256, as it does with weights, what was downloaded is held
+    /// to it; what differs is removed.
     ///
     /// # Errors
     /// If the model cannot be had whole, or the hub says that there is no such model or that it is not for this
@@ -214,6 +217,7 @@ impl Hub {
             commit: info.commit,
             files: info.files,
             remote,
+            lacks_locks: Cell::new(false),
         };
         commit.fetch(progress)?;
         commit.name();
@@ -275,6 +279,8 @@ struct Repository<'a> {
     /// The files that it has.
     files: BTreeSet<String>,
     remote: Remote<'a>,
+    /// Whether it was said that the cache has no locks.
+    lacks_locks: Cell<bool>,
 }
 
 impl Repository<'_> {

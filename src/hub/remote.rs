@@ -49,6 +49,15 @@ pub(super) struct Description {
     pub size: u64,
 }
 
+impl Description {
+    /// The SHA-256 of the contents, if it is what they are known by: so it is with large files, while small ones
+    /// have git's hash.
+    pub fn sha256(&self) -> Option<&str> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        Some(self.etag.as_str()).filter(|etag| etag.len() == 64 && etag.bytes().all(is_digit))
+    }
+}
+
 /// The hub's own words for [`Info`].
 #[derive(Deserialize)]
 struct RepositoryInfo {

@@ -1,5 +1,6 @@
 //! Models from a hub: a server on this machine that speaks the hub's paths.
 
+mod damage;
 mod outages;
 mod server;
 #[path = "../support/mod.rs"]
