@@ -45,7 +45,7 @@ pub struct DecodeArgs {
     #[arg(long, value_name = "N")]
     at_least: Option<usize>,
     /// What may happen to a committed slot: none, renoise, remask_cap:ETA, remask_rescale:ETA,
-    /// remask_confidence:ETA, remask_stochastic:ETA, remask_corrector:BETA,
+    /// remask_confidence:ETA, remask_confidence_balanced:ETA, remask_stochastic:ETA, remask_corrector:BETA,
     /// remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS,
     /// resize:MAX_GAP,EXPANSIONS[,right]
     #[arg(long, value_name = "REVISION")]

@@ -343,7 +343,7 @@ pub fn all() -> Vec<Preset> {
         ),
         preset(
             "remdm-confidence",
-            "ReMDM: the slots committed with least confidence are masked again first",
+            "ReMDM: the slots committed with least confidence are masked again first; for few steps and many slots",
             ancestral(Revision::Remask(Remasking::Confidence(1.0))),
         ),
         preset(

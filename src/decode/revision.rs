@@ -90,8 +90,12 @@ pub enum Remasking {
     /// η σ_max.
     Rescale(f64),
     /// η σ_max in all, spread over the slots so that those committed with least confidence are masked
-    /// again first.
+    /// again first. As in the official code masked slots are unmasked as if none were masked again, so that
+    /// fewer are clean than the process has it; of few slots, many fewer.
     Confidence(f64),
+    /// As `Confidence`, where masked slots are unmasked with the mean σ of the committed ones, so that as many
+    /// are clean on average as the process has it.
+    ConfidenceBalanced(f64),
     /// 1 − e^{−η h} over a step of length h, at most σ_max: the stochasticity η ≥ 0 of discrete flow
     /// matching (arXiv:2402.04997), which noises clean slots at rate η and undoes it.
     Stochastic(f64),
@@ -125,7 +129,9 @@ impl Remasking {
                 let sigma = remasking::cap(&interval, eta)?;
                 (interval, sigma)
             }
-            Remasking::Rescale(eta) | Remasking::Confidence(eta) => {
+            Remasking::Rescale(eta)
+            | Remasking::Confidence(eta)
+            | Remasking::ConfidenceBalanced(eta) => {
                 let interval = schedule.interval(s, t)?;
                 let sigma = remasking::rescale(&interval, eta)?;
                 (interval, sigma)
@@ -151,36 +157,45 @@ impl Remasking {
             }
         };
         Ok(RemaskingStep {
+            remasking: self,
             interval,
             sigma,
-            by_confidence: matches!(self, Remasking::Confidence(_)),
         })
     }
 }
 
 /// One step of a re-masking process.
 pub(super) struct RemaskingStep {
+    remasking: Remasking,
     interval: Interval,
+    /// That of each slot, or by confidence that of all together.
     sigma: f64,
-    by_confidence: bool,
 }
 
 impl RemaskingStep {
-    /// The probability that a masked slot is unmasked.
-    pub fn unmasking(&self) -> Result<f64, Error> {
-        // By confidence, σ is the total of all slots, and a masked slot's own share of it is none.
-        let sigma = if self.by_confidence { 0.0 } else { self.sigma };
+    /// The probability that a masked slot is unmasked, beside so many committed ones.
+    pub fn unmasking(&self, committed: usize) -> Result<f64, Error> {
+        let sigma = match self.remasking {
+            // A masked slot's own share of the total is none.
+            Remasking::Confidence(_) => 0.0,
+            Remasking::ConfidenceBalanced(_) if committed == 0 => 0.0,
+            // The shares sum to the total, whatever the confidences.
+            Remasking::ConfidenceBalanced(_) => self.sigma / committed as f64,
+            _ => self.sigma,
+        };
         Ok(remasking::unmasking_probability(&self.interval, sigma)?.unwrap_or(0.0))
     }
 
     /// The probability of each committed slot to be masked again; `probabilities` holds the model's
     /// probability for each when it was committed.
     pub fn remasking(&self, probabilities: &[f64]) -> Result<Vec<f64>, Error> {
-        if !self.by_confidence {
-            return Ok(vec![self.sigma; probabilities.len()]);
+        match self.remasking {
+            Remasking::Confidence(_) | Remasking::ConfidenceBalanced(_) => {
+                let confidences: Vec<_> = probabilities.iter().copied().map(Some).collect();
+                remasking::conf(self.sigma, &confidences)
+            }
+            _ => Ok(vec![self.sigma; probabilities.len()]),
         }
-        let confidences: Vec<_> = probabilities.iter().copied().map(Some).collect();
-        remasking::conf(self.sigma, &confidences)
     }
 }
 
@@ -248,6 +263,9 @@ impl fmt::Display for Revision {
             Revision::Remask(Remasking::Cap(eta)) => write!(f, "remask_cap:{eta}"),
             Revision::Remask(Remasking::Rescale(eta)) => write!(f, "remask_rescale:{eta}"),
             Revision::Remask(Remasking::Confidence(eta)) => write!(f, "remask_confidence:{eta}"),
+            Revision::Remask(Remasking::ConfidenceBalanced(eta)) => {
+                write!(f, "remask_confidence_balanced:{eta}")
+            }
             Revision::Remask(Remasking::Stochastic(eta)) => write!(f, "remask_stochastic:{eta}"),
             Revision::Remask(Remasking::Corrector(beta)) => write!(f, "remask_corrector:{beta}"),
             Revision::Remask(Remasking::Loop {
@@ -279,14 +297,16 @@ impl FromStr for Revision {
     /// `remask_loop:0.02,0.55,0.05,0.9` (η, t_on, t_off, α_on), `edit:0.9,16` (threshold, post steps),
     /// `resize:64,128` or `resize:64,128,right` (slots a gap, expansions, what is right of a deletion too).
     fn from_str(text: &str) -> Result<Self, PlanError> {
-        let unknown = || PlanError::UnknownName {
+        let unknown = || {
+            PlanError::UnknownName {
             field: "revision",
             given: text.to_owned(),
             allowed: "none, renoise, remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, \
-                      remask_stochastic:ETA, remask_corrector:BETA, \
+                      remask_confidence_balanced:ETA, remask_stochastic:ETA, remask_corrector:BETA, \
                       remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS, \
                       resize:MAX_GAP,EXPANSIONS[,right]"
                 .to_owned(),
+        }
         };
         match text {
             "none" => return Ok(Revision::None),
@@ -320,6 +340,9 @@ impl FromStr for Revision {
             ("remask_cap", [eta]) => Revision::Remask(Remasking::Cap(*eta)),
             ("remask_rescale", [eta]) => Revision::Remask(Remasking::Rescale(*eta)),
             ("remask_confidence", [eta]) => Revision::Remask(Remasking::Confidence(*eta)),
+            ("remask_confidence_balanced", [eta]) => {
+                Revision::Remask(Remasking::ConfidenceBalanced(*eta))
+            }
             ("remask_stochastic", [eta]) => Revision::Remask(Remasking::Stochastic(*eta)),
             ("remask_corrector", [beta]) => Revision::Remask(Remasking::Corrector(*beta)),
             ("remask_loop", [eta, t_on, t_off, alpha_on]) => Revision::Remask(Remasking::Loop {
@@ -353,6 +376,7 @@ mod tests {
             "remask_cap:0.02",
             "remask_rescale:0.5",
             "remask_confidence:1",
+            "remask_confidence_balanced:0.5",
             "remask_stochastic:8",
             "remask_corrector:1",
             "remask_loop:0.02,0.55,0.05,0.9",

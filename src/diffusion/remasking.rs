@@ -13,6 +13,10 @@
 //!
 //! How to choose σ: [`cap`], [`rescale`], [`conf`] (which spreads it over slots by confidence) and
 //! [`RemaskingLoop`] (which does it at a level of its own). [`super::flow`] adds two that come from a rate.
+//!
+//! That holds where σ is the same in both lines. [`conf`] gives σ⁽ˡ⁾ to the committed slots and none to the masked
+//! ones, which leaves α_s − σ⁽ˡ⁾ α_t of the slots clean. With the mean σ̄ of the committed slots as that of the masked
+//! ones, the expected number of clean slots is the process's again, where it was so before.
 
 use super::categorical::check_state;
 use super::schedule::check_time;
@@ -52,6 +56,9 @@ pub fn rescale(interval: &Interval, eta: f64) -> Result<f64, Error> {
 /// `confidences` has one entry a slot: ψ_ℓ, the model's probability of the token when it was committed, or
 /// `None` where the slot is masked (or fixed), which gets zero and takes no part in the softmax. The
 /// result, one entry a slot, sums to σ, and each is at most σ.
+///
+/// A masked slot that is then revealed with σ = 0 does not make up for what is masked again: the marginals are
+/// not those of the forward process.
 ///
 /// # Errors
 /// [`Error::Parameter`] if σ is outside [0, 1] or a confidence is not finite.

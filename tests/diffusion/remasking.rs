@@ -145,6 +145,28 @@ fn the_least_confident_slots_are_masked_first() {
     assert_eq!(conf(0.5, &[None, None]).unwrap(), [0.0, 0.0]);
 }
 
+/// Slots in a number of which the clean ones are the process's share.
+#[test]
+fn with_the_mean_of_their_sigmas_the_committed_slots_keep_their_number() {
+    for (clean, masked, s) in [(3, 1, 0.1), (1, 3, 0.5), (24, 8, 0.24)] {
+        let slots = f64::from(clean + masked);
+        let interval = Schedule::LogLinear.interval(s, f64::from(masked) / slots);
+        let interval = interval.unwrap();
+        let confidences: Vec<_> = (0..clean)
+            .map(|slot| Some(f64::from(slot) / 40.0))
+            .collect();
+        let sigmas = conf(0.7 * sigma_max(&interval), &confidences).unwrap();
+        let masked_again: f64 = sigmas.iter().sum();
+        let mean = masked_again / f64::from(clean);
+        let clean_at_s = |sigma| {
+            let revealed = unmasking_probability(&interval, sigma).unwrap().unwrap();
+            f64::from(clean) - masked_again + f64::from(masked) * revealed
+        };
+        assert!(close(clean_at_s(mean), slots * (1.0 - s), 1e-12));
+        assert!(clean_at_s(0.0) < slots * (1.0 - s) - 0.05);
+    }
+}
+
 #[test]
 fn draws_follow_the_remasking_step() {
     let process = Process::absorbing(4, 3).unwrap();

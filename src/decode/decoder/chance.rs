@@ -25,7 +25,7 @@ impl Decoder {
         let probability = match self.plan.revision {
             Revision::Remask(remasking) => remasking
                 .step(f64::from(s), f64::from(t))
-                .and_then(|step| step.unmasking())
+                .and_then(|step| step.unmasking(committed(canvas, block).count()))
                 .expect(VALIDATED) as f32,
             _ => 1.0 - s / t,
         };
@@ -56,11 +56,7 @@ impl Decoder {
         let Some((t, s)) = block.times(self.step_in_block, last) else {
             return Vec::new();
         };
-        let committed: Vec<(usize, f64)> = block
-            .slots
-            .clone()
-            .filter_map(|slot| Some((slot, f64::from(canvas.provenance(slot)?.probability))))
-            .collect();
+        let committed: Vec<(usize, f64)> = committed(canvas, block).collect();
         let probabilities: Vec<f64> = committed.iter().map(|(_, p)| *p).collect();
         let sigmas = remasking
             .step(f64::from(s), f64::from(t))
@@ -121,6 +117,12 @@ impl Decoder {
             _ => false,
         }
     }
+}
+
+/// The committed slots of `block`, each with the probability that its token was committed with.
+fn committed(canvas: &Canvas, block: &BlockSchedule) -> impl Iterator<Item = (usize, f64)> {
+    let slots = block.slots.clone();
+    slots.filter_map(|slot| Some((slot, f64::from(canvas.provenance(slot)?.probability))))
 }
 
 /// Masks committed slots again.

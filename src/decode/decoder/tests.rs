@@ -167,6 +167,7 @@ fn re_masking_masks_committed_slots_again_and_still_fills_every_gap() {
         Remasking::Cap(0.1),
         Remasking::Rescale(0.5),
         Remasking::Confidence(1.0),
+        Remasking::ConfidenceBalanced(1.0),
         Remasking::Stochastic(4.0),
         Remasking::Corrector(1.0),
         Remasking::Loop {
@@ -196,6 +197,47 @@ fn re_masking_masks_committed_slots_again_and_still_fills_every_gap() {
             .sum();
         assert!(remasked > 0 && counted >= remasked, "{remasking:?}");
     }
+}
+
+/// The share of 64 slots that are clean after half of 64 steps of the reverse process, over many seeds.
+fn clean_half_way(remasking: Remasking) -> f64 {
+    let seeds = 200;
+    let clean = (0..seeds).map(|seed| {
+        let mut plan = DecodePlan {
+            steps: Some(65),
+            budget: Budget::Ancestral { eps: 1e-5 },
+            finish: Finish::MostProbable,
+            revision: Revision::Remask(remasking),
+            ..DecodePlan::default()
+        };
+        plan.sampling.seed = seed;
+        let mut clean = 0;
+        for change in run(&plan, &mut gap_of(64)) {
+            if change.step <= 32 {
+                clean += change.committed.len();
+                clean -= change.remasked.len();
+            }
+            let idle = change.idle.iter().filter(|(step, _)| *step <= 32);
+            clean -= idle.map(|(_, slots)| slots.len()).sum::<usize>();
+        }
+        clean
+    });
+    clean.sum::<usize>() as f64 / (64 * seeds) as f64
+}
+
+#[test]
+fn re_masking_keeps_the_number_of_clean_slots_but_by_confidence_as_the_official_code_has_it() {
+    for remasking in [
+        Remasking::Cap(0.05),
+        Remasking::Rescale(0.1),
+        Remasking::ConfidenceBalanced(1.0),
+        Remasking::ConfidenceBalanced(0.2),
+    ] {
+        let clean = clean_half_way(remasking);
+        assert!((clean - 0.5).abs() < 0.03, "{remasking:?}: {clean}");
+    }
+    let clean = clean_half_way(Remasking::Confidence(1.0));
+    assert!(clean < 0.25, "{clean}");
 }
 
 #[test]
