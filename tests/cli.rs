@@ -326,6 +326,18 @@ fn steps_take_the_place_of_a_presets_steps_per_block() {
 }
 
 #[test]
+fn a_budget_by_chance_takes_the_place_of_what_the_default_plan_ranks_by() {
+    let budget = ["generate", "x", "--budget", "ancestral:1e-5", "--gap", "4"];
+    let json: Value = serde_json::from_str(&stdout(&[&budget[..], &["--json"]].concat())).unwrap();
+    assert_eq!(json["plan"]["score_temperature"], 0.0);
+    for (option, number) in [("--score-temperature", "0.3"), ("--at-least", "2")] {
+        let error = refusal(&[&budget[..], &[option, number]].concat());
+        let field = option.trim_start_matches('-').replace('-', "_");
+        assert!(error.contains(&format!("{field}: this budget")), "{error}");
+    }
+}
+
+#[test]
 fn a_canvas_given_as_ids_is_filled_at_its_masks() {
     let printed = stdout(&[
         "infill",

@@ -135,9 +135,11 @@ impl DecodeArgs {
         plan.block_length = self.block_length.or(plan.block_length);
         plan.block_origin = self.block_origin.unwrap_or(plan.block_origin);
         plan.block_entry = self.block_entry.unwrap_or(plan.block_entry);
+        if let Some(budget) = self.budget {
+            plan.replace_budget(budget);
+        }
         plan.score = self.score.unwrap_or(plan.score);
         plan.score_temperature = self.score_temperature.unwrap_or(plan.score_temperature);
-        plan.budget = self.budget.unwrap_or(plan.budget);
         plan.at_least = self.at_least.unwrap_or(plan.at_least);
         plan.revision = self.revision.unwrap_or(plan.revision);
         plan.early_stop = self.early_stop.unwrap_or(plan.early_stop);

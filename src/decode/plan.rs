@@ -302,6 +302,18 @@ impl DecodePlan {
         Ok(())
     }
 
+    /// Takes `budget` in the place of the plan's own, and drops what went with that one and cannot go with this
+    /// one: the noise on a ranking where nothing is ranked, the fewest of a step that may commit none.
+    pub fn replace_budget(&mut self, budget: Budget) {
+        self.budget = budget;
+        if budget.is_by_chance() {
+            self.score_temperature = 0.0;
+        }
+        if budget.last_time().is_some() {
+            self.at_least = 0;
+        }
+    }
+
     /// Checks a score that was asked for by itself, beside what the plan already has: a preset may have one that
     /// plays no part, while one that was asked for is not to be ignored.
     ///

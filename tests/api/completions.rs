@@ -601,3 +601,25 @@ async fn min_p_of_one_is_greedy_at_any_temperature_and_of_zero_changes_nothing()
     assert_eq!(answer(drawn(1.0)).await, greedy);
     assert_eq!(answer(drawn(0.0)).await, unfiltered);
 }
+
+#[tokio::test]
+async fn a_budget_that_ranks_nothing_takes_the_place_of_what_the_default_plan_ranks_by() {
+    let ranks = DecodePlan {
+        score_temperature: 0.3,
+        at_least: 2,
+        ..DecodePlan::default()
+    };
+    let server = Server::of(Mock::saying_text(0, "").by_default(ranks)).await;
+    for budget in [
+        json!({"ancestral": {"eps": 1e-5}}),
+        json!({"schedule": {"rounding": "floor"}}),
+    ] {
+        let body = json!({"prompt": "p", "max_tokens": 4, "diffusion": {"budget": budget}});
+        server.answer(PATH, &body).await;
+    }
+    let chosen = json!({"budget": {"ancestral": {}}, "at_least": 2});
+    let body = json!({"prompt": "p", "diffusion": chosen});
+    let (status, answer) = server.ask(PATH, &body).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(answer["error"]["param"], "diffusion.at_least");
+}

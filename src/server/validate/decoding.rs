@@ -42,11 +42,13 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
     }
     plan.block_origin = options.block_origin.unwrap_or(plan.block_origin);
     plan.block_entry = options.block_entry.unwrap_or(plan.block_entry);
+    if let Some(budget) = options.budget {
+        plan.replace_budget(budget);
+    }
     plan.score = options.score.unwrap_or(plan.score);
     if let Some(Real(temperature)) = options.score_temperature {
         plan.score_temperature = temperature;
     }
-    plan.budget = options.budget.unwrap_or(plan.budget);
     plan.at_least = options.at_least.map_or(plan.at_least, size);
     plan.revision = options.revision.unwrap_or(plan.revision);
     plan.early_stop = options.early_stop.unwrap_or(plan.early_stop);

@@ -360,6 +360,11 @@ pub fn refused() -> Vec<Refused> {
             &["ancestral:0.001", "chooses without a score"],
         ),
         on(
+            json!({"prompt": "p", "diffusion": {"budget": {"ancestral": {}}, "score_temperature": 0.3}}),
+            "diffusion.score_temperature",
+            &["by chance"],
+        ),
+        on(
             json!({"prompt": "p", "diffusion": {"preset": "mdlm-ancestral", "score": "random"}}),
             "diffusion.score",
             &["chooses without a score"],
