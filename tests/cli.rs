@@ -338,6 +338,34 @@ fn a_budget_by_chance_takes_the_place_of_what_the_default_plan_ranks_by() {
 }
 
 #[test]
+fn a_token_that_is_biased_away_is_not_drawn_and_one_to_commit_last_comes_last() {
+    let filled = |more: &[&str]| -> Vec<(u64, u64)> {
+        let fixed = ["generate", "Once upon a time", "--gap", "6", "--json"];
+        let greedy = ["--seed", "1", "--preset", "llada"];
+        let json = stdout(&[&fixed[..], &greedy, more].concat());
+        let json: Value = serde_json::from_str(&json).unwrap();
+        let slots = json["gaps"][0]["provenance"].as_array().unwrap();
+        let number = |slot: &Value, name: &str| slot[name].as_u64().unwrap();
+        slots
+            .iter()
+            .map(|slot| (number(slot, "token"), number(slot, "step")))
+            .collect()
+    };
+    let (token, step) = filled(&[])[0];
+    let bias = format!("{token}:-100,5:0.5");
+    let banned = filled(&["--logit-bias", &bias]);
+    assert!(banned.iter().all(|(drawn, _)| *drawn != token));
+    let last = filled(&["--commit-last", &token.to_string()]);
+    for (drawn, at) in &last {
+        let is_before = last
+            .iter()
+            .all(|(other, step)| *other == token || step < at);
+        assert!(*drawn != token || is_before, "{last:?}");
+    }
+    assert_ne!(last[0], (token, step));
+}
+
+#[test]
 fn a_canvas_given_as_ids_is_filled_at_its_masks() {
     let printed = stdout(&[
         "infill",
@@ -441,6 +469,18 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         (&["generate", "x", "--top-p", "0"], "top_p is 0"),
         (&["generate", "x", "--min-p", "1.1"], "min_p is 1.1"),
         (&["generate", "x", "--score", "magic"], "confidence, margin"),
+        (&["generate", "x", "--logit-bias", "5:101"], "-100 to 100"),
+        (&["generate", "x", "--logit-bias", "5"], "as in 50:-100"),
+        (
+            &["generate", "x", "--logit-bias", "4096:1"],
+            "allowed: 0 to 4095",
+        ),
+        (&["generate", "x", "--logit-bias", "0:1"], "the mask token"),
+        (&["generate", "x", "--logit-bias", "5:1,5:1"], "given twice"),
+        (
+            &["generate", "x", "--commit-last", "4096"],
+            "commit_last is token 4096",
+        ),
         (&["generate", "x", "--preset", "magic"], "llada"),
         (
             &[

@@ -1,13 +1,18 @@
 //! Decode options on the command line.
 
+use anyhow::bail;
 use clap::Args;
 use serde::de::DeserializeOwned;
+use unmask::canvas::TokenId;
 use unmask::decode::{
     BlockEntry, BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Revision, Score,
     StopTokens, TemperatureSchedule, preset,
 };
 use unmask::models::ModelSpec;
-use unmask::sampling::{Basis, FilterOrder};
+use unmask::sampling::{Basis, FilterOrder, LogitBias};
+
+/// The largest bias either way, as the HTTP API has it.
+const LARGEST_BIAS: f32 = 100.0;
 
 /// How a canvas is denoised. What is not given is as the preset has it, or else the model's default.
 #[derive(Args)]
@@ -37,6 +42,9 @@ pub struct DecodeArgs {
     /// 0 ranks by score alone, otherwise candidates are drawn by score / temperature
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     score_temperature: Option<f32>,
+    /// Token ids, with commas between them; candidates with these tokens rank below all others
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    commit_last: Option<Vec<TokenId>>,
     /// How many are committed a step: even, threshold:P, factor:F, entropy_bound:NATS,
     /// schedule_floor:EPS, schedule_nearest:EPS, ancestral:EPS, analytic:EPS, euler:EPS
     #[arg(long, value_name = "BUDGET")]
@@ -84,6 +92,10 @@ pub struct DecodeArgs {
     /// Which filter comes first: top_k_first, top_p_first
     #[arg(long, value_name = "ORDER", value_parser = named::<FilterOrder>)]
     filter_order: Option<FilterOrder>,
+    /// Numbers from -100 to 100 that are added to the logits of tokens by id, with commas between them, as in
+    /// 50:-100,7:2.5
+    #[arg(long, value_name = "TOKEN:BIAS", value_delimiter = ',', value_parser = biased)]
+    logit_bias: Vec<(TokenId, f32)>,
     /// Which distribution scores and probabilities are of: model, sampling
     #[arg(long, value_name = "NAME", value_parser = named::<Basis>)]
     basis: Option<Basis>,
@@ -104,12 +116,23 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }
 
+/// Reads a token id and what is added to its logit.
+fn biased(text: &str) -> Result<(TokenId, f32), String> {
+    let (token, bias) = text.split_once(':').unwrap_or((text, ""));
+    match (token.parse(), bias.parse::<f32>()) {
+        (Ok(token), Ok(bias)) if bias.abs() <= LARGEST_BIAS => Ok((token, bias)),
+        _ => {
+            Err("allowed: a token id, a colon and a number from -100 to 100, as in 50:-100".into())
+        }
+    }
+}
+
 impl DecodeArgs {
     /// The plan for a canvas with several gaps, none of which may be left unfilled because of a stop token
     /// in another.
     pub fn infill_plan(&self, spec: &ModelSpec) -> anyhow::Result<DecodePlan> {
         if self.early_stop.is_some_and(|stop| stop != EarlyStop::Never) {
-            anyhow::bail!(
+            bail!(
                 "early_stop: a stop token in one gap must not leave the others unfilled; allowed: never"
             );
         }
@@ -140,6 +163,9 @@ impl DecodeArgs {
         }
         plan.score = self.score.unwrap_or(plan.score);
         plan.score_temperature = self.score_temperature.unwrap_or(plan.score_temperature);
+        if let Some(tokens) = &self.commit_last {
+            plan.commit_last.clone_from(tokens);
+        }
         plan.at_least = self.at_least.unwrap_or(plan.at_least);
         plan.revision = self.revision.unwrap_or(plan.revision);
         plan.early_stop = self.early_stop.unwrap_or(plan.early_stop);
@@ -157,6 +183,7 @@ impl DecodeArgs {
         sampling.min_p = self.min_p.or(sampling.min_p);
         sampling.filter_order = self.filter_order.unwrap_or(sampling.filter_order);
         sampling.basis = self.basis.unwrap_or(sampling.basis);
+        sampling.logit_bias = self.logit_bias(spec)?;
         sampling.stop_tokens = self.stop_tokens.unwrap_or(sampling.stop_tokens);
         sampling.guidance_scale = self.guidance_scale.unwrap_or(sampling.guidance_scale);
         sampling.seed = match self.seed {
@@ -166,5 +193,25 @@ impl DecodeArgs {
         plan.validate()?;
         plan.check_asked_score(self.score)?;
         Ok(plan)
+    }
+
+    /// The bias that `--logit-bias` gives, for the vocabulary of `spec`.
+    fn logit_bias(&self, spec: &ModelSpec) -> anyhow::Result<LogitBias> {
+        let entries = &self.logit_bias;
+        for (i, (token, _)) in entries.iter().enumerate() {
+            if *token as usize >= spec.vocab_size {
+                bail!(
+                    "logit_bias: token {token} is not in the vocabulary; allowed: 0 to {}",
+                    spec.vocab_size.saturating_sub(1)
+                );
+            }
+            if Some(*token) == spec.mask_token() {
+                bail!("logit_bias: token {token} is the mask token, which is never drawn");
+            }
+            if entries[..i].iter().any(|(other, _)| other == token) {
+                bail!("logit_bias: token {token} is given twice; allowed: once");
+            }
+        }
+        Ok(LogitBias::new(entries.iter().copied()))
     }
 }

@@ -422,8 +422,14 @@ impl Decoder {
             ranked.truncate(1);
             return ranked;
         }
+        let is_last = |candidate: &Candidate| self.plan.commit_last.contains(&candidate.token);
         // A stable sort: of equal ranks the leftmost slot goes first.
         ranked.sort_by(|a, b| self.rank(b).total_cmp(&self.rank(a)));
+        ranked.sort_by_key(is_last);
+        let others = match ranked.partition_point(|candidate| !is_last(candidate)) {
+            0 => ranked.len(),
+            others => others,
+        };
         let count = match self.plan.budget {
             Budget::Schedule { rounding, eps } => {
                 // All of them, those that a constraint leaves for a later step too.
@@ -435,7 +441,7 @@ impl Decoder {
                 ranked.len()
             }
             budget => budget
-                .by_candidates(&mut ranked)
+                .by_candidates(&mut ranked[..others])
                 .max(block.even_share(self.step_in_block))
                 .max(self.plan.at_least)
                 .max(1),

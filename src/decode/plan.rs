@@ -13,6 +13,9 @@ use crate::sampling::{Basis, FilterOrder, LogitBias};
 /// The most steps of a plan: above any published sampler's.
 pub const MAX_STEPS: usize = 10_000;
 
+/// The most tokens that a plan commits last: a model has a few that end a text.
+const MAX_COMMIT_LAST: usize = 64;
+
 /// The largest guidance scale, which errors name as well: far above any that is of use, and low enough that no logit
 /// overflows.
 pub const MAX_GUIDANCE_SCALE: f32 = 1000.0;
@@ -203,6 +206,11 @@ pub struct DecodePlan {
     /// 0 ranks by score alone; otherwise scores are divided by it and get Gumbel noise, which draws the
     /// candidates without replacement (Dream's `alg_temp`). At least 0.
     pub score_temperature: f32,
+    /// Candidates with these tokens rank below all others, whatever their scores, and the budgets that go by the
+    /// candidates look at them only where there are no others; at most 64 (`confidence_eos_eot_inf` of LLaDA's
+    /// generate.py).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commit_last: Vec<TokenId>,
     /// How many are committed a step.
     pub budget: Budget,
     /// The fewest that a step commits, for the budgets that go by the candidates; 0 counts as 1.
@@ -256,6 +264,10 @@ impl DecodePlan {
             let given = score_temperature.to_string();
             return out_of_range("score_temperature", given, "at least 0");
         }
+        if self.commit_last.len() > MAX_COMMIT_LAST {
+            let given = format!("a list of {} tokens", self.commit_last.len());
+            return out_of_range("commit_last", given, "at most 64 tokens");
+        }
         self.cache.validate()?;
         self.budget.validate()?;
         self.revision.validate()?;
@@ -308,6 +320,7 @@ impl DecodePlan {
         self.budget = budget;
         if budget.is_by_chance() {
             self.score_temperature = 0.0;
+            self.commit_last = Vec::new();
         }
         if budget.last_time().is_some() {
             self.at_least = 0;
@@ -365,6 +378,12 @@ impl DecodePlan {
             return invalid(
                 "score_temperature",
                 "this budget unmasks slots by chance and chooses without a score",
+            );
+        }
+        if !self.commit_last.is_empty() && self.budget.is_by_chance() {
+            return invalid(
+                "commit_last",
+                "this budget unmasks slots by chance and ranks none",
             );
         }
         if self.at_least > 0 && self.budget.last_time().is_some() {

@@ -230,6 +230,14 @@ impl ModelSpec {
                 ),
             });
         }
+        let mut last = plan.commit_last.iter();
+        if let Some(token) = last.find(|token| **token as usize >= self.vocab_size) {
+            return Err(PlanError::OutOfRange {
+                field: "commit_last",
+                given: format!("token {token}"),
+                allowed: "token ids of the model's vocabulary",
+            });
+        }
         if plan.is_resizing() && self.resize_tokens.is_none() {
             return invalid(
                 "revision",

@@ -360,3 +360,21 @@ async fn a_stream_reports_every_slot_once_and_ends_in_the_same_answer() {
     }
     assert_eq!(last, whole);
 }
+
+#[tokio::test]
+async fn tokens_to_commit_last_wait_until_no_other_is_left() {
+    let server = Server::of(Mock::saying_text(0, "abc")).await;
+    let steps = |answer: Value| -> Vec<Value> {
+        let slots = answer["choices"][0]["gaps"][0]["provenance"].as_array();
+        let slots = slots.unwrap().iter();
+        slots.map(|slot| slot["step"].clone()).collect()
+    };
+    let left_to_right = |commit_last: &[u8]| {
+        let diffusion = json!({"score": "left_to_right", "commit_last": commit_last});
+        json!({"text": "{{3}}", "diffusion": diffusion})
+    };
+    let body = left_to_right(b"");
+    assert_eq!(steps(server.answer(PATH, &body).await), [1, 2, 3]);
+    let body = left_to_right(b"ab");
+    assert_eq!(steps(server.answer(PATH, &body).await), [2, 3, 1]);
+}

@@ -136,6 +136,37 @@ fn candidates_reach_the_budget_or_the_least_number() {
     assert_eq!(counts(&run(&plan(always, 0), &mut gap_of(3))), [3]);
 }
 
+/// A gap of four whose candidates' probabilities are given by hand; the stop token is the surest in two slots.
+#[test]
+fn tokens_to_commit_last_wait_until_no_other_is_left() {
+    let hand_made = [(STOP, 0.9f32), (8, 0.3), (STOP, 0.99), (9, 0.6)];
+    let order = |budget, commit_last: &[TokenId]| {
+        let plan = DecodePlan {
+            budget,
+            commit_last: commit_last.to_vec(),
+            ..DecodePlan::default()
+        };
+        let mut canvas = gap_of(4);
+        let mut decoder = Decoder::new(&plan, &canvas, &[]).unwrap();
+        let mut order = Vec::new();
+        while !decoder.is_done() {
+            let mut candidates = candidates(&decoder, &canvas);
+            for candidate in &mut candidates {
+                (candidate.token, candidate.probability) = hand_made[candidate.slot - 1];
+            }
+            let change = decoder.advance(&mut canvas, &candidates);
+            let slots = change.committed.iter().map(|(slot, _)| *slot);
+            order.push(slots.collect::<Vec<_>>());
+        }
+        order
+    };
+    assert_eq!(order(Budget::Even, &[]), [[3], [1], [4], [2]]);
+    assert_eq!(order(Budget::Even, &[STOP]), [[4], [2], [3], [1]]);
+    let threshold = Budget::Threshold(0.5);
+    assert_eq!(order(threshold, &[]), [vec![1, 3, 4], vec![2]]);
+    assert_eq!(order(threshold, &[STOP]), [vec![4], vec![2], vec![1, 3]]);
+}
+
 #[test]
 fn ancestral_sampling_unmasks_each_slot_with_the_probability_of_the_reverse_process() {
     let plan = |seed| {

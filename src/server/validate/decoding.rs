@@ -7,7 +7,7 @@ use super::super::random;
 use super::super::state::{AppState, Limits};
 use super::super::wire::{DiffusionOptions, Integer, Object, Real, StreamedDiffusion, Whole};
 use super::logits::logit_bias;
-use super::{Place, encode};
+use super::{Place, check_known, encode};
 use crate::decode::{Cache, DecodePlan, preset};
 
 /// The field that gives the negative prompt.
@@ -48,6 +48,13 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
     plan.score = options.score.unwrap_or(plan.score);
     if let Some(Real(temperature)) = options.score_temperature {
         plan.score_temperature = temperature;
+    }
+    if let Some(tokens) = &options.commit_last {
+        let tokens = tokens
+            .iter()
+            .enumerate()
+            .map(|(i, token)| check_known(token.0, &format!("diffusion.commit_last[{i}]"), state));
+        plan.commit_last = tokens.collect::<Result<_, _>>()?;
     }
     plan.at_least = options.at_least.map_or(plan.at_least, size);
     plan.revision = options.revision.unwrap_or(plan.revision);

@@ -31,6 +31,8 @@ pub struct DiffusionOptions {
     pub score: Option<Score>,
     /// Noise on the ranking; 0 is none.
     pub score_temperature: Option<Real>,
+    /// Token ids; candidates with these tokens rank below all others.
+    pub commit_last: Option<Vec<Whole>>,
     /// How many are committed a step.
     pub budget: Option<Budget>,
     /// The fewest that a step commits.

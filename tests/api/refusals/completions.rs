@@ -365,6 +365,21 @@ pub fn refused() -> Vec<Refused> {
             &["by chance"],
         ),
         on(
+            json!({"prompt": "p", "diffusion": {"budget": {"ancestral": {}}, "commit_last": [256]}}),
+            "diffusion.commit_last",
+            &["by chance"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"commit_last": [256, 260]}}),
+            "diffusion.commit_last[1]",
+            &["260", "0 to 259"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"commit_last": vec![5; 65]}}),
+            "diffusion.commit_last",
+            &["65 tokens", "at most 64"],
+        ),
+        on(
             json!({"prompt": "p", "diffusion": {"preset": "mdlm-ancestral", "score": "random"}}),
             "diffusion.score",
             &["chooses without a score"],
