@@ -325,6 +325,26 @@ fn steps_take_the_place_of_a_presets_steps_per_block() {
     stdout(&[&preset[..], &["--steps", "4"]].concat());
 }
 
+/// The last step draws what is left, or takes the most probable tokens, whatever the temperature.
+#[test]
+fn how_a_noise_schedule_ends_can_be_chosen() {
+    let ending = |finish: &str| {
+        // All slots wait for the last step: the one before it ends at time 0.999.
+        let budget = "generate x --budget ancestral:0.999 --steps 2 --gap 16 --temperature 5";
+        let mut arguments: Vec<&str> = budget.split(' ').collect();
+        arguments.extend(["--json", "--finish", finish, "--seed"]);
+        let json = |seed| -> Value {
+            let text = stdout(&[&arguments[..], &[seed]].concat());
+            serde_json::from_str(&text).unwrap()
+        };
+        let (one, other) = (json("1"), json("2"));
+        assert_eq!(one["plan"]["finish"], finish);
+        one["text"] == other["text"]
+    };
+    assert!(ending("most_probable"));
+    assert!(!ending("drawn"));
+}
+
 #[test]
 fn a_budget_by_chance_takes_the_place_of_what_the_default_plan_ranks_by() {
     let budget = ["generate", "x", "--budget", "ancestral:1e-5", "--gap", "4"];
@@ -469,6 +489,10 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         (&["generate", "x", "--top-p", "0"], "top_p is 0"),
         (&["generate", "x", "--min-p", "1.1"], "min_p is 1.1"),
         (&["generate", "x", "--score", "magic"], "confidence, margin"),
+        (
+            &["generate", "x", "--finish", "drawn"],
+            "finish: the budget even follows no noise schedule",
+        ),
         (&["generate", "x", "--logit-bias", "5:101"], "-100 to 100"),
         (&["generate", "x", "--logit-bias", "5"], "as in 50:-100"),
         (

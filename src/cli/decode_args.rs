@@ -5,7 +5,7 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 use unmask::canvas::TokenId;
 use unmask::decode::{
-    BlockEntry, BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Revision, Score,
+    BlockEntry, BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Finish, Revision, Score,
     StopTokens, TemperatureSchedule, preset,
 };
 use unmask::models::ModelSpec;
@@ -49,6 +49,10 @@ pub struct DecodeArgs {
     /// schedule_floor:EPS, schedule_nearest:EPS, ancestral:EPS, analytic:EPS, euler:EPS
     #[arg(long, value_name = "BUDGET")]
     budget: Option<Budget>,
+    /// What becomes of the slots that a noise schedule leaves masked: with_last_interval, most_probable, drawn,
+    /// drawn_after_short_steps
+    #[arg(long, value_name = "HOW", value_parser = named::<Finish>)]
+    finish: Option<Finish>,
     /// The fewest that a step commits
     #[arg(long, value_name = "N")]
     at_least: Option<usize>,
@@ -167,6 +171,7 @@ impl DecodeArgs {
             plan.commit_last.clone_from(tokens);
         }
         plan.at_least = self.at_least.unwrap_or(plan.at_least);
+        plan.finish = self.finish.unwrap_or(plan.finish);
         plan.revision = self.revision.unwrap_or(plan.revision);
         plan.early_stop = self.early_stop.unwrap_or(plan.early_stop);
         plan.cache.policy = self.cache.unwrap_or(plan.cache.policy);
@@ -191,7 +196,7 @@ impl DecodeArgs {
             None => getrandom::u64()?,
         };
         plan.validate()?;
-        plan.check_asked_score(self.score)?;
+        plan.check_asked(self.score, self.finish)?;
         Ok(plan)
     }
 

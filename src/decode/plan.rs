@@ -91,7 +91,7 @@ pub enum EarlyStop {
 }
 
 /// What becomes of the slots that are still masked at the last time of a noise schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
     /// The step to the last time commits all of them (Dream).
@@ -327,12 +327,25 @@ impl DecodePlan {
         }
     }
 
-    /// Checks a score that was asked for by itself, beside what the plan already has: a preset may have one that
-    /// plays no part, while one that was asked for is not to be ignored.
+    /// Checks a score and a finish that were asked for by themselves, beside what the plan already has: a preset may
+    /// have one that plays no part, while one that was asked for is not to be ignored.
     ///
     /// # Errors
-    /// If the budget chooses without a score.
-    pub fn check_asked_score(&self, score: Option<Score>) -> Result<(), PlanError> {
+    /// If the budget chooses without a score, or follows no noise schedule that could end.
+    pub fn check_asked(
+        &self,
+        score: Option<Score>,
+        finish: Option<Finish>,
+    ) -> Result<(), PlanError> {
+        if finish.is_some() && self.budget.last_time().is_none() {
+            return Err(PlanError::Invalid {
+                field: "finish",
+                reason: format!(
+                    "the budget {} follows no noise schedule; allowed with schedule, ancestral, analytic and euler",
+                    self.budget
+                ),
+            });
+        }
         if score.is_some() && self.budget.is_by_chance() {
             return Err(PlanError::Invalid {
                 field: "score",

@@ -57,6 +57,7 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
         plan.commit_last = tokens.collect::<Result<_, _>>()?;
     }
     plan.at_least = options.at_least.map_or(plan.at_least, size);
+    plan.finish = options.finish.unwrap_or(plan.finish);
     plan.revision = options.revision.unwrap_or(plan.revision);
     plan.early_stop = options.early_stop.unwrap_or(plan.early_stop);
     if let Some(Object(cache)) = options.cache {
@@ -108,7 +109,7 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
         None => random::seed()?,
     };
     plan.validate()
-        .and_then(|()| plan.check_asked_score(options.score))
+        .and_then(|()| plan.check_asked(options.score, options.finish))
         .map_err(|error| ApiError::plan(&error))?;
     Ok(plan)
 }

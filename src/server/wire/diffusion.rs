@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::number::{Real, Whole};
 use super::object::Object;
 use crate::decode::{
-    BlockEntry, BlockOrigin, Budget, CachePolicy, EarlyStop, Revision, Score, StopTokens,
+    BlockEntry, BlockOrigin, Budget, CachePolicy, EarlyStop, Finish, Revision, Score, StopTokens,
     TemperatureSchedule,
 };
 use crate::sampling::{Basis, FilterOrder};
@@ -35,6 +35,8 @@ pub struct DiffusionOptions {
     pub commit_last: Option<Vec<Whole>>,
     /// How many are committed a step.
     pub budget: Option<Budget>,
+    /// How a noise schedule ends.
+    pub finish: Option<Finish>,
     /// The fewest that a step commits.
     pub at_least: Option<Whole>,
     /// When a stop token ends the denoising.

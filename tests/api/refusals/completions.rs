@@ -370,6 +370,16 @@ pub fn refused() -> Vec<Refused> {
             &["by chance"],
         ),
         on(
+            json!({"prompt": "p", "diffusion": {"finish": "drawn"}}),
+            "diffusion.finish",
+            &["even", "no noise schedule"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"budget": {"ancestral": {}}, "finish": "soon"}}),
+            "diffusion.finish",
+            &["soon", "most_probable"],
+        ),
+        on(
             json!({"prompt": "p", "diffusion": {"commit_last": [256, 260]}}),
             "diffusion.commit_last[1]",
             &["260", "0 to 259"],
