@@ -202,6 +202,14 @@ fn ancestral(revision: Revision) -> DecodePlan {
     }
 }
 
+/// ReMDM-conf, whose confidences are those of the distribution that tokens are drawn from: the official code takes
+/// them after the nucleus.
+fn remdm_confidence() -> DecodePlan {
+    let mut plan = ancestral(Revision::Remask(Remasking::Confidence(1.0)));
+    plan.sampling.basis = Basis::Sampling;
+    plan
+}
+
 /// BD3-LM's `_semi_ar_sampler` (`diffusion.py` of kuleshov-group/bd3lms), which goes on beyond the context.
 fn bd3lm() -> DecodePlan {
     DecodePlan {
@@ -344,7 +352,7 @@ pub fn all() -> Vec<Preset> {
         preset(
             "remdm-confidence",
             "ReMDM: the slots committed with least confidence are masked again first; for few steps and many slots",
-            ancestral(Revision::Remask(Remasking::Confidence(1.0))),
+            remdm_confidence(),
         ),
         preset(
             "remdm-loop",
@@ -418,6 +426,14 @@ pub fn by_name(name: &str) -> Result<Preset, PlanError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn remdm_confidence_goes_by_the_distribution_that_tokens_are_drawn_from() {
+        let plan = remdm_confidence();
+        let other = by_name("remdm-rescale").unwrap();
+        assert_eq!(plan.sampling.basis, Basis::Sampling);
+        assert_eq!(other.plan().sampling.basis, Basis::Model);
+    }
 
     #[test]
     fn every_preset_is_a_plan_that_can_be_followed_and_has_a_name_of_its_own() {
