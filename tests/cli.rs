@@ -386,6 +386,31 @@ fn a_token_that_is_biased_away_is_not_drawn_and_one_to_commit_last_comes_last() 
 }
 
 #[test]
+fn several_completions_are_those_of_the_seeds_one_after_the_other() {
+    let generate = |more: &[&str]| {
+        let fixed = ["generate", "Once upon a time", "--gap", "6"];
+        let warm = ["--temperature", "1"];
+        stdout(&[&fixed[..], &warm, more].concat())
+    };
+    let lines = generate(&["--n", "3", "--seed", "7", "--json"]);
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 3);
+    let mut texts = Vec::new();
+    for (line, seed) in lines.iter().zip(["7", "8", "9"]) {
+        let alone = generate(&["--seed", seed]);
+        assert_eq!(format!("{}\n", line["text"].as_str().unwrap()), alone);
+        assert_eq!(line["plan"]["sampling"]["seed"].to_string(), seed);
+        texts.push(alone);
+    }
+    assert_eq!(generate(&["--n", "3", "--seed", "7"]), texts.join("\n"));
+    let ids = generate(&["--n", "2", "--seed", "7", "--ids"]);
+    assert_eq!(ids.lines().count(), 2);
+}
+
+#[test]
 fn a_canvas_given_as_ids_is_filled_at_its_masks() {
     let printed = stdout(&[
         "infill",
@@ -586,6 +611,11 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         (
             &["infill", "a {{3}}", "--early-stop", "at_once"],
             "early_stop",
+        ),
+        (&["generate", "x", "--n", "0"], "1..=1000000"),
+        (
+            &["generate", "x", "--n", "2", "--trace", "t"],
+            "cannot be used with",
         ),
         (&["generate"], "required"),
     ] {

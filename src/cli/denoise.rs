@@ -1,5 +1,6 @@
 //! Denoises one canvas for the command line.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,11 +10,14 @@ use unmask::constraint::{
     ByteDfa, CanvasConstraint, ConstraintError, GapConstraint, TokenDfa, Vocabulary,
 };
 use unmask::decode::DecodePlan;
-use unmask::engine::{Engine, Event, Statistics};
+use unmask::engine::{Engine, Event, Generation, Statistics};
 use unmask::text::Tokenizer;
 
 use crate::cli::animate::Animation;
 use crate::cli::output::{OutputArgs, Trace};
+
+/// Canvases that are submitted before the first is awaited.
+const IN_FLIGHT: usize = 32;
 
 /// What a gap is to be filled with.
 pub enum Form {
@@ -52,6 +56,9 @@ impl Form {
         }
     }
 }
+
+/// Said of a canvas that nobody denoises any more.
+const STOPPED: &str = "the engine stopped before the canvas was finished";
 
 /// Denoises `canvas` to the end, with the scratch slots that the model needs, tracing and animating as
 /// asked. Each gap is filled with a text of its form, the first with one of the first, if there are any.
@@ -93,7 +100,47 @@ pub fn denoise(
             Event::Failed(error) => return Err(error.into()),
         }
     }
-    anyhow::bail!("the engine stopped before the canvas was finished")
+    anyhow::bail!(STOPPED)
+}
+
+/// Denoises `canvas` by each of `plans`, several at a time, as [`denoise`] does, and gives what came of each to
+/// `finished`, in their order.
+pub fn denoise_each(
+    engine: &Engine,
+    canvas: &Canvas,
+    plans: impl IntoIterator<Item = DecodePlan>,
+    forms: &[Form],
+    tokenizer: &dyn Tokenizer,
+    mut finished: impl FnMut(&DecodePlan, &Canvas, &Statistics) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut waiting: VecDeque<(DecodePlan, Generation)> = VecDeque::new();
+    let mut plans = plans.into_iter();
+    loop {
+        while waiting.len() < IN_FLIGHT
+            && let Some(plan) = plans.next()
+        {
+            let canvas = plan.noised(engine.spec().with_scratch(&plan, canvas.clone()));
+            let constraint = constraint(engine, &canvas, &plan, forms, tokenizer)?;
+            let generation = engine.submit_constrained(canvas, &plan, None, constraint)?;
+            waiting.push_back((plan, generation));
+        }
+        let Some((plan, generation)) = waiting.pop_front() else {
+            return Ok(());
+        };
+        let (canvas, statistics) = finish(generation)?;
+        finished(&plan, &canvas, &statistics)?;
+    }
+}
+
+fn finish(mut generation: Generation) -> anyhow::Result<(Canvas, Statistics)> {
+    loop {
+        match generation.next_blocking() {
+            Some(Event::Step(_)) => {}
+            Some(Event::Finished(canvas, statistics)) => return Ok((canvas, statistics)),
+            Some(Event::Failed(error)) => return Err(error.into()),
+            None => anyhow::bail!(STOPPED),
+        }
+    }
 }
 
 /// What the gaps of `canvas` are to be filled with, if anything is asked for.

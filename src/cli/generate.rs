@@ -6,18 +6,20 @@ use anyhow::Context;
 use clap::Args;
 use unmask::canvas::{Canvas, TokenId};
 use unmask::constraint::{ByteDfa, ConstraintError};
+use unmask::decode::DecodePlan;
 use unmask::engine::EngineConfig;
 use unmask::text::Layout;
 use unmask::text::gaps::Piece;
 
 use crate::cli::decode_args::DecodeArgs;
-use crate::cli::denoise::{Form, denoise};
+use crate::cli::denoise::{Form, denoise, denoise_each};
 use crate::cli::model::{ModelArgs, tokenizer};
 use crate::cli::output::OutputArgs;
 
 /// Shown below the help.
 pub const EXAMPLES: &str = "Examples:
   unmask generate \"Once upon a time\" --gap 48 --temperature 0.8 --seed 1
+  unmask generate \"Once upon a time\" --n 8 --seed 1 --json > samples.jsonl
   unmask generate \"Once upon a time\" --preset fast-dllm --animate
   unmask generate --model LLaDA-8B-Base --prompt-ids 1,2,3 --gap 64 --steps 32 --trace steps.jsonl";
 
@@ -33,6 +35,15 @@ pub struct GenerateArgs {
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value_t = 32)]
     gap: usize,
+    /// Complete so many times, with the seeds SEED, SEED + 1 and so on; texts have an empty line between them, and
+    /// --json prints one line each
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000),
+        conflicts_with_all = ["trace", "animate"]
+    )]
+    n: Option<u64>,
     /// A regular expression that the whole completion matches, in the syntax of Rust's `regex`
     #[arg(long, value_name = "PATTERN", group = "form")]
     regex: Option<String>,
@@ -84,15 +95,34 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
         .fixed(&prompt_ids)
         .gap(args.gap)
         .build()?;
-    let (canvas, statistics) = denoise(&engine, canvas, &plan, &forms, &args.output, &*tokenizer)?;
+    let layout = Layout::of(vec![Piece::Text(prompt), Piece::Gap(args.gap)]);
     // A completion ends at the first stop token.
-    let reading = Layout::of(vec![Piece::Text(prompt), Piece::Gap(args.gap)]).read_until(
+    let read = |canvas: &Canvas| layout.read_until(canvas, &spec.stop_tokens, &*tokenizer);
+    let output = &args.output;
+    let Some(n) = args.n else {
+        let (canvas, statistics) = denoise(&engine, canvas, &plan, &forms, output, &*tokenizer)?;
+        return output.print(&canvas, &read(&canvas), &plan, &statistics, &*tokenizer);
+    };
+    let mut is_first = true;
+    denoise_each(
+        &engine,
         &canvas,
-        &spec.stop_tokens,
+        (0..n).map(|number| nth(&plan, number)),
+        &forms,
         &*tokenizer,
-    );
-    args.output
-        .print(&canvas, &reading, &plan, &statistics, &*tokenizer)
+        |plan, canvas, statistics| {
+            let reading = read(canvas);
+            let was_first = std::mem::replace(&mut is_first, false);
+            output.print_one_of_several(was_first, canvas, &reading, plan, statistics, &*tokenizer)
+        },
+    )
+}
+
+/// `plan` with the seed of the completion of this number, from 0.
+fn nth(plan: &DecodePlan, number: u64) -> DecodePlan {
+    let mut plan = plan.clone();
+    plan.sampling.seed = plan.sampling.seed.wrapping_add(number);
+    plan
 }
 
 /// The texts that are valid by the JSON Schema in a file.

@@ -42,17 +42,47 @@ impl OutputArgs {
         tokenizer: &dyn Tokenizer,
     ) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
-        if self.ids {
-            let read = canvas.tokens().take(canvas.scratch().start);
-            let ids: Vec<String> = read.map(|id| id.to_string()).collect();
-            writeln!(out, "{}", ids.join(","))?;
-        } else if self.json {
+        if self.json {
             let json = document(canvas, reading, plan, statistics, tokenizer);
             writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
         } else {
-            writeln!(out, "{}", reading.text)?;
+            writeln!(out, "{}", self.plain(canvas, reading))?;
         }
         Ok(())
+    }
+
+    /// Prints one of several finished canvases: JSON in one line, and an empty line between texts.
+    pub fn print_one_of_several(
+        &self,
+        is_first: bool,
+        canvas: &Canvas,
+        reading: &Reading,
+        plan: &DecodePlan,
+        statistics: &Statistics,
+        tokenizer: &dyn Tokenizer,
+    ) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            let json = document(canvas, reading, plan, statistics, tokenizer);
+            writeln!(out, "{json}")?;
+            return Ok(());
+        }
+        if !(self.ids || is_first) {
+            writeln!(out)?;
+        }
+        writeln!(out, "{}", self.plain(canvas, reading))?;
+        Ok(())
+    }
+
+    /// The text, or the token ids.
+    fn plain(&self, canvas: &Canvas, reading: &Reading) -> String {
+        if self.ids {
+            let read = canvas.tokens().take(canvas.scratch().start);
+            let ids: Vec<String> = read.map(|id| id.to_string()).collect();
+            ids.join(",")
+        } else {
+            reading.text.clone()
+        }
     }
 }
 

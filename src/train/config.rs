@@ -85,7 +85,7 @@ pub enum OptimizerKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeSampling {
-    /// One in each of equal strata, with a common shift (MDLM, arXiv:2406.07524, appendix C).
+    /// One in each of equal strata, with a common shift (VDM, arXiv:2107.00630).
     #[default]
     LowDiscrepancy,
     /// Independent.

@@ -59,7 +59,7 @@ impl Stream {
 }
 
 /// `n` diffusion times in [[`MIN_TIME`], 1], one in each of n equal strata of [0, 1] (clamped), in
-/// random order (the low-discrepancy sampler of MDLM, arXiv:2406.07524, appendix C).
+/// random order: all have one random place in their strata (the low-discrepancy sampler of VDM, arXiv:2107.00630).
 pub fn stratified_times(n: usize, stream: &mut Stream) -> Vec<f64> {
     let shift = stream.uniform();
     let mut times: Vec<f64> = (0..n)

@@ -369,8 +369,12 @@ async fn tokens_to_commit_last_wait_until_no_other_is_left() {
         let slots = slots.unwrap().iter();
         slots.map(|slot| slot["step"].clone()).collect()
     };
-    let body = json!({"text": "{{3}}"});
+    let left_to_right = |commit_last: &[u8]| {
+        let diffusion = json!({"score": "left_to_right", "commit_last": commit_last});
+        json!({"text": "{{3}}", "diffusion": diffusion})
+    };
+    let body = left_to_right(b"");
     assert_eq!(steps(server.answer(PATH, &body).await), [1, 2, 3]);
-    let body = json!({"text": "{{3}}", "diffusion": {"commit_last": [b'a', b'b']}});
+    let body = left_to_right(b"ab");
     assert_eq!(steps(server.answer(PATH, &body).await), [2, 3, 1]);
 }
