@@ -11,6 +11,7 @@ mod forward;
 mod generate;
 mod infill;
 mod inspect;
+mod logging;
 mod model;
 mod open_files;
 mod output;
@@ -78,10 +79,19 @@ enum Command {
 /// Parses the command line and runs the subcommand.
 pub fn run() -> anyhow::Result<()> {
     let command = Cli::parse().command;
-    // A server has a log of its own.
-    if !matches!(command, Command::Serve(_)) {
+    // A server has a log of its own, and is there for its clients, whoever reads its output.
+    let is_for_output = !matches!(command, Command::Serve(_));
+    if is_for_output {
         show_warnings();
     }
+    match execute(command) {
+        // Whoever read the output has read enough, as in `unmask inspect --json | head`.
+        Err(error) if is_for_output && is_broken_pipe(&error) => Ok(()),
+        ended => ended,
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Ready(args) => ready::run(args),
@@ -113,6 +123,12 @@ fn show_warnings() {
         // Otherwise a standard error that takes nothing would be a panic.
         .log_internal_errors(false)
         .init();
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// Fails with whatever failed of several things that were each tried.

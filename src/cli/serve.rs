@@ -2,21 +2,24 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::http::HeaderValue;
-use clap::ValueEnum;
-use futures::StreamExt;
+use axum::http::uri::Authority;
+use futures::future::{Either, select};
+use futures::stream::{Stream, StreamExt};
 use tokio::net::TcpSocket;
-use tracing_subscriber::EnvFilter;
 use unmask::engine::EngineConfig;
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
+use super::logging::{self, LogFormat};
 use super::model::{ModelArgs, chat_template, tokenizer};
+use super::open_files;
+use super::signals::{self, Signal};
 use super::traces::{self, TracesArgs};
-use super::{open_files, signals};
 
 /// Connections that the system holds until they are accepted.
 const BACKLOG: u32 = 1024;
@@ -42,7 +45,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "127.0.0.1")]
     host: IpAddr,
     /// Port to listen on; 0 takes a free one
-    #[arg(long, env = "UNMASK_PORT", default_value_t = DEFAULT_PORT)]
+    #[arg(long, env = "UNMASK_PORT", default_value_t = DEFAULT_PORT, value_parser = port)]
     port: u16,
     /// Most sequences denoised at a time
     #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_sequences, value_parser = at_least_one)]
@@ -76,11 +79,12 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     request_timeout: Option<Duration>,
     /// An API key, as KEY or NAME:KEY; may be given several times. With any, every request must carry one;
-    /// only /health, /ready, the playground (/, /playground.css, /playground.js), /docs and /openapi.json stay open
+    /// only /health, /ready, the playground (/, /playground.css, /playground.js), /docs and /openapi.json stay open.
+    /// Where it is given, UNMASK_API_KEYS is not read
     #[arg(
         long,
         value_name = "KEY",
-        env = "UNMASK_API_KEYS",
+        env = API_KEYS,
         hide_env_values = true,
         value_delimiter = ','
     )]
@@ -88,8 +92,9 @@ pub struct ServeArgs {
     /// Leave /metrics open too where API keys are asked for
     #[arg(long)]
     open_metrics: bool,
-    /// An origin whose web pages may use the server (CORS), * for all; may be given several times
-    #[arg(long, value_name = "ORIGIN")]
+    /// An origin whose web pages may use the server (CORS), as https://app.example or http://localhost:3000, * for all;
+    /// may be given several times
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     cors_origin: Vec<HeaderValue>,
     /// Seconds that running requests have to finish after SIGTERM or SIGINT; a second one ends them at once
     #[arg(long, value_name = "SECONDS", default_value_t = ListenConfig::default().drain.as_secs())]
@@ -101,17 +106,51 @@ pub struct ServeArgs {
     traces: TracesArgs,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),
         _ => Err("allowed: a whole number of at least 1".into()),
     }
+}
+
+/// A port. The message names both places that it may come from, since it is not known here which it was.
+pub fn port(text: &str) -> Result<u16, String> {
+    text.parse()
+        .map_err(|_| "allowed: a whole number from 0 to 65535, as --port or UNMASK_PORT".into())
+}
+
+/// The origins that may be given: as browsers send them, since they are compared letter by letter.
+const ORIGINS: &str = "* or one origin as browsers send it, such as https://app.example or http://localhost:3000: scheme \
+                       and host in small letters, a port unless it is the scheme's own, no path and no slash at the end";
+
+/// One of [`ORIGINS`].
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let is_origin = || {
+        let (scheme, authority) = text.split_once("://")?;
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+            && scheme
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c));
+        let authority: Authority = authority.parse().ok()?;
+        let host = authority.host();
+        let own_port = match scheme {
+            "http" => Some(80),
+            "https" => Some(443),
+            _ => None,
+        };
+        let has_port = authority.as_str() != host;
+        let port = authority.port_u16();
+        let is_authority = !host.is_empty()
+            && !host.contains(|c: char| c.is_ascii_uppercase() || "*,;".contains(c))
+            && !authority.as_str().contains('@')
+            && has_port == port.is_some()
+            && (port.is_none() || port != own_port);
+        (is_scheme && is_authority).then_some(())
+    };
+    let value = HeaderValue::from_str(text).ok();
+    value
+        .filter(|_| text == "*" || is_origin().is_some())
+        .ok_or_else(|| format!("allowed: {ORIGINS}"))
 }
 
 /// A number of seconds above 0.
@@ -124,7 +163,24 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Runs `unmask serve`.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
-    start_logging(args.log_format)?;
+    let _log = logging::start(args.log_format)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    // Before anything takes long: the first process of a container has no other way to be ended by a signal.
+    let signals = {
+        let _within = runtime.enter();
+        signals::termination().context("cannot wait for signals")?
+    };
+    let ended = runtime.block_on(serve(Arc::new(args), signals));
+    // A model that is still being loaded is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(
+    args: Arc<ServeArgs>,
+    signals: impl Stream<Item = Signal> + Send,
+) -> anyhow::Result<()> {
+    let mut signals = pin!(signals);
     let access = access(&args)?;
     // A port at which another server listens should not be found out after minutes of loading.
     let socket = bind(SocketAddr::new(args.host, args.port))?;
@@ -132,12 +188,22 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let traces = traces::start(&args.traces)?;
     #[cfg(not(feature = "otel"))]
     traces::refuse(&args.traces)?;
-    let state = load(&args)?.with_access(access);
+    let loading = {
+        let args = args.clone();
+        tokio::task::spawn_blocking(move || load(&args))
+    };
+    let state = match select(signals.next(), loading).await {
+        Either::Left((signal, _)) => {
+            let signal = signal.map(|signal| signal.name);
+            tracing::info!(signal, "ended before the model was loaded");
+            return Ok(());
+        }
+        Either::Right((loaded, _)) => loaded.context("the model cannot be loaded")??,
+    };
+    let state = state.with_access(access);
     #[cfg(feature = "otel")]
     let state = state.with_traces(traces.clone());
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    let ending = runtime.block_on(listen(&args, socket, state))?;
-    match ending {
+    match listen(&args, socket, state, signals.map(|_| ())).await? {
         Ending::Drained => {}
         Ending::DeadlinePassed => tracing::warn!(
             seconds = args.drain_seconds,
@@ -147,11 +213,17 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
     #[cfg(feature = "otel")]
     traces::end(traces);
-    runtime.shutdown_background();
     Ok(())
 }
 
+/// The variable whose keys are those of `--api-key` where that is not given.
+const API_KEYS: &str = "UNMASK_API_KEYS";
+
 fn access(args: &ServeArgs) -> anyhow::Result<Access> {
+    let of_environment = std::env::var(API_KEYS).unwrap_or_default();
+    if !of_environment.is_empty() && !of_environment.split(',').eq(&args.api_key) {
+        tracing::warn!("--api-key is given: the keys of {API_KEYS} are not taken");
+    }
     let keys = ApiKeys::new(args.api_key.iter().map(String::as_str))
         .context("--api-key or UNMASK_API_KEYS")?;
     if keys.is_empty() && !args.host.is_loopback() {
@@ -244,38 +316,25 @@ fn cannot_listen(address: SocketAddr) -> String {
     )
 }
 
-async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow::Result<Ending> {
+async fn listen(
+    args: &ServeArgs,
+    socket: TcpSocket,
+    state: AppState,
+    shutdown: impl Stream<Item = ()> + Send,
+) -> anyhow::Result<Ending> {
     allow_open_files(args.max_connections);
-    let shutdown = signals::termination()?.map(|_| ());
     let listener = socket
         .listen(BACKLOG)
         .with_context(|| cannot_listen(SocketAddr::new(args.host, args.port)))?;
-    writeln!(
-        std::io::stdout(),
-        "listening on http://{}",
-        listener.local_addr()?
-    )?;
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "listening");
+    if let Err(error) = writeln!(std::io::stdout(), "listening on http://{address}") {
+        tracing::warn!(%error, "cannot write the address to standard output");
+    }
     let config = ListenConfig {
         connections: args.max_connections,
         drain: Duration::from_secs(args.drain_seconds),
         ..ListenConfig::default()
     };
     Ok(server::serve(listener, server::router(state), shutdown, config).await)
-}
-
-fn start_logging(format: LogFormat) -> anyhow::Result<()> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(directives) => EnvFilter::try_new(&directives)
-            .with_context(|| format!("RUST_LOG is {directives:?}"))?,
-        Err(_) => EnvFilter::new("info"),
-    };
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(console::colors_enabled_stderr())
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
-    }
-    Ok(())
 }

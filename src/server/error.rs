@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -11,9 +11,14 @@ use utoipa::ToSchema;
 use crate::decode::PlanError;
 use crate::engine::{GenerationError, SubmitError};
 
+/// Tells OpenAI's clients whether to repeat a request by themselves, as they otherwise do at any status of 5xx.
+pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// Seconds after which a client is told to try again when the queue is full. A place is free as soon
 /// as any sequence ends, which cannot be foreseen, so that this is the shortest wait there is.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
@@ -41,7 +46,14 @@ struct ErrorObject {
     code: &'static str,
 }
 
+/// The code of an error, among the extensions of an answer that is one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ErrorCode(pub &'static str);
+
 impl ApiError {
+    /// The code of a fault of the server.
+    pub const INTERNAL: &'static str = "internal_error";
+
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: String) -> Self {
         let error = ErrorObject {
             message,
@@ -56,7 +68,6 @@ impl ApiError {
     }
 
     /// What went wrong, in one word.
-    #[cfg(any(feature = "otel", test))]
     pub fn code(&self) -> &'static str {
         self.body.error.code
     }
@@ -166,6 +177,26 @@ impl ApiError {
         )
     }
 
+    /// A body that is compressed, or coded in another way.
+    pub fn content_encoding(given: &str) -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            INVALID_REQUEST,
+            "unsupported_content_encoding",
+            format!("the content-encoding is {given:?}; allowed: none, or identity"),
+        )
+    }
+
+    /// A path that is not text.
+    pub fn path(reason: impl Display) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            INVALID_REQUEST,
+            "invalid_path",
+            format!("the path cannot be read: {reason}; allowed: UTF-8, percent-encoded"),
+        )
+    }
+
     /// A body over the limit.
     pub fn body_too_large(limit: usize) -> Self {
         Self::new(
@@ -262,12 +293,12 @@ impl ApiError {
         )
     }
 
-    /// A request that was not answered in time.
+    /// A request that was not answered in time. Asked again, it would take as long.
     pub fn deadline_exceeded(limit: Duration) -> Self {
         Self::new(
             StatusCode::GATEWAY_TIMEOUT,
             SERVER,
-            "deadline_exceeded",
+            DEADLINE_EXCEEDED,
             format!(
                 "the request was not answered within this server's limit of {} s",
                 limit.as_secs_f64()
@@ -298,7 +329,7 @@ impl ApiError {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             SERVER,
-            "internal_error",
+            Self::INTERNAL,
             message,
         )
     }
@@ -383,7 +414,13 @@ impl From<GenerationError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.status;
+        let code = ErrorCode(self.code());
         let mut response = (status, axum::Json(self.body)).into_response();
+        response.extensions_mut().insert(code);
+        if code.0 == DEADLINE_EXCEEDED {
+            let no = HeaderValue::from_static("false");
+            response.headers_mut().insert(SHOULD_RETRY, no);
+        }
         if status == StatusCode::TOO_MANY_REQUESTS {
             response
                 .headers_mut()

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
-use axum::extract::{MatchedPath, Request, State};
+use axum::Extension;
+use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 use super::error::ErrorBody;
-use super::observed_body::observed;
+use super::listen::OpenConnections;
+use super::requests::Outcome;
 use super::state::AppState;
 use crate::engine::{Engine, EngineStatus, Phases};
 
@@ -38,7 +38,10 @@ const METADATA: Metadata = Metadata::new("unmask", Level::INFO, None);
 /// A metric's name and what it is.
 type Metric = (&'static str, &'static str);
 
-const REQUESTS: Metric = ("unmask_http_requests_total", "Answered requests.");
+const REQUESTS: Metric = (
+    "unmask_http_requests_total",
+    "Requests that have ended, by how they ended.",
+);
 const IN_FLIGHT: Metric = ("unmask_http_requests_in_flight", "Requests being answered.");
 const DURATION: Metric = (
     "unmask_http_request_duration_seconds",
@@ -46,7 +49,11 @@ const DURATION: Metric = (
 );
 const FIRST_TOKEN: Metric = (
     "unmask_time_to_first_token_seconds",
-    "From a request's head to the first piece of its answer, of requests that denoise.",
+    "From a request's head to the first text of its answer, of requests that denoise.",
+);
+const CONNECTIONS: Metric = (
+    "unmask_connections",
+    "Open connections, idle ones included.",
 );
 const QUEUED: Metric = (
     "unmask_queued_sequences",
@@ -57,10 +64,13 @@ const STEPS: Metric = (
     "unmask_denoise_steps_total",
     "Denoise steps; each is one batch.",
 );
-const ROWS_TOTAL: Metric = ("unmask_denoise_rows_total", "Rows computed in them.");
+const ROWS_TOTAL: Metric = (
+    "unmask_denoise_rows_total",
+    "Rows computed in denoise steps.",
+);
 const KEPT_ROWS: Metric = (
     "unmask_kept_rows_total",
-    "Those of them whose keys and values were kept.",
+    "Rows computed in denoise steps whose keys and values were kept.",
 );
 const SCORED_ROWS: Metric = (
     "unmask_scored_rows_total",
@@ -76,19 +86,19 @@ const KV_SLOTS: Metric = (
 );
 const KV_USED: Metric = (
     "unmask_kv_pool_used_slots",
-    "Those in blocks that running sequences use.",
+    "Slots of the pool of cached keys and values in blocks that running sequences use.",
 );
 const COMMITTED: Metric = (
     "unmask_committed_slots_total",
-    "Slots committed or edited in them.",
+    "Slots committed or edited in denoise steps.",
 );
 const BUSY: Metric = (
     "unmask_denoise_busy_seconds",
-    "Time spent in them, since the start.",
+    "Time spent in denoise steps since the start.",
 );
 const PHASE: Metric = (
     "unmask_denoise_phase_seconds",
-    "The part of it spent in a phase of a step.",
+    "Time spent in a phase of denoise steps since the start.",
 );
 const QUEUE_WAIT: Metric = (
     "unmask_queue_wait_seconds",
@@ -171,6 +181,33 @@ impl Metrics {
         metrics
     }
 
+    /// Counts a request that is being answered from now on.
+    pub fn begin_request(&self) {
+        self.in_flight.increment(1.0);
+    }
+
+    /// Enters when the first text of an answer went out.
+    pub fn time_first_token(&self, route: &str, elapsed: Duration) {
+        histogram(&self.recorder, FIRST_TOKEN, of_route(route)).record(elapsed.as_secs_f64());
+    }
+
+    /// Counts a request that is not being answered any more.
+    pub fn end_request(
+        &self,
+        route: &str,
+        status: StatusCode,
+        outcome: Outcome,
+        elapsed: Duration,
+    ) {
+        self.in_flight.decrement(1.0);
+        histogram(&self.recorder, DURATION, of_route(route)).record(elapsed.as_secs_f64());
+        let mut labels = of_route(route);
+        labels.push(Label::new("status", status.as_str().to_owned()));
+        labels.push(Label::new("outcome", outcome.name()));
+        counter(&self.recorder, REQUESTS, labels).increment(1);
+        self.gather();
+    }
+
     /// Counts an answer.
     pub fn count_answer(&self, prompt_tokens: usize, completion_tokens: usize, per_forward: f64) {
         self.prompt_tokens.increment(prompt_tokens as u64);
@@ -183,8 +220,8 @@ impl Metrics {
         self.prompt_tokens.increment(prompt_tokens as u64);
     }
 
-    /// All that was counted, as text.
-    fn render(&self, status: EngineStatus) -> String {
+    /// All that was counted, as text; connections only where it is known how many there are.
+    fn render(&self, status: EngineStatus, connections: Option<OpenConnections>) -> String {
         let count = |metric, value| counter(&self.recorder, metric, Vec::new()).absolute(value);
         let set = |metric, value| gauge(&self.recorder, metric, Vec::new()).set(value);
         count(STEPS, status.steps);
@@ -195,6 +232,9 @@ impl Metrics {
         count(REUSED, status.reused);
         set(KV_SLOTS, status.kv_slots as f64);
         set(KV_USED, status.kv_used as f64);
+        if let Some(connections) = connections {
+            set(CONNECTIONS, connections.number() as f64);
+        }
         set(QUEUED, status.queued as f64);
         set(RUNNING, status.running as f64);
         set(BUSY, status.phases.total().as_secs_f64());
@@ -255,7 +295,14 @@ fn describe(recorder: &PrometheusRecorder) {
         recorder.describe_counter(name.into(), None, help.into());
     }
     for (name, help) in [
-        IN_FLIGHT, QUEUED, RUNNING, KV_SLOTS, KV_USED, MODEL_INFO, BUILD_INFO,
+        CONNECTIONS,
+        IN_FLIGHT,
+        QUEUED,
+        RUNNING,
+        KV_SLOTS,
+        KV_USED,
+        MODEL_INFO,
+        BUILD_INFO,
     ] {
         recorder.describe_gauge(name.into(), None, help.into());
     }
@@ -270,6 +317,10 @@ fn describe(recorder: &PrometheusRecorder) {
     }
 }
 
+fn of_route(route: &str) -> Vec<Label> {
+    vec![Label::new("route", route.to_owned())]
+}
+
 fn counter(recorder: &PrometheusRecorder, metric: Metric, labels: Vec<Label>) -> Counter {
     recorder.register_counter(&Key::from_parts(metric.0, labels), &METADATA)
 }
@@ -280,76 +331,6 @@ fn gauge(recorder: &PrometheusRecorder, metric: Metric, labels: Vec<Label>) -> G
 
 fn histogram(recorder: &PrometheusRecorder, metric: Metric, labels: Vec<Label>) -> Histogram {
     recorder.register_histogram(&Key::from_parts(metric.0, labels), &METADATA)
-}
-
-/// A request being answered; counted when it is dropped.
-struct InFlight {
-    metrics: Arc<Metrics>,
-    begun: Instant,
-    route: String,
-    status: StatusCode,
-    /// Whether its first piece is sent, or need not be timed.
-    has_begun: bool,
-}
-
-impl InFlight {
-    fn labels(&self) -> Vec<Label> {
-        vec![Label::new("route", self.route.clone())]
-    }
-
-    /// Takes in a piece of the answer. Comments that keep a stream alive are none.
-    fn sent(&mut self, data: &Bytes) {
-        let is_answer = self.status.is_success() && !data.starts_with(b":");
-        if is_answer && !std::mem::replace(&mut self.has_begun, true) {
-            histogram(&self.metrics.recorder, FIRST_TOKEN, self.labels())
-                .record(self.begun.elapsed().as_secs_f64());
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.metrics.in_flight.decrement(1.0);
-        histogram(&self.metrics.recorder, DURATION, self.labels())
-            .record(self.begun.elapsed().as_secs_f64());
-        let mut labels = self.labels();
-        labels.push(Label::new("status", self.status.as_str().to_owned()));
-        counter(&self.metrics.recorder, REQUESTS, labels).increment(1);
-        self.metrics.gather();
-    }
-}
-
-/// Marks an answer that is denoised, the beginning of which is worth timing.
-#[derive(Clone)]
-struct Denoised;
-
-/// Marks what denoising endpoints answer.
-pub(super) async fn denoised(mut response: Response) -> Response {
-    response.extensions_mut().insert(Denoised);
-    response
-}
-
-/// Counts a request, from its head until its answer is sent or dropped. One whose client goes before there
-/// is an answer is counted with status 499, as nginx has it.
-pub(super) async fn count(
-    State(state): State<Arc<AppState>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let client_gone = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
-    let route = request.extensions().get::<MatchedPath>();
-    let mut in_flight = InFlight {
-        metrics: state.metrics.clone(),
-        begun: Instant::now(),
-        route: route.map_or("unmatched", MatchedPath::as_str).to_owned(),
-        status: client_gone,
-        has_begun: false,
-    };
-    in_flight.metrics.in_flight.increment(1.0);
-    let response = next.run(request).await;
-    in_flight.status = response.status();
-    in_flight.has_begun = response.extensions().get::<Denoised>().is_none();
-    observed(response, move |data| in_flight.sent(data))
 }
 
 /// All that was counted.
@@ -364,8 +345,12 @@ pub(super) async fn count(
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),
 )]
-pub(super) async fn get(State(state): State<Arc<AppState>>) -> Response {
-    let text = state.metrics.render(state.engine.status());
+pub(super) async fn get(
+    State(state): State<Arc<AppState>>,
+    connections: Option<Extension<OpenConnections>>,
+) -> Response {
+    let connections = connections.map(|Extension(connections)| connections);
+    let text = state.metrics.render(state.engine.status(), connections);
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }

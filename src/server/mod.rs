@@ -79,6 +79,7 @@ mod probes;
 mod random;
 mod receive;
 mod request_id;
+mod requests;
 mod run;
 mod score;
 mod sse;
@@ -100,9 +101,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, Any as AnyOrigin, CorsLayer};
-use tower_http::trace::{DefaultOnResponse, TraceLayer};
-use tracing::Level;
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any as AnyOrigin, CorsLayer};
 
 pub use auth::{ApiKeyError, ApiKeys};
 use error::ApiError;
@@ -120,7 +119,7 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/infill", post(infill::create))
         .route("/v1/fim/completions", post(fim::create))
         .route("/infill", post(llama_infill::create))
-        .route_layer(middleware::map_response(metrics::denoised));
+        .route_layer(middleware::map_response(requests::denoised));
     let mut keyed = denoising
         .route("/v1/score", post(score::create))
         .route("/tokenize", post(tokens::tokenize))
@@ -159,14 +158,9 @@ pub fn router(state: AppState) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(panicked))
         .layer(cross_origin(&state.access))
-        .layer(
-            TraceLayer::new_for_http()
-                .make_span_with(request_id::span)
-                .on_response(DefaultOnResponse::new().level(Level::INFO)),
-        )
         .layer(middleware::from_fn_with_state(
             state.clone(),
-            metrics::count,
+            requests::follow,
         ));
     #[cfg(feature = "otel")]
     let router = telemetry::traced(router, &state);
@@ -188,12 +182,9 @@ fn cross_origin(access: &Access) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            request_id::HEADER,
-        ])
-        .expose_headers([request_id::HEADER])
+        // Clients have headers of their own (OpenAI's: x-stainless-*), and none does anything but by its key.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([request_id::HEADER, header::RETRY_AFTER, error::SHOULD_RETRY])
 }
 
 /// A handler's panic is a defect; the message goes to the log, not to the client.
