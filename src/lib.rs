@@ -31,6 +31,7 @@ pub mod decode;
 pub mod diffusion;
 pub mod engine;
 pub mod eval;
+mod floats;
 pub mod kernels;
 pub mod models;
 pub mod sampling;
