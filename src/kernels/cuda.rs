@@ -75,7 +75,9 @@ impl CudaMachine {
         Self { device }
     }
 
-    fn run(&self, launch: &Launch, arguments: &mut [Argument]) -> candle_core::Result<()> {
+    /// # Safety
+    /// As [`Machine::launch`].
+    unsafe fn run(&self, launch: &Launch, arguments: &mut [Argument]) -> candle_core::Result<()> {
         let function = function(&self.device, launch.kernel)?;
         // An empty list is never read, but has to be somewhere.
         let upload = |bytes: &[u8]| match bytes.is_empty() {
@@ -103,7 +105,7 @@ impl CudaMachine {
             };
         }
         // SAFETY: the caller passes the kernel's parameters in their order, with memory as large as it
-        // reads and writes.
+        // reads and writes; each is on the device as it was on the host.
         unsafe { builder.launch(config(launch)) }.map_err(candle_core::Error::wrap)?;
         for (argument, placed) in arguments.iter_mut().zip(&placed) {
             if let (Argument::Out(bytes), Placed::Memory(memory)) = (argument, placed)
@@ -124,8 +126,14 @@ impl Machine for CudaMachine {
         name.unwrap_or_else(|error| format!("a CUDA device that does not tell its name ({error})"))
     }
 
-    fn launch(&mut self, launch: &Launch, arguments: &mut [Argument]) -> Result<(), LaunchError> {
-        self.run(launch, arguments).map_err(|error| LaunchError {
+    unsafe fn launch(
+        &mut self,
+        launch: &Launch,
+        arguments: &mut [Argument],
+    ) -> Result<(), LaunchError> {
+        // SAFETY: the caller promises what `run` asks for.
+        let ran = unsafe { self.run(launch, arguments) };
+        ran.map_err(|error| LaunchError {
             kernel: launch.kernel,
             reason: error.to_string(),
         })

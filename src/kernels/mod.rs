@@ -109,5 +109,14 @@ pub trait Machine {
     ///
     /// # Errors
     /// If there is no such kernel or the device fails.
-    fn launch(&mut self, launch: &Launch, arguments: &mut [Argument]) -> Result<(), LaunchError>;
+    ///
+    /// # Safety
+    /// `arguments` are the kernel's parameters, all of them, in their order and of their types. Memory is as large as
+    /// what the kernel reads and writes with this grid and these threads, and numbers in it that name places name
+    /// places inside.
+    unsafe fn launch(
+        &mut self,
+        launch: &Launch,
+        arguments: &mut [Argument],
+    ) -> Result<(), LaunchError>;
 }
