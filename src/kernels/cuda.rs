@@ -1,9 +1,9 @@
 //! Kernels on a CUDA device, on the stream that candle computes on.
 
-use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaSlice, LaunchConfig, PushKernelArg,
 };
+use candle_core::cuda_backend::{CudaDevice, WrapErr};
 
 use super::{Argument, Launch, LaunchError, Machine};
 
@@ -106,16 +106,15 @@ impl CudaMachine {
         }
         // SAFETY: the caller passes the kernel's parameters in their order, with memory as large as it
         // reads and writes; each is on the device as it was on the host.
-        unsafe { builder.launch(config(launch)) }.map_err(candle_core::Error::wrap)?;
+        unsafe { builder.launch(config(launch)) }.w()?;
         for (argument, placed) in arguments.iter_mut().zip(&placed) {
             if let (Argument::Out(bytes), Placed::Memory(memory)) = (argument, placed)
                 && !bytes.is_empty()
             {
-                let copied = stream.memcpy_dtoh(memory, *bytes);
-                copied.map_err(candle_core::Error::wrap)?;
+                stream.memcpy_dtoh(memory, *bytes).w()?;
             }
         }
-        stream.synchronize().map_err(candle_core::Error::wrap)
+        stream.synchronize().w()
     }
 }
 
