@@ -62,6 +62,7 @@ pub mod decode;
 pub mod diffusion;
 pub mod engine;
 pub mod eval;
+mod floats;
 pub mod hub;
 pub mod kernels;
 pub mod models;

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::hub::{self, Hub, Progress, RepositoryId};
+use unmask::kernels::cuda_device;
 use unmask::models::{Checkpoint, Denoiser, WeightFormat, embedded};
 use unmask::text::{ByteTokenizer, ChatFiles, ChatTemplate, HfTokenizer, Tokenizer};
 
@@ -262,7 +263,7 @@ impl DeviceChoice {
     /// The device.
     pub fn resolve(self) -> anyhow::Result<Device> {
         Ok(match self {
-            Self::Auto if cfg!(feature = "cuda") => Device::new_cuda(0).unwrap_or_else(|error| {
+            Self::Auto if cfg!(feature = "cuda") => cuda_device(0).unwrap_or_else(|error| {
                 tracing::warn!(%error, "no usable CUDA device; running on the CPU");
                 Device::Cpu
             }),
@@ -271,7 +272,7 @@ impl DeviceChoice {
             Self::Cuda if !cfg!(feature = "cuda") => anyhow::bail!(
                 "--device cuda: this build is for CPUs only; build it with `--features cuda`, or leave --device out"
             ),
-            Self::Cuda => Device::new_cuda(0).context(
+            Self::Cuda => cuda_device(0).context(
                 "--device cuda: there is no usable CUDA device; `nvidia-smi` should show one",
             )?,
         })

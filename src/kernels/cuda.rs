@@ -1,9 +1,9 @@
 //! Kernels on a CUDA device, on the stream that candle computes on.
 
-use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaSlice, LaunchConfig, PushKernelArg,
 };
+use candle_core::cuda_backend::{CudaDevice, WrapErr};
 
 use super::{Argument, Launch, LaunchError, Machine};
 
@@ -75,7 +75,9 @@ impl CudaMachine {
         Self { device }
     }
 
-    fn run(&self, launch: &Launch, arguments: &mut [Argument]) -> candle_core::Result<()> {
+    /// # Safety
+    /// As [`Machine::launch`].
+    unsafe fn run(&self, launch: &Launch, arguments: &mut [Argument]) -> candle_core::Result<()> {
         let function = function(&self.device, launch.kernel)?;
         // An empty list is never read, but has to be somewhere.
         let upload = |bytes: &[u8]| match bytes.is_empty() {
@@ -103,17 +105,16 @@ impl CudaMachine {
             };
         }
         // SAFETY: the caller passes the kernel's parameters in their order, with memory as large as it
-        // reads and writes.
-        unsafe { builder.launch(config(launch)) }.map_err(candle_core::Error::wrap)?;
+        // reads and writes; each is on the device as it was on the host.
+        unsafe { builder.launch(config(launch)) }.w()?;
         for (argument, placed) in arguments.iter_mut().zip(&placed) {
             if let (Argument::Out(bytes), Placed::Memory(memory)) = (argument, placed)
                 && !bytes.is_empty()
             {
-                let copied = stream.memcpy_dtoh(memory, *bytes);
-                copied.map_err(candle_core::Error::wrap)?;
+                stream.memcpy_dtoh(memory, *bytes).w()?;
             }
         }
-        stream.synchronize().map_err(candle_core::Error::wrap)
+        stream.synchronize().w()
     }
 }
 
@@ -124,8 +125,14 @@ impl Machine for CudaMachine {
         name.unwrap_or_else(|error| format!("a CUDA device that does not tell its name ({error})"))
     }
 
-    fn launch(&mut self, launch: &Launch, arguments: &mut [Argument]) -> Result<(), LaunchError> {
-        self.run(launch, arguments).map_err(|error| LaunchError {
+    unsafe fn launch(
+        &mut self,
+        launch: &Launch,
+        arguments: &mut [Argument],
+    ) -> Result<(), LaunchError> {
+        // SAFETY: the caller promises what `run` asks for.
+        let ran = unsafe { self.run(launch, arguments) };
+        ran.map_err(|error| LaunchError {
             kernel: launch.kernel,
             reason: error.to_string(),
         })

@@ -5,12 +5,25 @@
 pub mod cuda;
 
 use bytemuck::{NoUninit, Pod};
+use candle_core::Device;
 
 /// Threads of a block that handles a row.
 pub const ROW_THREADS: u32 = 512;
 
 /// Numbers that a thread handles where each is computed by itself.
 const NUMBERS_OF_THREAD: usize = 4;
+
+/// The CUDA device of this number, with one stream for all threads.
+///
+/// candle's `Device::new_cuda` computes on the default stream of whichever thread calls. Weights and caches are made
+/// on one thread and used on another, and nothing orders the streams of two threads: a step might read what is not
+/// written yet.
+///
+/// # Errors
+/// If there is no such device, or this build is without the feature `cuda`.
+pub fn cuda_device(ordinal: usize) -> candle_core::Result<Device> {
+    Device::new_cuda_with_stream(ordinal)
+}
 
 /// How a kernel is launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,5 +109,14 @@ pub trait Machine {
     ///
     /// # Errors
     /// If there is no such kernel or the device fails.
-    fn launch(&mut self, launch: &Launch, arguments: &mut [Argument]) -> Result<(), LaunchError>;
+    ///
+    /// # Safety
+    /// `arguments` are the kernel's parameters, all of them, in their order and of their types. Memory is as large as
+    /// what the kernel reads and writes with this grid and these threads, and numbers in it that name places name
+    /// places inside.
+    unsafe fn launch(
+        &mut self,
+        launch: &Launch,
+        arguments: &mut [Argument],
+    ) -> Result<(), LaunchError>;
 }

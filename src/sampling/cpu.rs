@@ -5,10 +5,17 @@ use std::borrow::Cow;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::exact::{self, gumbel};
+use super::exact::{MOST_NOISE, gumbel, gumbel_bound};
+use super::filter::cutoff;
 use super::philox::{Draws, Stream};
-use super::{Basis, FilterOrder, Logprobs, RowParams, RowSample, SamplingError};
+use super::{Basis, Logprobs, RowParams, RowSample, SamplingError};
 use crate::canvas::TokenId;
+use crate::floats::with_floats;
+use crate::simd::LANES;
+
+/// How much less a value may be than one that its bound is compared with: more than the roundings of the bound,
+/// of the noise and of values, which are at most 23 where it matters, and of x, which is then at least −26.
+const BOUND_ERROR: f32 = 0.01;
 
 pub(super) fn reduce(
     logits: &Tensor,
@@ -18,31 +25,32 @@ pub(super) fn reduce(
     if rows != params.len() {
         candle_core::bail!("{rows} rows of logits but parameters for {}", params.len());
     }
-    let logits = logits
-        .to_device(&Device::Cpu)?
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1::<f32>()?;
-    Ok(logits
-        .par_chunks(vocab.max(1))
-        .zip(params)
-        .map(|(row, params)| reduce_row(row, params))
-        .collect())
+    let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    with_floats([&logits], |[logits]| {
+        logits
+            .par_chunks(vocab.max(1))
+            .zip(params)
+            .map(|(row, params)| reduce_row(row, params))
+            .collect()
+    })
 }
 
 fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingError> {
-    let own = match params.excluded_is_impossible {
-        true => Cow::Owned(without(logits, params.excluded)),
-        false => Cow::Borrowed(logits),
-    };
-    let mut biased = Cow::Borrowed(&*own);
+    let mut row = Cow::Borrowed(logits);
+    if params.excluded_is_impossible
+        && let Some(logit) = row.to_mut().get_mut(params.excluded as usize)
+    {
+        *logit = f32::NEG_INFINITY;
+    }
+    let is_adjusted = !params.bias.is_empty() || params.allowed.is_some();
+    let unadjusted = (is_adjusted && params.logprobs.is_some()).then(|| row.clone());
     if !params.bias.is_empty() {
-        params.bias.add_to(biased.to_mut());
+        params.bias.add_to(row.to_mut());
     }
     if let Some(allowed) = &params.allowed {
-        allowed.restrict(biased.to_mut());
+        allowed.restrict(row.to_mut());
     }
-    let logits = &*biased;
+    let logits = &*row;
     let (best, second) = two_largest(logits, params)?;
     let drawable = if best.1 == params.excluded as usize {
         second
@@ -52,11 +60,15 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
     if drawable.0 == f32::NEG_INFINITY {
         return Err(refusal(params, "no token that could be drawn"));
     }
-    let floor = cutoff(logits, drawable.0, params);
+    // At temperature 0 the filters change no more than the numbers by the sampling basis.
+    let floor = match (params.temperature, params.basis) {
+        (0.0, Basis::Model) => f32::NEG_INFINITY,
+        _ => cutoff(logits, drawable.0, params),
+    };
     let token = draw(logits, drawable, floor, params);
     let (floor, temperature) = match params.basis {
         Basis::Model => (f32::NEG_INFINITY, 1.0),
-        Basis::Sampling => (floor, effective_temperature(params)),
+        Basis::Sampling => (floor, params.effective_temperature()),
     };
     // With x = (logit − max) / temperature: ln p = x − ln Σ e^x, and H = ln Σ e^x − Σ x e^x / Σ e^x.
     let exponent = |logit: f32| (logit - best.0) / temperature;
@@ -84,6 +96,7 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
     };
     let token = token as TokenId;
     let asked = params.logprobs.as_ref();
+    let unadjusted = unadjusted.as_deref().unwrap_or(logits);
     Ok(RowSample {
         token,
         probability: probability(logits[token as usize]),
@@ -91,7 +104,7 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
         second: probability(second.0),
         entropy,
         uniform: Draws::new(params.seed, params.step, params.slot, Stream::Score).uniform(),
-        logprobs: asked.map(|asked| Logprobs::of_row(&own, token, asked)),
+        logprobs: asked.map(|asked| Logprobs::of_row(unadjusted, token, asked)),
     })
 }
 
@@ -103,23 +116,6 @@ fn refusal(params: &RowParams, what: &'static str) -> SamplingError {
     }
 }
 
-fn without(logits: &[f32], token: TokenId) -> Vec<f32> {
-    let mut logits = logits.to_vec();
-    if let Some(logit) = logits.get_mut(token as usize) {
-        *logit = f32::NEG_INFINITY;
-    }
-    logits
-}
-
-/// The temperature of the distribution that is drawn from: at 0 the filters apply to the model's own.
-fn effective_temperature(params: &RowParams) -> f32 {
-    if params.temperature == 0.0 {
-        1.0
-    } else {
-        params.temperature
-    }
-}
-
 /// A logit and its token.
 type Scored = (f32, usize);
 
@@ -127,14 +123,24 @@ type Scored = (f32, usize);
 fn two_largest(logits: &[f32], params: &RowParams) -> Result<(Scored, Scored), SamplingError> {
     let mut best = (f32::NEG_INFINITY, 0);
     let mut second = (f32::NEG_INFINITY, 0);
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > best.0 {
-            second = best;
-            best = (logit, token);
-        } else if logit > second.0 {
-            second = (logit, token);
-        } else if logit.is_nan() {
-            return Err(refusal(params, "NaN"));
+    for (chunk, logits) in logits.chunks(LANES).enumerate() {
+        // Most chunks have neither of the two, nor NaN, which is not ≤ either.
+        if logits
+            .iter()
+            .fold(true, |none, logit| none & (*logit <= second.0))
+        {
+            continue;
+        }
+        for (lane, &logit) in logits.iter().enumerate() {
+            let token = chunk * LANES + lane;
+            if logit > best.0 {
+                second = best;
+                best = (logit, token);
+            } else if logit > second.0 {
+                second = (logit, token);
+            } else if logit.is_nan() {
+                return Err(refusal(params, "NaN"));
+            }
         }
     }
     if best.0 == f32::INFINITY {
@@ -146,76 +152,47 @@ fn two_largest(logits: &[f32], params: &RowParams) -> Result<(Scored, Scored), S
 /// The arg-max of logit / temperature + Gumbel noise over the tokens that the filters keep, those of at
 /// least `floor`, which is a draw from their renormalised distribution; `best`, the most probable one,
 /// at temperature 0.
+///
+/// The noise's logarithms are spared to tokens that cannot win: those whose value is less than one that is
+/// known already even by a bound of their noise. The most probable token's value is known first.
 fn draw(logits: &[f32], best: Scored, floor: f32, params: &RowParams) -> usize {
     if params.temperature == 0.0 {
         return best.1;
     }
     let draws = Draws::new(params.seed, params.step, params.slot, Stream::Gumbel);
+    let least_logit = |reach: f32| floor.max(best.0 + params.temperature * (reach - MOST_NOISE));
+    let mut reach = gumbel(draws.quad(best.1 as u32 / 4)[best.1 % 4]) - BOUND_ERROR;
+    let mut least = least_logit(reach);
     let mut winner = (f32::NEG_INFINITY, best.1);
     for (quad, tokens) in logits.chunks(4).enumerate() {
-        if tokens.iter().all(|logit| *logit < floor) {
+        if tokens.iter().all(|logit| *logit < least) {
             continue;
         }
         for (lane, (&logit, word)) in tokens.iter().zip(draws.quad(quad as u32)).enumerate() {
             let token = 4 * quad + lane;
-            if logit < floor || token == params.excluded as usize {
+            if logit < least || token == params.excluded as usize {
                 continue;
             }
-            let value = (logit - best.0) / params.temperature + gumbel(word);
+            let x = (logit - best.0) / params.temperature;
+            if x + gumbel_bound(word) < reach {
+                continue;
+            }
+            let value = x + gumbel(word);
             if value > winner.0 {
                 winner = (value, token);
+                reach = reach.max(value - BOUND_ERROR);
+                least = least_logit(reach);
             }
         }
     }
     winner.1
 }
 
-/// e^((logit − reference) / temperature) in units of 2⁻⁴⁰. Sums of integers are the same in any order, so
-/// every device agrees on the last token that top-p keeps.
-pub(super) fn mass(logit: f32, reference: f32, temperature: f32) -> u64 {
-    const UNITS: f32 = (1u64 << 40) as f32;
-    (exact::exp(((logit - reference) / temperature).min(0.0)) * UNITS) as u64
-}
-
-/// The smallest logit that the filters keep; −∞ without one. `reference` is the largest that may be drawn.
-fn cutoff(logits: &[f32], reference: f32, params: &RowParams) -> f32 {
-    let temperature = effective_temperature(params);
-    let by_min_p = params.min_p.map_or(f32::NEG_INFINITY, |p| {
-        (reference + temperature * p.ln()).min(reference)
-    });
-    let top_p = params.top_p.filter(|p| *p < 1.0);
-    let top_k = params.top_k.filter(|k| *k < logits.len());
-    if top_k.is_none() && top_p.is_none() {
-        return by_min_p;
-    }
-    let mass = |logit: f32| mass(logit, reference, temperature);
-    let mut kept = without(logits, params.excluded);
-    match top_k {
-        Some(k) if params.filter_order == FilterOrder::TopKFirst => {
-            kept.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-            kept.truncate(k);
-        }
-        Some(_) => {}
-        None => kept.retain(|logit| mass(*logit) > 0),
-    }
-    kept.sort_unstable_by(|a, b| b.total_cmp(a));
-    let by_k = top_k.map_or(f32::NEG_INFINITY, |k| kept[k - 1]);
-    let by_p = top_p.and_then(|p| {
-        let masses = || kept.iter().map(|logit| mass(*logit));
-        let target = (f64::from(p) * masses().sum::<u64>() as f64) as u64;
-        let mut sum = 0;
-        let mut kept = kept.iter().zip(masses());
-        kept.find_map(|(logit, mass)| {
-            sum += mass;
-            (sum >= target).then_some(*logit)
-        })
-    });
-    by_p.unwrap_or(by_k).max(by_k).max(by_min_p)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{LogitBias, RowLogprobs};
+    use proptest::prelude::*;
+
+    use super::super::{FilterOrder, LogitBias, RowLogprobs, TokenSet};
     use super::*;
 
     fn params(temperature: f32, slot: usize) -> RowParams {
@@ -404,6 +381,64 @@ mod tests {
         let weights = [0.6, 0.3, 0.1 * 2.0f32.exp()];
         assert_eq!(favoured.token, 2);
         assert!((favoured.probability - weights[2] / weights.iter().sum::<f32>()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn log_probabilities_are_of_all_tokens_but_an_impossible_one() {
+        let logits = [0.5f32, 0.25, 0.125, 0.125].map(f32::ln);
+        let mut allowed = TokenSet::empty(4);
+        allowed.insert(3);
+        let mut params = params(0.0, 0);
+        params.allowed = Some(allowed.into());
+        params.excluded = 0;
+        params.excluded_is_impossible = true;
+        params.logprobs = Some(RowLogprobs {
+            top: 4,
+            of: [0].into(),
+        });
+        let sample = reduce_row(&logits, &params).unwrap();
+        let logprobs = sample.logprobs.unwrap();
+        assert_eq!((sample.token, sample.probability), (3, 1.0));
+        assert!((logprobs.token - 0.25f32.ln()).abs() < 1e-6);
+        let top: Vec<TokenId> = logprobs.top.iter().map(|(token, _)| *token).collect();
+        assert_eq!(
+            (top, &*logprobs.of),
+            (vec![1, 2, 3], &[f32::NEG_INFINITY][..])
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_draw_is_the_winner_of_the_whole_race(
+            logits in proptest::collection::vec(
+                prop_oneof![
+                    4 => -8.0f32..8.0,
+                    2 => (-2i8..2).prop_map(f32::from),
+                    1 => -1e4f32..1e4,
+                    1 => Just(f32::NEG_INFINITY),
+                ],
+                1..300,
+            ),
+            temperature in prop_oneof![0.1f32..3.0, Just(1e-30), Just(1e30)],
+            excluded in 0u32..400,
+            slot in 0usize..1000,
+        ) {
+            let mut params = params(temperature, slot);
+            params.excluded = excluded;
+            let drawable = || {
+                let tokens = (0..).zip(logits.iter().copied());
+                tokens.filter(|(token, logit)| *token != excluded && *logit > f32::NEG_INFINITY)
+            };
+            let best = drawable().map(|(_, logit)| logit).fold(f32::NEG_INFINITY, f32::max);
+            let draws = Draws::new(params.seed, params.step, slot, Stream::Gumbel);
+            let value = |(token, logit): (TokenId, f32)| {
+                let word = draws.quad(token / 4)[token as usize % 4];
+                (token, (logit - best) / temperature + gumbel(word))
+            };
+            let winner = drawable().map(value).reduce(|a, b| if b.1 > a.1 { b } else { a });
+            let drawn = reduce_row(&logits, &params).ok().map(|sample| sample.token);
+            prop_assert_eq!(drawn, winner.map(|(token, _)| token));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use bytemuck::Zeroable;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr, PushKernelArg};
-use candle_core::cuda_backend::{CudaDType, CudaDevice};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
 use candle_core::{DType, Layout, Storage, StorageRef, Tensor};
 use half::{bf16, f16};
 
@@ -103,7 +103,7 @@ fn run<T: CudaDType + DeviceRepr>(
     builder.arg(&mut found).arg(&mut top).arg(&mut of_found);
     // SAFETY: the parameters of the kernel in their order; `rows` names nothing outside the lists and the
     // unconditional logits, which are as many as the conditional ones.
-    unsafe { builder.launch(config(&launch)) }.map_err(candle_core::Error::wrap)?;
+    unsafe { builder.launch(config(&launch)) }.w()?;
     let found = device.clone_dtoh(&found)?;
     let (mut tops, mut ofs) = (Vec::new(), Vec::new());
     if params.iter().any(|params| params.logprobs.is_some()) {

@@ -9,6 +9,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod exact;
+mod filter;
 mod guidance;
 pub mod layout;
 mod logprobs;
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::canvas::TokenId;
-use cpu::mass;
+use filter::mass;
 
 pub use bias::LogitBias;
 pub use guidance::Guidance;
@@ -87,6 +88,16 @@ pub struct RowParams {
     pub slot: usize,
     /// Which log-probabilities are reported; `None` for none.
     pub logprobs: Option<RowLogprobs>,
+}
+
+impl RowParams {
+    /// The temperature of the distribution that is drawn from: at 0 the filters apply to the model's own.
+    fn effective_temperature(&self) -> f32 {
+        match self.temperature {
+            0.0 => 1.0,
+            temperature => temperature,
+        }
+    }
 }
 
 /// What the reduction finds for one row.

@@ -52,25 +52,29 @@ impl Layer {
         let kernels = ragged::kernels(self.dim)
             .ok_or_else(|| Failure::Differs(format!("no kernel for heads of {}", self.dim)))?;
         let kernel = self.element.kernel(kernels);
-        machine.launch(
-            &ragged::launch(kernel, plan.tiles.len(), self.heads),
-            &mut [
-                Argument::In(&encode(&self.q)),
-                Argument::In(&encode(&self.k)),
-                Argument::In(&encode(&self.v)),
-                Argument::In(&encode(&self.pool_keys)),
-                Argument::In(&encode(&self.pool_values)),
-                Argument::input(&plan.segments),
-                Argument::input(&plan.tiles),
-                Argument::input(&plan.context),
-                Argument::input(&plan.visible),
-                Argument::input(&plan.allowed),
-                Argument::U32(self.heads as u32),
-                Argument::U32(self.kv_heads as u32),
-                Argument::F32(1.0 / (self.dim as f32).sqrt()),
-                Argument::Out(&mut out),
-            ],
-        )?;
+        // SAFETY: the parameters of the kernel; the plan names rows of `q`, `k` and `v`, of which `out` is as large as
+        // `q`, and slots of the pool.
+        unsafe {
+            machine.launch(
+                &ragged::launch(kernel, plan.tiles.len(), self.heads),
+                &mut [
+                    Argument::In(&encode(&self.q)),
+                    Argument::In(&encode(&self.k)),
+                    Argument::In(&encode(&self.v)),
+                    Argument::In(&encode(&self.pool_keys)),
+                    Argument::In(&encode(&self.pool_values)),
+                    Argument::input(&plan.segments),
+                    Argument::input(&plan.tiles),
+                    Argument::input(&plan.context),
+                    Argument::input(&plan.visible),
+                    Argument::input(&plan.allowed),
+                    Argument::U32(self.heads as u32),
+                    Argument::U32(self.kv_heads as u32),
+                    Argument::F32(1.0 / (self.dim as f32).sqrt()),
+                    Argument::Out(&mut out),
+                ],
+            )
+        }?;
         Ok(self.element.decode(&out))
     }
 

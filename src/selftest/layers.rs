@@ -62,33 +62,39 @@ pub(super) fn norms(machine: &mut dyn Machine, extent: Extent) -> Result<String,
             let (mut sum, mut normed) = (x_bytes.clone(), x_bytes.clone());
 
             let kernel = element.kernel(["rms_norm_f32", "rms_norm_bf16", "rms_norm_f16"]);
-            machine.launch(
-                &Launch::rows(kernel, rows, machine.row_threads()),
-                &mut [
-                    Argument::In(&x_bytes),
-                    Argument::In(&weight_bytes),
-                    Argument::U32(width as u32),
-                    Argument::F32(EPSILON),
-                    Argument::Out(&mut normed),
-                ],
-            )?;
+            // SAFETY: the parameters of the kernel; rows of `width` numbers, and as many weights.
+            unsafe {
+                machine.launch(
+                    &Launch::rows(kernel, rows, machine.row_threads()),
+                    &mut [
+                        Argument::In(&x_bytes),
+                        Argument::In(&weight_bytes),
+                        Argument::U32(width as u32),
+                        Argument::F32(EPSILON),
+                        Argument::Out(&mut normed),
+                    ],
+                )
+            }?;
             let twin = candle_nn::ops::rms_norm(&tensor(&x, (rows, width))?, &weight, EPSILON)?;
             compare(element, &normed, &twin, "rms_norm")?;
 
             let kernel =
                 element.kernel(["add_rms_norm_f32", "add_rms_norm_bf16", "add_rms_norm_f16"]);
-            machine.launch(
-                &Launch::rows(kernel, rows, machine.row_threads()),
-                &mut [
-                    Argument::In(&x_bytes),
-                    Argument::In(&residual_bytes),
-                    Argument::In(&weight_bytes),
-                    Argument::U32(width as u32),
-                    Argument::F32(EPSILON),
-                    Argument::Out(&mut sum),
-                    Argument::Out(&mut normed),
-                ],
-            )?;
+            // SAFETY: the parameters of the kernel; rows of `width` numbers, and as many weights.
+            unsafe {
+                machine.launch(
+                    &Launch::rows(kernel, rows, machine.row_threads()),
+                    &mut [
+                        Argument::In(&x_bytes),
+                        Argument::In(&residual_bytes),
+                        Argument::In(&weight_bytes),
+                        Argument::U32(width as u32),
+                        Argument::F32(EPSILON),
+                        Argument::Out(&mut sum),
+                        Argument::Out(&mut normed),
+                    ],
+                )
+            }?;
             let added: Vec<f32> = x.iter().zip(&residual).map(|(a, b)| a + b).collect();
             let added = element.round(&added);
             if element.decode(&sum) != added {
@@ -132,7 +138,9 @@ pub(super) fn rotations(machine: &mut dyn Machine, extent: Extent) -> Result<Str
             let mut arguments: Vec<_> = inputs.into_iter().chain(numbers()).collect();
             arguments.push(Argument::Out(&mut out));
             let launch = Launch::warps(kernel, rows * heads, threads);
-            machine.launch(&launch, &mut arguments)?;
+            // SAFETY: the parameters of the kernel; as many heads of `dim` numbers as it is told of, cosines and sines
+            // of `half` for each row.
+            unsafe { machine.launch(&launch, &mut arguments) }?;
             compare(element, &out, &rotated(&x)?, "rotate")?;
 
             let kernel = element.kernel(["norm_rotate_f32", "norm_rotate_bf16", "norm_rotate_f16"]);
@@ -141,7 +149,8 @@ pub(super) fn rotations(machine: &mut dyn Machine, extent: Extent) -> Result<Str
             let mut arguments: Vec<_> = inputs.into_iter().chain(numbers()).collect();
             arguments.extend([Argument::F32(EPSILON), Argument::Out(&mut out)]);
             let launch = Launch::warps(kernel, rows * heads, threads);
-            machine.launch(&launch, &mut arguments)?;
+            // SAFETY: as above, and `dim` weights.
+            unsafe { machine.launch(&launch, &mut arguments) }?;
             compare(element, &out, &rotated(&normed)?, "norm_rotate")?;
         }
     }
@@ -159,15 +168,18 @@ pub(super) fn gates(machine: &mut dyn Machine, extent: Extent) -> Result<String,
             let (up, up_bytes) = input.numbers(count);
             let mut out = gate_bytes.clone();
             let kernel = element.kernel(["gated_f32", "gated_bf16", "gated_f16"]);
-            machine.launch(
-                &Launch::numbers(kernel, count, machine.row_threads()),
-                &mut [
-                    Argument::In(&gate_bytes),
-                    Argument::In(&up_bytes),
-                    Argument::U64(count as u64),
-                    Argument::Out(&mut out),
-                ],
-            )?;
+            // SAFETY: the parameters of the kernel; all memory is of `count` numbers.
+            unsafe {
+                machine.launch(
+                    &Launch::numbers(kernel, count, machine.row_threads()),
+                    &mut [
+                        Argument::In(&gate_bytes),
+                        Argument::In(&up_bytes),
+                        Argument::U64(count as u64),
+                        Argument::Out(&mut out),
+                    ],
+                )
+            }?;
             let twin = (tensor(&gate, count)?.silu()? * tensor(&up, count)?)?;
             compare(element, &out, &twin, "gated")?;
         }

@@ -46,16 +46,19 @@ pub(super) fn corrupted(machine: &mut dyn Machine, extent: Extent) -> Result<Str
             }
             let (mask, states) = corrupt::kernel_noise(&process);
             let mut noisy = clean.clone();
-            machine.launch(
-                &Launch::rows("corrupt", rows.len(), machine.row_threads()),
-                &mut [
-                    Argument::input(&clean),
-                    Argument::input(&rows),
-                    Argument::U32(mask),
-                    Argument::U32(states),
-                    Argument::output(&mut noisy),
-                ],
-            )?;
+            // SAFETY: the parameters of the kernel; each row names tokens of `clean`, and `noisy` is as long.
+            unsafe {
+                machine.launch(
+                    &Launch::rows("corrupt", rows.len(), machine.row_threads()),
+                    &mut [
+                        Argument::input(&clean),
+                        Argument::input(&rows),
+                        Argument::U32(mask),
+                        Argument::U32(states),
+                        Argument::output(&mut noisy),
+                    ],
+                )
+            }?;
             if noisy != corrupt::corrupt(&clean, &process, &rows) {
                 return Err(Failure::Differs(format!("{process:?}, {rows:?}")));
             }
@@ -120,16 +123,19 @@ fn reverse_batch(
     let logits = element.round(&logits);
     let mut found = vec![ReverseFound::zeroed(); rows.len()];
     let kernel = element.kernel(["posterior_f32", "posterior_bf16", "posterior_f16"]);
-    machine.launch(
-        &Launch::rows(kernel, rows.len(), machine.row_threads()),
-        &mut [
-            Argument::In(&element.encode(&logits)),
-            Argument::U64(vocab as u64),
-            Argument::U32(vocab as u32),
-            Argument::input(&rows),
-            Argument::output(&mut found),
-        ],
-    )?;
+    // SAFETY: the parameters of the kernel; `vocab` logits for each row, and one result.
+    unsafe {
+        machine.launch(
+            &Launch::rows(kernel, rows.len(), machine.row_threads()),
+            &mut [
+                Argument::In(&element.encode(&logits)),
+                Argument::U64(vocab as u64),
+                Argument::U32(vocab as u32),
+                Argument::input(&rows),
+                Argument::output(&mut found),
+            ],
+        )
+    }?;
     for ((row, logits), found) in rows.iter().zip(logits.chunks(vocab)).zip(&found) {
         let twin = row.draw(logits).ok();
         let given = (found.status == 0).then_some(found.state);

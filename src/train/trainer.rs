@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use candle_core::Device;
-
 use super::checkpoint::{self, Progress, Record, State};
 use super::config::{Precision, TrainConfig, TrainDevice};
 use super::cpu::{CpuNetwork, bf16_available};
@@ -14,6 +12,7 @@ use super::layout::{Layout, NetworkShape};
 use super::network::{ComposedNetwork, Network};
 use super::optimizer::{Optimizer, Update, average_decay, global_norm, learning_rate};
 use super::throughput::operations;
+use crate::kernels::cuda_device;
 
 /// What a training step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -155,7 +154,7 @@ impl Trainer {
             }
             TrainDevice::Cuda(ordinal) => Box::new(ComposedNetwork::with_precision(
                 &state.shape,
-                &Device::new_cuda(ordinal)?,
+                &cuda_device(ordinal)?,
                 state.config.precision.unwrap_or(Precision::F32),
             )?),
         };

@@ -78,7 +78,11 @@ impl Machine for Host {
         self.threads
     }
 
-    fn launch(&mut self, launch: &Launch, arguments: &mut [Argument]) -> Result<(), LaunchError> {
+    unsafe fn launch(
+        &mut self,
+        launch: &Launch,
+        arguments: &mut [Argument],
+    ) -> Result<(), LaunchError> {
         let symbol = format!("host_{}", launch.kernel);
         // SAFETY: the shim exports its kernels with this signature.
         let kernel = unsafe {
@@ -108,8 +112,8 @@ impl Machine for Host {
             block: launch.block,
             reversed: u32::from(self.reversed),
         };
-        // SAFETY: the caller passes the kernel's parameters in their order; numbers stand at the start of
-        // their places on a little-endian machine.
+        // SAFETY: the caller passes the kernel's parameters in their order, with memory as large as it reads
+        // and writes; numbers stand at the start of their places on a little-endian machine.
         unsafe { kernel(&host, pointers.as_mut_ptr()) };
         Ok(())
     }

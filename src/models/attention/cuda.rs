@@ -2,7 +2,7 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, PushKernelArg};
-use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
 
@@ -171,7 +171,7 @@ impl RaggedAttention<'_> {
         builder.arg(&scale).arg(&mut out);
         // SAFETY: the parameters of the kernel in their order; the plan names rows of the batch and slots of
         // the pool, which `Attention::new` has checked.
-        unsafe { builder.launch(config(&launch)) }.map_err(candle_core::Error::wrap)?;
+        unsafe { builder.launch(config(&launch)) }.w()?;
         let shape = Shape::from((rows, heads * dim));
         Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), shape))
     }

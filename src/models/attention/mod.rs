@@ -6,10 +6,11 @@ mod cuda;
 mod eager;
 pub(crate) mod ragged;
 
-use candle_core::{DType, Result, Storage, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use cpu::Heads;
 
+use crate::floats::with_floats;
 use crate::models::batch::Segment;
 use crate::models::{KvPool, ModelError, RaggedBatch};
 
@@ -114,23 +115,4 @@ impl<'a> Attention<'a> {
         };
         Tensor::from_vec(attended, (rows, query * dim), q.device())
     }
-}
-
-/// The entries of f32 tensors on the CPU, row-major.
-pub(super) fn with_floats<const N: usize, T>(
-    tensors: [&Tensor; N],
-    read: impl FnOnce([&[f32]; N]) -> T,
-) -> Result<T> {
-    let tensors = tensors.map(Tensor::contiguous);
-    let tensors: Vec<Tensor> = tensors.into_iter().collect::<Result<_>>()?;
-    let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
-    let mut slices = [[].as_slice(); N];
-    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        let Storage::Cpu(storage) = &**storage else {
-            candle_core::bail!("an operation of the CPU was given a tensor of another device");
-        };
-        let start = layout.start_offset();
-        *slice = &storage.as_slice::<f32>()?[start..start + layout.shape().elem_count()];
-    }
-    Ok(read(slices))
 }

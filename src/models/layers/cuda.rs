@@ -2,7 +2,7 @@
 //! devices, and for types and shapes that the kernels are not built for.
 
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
-use candle_core::cuda_backend::{CudaDType, CudaStorage};
+use candle_core::cuda_backend::{CudaDType, CudaStorage, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Result, Storage, Tensor};
 use half::{bf16, f16};
@@ -154,7 +154,7 @@ fn typed<T: CudaDType + DeviceRepr, const N: usize>(
         builder.arg(output);
     }
     // SAFETY: the parameters of the kernel in their order, of the shapes that the callers have checked.
-    unsafe { builder.launch(config(launch)) }.map_err(candle_core::Error::wrap)?;
+    unsafe { builder.launch(config(launch)) }.w()?;
     let outputs = outputs.into_iter().map(|output| {
         let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(output, device.clone()));
         Tensor::from_storage(storage, shape.clone(), BackpropOp::none(), false)

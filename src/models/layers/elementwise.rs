@@ -4,7 +4,7 @@
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
-use crate::models::attention::with_floats;
+use crate::floats::with_floats;
 #[cfg(feature = "cuda")]
 use crate::models::layers::cuda;
 use crate::simd::{exp, wide};

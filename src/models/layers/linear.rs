@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Module, Result, Tensor};
 
-use crate::models::attention::with_floats;
+use crate::floats::with_floats;
 use crate::models::layers::q8::{self, Q8Rows, Q8Weight};
 
 /// A linear layer `[rows, from]` → `[rows, to]`.

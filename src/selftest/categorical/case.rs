@@ -109,23 +109,27 @@ impl Batch {
                 .kernel(["categorical_f32", "categorical_bf16", "categorical_f16"]);
         // Not those of the conditional logits, whose rows may be aligned where these are not.
         let unconditional_stride = self.stride + 5;
-        machine.launch(
-            &Launch::rows(kernel, rows.len(), machine.row_threads()),
-            &mut [
-                Argument::In(&self.packed(&self.logits, self.stride)),
-                Argument::U64(self.stride as u64),
-                Argument::In(&self.packed(&self.unconditional, unconditional_stride)),
-                Argument::U64(unconditional_stride as u64),
-                Argument::U32(self.vocab as u32),
-                Argument::input(rows),
-                Argument::input(adjustments),
-                Argument::input(allowed),
-                Argument::input(of),
-                Argument::output(&mut output.found),
-                Argument::output(&mut output.top),
-                Argument::output(&mut output.of),
-            ],
-        )?;
+        // SAFETY: the parameters of the kernel; as many rows of logits as of parameters, which name entries of the
+        // lists and rows of the unconditional logits, and a place for every result.
+        unsafe {
+            machine.launch(
+                &Launch::rows(kernel, rows.len(), machine.row_threads()),
+                &mut [
+                    Argument::In(&self.packed(&self.logits, self.stride)),
+                    Argument::U64(self.stride as u64),
+                    Argument::In(&self.packed(&self.unconditional, unconditional_stride)),
+                    Argument::U64(unconditional_stride as u64),
+                    Argument::U32(self.vocab as u32),
+                    Argument::input(rows),
+                    Argument::input(adjustments),
+                    Argument::input(allowed),
+                    Argument::input(of),
+                    Argument::output(&mut output.found),
+                    Argument::output(&mut output.top),
+                    Argument::output(&mut output.of),
+                ],
+            )
+        }?;
         Ok(output)
     }
 
