@@ -15,14 +15,14 @@ use candle_core::{D, DType, Tensor};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
 
-use super::batches::{HEAD_ROWS, batches};
+use super::batches::batches;
 use super::likelihood::Settings;
 use super::words::Words;
 use super::{EvalError, Target};
 use crate::canvas::TokenId;
 use crate::diffusion::elbo::plug_in_divergence;
 use crate::diffusion::{Process, Schedule};
-use crate::models::{Corruption, Denoiser, Parameterisation, RaggedBatch};
+use crate::models::{Corruption, Denoiser, HEAD_ROWS, Parameterisation, RaggedBatch};
 use crate::sampling::philox::Stream;
 
 /// One draw for one target.
