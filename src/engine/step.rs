@@ -12,13 +12,11 @@ use super::{GenerationError, StepReport};
 use crate::canvas::TokenId;
 use crate::decode::Candidate;
 use crate::models::{
-    Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, RowInput, Segment,
+    Denoiser, HEAD_ROWS, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, RowInput,
+    Segment,
 };
 use crate::sampling::score::{self, ScoreStep};
 use crate::sampling::{self, Guidance, RowParams, RowSample, SamplingError};
-
-/// Rows that go through the head at once: bounds the memory that logits take.
-const HEAD_ROWS: usize = 256;
 
 /// What one step did.
 #[derive(Debug, Clone, Copy, Default)]

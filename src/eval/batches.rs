@@ -2,8 +2,6 @@
 
 /// Rows that go through the network at once; a longer sequence goes alone.
 const BATCH_ROWS: usize = 2048;
-/// Rows that go through the head at once: bounds the memory that logits take.
-pub(super) const HEAD_ROWS: usize = 256;
 
 /// `sequences`, in order, in parts of at most [`BATCH_ROWS`] rows together, or of one sequence that has
 /// more.

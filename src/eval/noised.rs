@@ -22,7 +22,7 @@ use candle_core::{D, DType, Tensor};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
 
-use super::batches::{HEAD_ROWS, batches};
+use super::batches::batches;
 use super::likelihood::Settings;
 use super::words::Words;
 use super::{EvalError, Target};
@@ -30,7 +30,7 @@ use crate::canvas::TokenId;
 use crate::diffusion::elbo::{plug_in_divergence, score_entropy};
 use crate::diffusion::{NoiseLevel, Process, Schedule};
 use crate::models::{
-    Corruption, Denoiser, ModelSpec, Parameterisation, RaggedBatch, RowInput, Segment,
+    Corruption, Denoiser, HEAD_ROWS, ModelSpec, Parameterisation, RaggedBatch, RowInput, Segment,
 };
 use crate::sampling::philox::Stream;
 

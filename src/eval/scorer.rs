@@ -6,11 +6,14 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
-use super::batches::{HEAD_ROWS, batches};
+use super::batches::batches;
 use super::words::Words;
 use super::{EvalError, Target};
 use crate::canvas::{Blank, Canvas, CanvasError, TokenId};
-use crate::models::{AttentionPattern, Denoiser, Parameterisation, RaggedBatch, Segment};
+use crate::models::{
+    AttentionPattern, Denoiser, HEAD_ROWS, Parameterisation, RaggedBatch, Segment,
+};
+use crate::sampling::Guidance;
 use crate::sampling::philox::Stream;
 
 /// What the model says of one masked slot.
@@ -259,15 +262,16 @@ impl<'a> Scorer<'a> {
         let select = |index: fn(&ScoredRow) -> u32| -> Result<Tensor, EvalError> {
             let indices: Vec<u32> = rows.iter().map(index).collect();
             let indices = Tensor::from_vec(indices, rows.len(), hidden.device())?;
-            let logits = self.model.head(&hidden.index_select(&indices, 0)?)?;
-            Ok(logits.to_dtype(DType::F32)?)
+            Ok(self.model.head(&hidden.index_select(&indices, 0)?)?)
         };
         let conditional = select(|row| row.conditional)?;
         if self.guidance_scale == 0.0 {
-            return Ok(conditional);
+            return Ok(conditional.to_dtype(DType::F32)?);
         }
-        let unconditional = select(|row| row.unconditional)?;
-        let direction = ((conditional - &unconditional)? * (self.guidance_scale + 1.0))?;
-        Ok((unconditional + direction)?)
+        let guidance = Guidance {
+            unconditional: select(|row| row.unconditional)?,
+            scales: vec![Some(self.guidance_scale as f32); rows.len()],
+        };
+        Ok(guidance.apply(&conditional)?)
     }
 }

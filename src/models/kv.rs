@@ -49,13 +49,12 @@ impl KvPool {
         (&self.layers[layer].keys, &self.layers[layer].values)
     }
 
-    /// Keys and values of `slots` in `layer`, each `[slots, kv_heads, head_dim]`.
-    pub(super) fn read(&self, layer: usize, slots: &[u32]) -> Result<(Tensor, Tensor)> {
+    /// Keys and values of `slots` `[count]`, u32, in `layer`, each `[count, kv_heads, head_dim]`.
+    pub(super) fn read(&self, layer: usize, slots: &Tensor) -> Result<(Tensor, Tensor)> {
         let layer = &self.layers[layer];
-        let slots = Tensor::from_slice(slots, slots.len(), layer.keys.device())?;
         Ok((
-            layer.keys.index_select(&slots, 0)?,
-            layer.values.index_select(&slots, 0)?,
+            layer.keys.index_select(slots, 0)?,
+            layer.values.index_select(slots, 0)?,
         ))
     }
 

@@ -41,6 +41,9 @@ pub(crate) use layers::{RmsNorm, Rotary, silu_times};
 pub use spec::{Corruption, ForwardProcess, ModelSpec, Parameterisation, SlidingWindow};
 pub use weights::{NotFinite, Shapes, WeightFormat};
 
+/// Rows that go through the head at once: bounds the memory that logits take.
+pub(crate) const HEAD_ROWS: usize = 256;
+
 /// A network that predicts the clean token of every slot, in the terms that
 /// [`ModelSpec::parameterisation`] names.
 ///

@@ -1,63 +1,107 @@
 //! Attention composed of tensor operations, for any device and number format.
 
-use candle_core::{DType, Result, Tensor};
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor};
 
 use crate::models::KvPool;
 use crate::models::batch::Segment;
 
-/// Scaled dot-product attention of each row to its segment's cached slots and rows. `q` is
-/// `[rows, heads, head_dim]`, `k` and `v` are `[rows, kv_heads, head_dim]`; the result is
-/// `[rows, heads · head_dim]`.
-pub(super) fn attend(
-    segments: &[Segment],
-    pool: Option<&KvPool>,
-    layer: usize,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-) -> Result<Tensor> {
-    let mut outputs = Vec::new();
-    for group in segments.chunk_by(Segment::is_alike) {
-        if group[0].rows.is_empty() {
-            continue;
-        }
-        let (start, length) = (group[0].rows.start, group[0].rows.len());
-        let rows = |x: &Tensor| x.narrow(0, start, group.len() * length);
-        let (q, mut k, mut v) = (rows(q)?, rows(k)?, rows(v)?);
-        let Segment {
-            allowed, context, ..
-        } = &group[0];
-        if let Some(pool) = pool
-            && !context.is_empty()
-        {
-            let (keys, values) = pool.read(layer, context)?;
-            k = Tensor::cat(&[&keys, &k], 0)?;
-            v = Tensor::cat(&[&values, &v], 0)?;
-        }
-        outputs.push(scaled_dot_product(
-            &q,
-            &k,
-            &v,
-            group.len(),
-            allowed.as_deref(),
-        )?);
+/// What the rows of a batch attend to, on the device: uploaded once a forward, and read by every layer.
+pub(super) struct EagerPlan {
+    groups: Vec<Group>,
+}
+
+/// Segments of one length that attend alike, one after the other.
+struct Group {
+    /// All of their rows.
+    rows: Range<usize>,
+    /// How many they are.
+    count: usize,
+    /// Slots of the pool that the rows attend to, u32; only a segment that is alone in its group has any.
+    context: Option<Tensor>,
+    /// What is added to scores, −∞ but for rounding where a row may not attend, f32 `[1, 1, queries, keys]`.
+    bias: Option<Tensor>,
+}
+
+impl EagerPlan {
+    pub fn new(segments: &[Segment], device: &Device) -> Result<Self> {
+        let groups = segments
+            .chunk_by(Segment::is_alike)
+            .filter(|group| !group[0].rows.is_empty())
+            .map(|group| Group::new(&group[0], group.len(), device));
+        Ok(Self {
+            groups: groups.collect::<Result<_>>()?,
+        })
     }
-    match outputs.as_slice() {
-        [] => q.flatten_from(1),
-        [output] => Ok(output.clone()),
-        _ => Tensor::cat(&outputs, 0),
+
+    /// Scaled dot-product attention of each row to its segment's cached slots and rows. `q` is
+    /// `[rows, heads, head_dim]`, `k` and `v` are `[rows, kv_heads, head_dim]`; the result is
+    /// `[rows, heads · head_dim]`.
+    pub fn attend(
+        &self,
+        pool: Option<&KvPool>,
+        layer: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor> {
+        let mut outputs = Vec::with_capacity(self.groups.len());
+        for group in &self.groups {
+            let rows = |x: &Tensor| x.narrow(0, group.rows.start, group.rows.len());
+            let (q, mut k, mut v) = (rows(q)?, rows(k)?, rows(v)?);
+            if let Some((pool, context)) = pool.zip(group.context.as_ref()) {
+                let (keys, values) = pool.read(layer, context)?;
+                k = Tensor::cat(&[&keys, &k], 0)?;
+                v = Tensor::cat(&[&values, &v], 0)?;
+            }
+            let bias = group.bias.as_ref();
+            outputs.push(scaled_dot_product(&q, &k, &v, group.count, bias)?);
+        }
+        match outputs.as_slice() {
+            [] => q.flatten_from(1),
+            [output] => Ok(output.clone()),
+            _ => Tensor::cat(&outputs, 0),
+        }
+    }
+}
+
+impl Group {
+    /// Of `count` segments like `first`.
+    fn new(first: &Segment, count: usize, device: &Device) -> Result<Self> {
+        let (start, queries) = (first.rows.start, first.rows.len());
+        let slots = first.context.as_slice();
+        let context = match slots.is_empty() {
+            true => None,
+            false => Some(Tensor::from_slice(slots, slots.len(), device)?),
+        };
+        let bias = first.allowed.as_deref().map(|allowed| {
+            let rows = allowed.chunks(queries).flat_map(|row| {
+                let own = row.iter();
+                let own = own.map(|allowed| if *allowed { 0.0 } else { f32::MIN });
+                std::iter::repeat_n(0.0, slots.len()).chain(own)
+            });
+            let shape = (1, 1, queries, slots.len() + queries);
+            Tensor::from_vec(rows.collect::<Vec<f32>>(), shape, device)
+        });
+        Ok(Self {
+            rows: start..start + count * queries,
+            count,
+            context,
+            bias: bias.transpose()?,
+        })
     }
 }
 
 /// Attention within each of `count` sequences of one length: `q` is `[count · queries, heads,
-/// head_dim]`, `k` and `v` are `[count · keys, kv_heads, head_dim]`. `allowed` `[queries, queries]`
-/// says which of the last keys, those of the rows themselves, a query may attend to.
+/// head_dim]`, `k` and `v` are `[count · keys, kv_heads, head_dim]`; `bias` `[1, 1, queries, keys]` is
+/// added to the scores.
 fn scaled_dot_product(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     count: usize,
-    allowed: Option<&[bool]>,
+    bias: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (rows, heads, head_dim) = q.dims3()?;
     let groups = heads / k.dim(1)?;
@@ -72,19 +116,8 @@ fn scaled_dot_product(
     let k = for_each_query_head(&by_head(k, keys)?, groups)?;
     let v = for_each_query_head(&by_head(v, keys)?, groups)?;
     let mut scores = q.matmul(&k.transpose(2, 3)?)?.to_dtype(DType::F32)?;
-    if let Some(allowed) = allowed {
-        let context = keys - queries;
-        let bias: Vec<f32> = allowed
-            .chunks(queries)
-            .flat_map(|row| {
-                let own = row
-                    .iter()
-                    .map(|allowed| if *allowed { 0.0 } else { f32::MIN });
-                std::iter::repeat_n(0.0, context).chain(own)
-            })
-            .collect();
-        let bias = Tensor::from_vec(bias, (1, 1, queries, keys), scores.device())?;
-        scores = scores.broadcast_add(&bias)?;
+    if let Some(bias) = bias {
+        scores = scores.broadcast_add(bias)?;
     }
     let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(v.dtype())?;
     weights

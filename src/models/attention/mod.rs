@@ -6,9 +6,12 @@ mod cuda;
 mod eager;
 pub(crate) mod ragged;
 
+use std::cell::OnceCell;
+
 use candle_core::{DType, Result, Tensor};
 
 use cpu::Heads;
+use eager::EagerPlan;
 
 use crate::floats::with_floats;
 use crate::models::batch::Segment;
@@ -19,9 +22,10 @@ use crate::models::{KvPool, ModelError, RaggedBatch};
 pub(super) struct Attention<'a> {
     segments: &'a [Segment],
     pool: Option<&'a KvPool>,
-    /// The same for every layer.
+    /// The same for every layer, as the next is.
+    eager_plan: OnceCell<EagerPlan>,
     #[cfg(feature = "cuda")]
-    plan: std::cell::OnceCell<cuda::DevicePlan>,
+    kernel_plan: OnceCell<cuda::DevicePlan>,
 }
 
 impl<'a> Attention<'a> {
@@ -46,8 +50,9 @@ impl<'a> Attention<'a> {
         Ok(Self {
             segments: batch.segments(),
             pool,
+            eager_plan: OnceCell::new(),
             #[cfg(feature = "cuda")]
-            plan: std::cell::OnceCell::new(),
+            kernel_plan: OnceCell::new(),
         })
     }
 
@@ -71,19 +76,18 @@ impl<'a> Attention<'a> {
         if q.device().is_cpu() && q.dtype() == DType::F32 {
             self.attend_on_cpu(layer, q, k, v)
         } else {
-            eager::attend(self.segments, self.pool, layer, q, k, v)
+            let plan = made_once(&self.eager_plan, || {
+                EagerPlan::new(self.segments, q.device())
+            })?;
+            plan.attend(self.pool, layer, q, k, v)
         }
     }
 
     #[cfg(feature = "cuda")]
     fn attend_on_cuda(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let plan = match self.plan.get() {
-            Some(plan) => plan,
-            None => {
-                let plan = cuda::DevicePlan::new(self.segments, q.dim(2)?, q.device())?;
-                self.plan.get_or_init(|| plan)
-            }
-        };
+        let plan = made_once(&self.kernel_plan, || {
+            cuda::DevicePlan::new(self.segments, q.dim(2)?, q.device())
+        })?;
         plan.attend(self.pool.map(|pool| pool.layer(layer)), q, k, v)
     }
 
@@ -114,5 +118,70 @@ impl<'a> Attention<'a> {
             None => attend((&[], &[]))?,
         };
         Tensor::from_vec(attended, (rows, query * dim), q.device())
+    }
+}
+
+/// What `cell` holds, which `make` makes where it holds nothing.
+fn made_once<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    match cell.get() {
+        Some(made) => Ok(made),
+        None => {
+            let made = make()?;
+            Ok(cell.get_or_init(|| made))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::models::embedded;
+
+    /// Values in (−1, 1) without a pattern.
+    fn values(seed: usize, shape: (usize, usize, usize)) -> Tensor {
+        let count = shape.0 * shape.1 * shape.2;
+        let values = (0..count).map(|i| ((seed * 7919 + i * 104_729) as f32 * 0.618).sin());
+        Tensor::from_iter(values, &Device::Cpu)
+            .and_then(|values| values.reshape(shape))
+            .unwrap()
+    }
+
+    #[test]
+    fn composed_attention_reads_each_layers_cache_by_one_plan() {
+        let checkpoint = embedded::checkpoint().unwrap();
+        let spec = checkpoint.spec().unwrap();
+        let pool = KvPool::new(&spec, 12, DType::F32, &Device::Cpu).unwrap();
+        let slots: Vec<u32> = (0..12).collect();
+        let cached = |seed| values(seed, (12, spec.kv_heads, spec.head_dim));
+        for layer in [0, 1] {
+            pool.write(layer, &slots, &cached(layer), &cached(7 + layer))
+                .unwrap();
+        }
+        let mut batch = RaggedBatch::new();
+        batch.push([0; 3]);
+        batch.push([0; 3]);
+        for context in [vec![], vec![9, 2, 5]] {
+            let causal = (0..4).flat_map(|row| (0..4).map(move |other| other <= row));
+            let segment = Segment {
+                allowed: Some(causal.collect()),
+                context,
+                ..Segment::default()
+            };
+            batch.push_segment(&[0; 4], &[0, 1, 2, 3], segment);
+        }
+        let attention = Attention::new(&batch, Some(&pool)).unwrap();
+        let plan = EagerPlan::new(batch.segments(), &Device::Cpu).unwrap();
+        let q = values(20, (batch.rows(), 2 * spec.kv_heads, spec.head_dim));
+        let [k, v] =
+            [21, 22].map(|seed| values(seed, (batch.rows(), spec.kv_heads, spec.head_dim)));
+        for layer in [0, 1] {
+            let composed = plan.attend(Some(&pool), layer, &q, &k, &v).unwrap();
+            let expected = attention.attend_on_cpu(layer, &q, &k, &v).unwrap();
+            let difference = (composed - expected).and_then(|d| d.abs()?.max_all());
+            let difference: f32 = difference.unwrap().to_scalar().unwrap();
+            assert!(difference < 1e-5, "layer {layer}: {difference}");
+        }
     }
 }

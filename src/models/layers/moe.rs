@@ -76,25 +76,31 @@ impl MixtureOfExperts {
         }
         let device = x.device();
         let logits = product(&x.to_dtype(DType::F32)?, &self.gate)?;
-        let mut routed = vec![(Vec::new(), Vec::new()); self.experts.len()];
+        let mut routed = vec![Vec::new(); self.experts.len()];
         for (row, logits) in logits.to_vec2::<f32>()?.iter().enumerate() {
             for (expert, weight) in self.router.route(logits, self.experts_per_row) {
-                routed[expert].0.push(row as u32);
-                routed[expert].1.push(weight);
+                routed[expert].push((row as u32, weight));
             }
         }
-        let (mut order, mut outputs) = (Vec::new(), Vec::new());
-        for (expert, (rows, weights)) in self.experts.iter().zip(routed) {
-            if rows.is_empty() {
+        // One upload for all experts, each of which takes its part.
+        let (order, weights): (Vec<u32>, Vec<f32>) = routed.iter().flatten().copied().unzip();
+        let count = order.len();
+        let order = Tensor::from_vec(order, count, device)?;
+        let weights = Tensor::from_vec(weights, (count, 1), device)?;
+        let (mut outputs, mut first) = (Vec::new(), 0);
+        for (expert, routed) in self.experts.iter().zip(&routed) {
+            if routed.is_empty() {
                 continue;
             }
-            let gathered = x.index_select(&Tensor::from_slice(&rows, rows.len(), device)?, 0)?;
-            let weights = Tensor::from_vec(weights, (rows.len(), 1), device)?;
-            let output = expert.forward(&gathered)?.to_dtype(DType::F32)?;
-            outputs.push(output.broadcast_mul(&weights)?);
-            order.extend(rows);
+            let part = |of: &Tensor| of.narrow(0, first, routed.len());
+            let output = expert.forward(&x.index_select(&part(&order)?, 0)?)?;
+            outputs.push(
+                output
+                    .to_dtype(DType::F32)?
+                    .broadcast_mul(&part(&weights)?)?,
+            );
+            first += routed.len();
         }
-        let order = Tensor::from_slice(&order, order.len(), device)?;
         let sum = Tensor::zeros((rows, hidden), DType::F32, device)?
             .index_add(&order, &Tensor::cat(&outputs, 0)?, 0)?
             .to_dtype(x.dtype())?;
