@@ -9,7 +9,7 @@ use unmask::constraint::{
     ByteDfa, CanvasConstraint, ConstraintError, GapConstraint, TokenDfa, Vocabulary,
 };
 use unmask::decode::DecodePlan;
-use unmask::engine::{Engine, Event, Statistics};
+use unmask::engine::{Engine, Event, Statistics, Submission};
 use unmask::text::Tokenizer;
 
 use crate::cli::animate::Animation;
@@ -74,7 +74,10 @@ pub fn denoise(
         .animate
         .then(|| Animation::start(&canvas, tokenizer))
         .transpose()?;
-    let mut generation = engine.submit_constrained(canvas, plan, None, constraint)?;
+    let mut generation = engine.enqueue(Submission {
+        constraint,
+        ..Submission::new(canvas, plan)
+    })?;
     while let Some(event) = generation.next_blocking() {
         match event {
             Event::Step(report) => {

@@ -23,7 +23,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::canvas::{Blank, Canvas, TokenId};
-use crate::constraint::CanvasConstraint;
 use crate::decode::{CachePolicy, DecodePlan, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 
@@ -38,6 +37,7 @@ pub use row_params::LogprobRequest;
 use row_params::SequenceRows;
 use sequence::Sequence;
 pub use status::{EngineStatus, StepSummary};
+pub use submission::Submission;
 use worker::{Counters, Worker};
 
 /// Limits of an engine.
@@ -186,41 +186,26 @@ impl Engine {
         self.spec.mask_token()
     }
 
-    /// Queues a canvas to be denoised by `plan`.
+    /// Queues a canvas to be denoised by `plan`: [`Engine::enqueue`] of no more than that.
     ///
     /// # Errors
-    /// At once, if the canvas or the plan does not fit the model, the queue is full, or the worker
-    /// has stopped.
+    /// Those of [`Engine::enqueue`].
     pub fn submit(&self, canvas: Canvas, plan: &DecodePlan) -> Result<Generation, SubmitError> {
-        self.submit_reporting(canvas, plan, None)
+        self.enqueue(Submission::new(canvas, plan))
     }
 
-    /// As [`Engine::submit`]; the step reports hold the log-probabilities that `logprobs` asks for.
+    /// Queues a canvas to be denoised.
     ///
     /// # Errors
-    /// Those of [`Engine::submit`].
-    pub fn submit_reporting(
-        &self,
-        canvas: Canvas,
-        plan: &DecodePlan,
-        logprobs: Option<LogprobRequest>,
-    ) -> Result<Generation, SubmitError> {
-        self.submit_constrained(canvas, plan, logprobs, None)
-    }
-
-    /// As [`Engine::submit_reporting`], with the gaps of `canvas` filled as `constraint`, which was made for
-    /// it, says. Tokens that contradict one another are not committed in the same step, so that there may be
-    /// more steps than the plan has, up to one a slot.
-    ///
-    /// # Errors
-    /// Those of [`Engine::submit`], and [`SubmitError::CannotConstrain`].
-    pub fn submit_constrained(
-        &self,
-        canvas: Canvas,
-        plan: &DecodePlan,
-        logprobs: Option<LogprobRequest>,
-        constraint: Option<CanvasConstraint>,
-    ) -> Result<Generation, SubmitError> {
+    /// At once, if the canvas, the plan or the constraint does not fit the model, the queue is full, or the worker
+    /// has stopped.
+    pub fn enqueue(&self, submission: Submission<'_>) -> Result<Generation, SubmitError> {
+        let Submission {
+            canvas,
+            plan,
+            logprobs,
+            constraint,
+        } = submission;
         submission::check(&self.spec, &canvas, plan, constraint.is_some())?;
         let canvas = plan.noised(canvas);
         let scheme = self.affordable_scheme(plan, canvas.len())?;

@@ -24,7 +24,7 @@ use super::wire::{
 use crate::canvas::Canvas;
 use crate::constraint::CanvasConstraint;
 use crate::decode::DecodePlan;
-use crate::engine::LogprobRequest;
+use crate::engine::{LogprobRequest, Submission};
 
 /// Fills the gaps of a text.
 #[utoipa::path(
@@ -71,10 +71,12 @@ pub(super) async fn create(
             continue;
         }
         let logprobs = logprobs(&job);
-        let generation =
-            state
-                .engine
-                .submit_constrained(canvas.clone(), &plan, logprobs, constraint)?;
+        let generation = state.engine.enqueue(Submission {
+            canvas: canvas.clone(),
+            plan: &plan,
+            logprobs,
+            constraint,
+        })?;
         let view = job.frames.then(|| reader.view(&canvas));
         let run = Run::new(index, &canvas, generation, reader);
         runs.push(match view {

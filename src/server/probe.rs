@@ -13,7 +13,7 @@ use futures::stream::{self, Stream, StreamExt};
 use super::error::ApiError;
 use crate::canvas::{Canvas, Commit, TokenId};
 use crate::decode::{DecodePlan, Sampling};
-use crate::engine::{Engine, Event, GenerationError, LogprobRequest, SubmitError};
+use crate::engine::{Engine, Event, GenerationError, LogprobRequest, Submission, SubmitError};
 
 /// Probes of a request that are queued at a time.
 const IN_FLIGHT: usize = 32;
@@ -79,7 +79,11 @@ async fn one(
         of: probe.of,
     };
     let mut generation = loop {
-        match engine.submit_reporting(probe.canvas.clone(), &plan, Some(asked.clone())) {
+        let submission = Submission {
+            logprobs: Some(asked.clone()),
+            ..Submission::new(probe.canvas.clone(), &plan)
+        };
+        match engine.enqueue(submission) {
             Err(SubmitError::QueueFull) if waits => tokio::time::sleep(RETRY).await,
             submitted => break submitted?,
         }
