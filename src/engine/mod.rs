@@ -200,13 +200,45 @@ impl Engine {
     /// At once, if the canvas, the plan or the constraint does not fit the model, the queue is full, or the worker
     /// has stopped.
     pub fn enqueue(&self, submission: Submission<'_>) -> Result<Generation, SubmitError> {
+        submission.check(&self.spec)?;
+        // A refusal is to cost little.
+        self.queue.check_room()?;
+        let (sequence, generation) = self.lay_out(submission)?;
+        self.awake();
+        self.queue.push(sequence)?;
+        Ok(generation)
+    }
+
+    /// As [`Engine::enqueue`], but where the queue is full waits for a place. Those who wait leave half of the queue to
+    /// those who do not.
+    ///
+    /// # Errors
+    /// Those of [`Engine::enqueue`] but for a full queue.
+    pub async fn enqueue_in_turn(
+        &self,
+        submission: Submission<'_>,
+    ) -> Result<Generation, SubmitError> {
+        submission.check(&self.spec)?;
+        let (sequence, generation) = self.lay_out(submission)?;
+        self.awake();
+        self.queue.push_in_turn(sequence).await?;
+        Ok(generation)
+    }
+
+    /// An idle worker, which begins with what is queued now, is not a stalled one.
+    fn awake(&self) {
+        if self.status().running == 0 {
+            self.counters.progress();
+        }
+    }
+
+    fn lay_out(&self, submission: Submission<'_>) -> Result<(Sequence, Generation), SubmitError> {
         let Submission {
             canvas,
             plan,
             logprobs,
             constraint,
         } = submission;
-        submission::check(&self.spec, &canvas, plan, constraint.is_some())?;
         let canvas = plan.noised(canvas);
         let scheme = self.affordable_scheme(plan, canvas.len())?;
         let decoder = submission::decoder(&self.spec, &canvas, plan)?;
@@ -225,12 +257,7 @@ impl Engine {
             started: None,
             nfe: 0,
         };
-        if self.status().running == 0 {
-            // An idle worker is not a stalled one.
-            self.counters.progress();
-        }
-        self.queue.push(sequence)?;
-        Ok(Generation { reports: receiver })
+        Ok((sequence, Generation { reports: receiver }))
     }
 
     /// Whether a request with a seed gives the same answer whatever else is denoised at the same time: so of

@@ -31,11 +31,16 @@ impl<'a> Submission<'a> {
             constraint: None,
         }
     }
+
+    /// Checks that the model of `spec` can denoise it.
+    pub(super) fn check(&self, spec: &ModelSpec) -> Result<(), SubmitError> {
+        check(spec, &self.canvas, self.plan, self.constraint.is_some())
+    }
 }
 
 /// Checks that the model of `spec` can denoise `canvas` by `plan`, and fill its gaps within a constraint if they
 /// have one.
-pub(super) fn check(
+fn check(
     spec: &ModelSpec,
     canvas: &Canvas,
     plan: &DecodePlan,

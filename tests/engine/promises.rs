@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use futures::poll;
+
 use crate::finish;
 use crate::support::mock::{MASK, MockModel};
 use crate::support::{denoise, engine, golden};
 use unmask::canvas::Canvas;
 use unmask::decode::{Budget, DecodePlan, Revision, Score};
-use unmask::engine::{Engine, EngineConfig, Event, SubmitError};
+use unmask::engine::{Engine, EngineConfig, Event, Submission, SubmitError};
 use unmask::models::Checkpoint;
 
 fn canvas(gap: usize) -> Canvas {
@@ -16,6 +18,11 @@ fn canvas(gap: usize) -> Canvas {
 
 fn start(model: MockModel, config: EngineConfig) -> Engine {
     Engine::start(Box::new(model), config).unwrap()
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(future)
 }
 
 fn wait_until(condition: impl Fn() -> bool) {
@@ -135,6 +142,48 @@ fn requests_whose_clients_are_gone_are_forgotten_at_the_next_step() {
     assert_eq!(forwards.entered(), [2]);
     forwards.release();
     for generation in [running, waiting] {
+        assert!(finish(generation).is_ok());
+    }
+}
+
+#[test]
+fn those_who_wait_for_a_place_get_one_in_turn_and_leave_half_of_the_queue_to_others() {
+    let (model, forwards) = MockModel::gated();
+    let config = EngineConfig {
+        max_sequences: 1,
+        max_queue: 4,
+        ..EngineConfig::default()
+    };
+    let engine = start(model, config);
+    let plan = DecodePlan::default();
+    let mut generations = vec![engine.submit(canvas(1), &plan).unwrap()];
+    assert_eq!(forwards.entered(), [2]);
+    let submission = || Submission::new(canvas(1), &plan);
+    let mut patient: Vec<_> = (0..3)
+        .map(|_| Box::pin(engine.enqueue_in_turn(submission())))
+        .collect();
+    for (index, one) in patient.iter_mut().enumerate() {
+        match block_on(async { poll!(one) }) {
+            std::task::Poll::Ready(generation) => generations.push(generation.unwrap()),
+            std::task::Poll::Pending => assert_eq!(index, 2),
+        }
+    }
+    assert_eq!(engine.status().queued, 2);
+    generations.extend((0..2).map(|_| engine.submit(canvas(1), &plan).unwrap()));
+    let refused = engine.submit(canvas(1), &plan);
+    assert_eq!(refused.unwrap_err(), SubmitError::QueueFull);
+    let last = patient.pop().unwrap();
+    let last = std::thread::scope(|scope| {
+        let last = scope.spawn(|| block_on(last));
+        for _ in 0..5 {
+            forwards.release();
+            forwards.entered();
+        }
+        last.join().unwrap().unwrap()
+    });
+    forwards.release();
+    assert_eq!(generations.len(), 5);
+    for generation in generations.into_iter().chain([last]) {
         assert!(finish(generation).is_ok());
     }
 }
