@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use axum::http::HeaderValue;
 use clap::ValueEnum;
 use futures::StreamExt;
@@ -246,7 +246,11 @@ fn cannot_listen(address: SocketAddr) -> String {
 
 async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow::Result<Ending> {
     allow_open_files(args.max_connections);
-    let shutdown = signals::termination()?.map(|_| ());
+    let engine = state.engine.clone();
+    let stopped = state.engine.clone();
+    let stopped = futures::stream::once(async move { stopped.stopped().await });
+    let signals = signals::termination()?.map(|_| ());
+    let shutdown = futures::stream::select(signals, stopped);
     let listener = socket
         .listen(BACKLOG)
         .with_context(|| cannot_listen(SocketAddr::new(args.host, args.port)))?;
@@ -260,7 +264,12 @@ async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow:
         drain: Duration::from_secs(args.drain_seconds),
         ..ListenConfig::default()
     };
-    Ok(server::serve(listener, server::router(state), shutdown, config).await)
+    let router = server::router(state);
+    let ending = server::serve(listener, router, shutdown, config).await;
+    if !engine.is_running() {
+        bail!("the engine has stopped; the log says why");
+    }
+    Ok(ending)
 }
 
 fn start_logging(format: LogFormat) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@
 mod cache;
 mod error;
 mod event;
+mod failures;
 mod phases;
 mod queue;
 mod reports;
@@ -18,9 +19,12 @@ mod submission;
 mod twin;
 mod worker;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use crate::canvas::{Blank, Canvas, TokenId};
 use crate::decode::{CachePolicy, DecodePlan, PlanError};
@@ -38,7 +42,7 @@ use row_params::SequenceRows;
 use sequence::Sequence;
 pub use status::{EngineStatus, StepSummary};
 pub use submission::Submission;
-use worker::{Counters, Worker};
+use worker::{Counters, Worker, panic_message};
 
 /// Limits of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +128,8 @@ pub struct Engine {
     batch_invariant: bool,
     coalesces: bool,
     worker: Option<JoinHandle<()>>,
+    /// Nothing is ever sent: it closes when the worker ends.
+    ended: watch::Receiver<()>,
 }
 
 impl Engine {
@@ -156,9 +162,19 @@ impl Engine {
         let counters = Arc::new(Counters::new());
         let queue = Arc::new(Queue::new(config.max_queue));
         let worker = Worker::new(model, memory, config, queue.clone(), counters.clone());
+        let (lives, ended) = watch::channel(());
         let worker = std::thread::Builder::new()
             .name("unmask-engine".into())
-            .spawn(move || worker.run())?;
+            .spawn(move || {
+                let _lives = lives;
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.run())) {
+                    let reason = panic_message(&*panic);
+                    tracing::error!(
+                        reason,
+                        "the engine has stopped: nothing is denoised any more"
+                    );
+                }
+            })?;
         Ok(Self {
             spec,
             queue,
@@ -168,6 +184,7 @@ impl Engine {
             batch_invariant,
             coalesces: config.coalesces,
             worker: Some(worker),
+            ended,
         })
     }
 
@@ -306,8 +323,19 @@ impl Engine {
 
     /// Whether the worker thread lives.
     pub fn is_running(&self) -> bool {
-        let worker = self.worker.as_ref();
-        worker.is_some_and(|worker| !worker.is_finished())
+        self.ended.has_changed().is_ok()
+    }
+
+    /// Waits until the worker thread has ended: after [`Engine::close`], once all that was queued is finished, or for a
+    /// defect, of which an error is logged. It does not start again.
+    pub async fn stopped(&self) {
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+
+    /// Takes no more requests; those that run or wait are still served, and then the worker thread ends.
+    pub fn close(&self) {
+        self.queue.close();
     }
 
     /// How long the sequences that run or wait have waited for a step to end; `None` if there are none.
@@ -325,7 +353,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.queue.close();
+        self.close();
         if let Some(worker) = self.worker.take()
             && worker.join().is_err()
         {
