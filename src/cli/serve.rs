@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use axum::http::HeaderValue;
 use clap::ValueEnum;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use tokio::net::TcpSocket;
 use tracing_subscriber::EnvFilter;
-use unmask::engine::EngineConfig;
+use unmask::engine::{Engine, EngineConfig};
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
 use super::model::{ModelArgs, chat_template, tokenizer};
@@ -23,6 +23,9 @@ const BACKLOG: u32 = 1024;
 
 /// Files that are open beside connections, and some to spare.
 const OTHER_FILES: usize = 64;
+
+/// How long a step that nobody waits for may take once all requests are answered.
+const LAST_STEP: Duration = Duration::from_secs(5);
 
 /// The port where nothing else is said.
 pub const DEFAULT_PORT: u16 = 8080;
@@ -250,7 +253,7 @@ async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow:
     let stopped = state.engine.clone();
     let stopped = futures::stream::once(async move { stopped.stopped().await });
     let signals = signals::termination()?.map(|_| ());
-    let shutdown = futures::stream::select(signals, stopped);
+    let mut shutdown = std::pin::pin!(futures::stream::select(signals, stopped));
     let listener = socket
         .listen(BACKLOG)
         .with_context(|| cannot_listen(SocketAddr::new(args.host, args.port)))?;
@@ -265,11 +268,27 @@ async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow:
         ..ListenConfig::default()
     };
     let router = server::router(state);
-    let ending = server::serve(listener, router, shutdown, config).await;
+    let ending = server::serve(listener, router, shutdown.as_mut(), config).await;
     if !engine.is_running() {
         bail!("the engine has stopped; the log says why");
     }
+    end(&engine, ending, shutdown).await;
     Ok(ending)
+}
+
+/// Ends the engine. Where all requests were answered it may take its last step to the end; but a step that does not end
+/// is not waited for.
+async fn end(engine: &Engine, ending: Ending, mut signals: impl Stream<Item = ()> + Unpin) {
+    engine.close();
+    if ending == Ending::Drained {
+        tokio::select! {
+            () = engine.stopped() => return,
+            () = tokio::time::sleep(LAST_STEP) => {}
+            _ = signals.next() => {}
+        }
+        tracing::warn!("a denoise step that nobody waits for does not end; it is left");
+    }
+    engine.abandon();
 }
 
 fn start_logging(format: LogFormat) -> anyhow::Result<()> {

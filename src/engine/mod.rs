@@ -21,6 +21,7 @@ mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -118,7 +119,7 @@ impl Generation {
 }
 
 /// A handle to the worker thread that owns a model. Dropping it lets running and queued generations
-/// finish and then joins the thread.
+/// finish and then joins the thread, unless it is [abandoned](Engine::abandon).
 pub struct Engine {
     spec: ModelSpec,
     queue: Arc<Queue>,
@@ -130,6 +131,7 @@ pub struct Engine {
     worker: Option<JoinHandle<()>>,
     /// Nothing is ever sent: it closes when the worker ends.
     ended: watch::Receiver<()>,
+    is_abandoned: AtomicBool,
 }
 
 impl Engine {
@@ -185,6 +187,7 @@ impl Engine {
             coalesces: config.coalesces,
             worker: Some(worker),
             ended,
+            is_abandoned: AtomicBool::new(false),
         })
     }
 
@@ -338,6 +341,13 @@ impl Engine {
         self.queue.close();
     }
 
+    /// As [`Engine::close`]; dropping the engine no longer waits for what runs or waits, of which a step may never end.
+    /// The worker thread is left to itself.
+    pub fn abandon(&self) {
+        self.close();
+        self.is_abandoned.store(true, Ordering::Relaxed);
+    }
+
     /// How long the sequences that run or wait have waited for a step to end; `None` if there are none.
     pub fn stalled_for(&self) -> Option<Duration> {
         let since_progress = self.counters.since_progress();
@@ -355,6 +365,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.close();
         if let Some(worker) = self.worker.take()
+            && !*self.is_abandoned.get_mut()
             && worker.join().is_err()
         {
             tracing::error!("the engine's worker thread panicked");

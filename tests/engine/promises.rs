@@ -631,6 +631,18 @@ fn a_worker_that_dies_leaves_nobody_waiting_and_says_so() {
 }
 
 #[test]
+fn an_abandoned_engine_is_dropped_while_a_step_goes_on() {
+    let (model, forwards) = MockModel::gated();
+    let engine = start(model, EngineConfig::default());
+    let running = engine.submit(canvas(1), &DecodePlan::default()).unwrap();
+    forwards.entered();
+    engine.abandon();
+    drop(engine);
+    forwards.release();
+    assert!(finish(running).is_ok());
+}
+
+#[test]
 fn steps_that_fail_in_a_row_are_counted_until_one_succeeds() {
     let plan = DecodePlan::default();
     let damaged = start(MockModel::new().damaged(), EngineConfig::default());
