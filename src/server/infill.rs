@@ -166,13 +166,16 @@ fn sequences(
             for (gap, decision, pick) in &picks {
                 decision.commit(&mut canvas, *gap, *pick);
             }
-            let reader = InfillReader::new(
+            let mut reader = InfillReader::new(
                 tokenizer.clone(),
                 &canvas,
                 job.layout(&lengths),
                 heads.clone(),
                 job.top_logprobs.is_some(),
             );
+            if job.stream {
+                reader = reader.telling_steps();
+            }
             let constraint = job.constraint(&canvas).map_err(|error| {
                 ApiError::internal(format!("a checked gap cannot be filled: {error}"))
             })?;
