@@ -10,7 +10,7 @@ use unmask::constraint::{
     ByteDfa, CanvasConstraint, ConstraintError, GapConstraint, TokenDfa, Vocabulary,
 };
 use unmask::decode::DecodePlan;
-use unmask::engine::{Engine, Event, Generation, Statistics};
+use unmask::engine::{Engine, Event, Generation, Statistics, Submission};
 use unmask::text::Tokenizer;
 
 use crate::cli::animate::Animation;
@@ -81,7 +81,10 @@ pub fn denoise(
         .animate
         .then(|| Animation::start(&canvas, tokenizer))
         .transpose()?;
-    let mut generation = engine.submit_constrained(canvas, plan, None, constraint)?;
+    let mut generation = engine.enqueue(Submission {
+        constraint,
+        ..Submission::new(canvas, plan)
+    })?;
     while let Some(event) = generation.next_blocking() {
         match event {
             Event::Step(report) => {
@@ -121,7 +124,10 @@ pub fn denoise_each(
         {
             let canvas = plan.noised(engine.spec().with_scratch(&plan, canvas.clone()));
             let constraint = constraint(engine, &canvas, &plan, forms, tokenizer)?;
-            let generation = engine.submit_constrained(canvas, &plan, None, constraint)?;
+            let generation = engine.enqueue(Submission {
+                constraint,
+                ..Submission::new(canvas, &plan)
+            })?;
             waiting.push_back((plan, generation));
         }
         let Some((plan, generation)) = waiting.pop_front() else {

@@ -6,13 +6,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use axum::http::HeaderValue;
 use axum::http::uri::Authority;
 use futures::future::{Either, select};
 use futures::stream::{Stream, StreamExt};
 use tokio::net::TcpSocket;
-use unmask::engine::EngineConfig;
+use unmask::engine::{Engine, EngineConfig};
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
 use super::logging::{self, LogFormat};
@@ -26,6 +26,9 @@ const BACKLOG: u32 = 1024;
 
 /// Files that are open beside connections, and some to spare.
 const OTHER_FILES: usize = 64;
+
+/// How long a step that nobody waits for may take once all requests are answered.
+const LAST_STEP: Duration = Duration::from_secs(5);
 
 /// The port where nothing else is said.
 pub const DEFAULT_PORT: u16 = 8080;
@@ -323,6 +326,10 @@ async fn listen(
     shutdown: impl Stream<Item = ()> + Send,
 ) -> anyhow::Result<Ending> {
     allow_open_files(args.max_connections);
+    let engine = state.engine.clone();
+    let stopped = state.engine.clone();
+    let stopped = futures::stream::once(async move { stopped.stopped().await });
+    let mut shutdown = std::pin::pin!(futures::stream::select(shutdown, stopped));
     let listener = socket
         .listen(BACKLOG)
         .with_context(|| cannot_listen(SocketAddr::new(args.host, args.port)))?;
@@ -336,5 +343,26 @@ async fn listen(
         drain: Duration::from_secs(args.drain_seconds),
         ..ListenConfig::default()
     };
-    Ok(server::serve(listener, server::router(state), shutdown, config).await)
+    let router = server::router(state);
+    let ending = server::serve(listener, router, shutdown.as_mut(), config).await;
+    if !engine.is_running() {
+        bail!("the engine has stopped; the log says why");
+    }
+    end(&engine, ending, shutdown).await;
+    Ok(ending)
+}
+
+/// Ends the engine. Where all requests were answered it may take its last step to the end; but a step that does not end
+/// is not waited for.
+async fn end(engine: &Engine, ending: Ending, mut signals: impl Stream<Item = ()> + Unpin) {
+    engine.close();
+    if ending == Ending::Drained {
+        tokio::select! {
+            () = engine.stopped() => return,
+            () = tokio::time::sleep(LAST_STEP) => {}
+            _ = signals.next() => {}
+        }
+        tracing::warn!("a denoise step that nobody waits for does not end; it is left");
+    }
+    engine.abandon();
 }

@@ -6,6 +6,7 @@
 mod cache;
 mod error;
 mod event;
+mod failures;
 mod phases;
 mod queue;
 mod reports;
@@ -18,12 +19,15 @@ mod submission;
 mod twin;
 mod worker;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::canvas::{Blank, Canvas, TokenId};
-use crate::constraint::CanvasConstraint;
 use crate::decode::{CachePolicy, DecodePlan, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 
@@ -38,7 +42,8 @@ pub use row_params::LogprobRequest;
 use row_params::SequenceRows;
 use sequence::Sequence;
 pub use status::{EngineStatus, StepSummary};
-use worker::{Counters, Worker};
+pub use submission::Submission;
+use worker::{Counters, Worker, panic_message};
 
 /// Limits of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +119,7 @@ impl Generation {
 }
 
 /// A handle to the worker thread that owns a model. Dropping it lets running and queued generations
-/// finish and then joins the thread.
+/// finish and then joins the thread, unless it is [abandoned](Engine::abandon).
 pub struct Engine {
     spec: ModelSpec,
     queue: Arc<Queue>,
@@ -124,6 +129,9 @@ pub struct Engine {
     batch_invariant: bool,
     coalesces: bool,
     worker: Option<JoinHandle<()>>,
+    /// Nothing is ever sent: it closes when the worker ends.
+    ended: watch::Receiver<()>,
+    is_abandoned: AtomicBool,
 }
 
 impl Engine {
@@ -156,9 +164,19 @@ impl Engine {
         let counters = Arc::new(Counters::new());
         let queue = Arc::new(Queue::new(config.max_queue));
         let worker = Worker::new(model, memory, config, queue.clone(), counters.clone());
+        let (lives, ended) = watch::channel(());
         let worker = std::thread::Builder::new()
             .name("unmask-engine".into())
-            .spawn(move || worker.run())?;
+            .spawn(move || {
+                let _lives = lives;
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.run())) {
+                    let reason = panic_message(&*panic);
+                    tracing::error!(
+                        reason,
+                        "the engine has stopped: nothing is denoised any more"
+                    );
+                }
+            })?;
         Ok(Self {
             spec,
             queue,
@@ -168,6 +186,8 @@ impl Engine {
             batch_invariant,
             coalesces: config.coalesces,
             worker: Some(worker),
+            ended,
+            is_abandoned: AtomicBool::new(false),
         })
     }
 
@@ -186,42 +206,59 @@ impl Engine {
         self.spec.mask_token()
     }
 
-    /// Queues a canvas to be denoised by `plan`.
+    /// Queues a canvas to be denoised by `plan`: [`Engine::enqueue`] of no more than that.
     ///
     /// # Errors
-    /// At once, if the canvas or the plan does not fit the model, the queue is full, or the worker
-    /// has stopped.
+    /// Those of [`Engine::enqueue`].
     pub fn submit(&self, canvas: Canvas, plan: &DecodePlan) -> Result<Generation, SubmitError> {
-        self.submit_reporting(canvas, plan, None)
+        self.enqueue(Submission::new(canvas, plan))
     }
 
-    /// As [`Engine::submit`]; the step reports hold the log-probabilities that `logprobs` asks for.
+    /// Queues a canvas to be denoised.
     ///
     /// # Errors
-    /// Those of [`Engine::submit`].
-    pub fn submit_reporting(
-        &self,
-        canvas: Canvas,
-        plan: &DecodePlan,
-        logprobs: Option<LogprobRequest>,
-    ) -> Result<Generation, SubmitError> {
-        self.submit_constrained(canvas, plan, logprobs, None)
+    /// At once, if the canvas, the plan or the constraint does not fit the model, the queue is full, or the worker
+    /// has stopped.
+    pub fn enqueue(&self, submission: Submission<'_>) -> Result<Generation, SubmitError> {
+        submission.check(&self.spec)?;
+        // A refusal is to cost little.
+        self.queue.check_room()?;
+        let (sequence, generation) = self.lay_out(submission)?;
+        self.awake();
+        self.queue.push(sequence)?;
+        Ok(generation)
     }
 
-    /// As [`Engine::submit_reporting`], with the gaps of `canvas` filled as `constraint`, which was made for
-    /// it, says. Tokens that contradict one another are not committed in the same step, so that there may be
-    /// more steps than the plan has, up to one a slot.
+    /// As [`Engine::enqueue`], but where the queue is full waits for a place. Those who wait leave half of the queue to
+    /// those who do not.
     ///
     /// # Errors
-    /// Those of [`Engine::submit`], and [`SubmitError::CannotConstrain`].
-    pub fn submit_constrained(
+    /// Those of [`Engine::enqueue`] but for a full queue.
+    pub async fn enqueue_in_turn(
         &self,
-        canvas: Canvas,
-        plan: &DecodePlan,
-        logprobs: Option<LogprobRequest>,
-        constraint: Option<CanvasConstraint>,
+        submission: Submission<'_>,
     ) -> Result<Generation, SubmitError> {
-        submission::check(&self.spec, &canvas, plan, constraint.is_some())?;
+        submission.check(&self.spec)?;
+        let (sequence, generation) = self.lay_out(submission)?;
+        self.awake();
+        self.queue.push_in_turn(sequence).await?;
+        Ok(generation)
+    }
+
+    /// An idle worker, which begins with what is queued now, is not a stalled one.
+    fn awake(&self) {
+        if self.status().running == 0 {
+            self.counters.progress();
+        }
+    }
+
+    fn lay_out(&self, submission: Submission<'_>) -> Result<(Sequence, Generation), SubmitError> {
+        let Submission {
+            canvas,
+            plan,
+            logprobs,
+            constraint,
+        } = submission;
         let canvas = plan.noised(canvas);
         let scheme = self.affordable_scheme(plan, canvas.len())?;
         let decoder = submission::decoder(&self.spec, &canvas, plan)?;
@@ -240,12 +277,7 @@ impl Engine {
             started: None,
             nfe: 0,
         };
-        if self.status().running == 0 {
-            // An idle worker is not a stalled one.
-            self.counters.progress();
-        }
-        self.queue.push(sequence)?;
-        Ok(Generation { reports: receiver })
+        Ok((sequence, Generation { reports: receiver }))
     }
 
     /// Whether a request with a seed gives the same answer whatever else is denoised at the same time: so of
@@ -294,8 +326,26 @@ impl Engine {
 
     /// Whether the worker thread lives.
     pub fn is_running(&self) -> bool {
-        let worker = self.worker.as_ref();
-        worker.is_some_and(|worker| !worker.is_finished())
+        self.ended.has_changed().is_ok()
+    }
+
+    /// Waits until the worker thread has ended: after [`Engine::close`], once all that was queued is finished, or for a
+    /// defect, of which an error is logged. It does not start again.
+    pub async fn stopped(&self) {
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+
+    /// Takes no more requests; those that run or wait are still served, and then the worker thread ends.
+    pub fn close(&self) {
+        self.queue.close();
+    }
+
+    /// As [`Engine::close`]; dropping the engine no longer waits for what runs or waits, of which a step may never end.
+    /// The worker thread is left to itself.
+    pub fn abandon(&self) {
+        self.close();
+        self.is_abandoned.store(true, Ordering::Relaxed);
     }
 
     /// How long the sequences that run or wait have waited for a step to end; `None` if there are none.
@@ -313,8 +363,9 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.queue.close();
+        self.close();
         if let Some(worker) = self.worker.take()
+            && !*self.is_abandoned.get_mut()
             && worker.join().is_err()
         {
             tracing::error!("the engine's worker thread panicked");

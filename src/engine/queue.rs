@@ -1,7 +1,10 @@
 //! Requests that wait for their first step, first come first served.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 use super::SubmitError;
 use super::sequence::Sequence;
@@ -10,6 +13,8 @@ use super::sequence::Sequence;
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    /// Tells those who wait for a place that there is one more.
+    freed: Notify,
     limit: usize,
 }
 
@@ -25,6 +30,7 @@ impl Queue {
         Self {
             state: Mutex::default(),
             changed: Condvar::new(),
+            freed: Notify::new(),
             limit,
         }
     }
@@ -34,26 +40,72 @@ impl Queue {
     /// # Errors
     /// If as many requests wait as may, or the queue is closed.
     pub fn push(&self, sequence: Sequence) -> Result<(), SubmitError> {
+        self.append(self.room(self.limit)?, sequence);
+        Ok(())
+    }
+
+    /// As [`Queue::push`], once fewer than half as many wait as may: the other half is for those who are refused
+    /// rather than wait.
+    ///
+    /// # Errors
+    /// If the queue is closed.
+    pub async fn push_in_turn(&self, sequence: Sequence) -> Result<(), SubmitError> {
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            // A place that falls free after the next look is not to be missed.
+            freed.as_mut().enable();
+            match self.room(self.limit.div_ceil(2)) {
+                Ok(state) => {
+                    self.append(state, sequence);
+                    return Ok(());
+                }
+                Err(SubmitError::QueueFull) => {}
+                Err(error) => return Err(error),
+            }
+            freed.await;
+        }
+    }
+
+    /// Whether a request would be taken.
+    ///
+    /// # Errors
+    /// Those of [`Queue::push`].
+    pub fn check_room(&self) -> Result<(), SubmitError> {
+        self.room(self.limit).map(drop)
+    }
+
+    /// The queue, if fewer than `limit` wait.
+    fn room(&self, limit: usize) -> Result<MutexGuard<'_, State>, SubmitError> {
         let mut state = self.lock();
         if state.is_closed {
             return Err(SubmitError::Stopped);
         }
-        if state.waiting.len() >= self.limit {
+        if state.waiting.len() >= limit {
             // A step may be long, and those that went since the last one are not worth a refusal.
-            state.waiting.retain(|waiting| !waiting.is_cancelled());
+            self.forget_cancelled(&mut state);
         }
-        if state.waiting.len() >= self.limit {
-            return Err(SubmitError::QueueFull);
+        match state.waiting.len() < limit {
+            true => Ok(state),
+            false => Err(SubmitError::QueueFull),
         }
+    }
+
+    fn append(&self, mut state: MutexGuard<'_, State>, sequence: Sequence) {
         state.waiting.push_back(sequence);
         self.changed.notify_one();
-        Ok(())
     }
 
     /// Forgets the requests whose client has gone.
     pub fn drop_cancelled(&self) {
-        let mut state = self.lock();
+        self.forget_cancelled(&mut self.lock());
+    }
+
+    fn forget_cancelled(&self, state: &mut State) {
+        let before = state.waiting.len();
         state.waiting.retain(|waiting| !waiting.is_cancelled());
+        for _ in state.waiting.len()..before {
+            self.freed.notify_one();
+        }
     }
 
     /// Takes the first request whose client is still there, if it `fits`.
@@ -61,12 +113,13 @@ impl Queue {
         let mut state = self.lock();
         while state.waiting.front()?.is_cancelled() {
             state.waiting.pop_front();
+            self.freed.notify_one();
         }
-        if fits(state.waiting.front()?) {
-            state.waiting.pop_front()
-        } else {
-            None
+        if !fits(state.waiting.front()?) {
+            return None;
         }
+        self.freed.notify_one();
+        state.waiting.pop_front()
     }
 
     /// Waits until there is a request; false if there will be none any more.
@@ -83,6 +136,7 @@ impl Queue {
     pub fn close(&self) {
         self.lock().is_closed = true;
         self.changed.notify_all();
+        self.freed.notify_waiters();
     }
 
     /// Number of requests that wait.

@@ -23,6 +23,8 @@ pub struct EngineStatus {
     pub committed: u64,
     /// Slots whose keys and values were found computed by an earlier request.
     pub reused: u64,
+    /// Steps in a row up to now that brought none of their sequences on; 0 as soon as one does.
+    pub failing: usize,
     /// Slots of the key/value pool.
     pub kv_slots: usize,
     /// Those in blocks that running sequences use.

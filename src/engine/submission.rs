@@ -1,14 +1,46 @@
-//! What is refused before it is queued.
+//! What is handed in, and what of it is refused before it is queued.
 
-use super::SubmitError;
 use super::twin::prompt_slots;
+use super::{LogprobRequest, SubmitError};
 use crate::canvas::Canvas;
+use crate::constraint::CanvasConstraint;
 use crate::decode::{DecodePlan, Decoder, MAX_STEPS, PlanError};
 use crate::models::{AttentionPattern, ModelSpec};
 
+/// A canvas to be denoised, and how.
+#[derive(Debug, Clone)]
+pub struct Submission<'a> {
+    /// The canvas. What its gaps begin as is [`Engine::blank`](super::Engine::blank).
+    pub canvas: Canvas,
+    /// The plan by which it is denoised.
+    pub plan: &'a DecodePlan,
+    /// Log-probabilities that the step reports hold.
+    pub logprobs: Option<LogprobRequest>,
+    /// What the gaps may be filled with, made for `canvas`. Tokens that contradict one another are not committed in
+    /// the same step, so that there may be more steps than the plan has, up to one a slot.
+    pub constraint: Option<CanvasConstraint>,
+}
+
+impl<'a> Submission<'a> {
+    /// A canvas whose gaps may be filled with anything, and of which no log-probabilities are reported.
+    pub fn new(canvas: Canvas, plan: &'a DecodePlan) -> Self {
+        Self {
+            canvas,
+            plan,
+            logprobs: None,
+            constraint: None,
+        }
+    }
+
+    /// Checks that the model of `spec` can denoise it.
+    pub(super) fn check(&self, spec: &ModelSpec) -> Result<(), SubmitError> {
+        check(spec, &self.canvas, self.plan, self.constraint.is_some())
+    }
+}
+
 /// Checks that the model of `spec` can denoise `canvas` by `plan`, and fill its gaps within a constraint if they
 /// have one.
-pub(super) fn check(
+fn check(
     spec: &ModelSpec,
     canvas: &Canvas,
     plan: &DecodePlan,

@@ -1,16 +1,17 @@
 //! The worker thread: admits sequences, steps them, retires them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::cache::{CacheMemory, SequenceCache};
+use super::failures::Failures;
 use super::phases::{Phases, Stopwatch};
 use super::queue::Queue;
 use super::scheduler::{Clock, Part, RowBudget, Schedule, schedule};
 use super::sequence::Running;
-use super::step::{StepCost, step};
+use super::step::{Outcome, StepCost, step};
 use super::{EngineConfig, EngineStatus, Event, GenerationError, StepSummary};
 use crate::models::{Denoiser, ModelError};
 
@@ -30,6 +31,7 @@ pub(super) struct Counters {
     scored: AtomicU64,
     committed: AtomicU64,
     reused: AtomicU64,
+    failing: AtomicUsize,
     kv_used: AtomicUsize,
     /// Nanoseconds of each phase.
     phases: [AtomicU64; 5],
@@ -48,6 +50,7 @@ impl Counters {
             scored: AtomicU64::new(0),
             committed: AtomicU64::new(0),
             reused: AtomicU64::new(0),
+            failing: AtomicUsize::new(0),
             kv_used: AtomicUsize::new(0),
             phases: Default::default(),
         }
@@ -88,6 +91,7 @@ impl Counters {
             scored: self.scored.load(Ordering::Relaxed),
             committed: self.committed.load(Ordering::Relaxed),
             reused: self.reused.load(Ordering::Relaxed),
+            failing: self.failing.load(Ordering::Relaxed),
             kv_slots,
             kv_used: self.kv_used.load(Ordering::Relaxed),
             phases: self.phases(),
@@ -107,20 +111,45 @@ impl Counters {
         for (counter, duration) in self.phases.iter().zip(cost.phases.durations()) {
             add(counter, duration.as_nanos() as u64);
         }
-        let observers = self
-            .observers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let summary = StepSummary {
+        self.tell(&StepSummary {
             rows: cost.rows,
             kept: cost.kept,
             scored: cost.scored,
             committed: cost.committed,
             waited,
             phases: cost.phases,
-        };
-        for observer in observers.iter() {
-            observer(&summary);
+        });
+    }
+
+    /// Tells the observers of a step. One that panics is told of nothing more; what is denoised does not suffer for it.
+    fn tell(&self, summary: &StepSummary) {
+        let observers = self
+            .observers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut broken = Vec::new();
+        for (index, observer) in observers.iter().enumerate() {
+            let told = catch_unwind(AssertUnwindSafe(|| observer(summary)));
+            if let Err(panic) = told {
+                let reason = panic_message(&*panic);
+                tracing::error!(
+                    reason,
+                    "an observer of the steps is told of no more of them"
+                );
+                broken.push(index);
+            }
+        }
+        drop(observers);
+        if broken.is_empty() {
+            return;
+        }
+        let mut observers = self
+            .observers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Others are only ever added at the end.
+        for index in broken.into_iter().rev() {
+            drop(observers.remove(index));
         }
     }
 }
@@ -138,6 +167,7 @@ pub(super) struct Worker {
     waited: Vec<Duration>,
     /// Runs since the last step, or since there is work.
     stopwatch: Stopwatch,
+    failures: Failures,
 }
 
 /// Closes a queue when it is dropped, and drops what still waits in it.
@@ -169,6 +199,7 @@ impl Worker {
             arrivals: 0,
             waited: Vec::new(),
             stopwatch: Stopwatch::start(),
+            failures: Failures::default(),
         }
     }
 
@@ -177,20 +208,55 @@ impl Worker {
         // Whatever ends this thread, nobody is to wait for it.
         let _gone = CloseOnDrop(self.queue.clone());
         loop {
-            self.drop_cancelled();
-            self.publish();
-            if self.running.is_empty() {
-                if !self.queue.wait() {
-                    return;
-                }
-                self.stopwatch = Stopwatch::start();
+            match catch_unwind(AssertUnwindSafe(|| self.turn())) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(panic) => self.start_over(&panic_message(&*panic)),
             }
-            self.counters.progress();
-            self.admit();
-            self.publish();
-            if !self.running.is_empty() {
-                self.step();
+        }
+    }
+
+    /// Takes a step with what there is; false if there will be nothing any more.
+    fn turn(&mut self) -> bool {
+        self.drop_cancelled();
+        self.publish();
+        if self.running.is_empty() {
+            if !self.queue.wait() {
+                return false;
             }
+            self.stopwatch = Stopwatch::start();
+        }
+        self.counters.progress();
+        self.admit();
+        self.publish();
+        if !self.running.is_empty() {
+            self.step();
+        }
+        true
+    }
+
+    /// Goes on after a panic outside the model: the accounts of the running sequences and the books on the cache may be
+    /// half written, so that what runs fails, and the books begin anew.
+    fn start_over(&mut self, reason: &str) {
+        let running = std::mem::take(&mut self.running);
+        self.failures.note(Instant::now(), running.len(), reason);
+        self.note_progress(false);
+        for Running { sequence, .. } in running {
+            let error = GenerationError::Step(reason.to_owned());
+            sequence.reports.end(Event::Failed(error));
+        }
+        self.memory.forget_all();
+        self.clock = Clock::default();
+        self.waited.clear();
+        self.stopwatch = Stopwatch::start();
+    }
+
+    /// Notes whether a step brought any of its sequences on.
+    fn note_progress(&mut self, is_progress: bool) {
+        let failing = &self.counters.failing;
+        match is_progress {
+            true => failing.store(0, Ordering::Relaxed),
+            false => _ = failing.fetch_add(1, Ordering::Relaxed),
         }
     }
 
@@ -205,22 +271,33 @@ impl Worker {
     /// Takes requests, first come first served, while there is a place and memory for them.
     fn admit(&mut self) {
         while self.running.len() < self.config.max_sequences.max(1) {
-            let spec = self.model.spec();
-            let memory = &mut self.memory;
-            let mut cached = None;
+            let (model, memory) = (&*self.model, &mut self.memory);
+            let mut cached = Ok(None);
             let next = self.queue.pop_if(|sequence| {
-                cached = SequenceCache::admit(
-                    memory,
-                    sequence.cache,
-                    spec,
-                    &sequence.canvas,
-                    sequence.decoder.block().start,
-                    sequence.is_guided(),
-                );
-                cached.is_some()
+                cached = catch_unwind(AssertUnwindSafe(|| {
+                    SequenceCache::admit(
+                        memory,
+                        sequence.cache,
+                        model.spec(),
+                        &sequence.canvas,
+                        sequence.decoder.block().start,
+                        sequence.is_guided(),
+                    )
+                }));
+                !matches!(cached, Ok(None))
             });
-            let (Some(sequence), Some(cached)) = (next, cached) else {
+            let Some(sequence) = next else {
                 return;
+            };
+            let cached = match cached {
+                Ok(Some(cached)) => cached,
+                Ok(None) => return,
+                Err(panic) => {
+                    // Left in the queue it would be the next again.
+                    let error = GenerationError::Step(panic_message(&*panic));
+                    sequence.reports.end(Event::Failed(error));
+                    resume_unwind(panic);
+                }
             };
             let work = self.clock.newcomer(&self.running);
             self.running.push(Running {
@@ -233,8 +310,8 @@ impl Worker {
         }
     }
 
-    /// Steps those whose turn it is and retires those that are done or failed. A panic or an error of the
-    /// whole step fails the sequences of that step only.
+    /// Steps those whose turn it is and retires those that are done or failed. A panic of the model or an error of
+    /// the whole step fails the sequences of that step only.
     fn step(&mut self) {
         let budget = RowBudget {
             most: self.config.max_rows,
@@ -290,6 +367,7 @@ impl Worker {
         cost.phases.decode += self.stopwatch.lap();
         let waited = std::mem::take(&mut self.waited);
         self.counters.count(cost, reused, waited);
+        self.note_outcomes(&parts, &outcomes);
         let mut outcomes: Vec<_> = parts.iter().map(|part| part.index).zip(outcomes).collect();
         outcomes.sort_by_key(|(index, _)| *index);
         let mut outcomes = outcomes.into_iter().peekable();
@@ -307,23 +385,67 @@ impl Worker {
                 _ => false,
             }
         });
+        let mut released = Vec::with_capacity(ended.len());
         for (running, error) in ended.into_iter().zip(errors) {
-            running.cached.release(&mut self.memory);
+            let Running {
+                sequence, cached, ..
+            } = running;
+            released.push(cached);
             match error {
-                Some(error) => running.sequence.reports.end(Event::Failed(error)),
-                None => running.sequence.finish(),
+                Some(error) => sequence.reports.end(Event::Failed(error)),
+                None => sequence.finish(),
             }
+        }
+        // Each has its end by now, whatever becomes of the memory.
+        for cached in released {
+            cached.release(&mut self.memory);
+        }
+    }
+
+    /// Notes what became of the sequences that a step denoised; of those whose cache it prepared there is nothing to
+    /// say yet.
+    fn note_outcomes(&mut self, parts: &[Part], outcomes: &[Outcome]) {
+        let denoised = parts.iter().zip(outcomes);
+        let denoised = denoised.filter(|(part, _)| part.window.denoises);
+        let (mut failed, mut succeeded, mut reason) = (0, 0, None);
+        for (_, outcome) in denoised {
+            match outcome {
+                Ok(()) => succeeded += 1,
+                Err(error) => {
+                    failed += 1;
+                    reason.get_or_insert_with(|| error.to_string());
+                }
+            }
+        }
+        if let Some(reason) = reason {
+            self.failures.note(Instant::now(), failed, &reason);
+        }
+        if succeeded + failed > 0 {
+            self.note_progress(succeeded > 0);
         }
     }
 
     /// Ends the sequences of a failed step.
     fn fail(&mut self, parts: &[Part], error: &GenerationError) {
-        tracing::error!(%error, sequences = parts.len(), "a step failed");
+        self.failures
+            .note(Instant::now(), parts.len(), &error.to_string());
+        self.note_progress(false);
         self.stopwatch = Stopwatch::start();
         let failed = |index, _: &mut Running| parts.iter().any(|part| part.index == index);
-        for running in self.take_where(failed) {
-            running.cached.release(&mut self.memory);
-            running.sequence.reports.end(Event::Failed(error.clone()));
+        let failed = self.take_where(failed);
+        self.end(failed, error);
+    }
+
+    /// Ends sequences with an error and takes back their memory.
+    fn end(&mut self, sequences: Vec<Running>, error: &GenerationError) {
+        let mut released = Vec::with_capacity(sequences.len());
+        for running in sequences {
+            let reports = running.sequence.reports;
+            reports.end(Event::Failed(error.clone()));
+            released.push(running.cached);
+        }
+        for cached in released {
+            cached.release(&mut self.memory);
         }
     }
 
@@ -334,11 +456,8 @@ impl Worker {
         newest.sort_by_key(|index| self.running[*index].arrival);
         let shed = newest.split_off(newest.len().div_ceil(2));
         tracing::warn!(%error, sequences = shed.len(), "out of memory: the newest sequences are ended");
-        for running in self.take_where(|index, _| shed.contains(&index)) {
-            running.cached.release(&mut self.memory);
-            let reason = GenerationError::OutOfMemory;
-            running.sequence.reports.end(Event::Failed(reason));
-        }
+        let shed = self.take_where(|index, _| shed.contains(&index));
+        self.end(shed, &GenerationError::OutOfMemory);
     }
 
     /// Takes out the running sequences that a condition on index and sequence holds for, in order.
@@ -368,7 +487,7 @@ fn failure(error: &ModelError) -> GenerationError {
     }
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let message = panic
         .downcast_ref::<&str>()
         .copied()

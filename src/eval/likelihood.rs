@@ -67,9 +67,9 @@ impl Estimator {
         }
     }
 
-    /// One group of `strata` draws for `target` and a model of the attention pattern `attention`. Draws of
-    /// other (seed, group, index) are independent; `index` tells targets apart. The blocks of a block-causal
-    /// model have draws of their own.
+    /// One group of `strata` draws for `target` and a model of the attention pattern `attention`, each made when it
+    /// is taken. Draws of other (seed, group, index) are independent; `index` tells targets apart. The blocks of a
+    /// block-causal model have draws of their own.
     ///
     /// # Panics
     /// If the target has no scored slot.
@@ -81,60 +81,124 @@ impl Estimator {
         seed: u64,
         group: usize,
         index: usize,
-    ) -> Vec<Draw> {
+    ) -> GroupDraws {
         assert!(!target.slots.is_empty());
         let stream = match self {
             Self::ExactCount => Stream::MaskCount,
             Self::ContinuousTime => Stream::MaskTime,
         };
         let mut words = Words::new(seed, group, index, stream);
-        let mut draws = vec![Draw::default(); strata];
         let blocks = target
             .slots
             .chunk_by(|a, b| attention.block_of(*a) == attention.block_of(*b));
-        for block in blocks {
-            self.add_block(block, &mut words, &mut draws);
+        let blocks = blocks.map(|slots| self.block_draws(slots, strata, &mut words));
+        GroupDraws {
+            blocks: blocks.collect(),
+            strata,
+            taken: 0,
         }
-        draws
     }
 
-    /// Masks slots of one block in every draw of a group.
-    fn add_block(self, block: &[usize], words: &mut Words, draws: &mut [Draw]) {
-        let (length, strata) = (block.len(), draws.len());
-        match self {
-            Self::ExactCount => {
-                let first = 1 + words.below(length);
-                for (draw, count) in draws.iter_mut().zip(mask_counts(first, length, strata)) {
-                    let weight = length as f64 / count as f64;
-                    let masked = words.choose(length, count).into_iter();
-                    draw.extend(masked.map(|i| block[i]), weight);
-                }
+    /// The draws of one block, which take the next of `words`.
+    fn block_draws(self, slots: &[usize], strata: usize, words: &mut Words) -> BlockDraws {
+        let length = slots.len();
+        let offset = match self {
+            Self::ExactCount => Offset::Count(1 + words.below(length)),
+            Self::ContinuousTime => Offset::Time(words.uniform()),
+        };
+        let draws = BlockDraws {
+            slots: slots.to_vec(),
+            offset,
+            words: words.clone(),
+        };
+        // A word for each slot that is chosen, or asked.
+        let of_strata = (0..strata).map(|stratum| match offset {
+            Offset::Count(first) => mask_count(first, length, strata, stratum),
+            Offset::Time(_) => length,
+        });
+        words.skip(of_strata.sum::<usize>() as u32);
+        draws
+    }
+}
+
+/// A group of draws, in the order of their strata.
+#[derive(Debug, Clone)]
+pub struct GroupDraws {
+    blocks: Vec<BlockDraws>,
+    strata: usize,
+    taken: usize,
+}
+
+/// What the first stratum of a block begins with.
+#[derive(Debug, Clone, Copy)]
+enum Offset {
+    /// A number of masked slots.
+    Count(usize),
+    /// A time within the stratum, as a part of it.
+    Time(f64),
+}
+
+/// The draws of one block's slots.
+#[derive(Debug, Clone)]
+struct BlockDraws {
+    slots: Vec<usize>,
+    offset: Offset,
+    words: Words,
+}
+
+impl Iterator for GroupDraws {
+    type Item = Draw;
+
+    fn next(&mut self) -> Option<Draw> {
+        let (stratum, strata) = (self.taken, self.strata);
+        if stratum == strata {
+            return None;
+        }
+        self.taken += 1;
+        let mut draw = Draw::default();
+        for block in &mut self.blocks {
+            block.extend(&mut draw, stratum, strata);
+        }
+        Some(draw)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.strata - self.taken;
+        (left, Some(left))
+    }
+}
+
+impl BlockDraws {
+    /// Masks slots of the block in the next draw.
+    fn extend(&mut self, draw: &mut Draw, stratum: usize, strata: usize) {
+        let length = self.slots.len();
+        match self.offset {
+            Offset::Count(first) => {
+                let count = mask_count(first, length, strata, stratum);
+                let masked = self.words.choose(length, count).into_iter();
+                let weight = length as f64 / count as f64;
+                draw.extend(masked.map(|i| self.slots[i]), weight);
             }
-            Self::ContinuousTime => {
-                let shift = words.uniform();
+            Offset::Time(shift) => {
                 let schedule = Schedule::LogLinear;
-                for (stratum, draw) in draws.iter_mut().enumerate() {
-                    let time = (stratum as f64 + shift) / strata as f64;
-                    let chance = schedule.one_minus_alpha(time);
-                    let slots = block.iter().copied();
-                    let masked = slots.filter(|_| words.uniform() < chance);
-                    draw.extend(masked, schedule.weight(time));
-                }
+                let time = (stratum as f64 + shift) / strata as f64;
+                let chance = schedule.one_minus_alpha(time);
+                let slots = self.slots.iter().copied();
+                let masked = slots.filter(|_| self.words.uniform() < chance);
+                draw.extend(masked, schedule.weight(time));
             }
         }
     }
 }
 
-/// The numbers of masked slots of a group: `first`, in 1..=`length`, and on in steps of length / strata,
-/// rounded, coming round to 1 after `length`.
+/// The number of masked slots of a draw of a group: `first`, in 1..=`length`, in the first stratum, and on in steps of
+/// length / strata, rounded, coming round to 1 after `length`.
 ///
 /// Halves are rounded up. With torch.round, which the official code uses and which takes halves to the
 /// even neighbour, a draw whose offset is a half never has some of the counts; so each is uniform.
-fn mask_counts(first: usize, length: usize, strata: usize) -> impl Iterator<Item = usize> {
-    (0..strata).map(move |stratum| {
-        let offset = (2 * stratum * length + strata) / (2 * strata);
-        (first - 1 + offset) % length + 1
-    })
+fn mask_count(first: usize, length: usize, strata: usize, stratum: usize) -> usize {
+    let offset = (2 * stratum * length + strata) / (2 * strata);
+    (first - 1 + offset) % length + 1
 }
 
 /// One draw of an estimator: which slots are masked, and what their cross-entropies are weighted with.
@@ -175,7 +239,7 @@ impl Draw {
     }
 }
 
-/// The most draws of a group, and the most groups: all draws of a group are held at once.
+/// The most draws of a group, and the most groups.
 const MAX_DRAWS: usize = 4096;
 
 /// Draws whose slots' scores are held at once: enough of the shortest sequences to fill a batch.
@@ -349,7 +413,7 @@ pub fn estimate(
         .flat_map(|(index, group)| {
             let (target, attention) = (targets[index], model.spec().attention);
             let draws = estimator.draws(target, attention, strata, settings.seed, group, index);
-            draws.into_iter().map(move |draw| (target, draw))
+            draws.map(move |draw| (target, draw))
         });
     let mut losses = Vec::with_capacity(targets.len() * groups * strata);
     loop {
@@ -415,9 +479,10 @@ mod tests {
         ) {
             let mut seen = vec![vec![0; length]; strata];
             for first in 1..=length {
-                for (stratum, count) in mask_counts(first, length, strata).enumerate() {
+                for (stratum, seen) in seen.iter_mut().enumerate() {
+                    let count = mask_count(first, length, strata, stratum);
                     prop_assert!((1..=length).contains(&count));
-                    seen[stratum][count - 1] += 1;
+                    seen[count - 1] += 1;
                     let exact = (first as f64 - 1.0 + stratum as f64 * length as f64 / strata as f64)
                         .rem_euclid(length as f64);
                     let apart = ((count - 1) as f64 - exact).abs();
@@ -438,8 +503,9 @@ mod tests {
             let target = Target::after_prompt(&vec![1; prompt], &vec![2; answer]);
             let slots = || prompt..prompt + answer;
             for (estimator, attention) in cases(block_length) {
-                let draws = estimator.draws(&target, attention, strata, seed, 0, 0);
-                prop_assert_eq!(&draws, &estimator.draws(&target, attention, strata, seed, 0, 0));
+                let draws = || estimator.draws(&target, attention, strata, seed, 0, 0);
+                prop_assert!(draws().eq(draws()));
+                let draws: Vec<Draw> = draws().collect();
                 prop_assert_eq!(draws.len(), strata);
                 for draw in draws {
                     prop_assert!(draw.masked.iter().all(|slot| *slot >= prompt));
@@ -471,7 +537,7 @@ mod tests {
         for (seed, block_length) in (0..50).flat_map(|seed| [1, 3].map(|length| (seed, length))) {
             let attention = AttentionPattern::BlockCausal { block_length };
             let draws = Estimator::ContinuousTime.draws(&target, attention, 8, seed, 0, 0);
-            for (stratum, draw) in draws.iter().enumerate() {
+            for (stratum, draw) in draws.enumerate() {
                 for weight in draw.weights() {
                     assert_eq!((8.0 / weight) as usize, stratum);
                     seen += 1;

@@ -17,6 +17,11 @@ impl Words {
         }
     }
 
+    /// Passes over the next `count` words.
+    pub fn skip(&mut self, count: u32) {
+        self.next = self.next.wrapping_add(count);
+    }
+
     /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
         let words = self.draws.quad(self.next / 2);

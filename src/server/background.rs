@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
 
 use super::deadline::{Deadline, within};
 use super::error::ApiError;
 use super::languages::MOST_WAITING;
+
+/// Items that [`Background::stream`] makes at a time.
+const AT_ONCE: usize = 8;
 
 /// Threads for work that takes a while, of which so many run at a time; what comes meanwhile waits in order.
 #[derive(Clone)]
@@ -53,10 +57,35 @@ impl Background {
         })
         .await
     }
+
+    /// What `items` yields, made a few at a time as it is taken, in a thread where others do not wait for it. After
+    /// an error, also that `deadline` is over, nothing follows.
+    pub fn stream<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        items: Box<dyn Iterator<Item = Result<T, ApiError>> + Send>,
+    ) -> impl Stream<Item = Result<T, ApiError>> + Send + use<T> {
+        let background = self.clone();
+        let batches = stream::try_unfold(items, move |mut items| {
+            let background = background.clone();
+            async move {
+                let work = move || {
+                    let batch: Result<Vec<T>, _> = items.by_ref().take(AT_ONCE).collect();
+                    Ok((batch?, items))
+                };
+                let (batch, items) = background.run(deadline, work).await?;
+                Ok::<_, ApiError>((!batch.is_empty()).then_some((batch, items)))
+            }
+        });
+        batches
+            .map_ok(|batch| stream::iter(batch).map(Ok))
+            .try_flatten()
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
     use std::time::Duration;
 
@@ -83,5 +112,40 @@ mod tests {
         assert_eq!(forgotten.await.unwrap_err().code(), "deadline_exceeded");
         end.send(()).unwrap();
         assert_eq!(background.run(none, || Ok(3)).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn what_is_streamed_is_made_beside_its_reader_and_not_long_before_it_is_read() {
+        const ITEMS: usize = 100;
+        let made = Arc::new(AtomicUsize::new(0));
+        let (of_items, reader) = (made.clone(), std::thread::current().id());
+        let items = (0..ITEMS).map(move |item| {
+            assert_ne!(std::thread::current().id(), reader);
+            of_items.fetch_add(1, Ordering::Relaxed);
+            Ok(item)
+        });
+        let stream = Background::of(1).stream(Deadline::after(None), Box::new(items));
+        let mut stream = std::pin::pin!(stream.enumerate());
+        let mut read = 0;
+        while let Some((index, item)) = stream.next().await {
+            assert_eq!(item.unwrap(), index);
+            read += 1;
+            assert!(made.load(Ordering::Relaxed) <= read + AT_ONCE);
+        }
+        assert_eq!(read, ITEMS);
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_with_its_first_error() {
+        let fault = || Err(ApiError::internal("item 10".into()));
+        let items = (0..20).map(move |item| if item == 10 { fault() } else { Ok(item) });
+        let stream = Background::of(1).stream(Deadline::after(None), Box::new(items));
+        let read: Vec<_> = stream.collect().await;
+        assert_eq!(
+            read.last().unwrap().as_ref().unwrap_err().code(),
+            "internal_error"
+        );
+        assert!(read[..read.len() - 1].iter().all(Result::is_ok));
+        assert!(read.len() <= 11);
     }
 }

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use futures::TryStreamExt;
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::error::ApiError;
 use super::probe::{self, Probe, given};
@@ -95,12 +95,14 @@ pub(super) async fn decide(
 ) -> Result<(Vec<Option<Decision>>, usize), ApiError> {
     let forwards = &job.choices.forwards;
     let spec = state.engine.spec();
-    let probes = forwards.iter().map(|forward| probe(job, forward, spec));
+    let probes = forwards
+        .iter()
+        .map(|forward| probe(job, forward, spec).map(|probe| (probe, ())));
+    let probes = stream::iter(probes).boxed();
+    let in_flight = probe::in_flight(job.canvas(&job.longest(), spec)?.len());
     let guidance_scale = job.plan.sampling.guidance_scale;
-    let answers: Vec<probe::Answer> =
-        probe::run(state.engine.clone(), Box::new(probes), guidance_scale)
-            .try_collect()
-            .await?;
+    let answers = probe::run(state.engine.clone(), probes, in_flight, guidance_scale);
+    let answers: Vec<probe::Answer> = answers.map_ok(|(answer, ())| answer).try_collect().await?;
     let decisions = job.gaps().enumerate().map(|(gap, fields)| {
         let Length::Choices(choices) = &fields.length else {
             return None;

@@ -19,7 +19,7 @@ use super::state::AppState;
 use super::validate::{self, CompletionJob, nth_plan};
 use super::wire::{Answer, COMPLETION_OBJECT, CompletionChoice, CompletionRequest};
 use crate::canvas::TokenId;
-use crate::engine::LogprobRequest;
+use crate::engine::{LogprobRequest, Submission};
 use crate::text::Layout;
 use crate::text::gaps::Piece;
 
@@ -87,12 +87,12 @@ pub(super) fn start(
                 ..LogprobRequest::default()
             });
             let canvas = plan.noised(prompt.canvas.clone());
-            let generation = state.engine.submit_constrained(
+            let generation = state.engine.enqueue(Submission {
                 canvas,
-                &plan,
+                plan: &plan,
                 logprobs,
-                prompt.constraint.clone(),
-            )?;
+                constraint: prompt.constraint.clone(),
+            })?;
             let mut reader = CompletionReader::new(
                 state.tokenizer.clone(),
                 stop_tokens.clone(),

@@ -24,7 +24,7 @@ use super::wire::{
 use crate::canvas::Canvas;
 use crate::constraint::CanvasConstraint;
 use crate::decode::DecodePlan;
-use crate::engine::LogprobRequest;
+use crate::engine::{LogprobRequest, Submission};
 
 /// Fills the gaps of a text.
 #[utoipa::path(
@@ -72,10 +72,12 @@ pub(super) async fn create(
             continue;
         }
         let logprobs = logprobs(&job);
-        let generation =
-            state
-                .engine
-                .submit_constrained(canvas.clone(), &plan, logprobs, constraint)?;
+        let generation = state.engine.enqueue(Submission {
+            canvas: canvas.clone(),
+            plan: &plan,
+            logprobs,
+            constraint,
+        })?;
         let view = (shows_steps && job.frames).then(|| reader.view(&canvas));
         let run = Run::new(index, &canvas, generation, reader);
         runs.push(match view {
@@ -166,13 +168,16 @@ fn sequences(
             for (gap, decision, pick) in &picks {
                 decision.commit(&mut canvas, *gap, *pick);
             }
-            let reader = InfillReader::new(
+            let mut reader = InfillReader::new(
                 vocabulary.clone(),
                 &canvas,
                 job.layout(&lengths),
                 heads.clone(),
                 job.top_logprobs.is_some(),
             );
+            if job.stream {
+                reader = reader.telling_steps();
+            }
             let constraint = job.constraint(&canvas).map_err(|error| {
                 ApiError::internal(format!("a checked gap cannot be filled: {error}"))
             })?;

@@ -37,6 +37,7 @@ pub(super) struct InfillReader {
     /// Those of each slot's last commit, if they are reported or needed.
     logprobs: HashMap<usize, Logprobs>,
     reports_logprobs: bool,
+    reports_steps: bool,
 }
 
 /// The whole text and its gaps.
@@ -116,6 +117,15 @@ impl InfillReader {
             gaps,
             logprobs: HashMap::new(),
             reports_logprobs,
+            reports_steps: false,
+        }
+    }
+
+    /// The same, that tells what each step changed.
+    pub fn telling_steps(self) -> Self {
+        Self {
+            reports_steps: true,
+            ..self
         }
     }
 
@@ -154,6 +164,28 @@ impl InfillReader {
         })
     }
 
+    /// What a step changed, as slots are before it.
+    fn changes(&self, report: &StepReport) -> InfillStep {
+        let committed = report.committed.iter();
+        let remasked = report.remasked.iter();
+        let spliced = report.spliced.iter();
+        InfillStep {
+            step: report.step,
+            committed: committed
+                .filter_map(|(slot, commit)| self.committed(*slot, commit))
+                .collect(),
+            remasked: remasked.filter_map(|slot| self.position(*slot)).collect(),
+            spliced: spliced
+                .filter_map(|splice| {
+                    Some(SplicedSlot {
+                        position: self.position(splice.slot)?,
+                        masked: splice.count,
+                    })
+                })
+                .collect(),
+        }
+    }
+
     fn mean_logprob(&self) -> f64 {
         let slots = self.slots.iter().cloned().flatten();
         let logprobs: Vec<f64> = slots
@@ -172,26 +204,9 @@ impl Reader for InfillReader {
 
     fn step(&mut self, report: &StepReport) -> (Option<InfillStep>, Option<InfillAnswer>) {
         self.logprobs.extend(report.logprobs.iter().cloned());
-        let committed = report.committed.iter();
-        let remasked = report.remasked.iter();
-        let spliced = report.spliced.iter();
-        let step = InfillStep {
-            step: report.step,
-            committed: committed
-                .filter_map(|(slot, commit)| self.committed(*slot, commit))
-                .collect(),
-            remasked: remasked.filter_map(|slot| self.position(*slot)).collect(),
-            spliced: spliced
-                .filter_map(|splice| {
-                    Some(SplicedSlot {
-                        position: self.position(splice.slot)?,
-                        masked: splice.count,
-                    })
-                })
-                .collect(),
-        };
+        let step = self.reports_steps.then(|| self.changes(report));
         self.splice(&report.spliced);
-        (Some(step), None)
+        (step, None)
     }
 
     fn finish(&mut self, canvas: &Canvas) -> (Option<InfillStep>, InfillAnswer) {

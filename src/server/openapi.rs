@@ -1,5 +1,7 @@
 //! `GET /openapi.json`, generated from the wire types, and `GET /docs`, a page that shows it.
 
+use std::sync::LazyLock;
+
 use axum::Json;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -73,13 +75,20 @@ impl Modify for Keys {
     operation_id = "openapi",
     responses((status = 200, description = "This document", body = Object)),
 )]
-pub(super) async fn get() -> Result<Json<Value>, ApiError> {
-    let mut document = serde_json::to_value(Api::openapi())
-        .map_err(|error| ApiError::internal(format!("the description of this API: {error}")))?;
+pub(super) async fn get() -> Result<Json<&'static Value>, ApiError> {
+    let document = DOCUMENT.as_ref();
+    document
+        .map(Json)
+        .map_err(|error| ApiError::internal(format!("the description of this API: {error}")))
+}
+
+/// It is the same for every server of this build.
+static DOCUMENT: LazyLock<serde_json::Result<Value>> = LazyLock::new(|| {
+    let mut document = serde_json::to_value(Api::openapi())?;
     let_kinds_overlap(&mut document);
     take_links_out(&mut document);
-    Ok(Json(document))
-}
+    Ok(document)
+});
 
 /// An empty list is a list of texts and one of tokens: a value may be of several of its kinds, which the schemas
 /// that are derived from enums would exclude.

@@ -6,20 +6,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::stream::{self, Stream, StreamExt};
+use futures::stream::{BoxStream, Stream, StreamExt};
 
 use super::error::ApiError;
 use crate::canvas::{Canvas, Commit, TokenId};
 use crate::decode::{DecodePlan, Sampling};
-use crate::engine::{Engine, Event, GenerationError, LogprobRequest, SubmitError};
+use crate::engine::{Engine, Event, GenerationError, LogprobRequest, Submission};
 
-/// Probes of a request that are queued at a time.
-const IN_FLIGHT: usize = 32;
+/// The most probes of a request that are queued at a time.
+const MOST_IN_FLIGHT: usize = 32;
 
-/// How long a request waits before it tries to queue its next probe again.
-const RETRY: Duration = Duration::from_millis(5);
+/// The slots of those that are queued at a time, which are enough to fill the steps that come next.
+const SLOTS_IN_FLIGHT: usize = 16_384;
 
 /// One forward.
 pub(super) struct Probe {
@@ -42,18 +41,21 @@ pub(super) fn given(token: TokenId) -> Commit {
 /// The log-probabilities that a probe asked for, by slot, in the order of its tokens.
 pub(super) type Answer = HashMap<usize, Vec<f32>>;
 
-/// Probes that are made when their turn comes.
-pub(super) type Probes<'a> = Box<dyn Iterator<Item = Result<Probe, ApiError>> + Send + 'a>;
+/// How many probes of a request are queued at a time where the longest has `slots` slots. They are held in memory.
+pub(super) fn in_flight(slots: usize) -> usize {
+    (SLOTS_IN_FLIGHT / slots.max(1)).clamp(2, MOST_IN_FLIGHT)
+}
 
-/// What each of `probes` finds, in their order. They are taken one by one as their turn comes, so that few
-/// exist at a time. Dropping the stream drops those that still run.
+/// What each of `probes` finds, in their order, with what comes with each. They are taken as their turn comes, so that
+/// no more than `in_flight` exist at a time. Dropping the stream drops those that still run.
 ///
 /// The first is refused if the queue is full; later ones wait for a place.
-pub(super) fn run<'a>(
+pub(super) fn run<'a, T: Send + 'a>(
     engine: Arc<Engine>,
-    probes: Probes<'a>,
+    probes: BoxStream<'a, Result<(Probe, T), ApiError>>,
+    in_flight: usize,
     guidance_scale: f32,
-) -> impl Stream<Item = Result<Answer, ApiError>> + Send + use<'a> {
+) -> impl Stream<Item = Result<(Answer, T), ApiError>> + Send + use<'a, T> {
     let plan = Arc::new(DecodePlan {
         steps: Some(1),
         sampling: Sampling {
@@ -62,27 +64,35 @@ pub(super) fn run<'a>(
         },
         ..DecodePlan::default()
     });
-    stream::iter(probes.enumerate())
-        .map(move |(index, probe)| one(engine.clone(), plan.clone(), probe, index > 0))
-        .buffered(IN_FLIGHT)
+    probes
+        .enumerate()
+        .map(move |(index, probe)| {
+            let (engine, plan) = (engine.clone(), plan.clone());
+            async move {
+                let (probe, with) = probe?;
+                let answer = one(&engine, &plan, probe, index > 0).await?;
+                Ok::<_, ApiError>((answer, with))
+            }
+        })
+        .buffered(in_flight)
 }
 
 async fn one(
-    engine: Arc<Engine>,
-    plan: Arc<DecodePlan>,
-    probe: Result<Probe, ApiError>,
+    engine: &Engine,
+    plan: &DecodePlan,
+    probe: Probe,
     waits: bool,
 ) -> Result<Answer, ApiError> {
-    let probe = probe?;
-    let asked = LogprobRequest {
-        top: 0,
-        of: probe.of,
+    let submission = Submission {
+        logprobs: Some(LogprobRequest {
+            top: 0,
+            of: probe.of,
+        }),
+        ..Submission::new(probe.canvas, plan)
     };
-    let mut generation = loop {
-        match engine.submit_reporting(probe.canvas.clone(), &plan, Some(asked.clone())) {
-            Err(SubmitError::QueueFull) if waits => tokio::time::sleep(RETRY).await,
-            submitted => break submitted?,
-        }
+    let mut generation = match waits {
+        true => engine.enqueue_in_turn(submission).await?,
+        false => engine.enqueue(submission)?,
     };
     match generation.next().await {
         Some(Event::Step(report)) => Ok(report

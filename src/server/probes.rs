@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use super::error::{ApiError, ErrorBody};
 use super::state::AppState;
 
+/// So many denoise steps in a row that bring none of their sequences on are no accident of a request.
+const FAILING_STEPS: usize = 10;
+
 /// That the server is alive.
 #[utoipa::path(
     get,
@@ -25,7 +28,8 @@ pub(super) async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-/// That requests are answered: the model is loaded, and the engine steps where there is something to denoise.
+/// That requests are answered: the model is loaded, and the engine steps where there is something to denoise, and not
+/// in vain.
 #[utoipa::path(
     get,
     path = "/ready",
@@ -40,6 +44,12 @@ pub(super) async fn health() -> Json<Value> {
 pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Result<Json<Value>, ApiError> {
     if !state.engine.is_running() {
         return Err(ApiError::not_ready("the engine has stopped".into()));
+    }
+    let failing = state.engine.status().failing;
+    if failing >= FAILING_STEPS {
+        return Err(ApiError::not_ready(format!(
+            "the last {failing} denoise steps failed; the log says why"
+        )));
     }
     match state.engine.stalled_for() {
         Some(stalled) if stalled > state.limits.step_timeout => Err(ApiError::not_ready(format!(

@@ -7,9 +7,9 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use futures::TryStreamExt;
+use futures::stream::{StreamExt, TryStreamExt};
 
-use super::deadline::within;
+use super::deadline::{Deadline, within};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::ledger::Ledger;
@@ -19,9 +19,9 @@ use super::state::{AppState, unix_time};
 use super::validate::{self, ScoreJob};
 use super::wire::{SCORE_OBJECT, ScoreAnswer, ScoreReport, ScoreRequest, TextScore, Usage};
 use crate::canvas::{Canvas, TokenId};
-use crate::engine::GenerationError;
 use crate::eval::Target;
-use crate::eval::likelihood::{Draw, Estimate};
+use crate::eval::likelihood::{Draw, Estimate, Settings};
+use crate::models::AttentionPattern;
 
 /// Bounds the likelihood of texts.
 #[utoipa::path(
@@ -44,7 +44,8 @@ pub(super) async fn create(
     let job = validate::checked(&state, deadline, request, validate::score).await?;
     let ledger = Ledger::open(&state);
     let begun = Instant::now();
-    let (estimates, nfe) = within(deadline, estimates(&job, &state)).await?;
+    let job = Arc::new(job);
+    let (estimates, nfe) = within(deadline, estimates(&job, &state, deadline)).await?;
     let texts = job.targets.iter().zip(&job.bytes).zip(estimates);
     let data: Vec<TextScore> = texts
         .enumerate()
@@ -89,37 +90,24 @@ fn text_score(index: usize, tokens: usize, bytes: usize, estimate: Estimate) -> 
     }
 }
 
-/// The estimate of every target, and how many forwards they took.
-async fn estimates(job: &ScoreJob, state: &AppState) -> Result<(Vec<Estimate>, usize), ApiError> {
+/// The estimate of every target, and how many forwards they took. Of a draw one number is kept.
+async fn estimates(
+    job: &Arc<ScoreJob>,
+    state: &AppState,
+    deadline: Deadline,
+) -> Result<(Vec<Estimate>, usize), ApiError> {
     let settings = job.settings;
-    let attention = state.engine.spec().attention;
     let samples = settings.groups * settings.strata;
     let mut losses = vec![0.0; job.targets.len() * samples];
-    // Draws by place; one that masks nothing has no loss.
-    let draws: Vec<(usize, Draw)> = job
-        .targets
-        .iter()
-        .enumerate()
-        .flat_map(|(index, target)| {
-            (0..settings.groups).flat_map(move |group| {
-                let (strata, seed) = (settings.strata, settings.seed);
-                let estimator = settings.estimator;
-                estimator.draws(target, attention, strata, seed, group, index)
-            })
-        })
-        .enumerate()
-        .filter(|(_, draw)| !draw.masked().is_empty())
-        .collect();
-    let probes = draws
-        .iter()
-        .map(|(place, draw)| probe(&job.targets[place / samples], draw, job.mask));
+    let probes = probes(job.clone(), state.engine.spec().attention);
+    let probes = state.background.stream(deadline, Box::new(probes)).boxed();
+    let longest = job.targets.iter().map(|target| target.tokens.len()).max();
+    let in_flight = probe::in_flight(longest.unwrap_or_default());
     let guidance_scale = settings.guidance_scale as f32;
-    let answers = probe::run(state.engine.clone(), Box::new(probes), guidance_scale);
+    let answers = probe::run(state.engine.clone(), probes, in_flight, guidance_scale);
     let mut answers = std::pin::pin!(answers);
-    for (place, draw) in &draws {
-        let Some(answer) = answers.try_next().await? else {
-            return Err(GenerationError::Stopped.into());
-        };
+    let mut nfe = 0;
+    while let Some((answer, (place, draw))) = answers.try_next().await? {
         // In slot order, so that the sum does not depend on chance.
         let of_slots = draw.masked().iter().zip(draw.weights());
         let logprobs = of_slots.filter_map(|(slot, weight)| Some((answer.get(slot)?, weight)));
@@ -132,11 +120,41 @@ async fn estimates(job: &ScoreJob, state: &AppState) -> Result<(Vec<Estimate>, u
                 place / samples
             )));
         }
-        losses[*place] = loss;
+        losses[place] = loss;
+        nfe += 1;
     }
     let estimates = losses.chunks(samples);
     let estimates = estimates.map(|losses| Estimate::of(losses, settings.strata));
-    Ok((estimates.collect(), draws.len()))
+    Ok((estimates.collect(), nfe))
+}
+
+/// The forwards of a job, each with its draw and the draw's place among all. They are made as they are taken; a draw
+/// that masks nothing has no loss and no forward.
+fn probes(
+    job: Arc<ScoreJob>,
+    attention: AttentionPattern,
+) -> impl Iterator<Item = Result<(Probe, (usize, Draw)), ApiError>> + Send + 'static {
+    let Settings {
+        estimator,
+        groups,
+        strata,
+        seed,
+        ..
+    } = job.settings;
+    let of_draws = job.clone();
+    (0..job.targets.len())
+        .flat_map(move |index| (0..groups).map(move |group| (index, group)))
+        .flat_map(move |(index, group)| {
+            let target = &of_draws.targets[index];
+            estimator.draws(target, attention, strata, seed, group, index)
+        })
+        .enumerate()
+        .filter(|(_, draw)| !draw.masked().is_empty())
+        .map(move |(place, draw)| {
+            let target = &job.targets[place / (groups * strata)];
+            let probe = probe(target, &draw, job.mask);
+            probe.map(|probe| (probe, (place, draw)))
+        })
 }
 
 /// The forward of one draw: its masked slots are masked, and their true tokens asked for. The text is a gap

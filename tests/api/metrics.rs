@@ -189,3 +189,21 @@ async fn a_server_is_ready_unless_a_step_does_not_end() {
     eventually("nothing runs", || server.engine.stalled_for().is_none()).await;
     assert_eq!(server.get("/ready").await.0, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_server_whose_steps_all_fail_is_not_ready_until_one_succeeds() {
+    let server = Server::of(Mock::uniform()).await;
+    let poisoned = json!({"prompt": [POISON], "max_tokens": 1});
+    for failed in 1..=10 {
+        assert_eq!(server.get("/ready").await.0, StatusCode::OK, "{failed}");
+        let (status, _) = server.ask("/v1/completions", &poisoned).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    let (status, text) = server.get("/ready").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(text.contains("the last 10 denoise steps failed"), "{text}");
+    assert_eq!(server.get("/health").await.0, StatusCode::OK);
+    let sound = json!({"prompt": "p", "max_tokens": 1});
+    server.answer("/v1/completions", &sound).await;
+    assert_eq!(server.get("/ready").await.0, StatusCode::OK);
+}

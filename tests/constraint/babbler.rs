@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use unmask::canvas::{Canvas, TokenId};
 use unmask::constraint::{CanvasConstraint, GapConstraint, TokenDfa, Vocabulary};
 use unmask::decode::DecodePlan;
-use unmask::engine::{Engine, EngineConfig, Event, StepReport};
+use unmask::engine::{Engine, EngineConfig, Event, StepReport, Submission};
 use unmask::models::{
     AttentionPattern, Corruption, Denoiser, KvPool, ModelError, ModelSpec, Parameterisation,
     RaggedBatch,
@@ -182,7 +182,10 @@ pub fn denoise(
     plan: &DecodePlan,
     constraint: Option<CanvasConstraint>,
 ) -> (Vec<StepReport>, Canvas) {
-    let generation = engine.submit_constrained(canvas.clone(), plan, None, constraint);
+    let generation = engine.enqueue(Submission {
+        constraint,
+        ..Submission::new(canvas.clone(), plan)
+    });
     let mut generation = generation.unwrap();
     let mut steps = Vec::new();
     loop {

@@ -11,7 +11,7 @@ use unmask::decode::{
     Budget, Candidate, DecodePlan, Decoder, EarlyStop, Remasking, Revision, Score, StopTokens,
     preset,
 };
-use unmask::engine::{EngineConfig, Event, StepReport, SubmitError};
+use unmask::engine::{EngineConfig, Event, StepReport, Submission, SubmitError};
 use unmask::models::Corruption;
 use unmask::sampling::LogitBias;
 
@@ -221,7 +221,10 @@ fn an_answer_is_the_same_alone_and_among_others() {
                 let constraint =
                     is_constrained.then(|| constrained(canvas, plan, &[(0, language.clone())]));
                 engine
-                    .submit_constrained(canvas.clone(), plan, None, constraint)
+                    .enqueue(Submission {
+                        constraint,
+                        ..Submission::new(canvas.clone(), plan)
+                    })
                     .unwrap()
             })
             .collect();
@@ -293,7 +296,10 @@ fn models_of_the_uniform_process_are_not_constrained() {
     });
     let canvas = Canvas::builder(engine.blank()).gap(3).build().unwrap();
     let constraint = constrained(&canvas, &uniform, &[(0, language("x+"))]);
-    let error = engine.submit_constrained(canvas, &uniform, None, Some(constraint));
+    let error = engine.enqueue(Submission {
+        constraint: Some(constraint),
+        ..Submission::new(canvas, &uniform)
+    });
     assert!(matches!(error, Err(SubmitError::CannotConstrain { .. })));
 }
 
@@ -302,7 +308,10 @@ fn gaps_that_change_their_length_are_not_constrained() {
     let plan = preset::by_name("dreamon").unwrap().plan().clone();
     let canvas = Canvas::builder(MASK).gap(3).build().unwrap();
     let constraint = constrained(&canvas, &plan, &[(0, language("x+"))]);
-    let error = Babbler::engine().submit_constrained(canvas, &plan, None, Some(constraint));
+    let error = Babbler::engine().enqueue(Submission {
+        constraint: Some(constraint),
+        ..Submission::new(canvas, &plan)
+    });
     match error {
         Err(SubmitError::Plan(error)) => assert_eq!(error.field(), "revision"),
         other => panic!("{other:?}"),
@@ -448,7 +457,10 @@ fn an_answer_whose_steps_share_is_spent_is_the_same_alone_and_among_others() {
                 plan.sampling.logit_bias = LogitBias::new(barred);
                 let constraint = constrained(&canvas, &plan, &[(0, language.clone())]);
                 engine
-                    .submit_constrained(canvas.clone(), &plan, None, Some(constraint))
+                    .enqueue(Submission {
+                        constraint: Some(constraint),
+                        ..Submission::new(canvas.clone(), &plan)
+                    })
                     .unwrap()
             })
             .collect();

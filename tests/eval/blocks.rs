@@ -72,6 +72,7 @@ fn every_block_is_scored_after_clean_blocks_and_by_nothing_after_it() {
         let (model, target) = (load(family), target());
         let pattern = model.spec().attention;
         let draws = Estimator::ExactCount.draws(&target, pattern, 6, 3, 0, 0);
+        let draws: Vec<Draw> = draws.collect();
         let got = losses(&*model, &target, &draws, 0.0).unwrap();
         for (draw, got) in draws.iter().zip(got) {
             let mut weights = draw.weights().iter();
@@ -140,6 +141,7 @@ fn logits_that_are_shifted_out_of_a_block_are_read_in_the_clean_one_before_it() 
         model.spec.attention = AttentionPattern::BlockCausal { block_length: 3 };
         let target = Target::after_prompt(&model.text[..1], &model.text[1..]);
         let draws = Estimator::ExactCount.draws(&target, model.spec.attention, 8, 0, 0, 0);
+        let draws: Vec<Draw> = draws.collect();
         let losses = losses(&model, &target, &draws, 0.0).unwrap();
         for (draw, loss) in draws.iter().zip(losses) {
             // The mask token's logit is 1 more: −ln p = ln(1 + e).

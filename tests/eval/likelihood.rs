@@ -151,7 +151,7 @@ fn recorded_draws_mask_as_many_slots_as_our_own_but_for_the_rounding_of_halves()
             // Some seed draws the same first count.
             let ours = (0..1000)
                 .map(|seed| Estimator::ExactCount.draws(&target, FULL, counts.len(), seed, 0, 0))
-                .map(|draws| draws.iter().map(|d| d.masked().len()).collect::<Vec<_>>())
+                .map(|draws| draws.map(|d| d.masked().len()).collect::<Vec<_>>())
                 .find(|ours| ours[0] == counts[0])
                 .unwrap();
             for (stratum, (ours, official)) in ours.iter().zip(&counts).enumerate() {
@@ -192,6 +192,7 @@ fn with_all_zero_logits_every_draw_of_exact_counts_is_length_times_ln_vocabulary
     let target = Target::after_prompt(&[1, 2], &[5; 37]);
     let exact = 37.0 * f64::from(model.spec().vocab_size as u32).ln();
     let draws = Estimator::ExactCount.draws(&target, FULL, 64, 3, 0, 0);
+    let draws: Vec<Draw> = draws.collect();
     for loss in losses(&model, &target, &draws, 0.0).unwrap() {
         assert!((loss / exact - 1.0).abs() < 1e-6, "{loss} {exact}");
     }
@@ -322,6 +323,7 @@ fn logits_are_read_at_the_row_that_the_model_says() {
         let model = Oracle::new(text, 40.0, logit_shift);
         let target = Target::after_prompt(&model.text[..1], &model.text[1..]);
         let draws = Estimator::ExactCount.draws(&target, FULL, 8, 0, 0, 0);
+        let draws: Vec<Draw> = draws.collect();
         for (draw, loss) in draws
             .iter()
             .zip(losses(&model, &target, &draws, 0.0).unwrap())
@@ -384,6 +386,7 @@ fn what_cannot_be_evaluated_is_refused_with_the_reason() {
     ));
     let nothing = Oracle::new(b"ab", f32::INFINITY, 0);
     let draws = Estimator::ExactCount.draws(&target, FULL, 1, 0, 0, 0);
+    let draws: Vec<Draw> = draws.collect();
     assert!(matches!(
         losses(&nothing, &target, &draws, 0.0).unwrap_err(),
         EvalError::NotFinite { .. }

@@ -1,5 +1,7 @@
 //! A model without weights whose every forward a test can watch and hold back.
 
+use std::panic::panic_any;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use candle_core::{DType, Device, Tensor};
@@ -18,7 +20,23 @@ pub struct MockModel {
     spec: ModelSpec,
     gate: Option<Gate>,
     fail_on: Option<TokenId>,
+    die_on: Option<TokenId>,
+    /// The call of its spec by the engine that panics, and how many came before.
+    faulty_call: Option<usize>,
+    calls: AtomicUsize,
+    is_damaged: bool,
     room: usize,
+}
+
+/// What a panic leaves behind that panics again wherever it is put away, so often.
+struct Bomb(usize);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if let Some(left) = self.0.checked_sub(1) {
+            panic_any(Self(left));
+        }
+    }
 }
 
 struct Gate {
@@ -73,6 +91,10 @@ impl MockModel {
             },
             gate: None,
             fail_on: None,
+            die_on: None,
+            faulty_call: None,
+            calls: AtomicUsize::new(0),
+            is_damaged: false,
             room: usize::MAX,
         }
     }
@@ -103,10 +125,32 @@ impl MockModel {
         self.fail_on = Some(token);
         self
     }
+
+    /// Panics in a forward that holds `token`, and again when that panic is handled: nothing can go on after it.
+    pub fn dying_on(mut self, token: TokenId) -> Self {
+        self.die_on = Some(token);
+        self
+    }
+
+    /// Panics at one call of its spec by the engine's thread, before which there are so many others.
+    pub fn panicking_at_call(mut self, call: usize) -> Self {
+        self.faulty_call = Some(call);
+        self
+    }
+
+    /// Predicts NaN.
+    pub fn damaged(mut self) -> Self {
+        self.is_damaged = true;
+        self
+    }
 }
 
 impl Denoiser for MockModel {
     fn spec(&self) -> &ModelSpec {
+        if self.faulty_call.is_some() && std::thread::current().name() == Some("unmask-engine") {
+            let call = self.calls.fetch_add(1, Ordering::Relaxed);
+            assert_ne!(Some(call), self.faulty_call, "the spec was asked for");
+        }
         &self.spec
     }
 
@@ -124,6 +168,12 @@ impl Denoiser for MockModel {
         if let Some(token) = self.fail_on {
             assert!(!batch.tokens().contains(&token), "token {token} was met");
         }
+        if self
+            .die_on
+            .is_some_and(|token| batch.tokens().contains(&token))
+        {
+            panic_any(Bomb(2));
+        }
         if batch.rows() > self.room {
             return Err(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into()).into());
         }
@@ -135,10 +185,10 @@ impl Denoiser for MockModel {
     }
 
     fn head(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(Tensor::zeros(
-            (hidden.dim(0)?, self.spec.vocab_size),
-            DType::F32,
-            &Device::Cpu,
-        )?)
+        let shape = (hidden.dim(0)?, self.spec.vocab_size);
+        Ok(match self.is_damaged {
+            true => Tensor::full(f32::NAN, shape, &Device::Cpu)?,
+            false => Tensor::zeros(shape, DType::F32, &Device::Cpu)?,
+        })
     }
 }

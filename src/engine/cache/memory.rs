@@ -42,6 +42,11 @@ impl CacheMemory {
         })
     }
 
+    /// Begins the books anew: no block is in use, and none holds anything.
+    pub fn forget_all(&mut self) {
+        self.blocks = Blocks::new(self.blocks.total());
+    }
+
     /// The keys and values; none if there is no memory for a block.
     pub fn pool(&self) -> Option<&KvPool> {
         self.pool.as_ref()
