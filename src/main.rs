@@ -2,6 +2,7 @@
 
 mod cli;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -13,7 +14,8 @@ fn main() -> ExitCode {
         // Whoever read the output has read enough, as in `unmask inspect --json | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Standard error may be closed or full, which the exit status need not suffer from.
+            _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -11,6 +11,7 @@ mod forward;
 mod generate;
 mod infill;
 mod inspect;
+mod logging;
 mod model;
 mod open_files;
 mod output;

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::http::HeaderValue;
-use clap::ValueEnum;
 use futures::StreamExt;
 use tokio::net::TcpSocket;
-use tracing_subscriber::EnvFilter;
 use unmask::engine::EngineConfig;
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
+use super::logging::{self, LogFormat};
 use super::model::{ModelArgs, chat_template, tokenizer};
 use super::traces::{self, TracesArgs};
 use super::{open_files, signals};
@@ -101,12 +100,6 @@ pub struct ServeArgs {
     traces: TracesArgs,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),
@@ -124,7 +117,7 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Runs `unmask serve`.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
-    start_logging(args.log_format)?;
+    let _log = logging::start(args.log_format)?;
     let access = access(&args)?;
     // A port at which another server listens should not be found out after minutes of loading.
     let socket = bind(SocketAddr::new(args.host, args.port))?;
@@ -261,21 +254,4 @@ async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow:
         ..ListenConfig::default()
     };
     Ok(server::serve(listener, server::router(state), shutdown, config).await)
-}
-
-fn start_logging(format: LogFormat) -> anyhow::Result<()> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(directives) => EnvFilter::try_new(&directives)
-            .with_context(|| format!("RUST_LOG is {directives:?}"))?,
-        Err(_) => EnvFilter::new("info"),
-    };
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(console::colors_enabled_stderr())
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
-    }
-    Ok(())
 }

@@ -7,7 +7,35 @@ use serde_json::{Value, json};
 
 use crate::support::golden;
 
+/// A server whose end the test sees to.
 struct Process(Child);
+
+impl Process {
+    /// Where it says that it listens.
+    fn url(&mut self) -> String {
+        let mut line = String::new();
+        BufReader::new(self.0.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let url = line.strip_prefix("listening on ").unwrap().trim_end();
+        url.to_owned()
+    }
+
+    #[cfg(unix)]
+    fn terminate(&self) {
+        let pid = self.0.id().to_string();
+        let kill = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    /// All that it wrote to standard error, once it has ended.
+    fn log(&mut self) -> String {
+        let mut log = String::new();
+        let stderr = self.0.stderr.as_mut().unwrap();
+        stderr.read_to_string(&mut log).unwrap();
+        log
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -18,15 +46,19 @@ impl Drop for Process {
 }
 
 fn start(arguments: &[&str]) -> Process {
-    let child = Command::new(env!("CARGO_BIN_EXE_unmask"))
+    Process(serve(arguments).spawn().unwrap())
+}
+
+/// `unmask serve`, the output of which is piped.
+fn serve(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unmask"));
+    command
         .arg("serve")
         .args(arguments)
         .env_remove("RUST_LOG")
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    Process(child)
+        .stderr(Stdio::piped());
+    command
 }
 
 #[test]
@@ -35,9 +67,7 @@ fn a_port_that_is_taken_is_found_out_before_a_model_is_loaded() {
     let port = taken.local_addr().unwrap().port().to_string();
     let mut process = start(&["--port", &port, "--model", "nowhere"]);
     assert!(!process.0.wait().unwrap().success());
-    let mut said = String::new();
-    let stderr = process.0.stderr.as_mut().unwrap();
-    stderr.read_to_string(&mut said).unwrap();
+    let said = process.log();
     let expected = format!("cannot listen on 127.0.0.1 port {port}; choose another --port");
     assert!(
         said.contains(&expected) && !said.contains("nowhere"),
@@ -59,11 +89,7 @@ fn serve_says_where_it_listens_answers_and_ends_at_sigterm() {
         "--model",
     ];
     let mut process = start(&[&arguments[..], &[model.to_str().unwrap()]].concat());
-    let mut line = String::new();
-    BufReader::new(process.0.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let url = line.strip_prefix("listening on ").unwrap().trim_end();
+    let url = process.url();
     assert!(url.starts_with("http://127.0.0.1:"), "{url}");
 
     let answer: Value = reqwest::blocking::Client::new()
@@ -77,24 +103,10 @@ fn serve_says_where_it_listens_answers_and_ends_at_sigterm() {
         .unwrap();
     assert_eq!(answer["usage"]["completion_tokens"], 3, "{answer}");
 
-    let pid = process.0.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    process.terminate();
     assert!(process.0.wait().unwrap().success());
 
-    let mut logs = String::new();
-    process
-        .0
-        .stderr
-        .as_mut()
-        .unwrap()
-        .read_to_string(&mut logs)
-        .unwrap();
+    let logs = process.log();
     for line in logs.lines() {
         let record: Value = serde_json::from_str(line).unwrap();
         assert!(record["level"].is_string(), "{line}");
@@ -108,6 +120,40 @@ fn serve_says_where_it_listens_answers_and_ends_at_sigterm() {
             "{line}"
         );
     }
+}
+
+/// What every server of these tests serves.
+#[cfg(unix)]
+fn small() -> Vec<String> {
+    let model = golden("llada").to_str().unwrap().to_owned();
+    ["--port", "0", "--model", &model].map(String::from).into()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_log_that_nobody_reads_or_that_has_no_room_holds_no_request_up() {
+    let (unread, pipe) = std::io::pipe().unwrap();
+    let (closed, of_nobody) = std::io::pipe().unwrap();
+    drop(closed);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let full = full.ok().map(Stdio::from);
+    // More than a pipe holds, a line a request.
+    let path = "a".repeat(900);
+    let logs = [Some(pipe.into()), Some(of_nobody.into()), full];
+    for log in logs.into_iter().flatten() {
+        let arguments = small();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut process = Process(serve(&arguments).stderr(log).spawn().unwrap());
+        let url = process.url();
+        let client = reqwest::blocking::Client::new();
+        for _ in 0..200 {
+            let answer = client.get(format!("{url}/{path}")).send().unwrap();
+            assert_eq!(answer.status(), 404);
+        }
+        process.terminate();
+        assert!(process.0.wait().unwrap().success());
+    }
+    drop(unread);
 }
 
 #[cfg(not(feature = "otel"))]
@@ -211,14 +257,7 @@ fn serve_says_what_is_wrong_with_its_arguments() {
     ] {
         let mut process = start(&[&["--port", "0"], arguments].concat());
         assert!(!process.0.wait().unwrap().success(), "{arguments:?}");
-        let mut errors = String::new();
-        process
-            .0
-            .stderr
-            .as_mut()
-            .unwrap()
-            .read_to_string(&mut errors)
-            .unwrap();
+        let errors = process.log();
         assert!(errors.contains(says), "{arguments:?}: {errors}");
     }
 }
