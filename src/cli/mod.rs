@@ -75,7 +75,18 @@ enum Command {
 
 /// Parses the command line and runs the subcommand.
 pub fn run() -> anyhow::Result<()> {
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    // A server is there for its clients, whoever reads its output.
+    let is_for_output = !matches!(command, Command::Serve(_));
+    match execute(command) {
+        // Whoever read the output has read enough, as in `unmask inspect --json | head`.
+        Err(error) if is_for_output && is_broken_pipe(&error) => Ok(()),
+        ended => ended,
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Serve(args) => serve::run(args),
         Command::Ready(args) => ready::run(args),
         Command::Generate(args) => generate::run(args),
@@ -89,6 +100,12 @@ pub fn run() -> anyhow::Result<()> {
         Command::Selftest(args) => selftest::run(args),
         Command::Completions(args) => completions::run(args, &mut Cli::command()),
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// Fails with whatever failed of several things that were each tried.

@@ -243,11 +243,11 @@ async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow:
     let listener = socket
         .listen(BACKLOG)
         .with_context(|| cannot_listen(SocketAddr::new(args.host, args.port)))?;
-    writeln!(
-        std::io::stdout(),
-        "listening on http://{}",
-        listener.local_addr()?
-    )?;
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "listening");
+    if let Err(error) = writeln!(std::io::stdout(), "listening on http://{address}") {
+        tracing::warn!(%error, "cannot write the address to standard output");
+    }
     let config = ListenConfig {
         connections: args.max_connections,
         drain: Duration::from_secs(args.drain_seconds),

@@ -156,6 +156,22 @@ fn a_log_that_nobody_reads_or_that_has_no_room_holds_no_request_up() {
     drop(unread);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_server_whose_output_nobody_reads_serves() {
+    let (closed, of_nobody) = std::io::pipe().unwrap();
+    drop(closed);
+    let arguments = small();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut process = Process(serve(&arguments).stdout(of_nobody).spawn().unwrap());
+    let mut log = BufReader::new(process.0.stderr.take().unwrap()).lines();
+    let address = log.find_map(|line| Some(line.unwrap().split_once("address=")?.1.to_owned()));
+    let url = format!("http://{}/health", address.unwrap());
+    assert_eq!(reqwest::blocking::get(url).unwrap().status(), 200);
+    process.terminate();
+    assert!(process.0.wait().unwrap().success());
+}
+
 #[cfg(not(feature = "otel"))]
 #[test]
 fn a_build_without_traces_warns_where_the_environment_asks_for_them() {
