@@ -2,20 +2,23 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::http::HeaderValue;
-use futures::StreamExt;
+use futures::future::{Either, select};
+use futures::stream::{Stream, StreamExt};
 use tokio::net::TcpSocket;
 use unmask::engine::EngineConfig;
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
 use super::logging::{self, LogFormat};
 use super::model::{ModelArgs, chat_template, tokenizer};
+use super::open_files;
+use super::signals::{self, Signal};
 use super::traces::{self, TracesArgs};
-use super::{open_files, signals};
 
 /// Connections that the system holds until they are accepted.
 const BACKLOG: u32 = 1024;
@@ -118,6 +121,23 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
 /// Runs `unmask serve`.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let _log = logging::start(args.log_format)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    // Before anything takes long: the first process of a container has no other way to be ended by a signal.
+    let signals = {
+        let _within = runtime.enter();
+        signals::termination().context("cannot wait for signals")?
+    };
+    let ended = runtime.block_on(serve(Arc::new(args), signals));
+    // A model that is still being loaded is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(
+    args: Arc<ServeArgs>,
+    signals: impl Stream<Item = Signal> + Send,
+) -> anyhow::Result<()> {
+    let mut signals = pin!(signals);
     let access = access(&args)?;
     // A port at which another server listens should not be found out after minutes of loading.
     let socket = bind(SocketAddr::new(args.host, args.port))?;
@@ -125,12 +145,22 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let traces = traces::start(&args.traces)?;
     #[cfg(not(feature = "otel"))]
     traces::refuse(&args.traces)?;
-    let state = load(&args)?.with_access(access);
+    let loading = {
+        let args = args.clone();
+        tokio::task::spawn_blocking(move || load(&args))
+    };
+    let state = match select(signals.next(), loading).await {
+        Either::Left((signal, _)) => {
+            let signal = signal.map(|signal| signal.name);
+            tracing::info!(signal, "ended before the model was loaded");
+            return Ok(());
+        }
+        Either::Right((loaded, _)) => loaded.context("the model cannot be loaded")??,
+    };
+    let state = state.with_access(access);
     #[cfg(feature = "otel")]
     let state = state.with_traces(traces.clone());
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    let ending = runtime.block_on(listen(&args, socket, state))?;
-    match ending {
+    match listen(&args, socket, state, signals.map(|_| ())).await? {
         Ending::Drained => {}
         Ending::DeadlinePassed => tracing::warn!(
             seconds = args.drain_seconds,
@@ -140,7 +170,6 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
     #[cfg(feature = "otel")]
     traces::end(traces);
-    runtime.shutdown_background();
     Ok(())
 }
 
@@ -237,9 +266,13 @@ fn cannot_listen(address: SocketAddr) -> String {
     )
 }
 
-async fn listen(args: &ServeArgs, socket: TcpSocket, state: AppState) -> anyhow::Result<Ending> {
+async fn listen(
+    args: &ServeArgs,
+    socket: TcpSocket,
+    state: AppState,
+    shutdown: impl Stream<Item = ()> + Send,
+) -> anyhow::Result<Ending> {
     allow_open_files(args.max_connections);
-    let shutdown = signals::termination()?.map(|_| ());
     let listener = socket
         .listen(BACKLOG)
         .with_context(|| cannot_listen(SocketAddr::new(args.host, args.port)))?;

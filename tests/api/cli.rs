@@ -172,6 +172,26 @@ fn a_server_whose_output_nobody_reads_serves() {
     assert!(process.0.wait().unwrap().success());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_server_that_is_told_to_end_while_it_loads_a_model_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.json");
+    let made = Command::new("mkfifo").arg(&config).status();
+    assert!(made.unwrap().success());
+    let model = directory.path().to_str().unwrap();
+    let mut process = start(&["--port", "0", "--model", model]);
+    // It opens when the server reads it, which then waits for what never comes.
+    let _held = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&config)
+        .unwrap();
+    process.terminate();
+    assert!(process.0.wait().unwrap().success());
+    let log = process.log();
+    assert!(log.contains("SIGTERM"), "{log}");
+}
+
 #[cfg(not(feature = "otel"))]
 #[test]
 fn a_build_without_traces_warns_where_the_environment_asks_for_them() {
