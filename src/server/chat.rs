@@ -133,11 +133,13 @@ impl Chunks {
         }
         if let Some(piece) = TextPiece::joined(update.frames) {
             let logprobs = logprobs(&self.head, &piece);
+            let has_text = !piece.text.is_empty();
             let delta = ChatDelta {
                 content: Some(piece.text),
                 ..ChatDelta::default()
             };
-            frames.push(sse::frame(&self.chunk(index, delta, logprobs, None)));
+            let chunk = sse::frame(&self.chunk(index, delta, logprobs, None));
+            frames.push(chunk.telling(has_text));
         }
         let Some((answer, cost)) = update.answer else {
             return frames;

@@ -163,6 +163,7 @@ impl Chunks {
             None => (None, None),
         };
         let piece = piece.unwrap_or_default();
+        let has_text = !piece.text.is_empty();
         let mut next = head.answer(
             COMPLETION_OBJECT,
             vec![choice(head, update.index, piece, finish_reason)],
@@ -172,7 +173,7 @@ impl Chunks {
         } else {
             next.diffusion = end.map(|(_, diffusion)| diffusion);
         }
-        frames.push(sse::frame(&next));
+        frames.push(sse::frame(&next).telling(has_text));
         if let Some((usage, diffusion)) = end.filter(|_| self.include_usage) {
             frames.push(sse::frame(&Answer {
                 usage: Some(Some(usage)),

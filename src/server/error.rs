@@ -41,7 +41,14 @@ struct ErrorObject {
     code: &'static str,
 }
 
+/// The code of an error, among the extensions of an answer that is one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ErrorCode(pub &'static str);
+
 impl ApiError {
+    /// The code of a fault of the server.
+    pub const INTERNAL: &'static str = "internal_error";
+
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: String) -> Self {
         let error = ErrorObject {
             message,
@@ -56,7 +63,6 @@ impl ApiError {
     }
 
     /// What went wrong, in one word.
-    #[cfg(any(feature = "otel", test))]
     pub fn code(&self) -> &'static str {
         self.body.error.code
     }
@@ -298,7 +304,7 @@ impl ApiError {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             SERVER,
-            "internal_error",
+            Self::INTERNAL,
             message,
         )
     }
@@ -383,7 +389,9 @@ impl From<GenerationError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.status;
+        let code = ErrorCode(self.code());
         let mut response = (status, axum::Json(self.body)).into_response();
+        response.extensions_mut().insert(code);
         if status == StatusCode::TOO_MANY_REQUESTS {
             response
                 .headers_mut()

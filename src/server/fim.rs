@@ -127,11 +127,12 @@ impl Chunks {
             None => (None, None),
         };
         let piece = piece.unwrap_or_default();
+        let has_text = !piece.text.is_empty();
         let choice = choice(head, update.index, piece, finish_reason, |text| FimDelta {
             delta: message(text),
         });
         let chunk = answer(head, CHAT_CHUNK_OBJECT, vec![choice], end);
-        frames.push(sse::frame(&chunk));
+        frames.push(sse::frame(&chunk).telling(has_text));
         frames
     }
 }

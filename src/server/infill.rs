@@ -99,7 +99,7 @@ pub(super) async fn create(
     finished.extend(denoised);
     let choices = choices(&job, finished);
     if job.stream {
-        let frame = sse::frame(&whole(&head, choices, cost));
+        let frame = sse::frame(&whole(&head, choices, cost)).telling(true);
         let update = futures::stream::iter([Ok(frame)]);
         let keep_alive = state.limits.keep_alive;
         return Ok(sse::respond(update, keep_alive, End::Done, |frame| {
@@ -239,7 +239,8 @@ impl Frames {
             None => update.frames,
         };
         for step in steps {
-            frames.push(sse::frame(&StepFrame {
+            let has_text = !step.committed.is_empty();
+            let frame = sse::frame(&StepFrame {
                 id: &self.head.id,
                 object: STEP_OBJECT,
                 index: update.index,
@@ -247,7 +248,8 @@ impl Frames {
                 committed: step.committed,
                 remasked: step.remasked,
                 spliced: step.spliced,
-            }));
+            });
+            frames.push(frame.telling(has_text));
         }
         if let Some((answer, cost)) = update.answer {
             self.running -= 1;
@@ -256,7 +258,8 @@ impl Frames {
             if self.running == 0 {
                 let mut choices = std::mem::take(&mut self.choices);
                 choices.sort_by_key(|choice| choice.index);
-                frames.push(sse::frame(&whole(&self.head, choices, self.cost)));
+                let answer = sse::frame(&whole(&self.head, choices, self.cost));
+                frames.push(answer.telling(true));
             }
         }
         frames

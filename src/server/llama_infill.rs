@@ -53,7 +53,7 @@ pub(super) async fn create(
     let (mut answers, cost) = answers(runs, deadline).await?;
     let answer = head.selected(&head.answer(answers.pop(), cost))?;
     if job.completion.streaming.stream {
-        let frame = sse::frame(&answer);
+        let frame = sse::frame(&answer).telling(true);
         let update = futures::stream::iter([Ok(frame)]);
         let keep_alive = state.limits.keep_alive;
         return Ok(sse::respond(update, keep_alive, End::Nothing, |frame| {
@@ -170,6 +170,7 @@ impl Head {
         let piece = TextPiece::joined(update.frames);
         let text = piece.map(|piece| piece.text).unwrap_or_default();
         *has_new_line |= text.contains('\n');
+        let has_text = !text.is_empty();
         match update.answer {
             Some((answer, cost)) => {
                 let last = LlamaInfill {
@@ -178,18 +179,21 @@ impl Head {
                     ..self.answer(Some(answer), cost)
                 };
                 vec![match self.selected(&last) {
-                    Ok(answer) => sse::frame(&answer),
-                    Err(error) => sse::frame(&error.into_body()),
+                    Ok(answer) => sse::frame(&answer).telling(has_text),
+                    Err(error) => sse::failure(error),
                 }]
             }
             None if text.is_empty() => Vec::new(),
-            None => vec![sse::frame(&LlamaChunk {
-                index: 0,
-                content: text,
-                tokens: Vec::new(),
-                stop: false,
-                id_slot: NO_SLOT,
-            })],
+            None => {
+                let chunk = sse::frame(&LlamaChunk {
+                    index: 0,
+                    content: text,
+                    tokens: Vec::new(),
+                    stop: false,
+                    id_slot: NO_SLOT,
+                });
+                vec![chunk.telling(has_text)]
+            }
         }
     }
 }

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 use super::error::ErrorBody;
-use super::observed_body::observed;
+use super::requests::Outcome;
 use super::state::AppState;
 use crate::engine::{Engine, EngineStatus, Phases};
 
@@ -38,7 +36,10 @@ const METADATA: Metadata = Metadata::new("unmask", Level::INFO, None);
 /// A metric's name and what it is.
 type Metric = (&'static str, &'static str);
 
-const REQUESTS: Metric = ("unmask_http_requests_total", "Answered requests.");
+const REQUESTS: Metric = (
+    "unmask_http_requests_total",
+    "Requests that have ended, by how they ended.",
+);
 const IN_FLIGHT: Metric = ("unmask_http_requests_in_flight", "Requests being answered.");
 const DURATION: Metric = (
     "unmask_http_request_duration_seconds",
@@ -46,7 +47,7 @@ const DURATION: Metric = (
 );
 const FIRST_TOKEN: Metric = (
     "unmask_time_to_first_token_seconds",
-    "From a request's head to the first piece of its answer, of requests that denoise.",
+    "From a request's head to the first text of its answer, of requests that denoise.",
 );
 const QUEUED: Metric = (
     "unmask_queued_sequences",
@@ -171,6 +172,33 @@ impl Metrics {
         metrics
     }
 
+    /// Counts a request that is being answered from now on.
+    pub fn begin_request(&self) {
+        self.in_flight.increment(1.0);
+    }
+
+    /// Enters when the first text of an answer went out.
+    pub fn time_first_token(&self, route: &str, elapsed: Duration) {
+        histogram(&self.recorder, FIRST_TOKEN, of_route(route)).record(elapsed.as_secs_f64());
+    }
+
+    /// Counts a request that is not being answered any more.
+    pub fn end_request(
+        &self,
+        route: &str,
+        status: StatusCode,
+        outcome: Outcome,
+        elapsed: Duration,
+    ) {
+        self.in_flight.decrement(1.0);
+        histogram(&self.recorder, DURATION, of_route(route)).record(elapsed.as_secs_f64());
+        let mut labels = of_route(route);
+        labels.push(Label::new("status", status.as_str().to_owned()));
+        labels.push(Label::new("outcome", outcome.name()));
+        counter(&self.recorder, REQUESTS, labels).increment(1);
+        self.gather();
+    }
+
     /// Counts an answer.
     pub fn count_answer(&self, prompt_tokens: usize, completion_tokens: usize, per_forward: f64) {
         self.prompt_tokens.increment(prompt_tokens as u64);
@@ -270,6 +298,10 @@ fn describe(recorder: &PrometheusRecorder) {
     }
 }
 
+fn of_route(route: &str) -> Vec<Label> {
+    vec![Label::new("route", route.to_owned())]
+}
+
 fn counter(recorder: &PrometheusRecorder, metric: Metric, labels: Vec<Label>) -> Counter {
     recorder.register_counter(&Key::from_parts(metric.0, labels), &METADATA)
 }
@@ -280,76 +312,6 @@ fn gauge(recorder: &PrometheusRecorder, metric: Metric, labels: Vec<Label>) -> G
 
 fn histogram(recorder: &PrometheusRecorder, metric: Metric, labels: Vec<Label>) -> Histogram {
     recorder.register_histogram(&Key::from_parts(metric.0, labels), &METADATA)
-}
-
-/// A request being answered; counted when it is dropped.
-struct InFlight {
-    metrics: Arc<Metrics>,
-    begun: Instant,
-    route: String,
-    status: StatusCode,
-    /// Whether its first piece is sent, or need not be timed.
-    has_begun: bool,
-}
-
-impl InFlight {
-    fn labels(&self) -> Vec<Label> {
-        vec![Label::new("route", self.route.clone())]
-    }
-
-    /// Takes in a piece of the answer. Comments that keep a stream alive are none.
-    fn sent(&mut self, data: &Bytes) {
-        let is_answer = self.status.is_success() && !data.starts_with(b":");
-        if is_answer && !std::mem::replace(&mut self.has_begun, true) {
-            histogram(&self.metrics.recorder, FIRST_TOKEN, self.labels())
-                .record(self.begun.elapsed().as_secs_f64());
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.metrics.in_flight.decrement(1.0);
-        histogram(&self.metrics.recorder, DURATION, self.labels())
-            .record(self.begun.elapsed().as_secs_f64());
-        let mut labels = self.labels();
-        labels.push(Label::new("status", self.status.as_str().to_owned()));
-        counter(&self.metrics.recorder, REQUESTS, labels).increment(1);
-        self.metrics.gather();
-    }
-}
-
-/// Marks an answer that is denoised, the beginning of which is worth timing.
-#[derive(Clone)]
-struct Denoised;
-
-/// Marks what denoising endpoints answer.
-pub(super) async fn denoised(mut response: Response) -> Response {
-    response.extensions_mut().insert(Denoised);
-    response
-}
-
-/// Counts a request, from its head until its answer is sent or dropped. One whose client goes before there
-/// is an answer is counted with status 499, as nginx has it.
-pub(super) async fn count(
-    State(state): State<Arc<AppState>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let client_gone = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
-    let route = request.extensions().get::<MatchedPath>();
-    let mut in_flight = InFlight {
-        metrics: state.metrics.clone(),
-        begun: Instant::now(),
-        route: route.map_or("unmatched", MatchedPath::as_str).to_owned(),
-        status: client_gone,
-        has_begun: false,
-    };
-    in_flight.metrics.in_flight.increment(1.0);
-    let response = next.run(request).await;
-    in_flight.status = response.status();
-    in_flight.has_begun = response.extensions().get::<Denoised>().is_none();
-    observed(response, move |data| in_flight.sent(data))
 }
 
 /// All that was counted.

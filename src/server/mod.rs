@@ -79,6 +79,7 @@ mod probes;
 mod random;
 mod receive;
 mod request_id;
+mod requests;
 mod run;
 mod score;
 mod sse;
@@ -101,8 +102,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any as AnyOrigin, CorsLayer};
-use tower_http::trace::{DefaultOnResponse, TraceLayer};
-use tracing::Level;
 
 pub use auth::{ApiKeyError, ApiKeys};
 use error::ApiError;
@@ -120,7 +119,7 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/infill", post(infill::create))
         .route("/v1/fim/completions", post(fim::create))
         .route("/infill", post(llama_infill::create))
-        .route_layer(middleware::map_response(metrics::denoised));
+        .route_layer(middleware::map_response(requests::denoised));
     let mut keyed = denoising
         .route("/v1/score", post(score::create))
         .route("/tokenize", post(tokens::tokenize))
@@ -159,14 +158,9 @@ pub fn router(state: AppState) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(panicked))
         .layer(cross_origin(&state.access))
-        .layer(
-            TraceLayer::new_for_http()
-                .make_span_with(request_id::span)
-                .on_response(DefaultOnResponse::new().level(Level::INFO)),
-        )
         .layer(middleware::from_fn_with_state(
             state.clone(),
-            metrics::count,
+            requests::follow,
         ));
     #[cfg(feature = "otel")]
     let router = telemetry::traced(router, &state);

@@ -14,6 +14,12 @@ pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest identifier that is taken from a client, in bytes.
 const MAX_LENGTH: usize = 128;
 
+/// The most of a path that is written down, in bytes.
+pub(super) const MAX_PATH: usize = 1024;
+
+/// The most of a method that is written down, in bytes.
+pub(super) const MAX_METHOD: usize = 64;
+
 /// Sees to it that request and answer carry the same identifier. One that is too long or not visible
 /// ASCII is replaced, so that it cannot garble logs.
 pub(super) async fn assign(mut request: Request, next: Next) -> Response {
@@ -34,14 +40,24 @@ pub(super) async fn assign(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// The span of a request. It holds no part of the body.
-pub(super) fn span<B>(request: &axum::http::Request<B>) -> Span {
+/// The span of a request. It holds no part of the body, and bounded parts of the head. Its level is the highest, so that
+/// whatever the log has of the request says whose it is.
+pub(super) fn span(request: &Request) -> Span {
     let id = request.headers().get(&HEADER);
-    tracing::info_span!(
+    tracing::error_span!(
         "request",
         id = id.and_then(|id| id.to_str().ok()).unwrap_or_default(),
-        method = %request.method(),
-        path = request.uri().path(),
+        method = shortened(request.method().as_str(), MAX_METHOD),
+        path = shortened(request.uri().path(), MAX_PATH),
         key = tracing::field::Empty,
     )
+}
+
+/// The beginning of `text`, of at most so many bytes.
+pub(super) fn shortened(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }

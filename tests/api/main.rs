@@ -20,6 +20,7 @@ mod fuzzed;
 mod gaps;
 mod infill;
 mod lifecycle;
+mod log;
 mod logprobs;
 mod metrics;
 mod mock;

@@ -32,28 +32,32 @@ async fn what_was_answered_is_counted_by_route_and_status() {
     server
         .ask("/v1/completions", &json!({"prompt": [POISON]}))
         .await;
+    server
+        .frames("/v1/completions", &json!({"prompt": [POISON]}))
+        .await;
     server.answer("/tokenize", &json!({"content": "a"})).await;
     server.get("/nowhere").await;
     server.get("/v1/models/mini").await;
     eventually("nothing runs", || server.engine.status().running == 0).await;
     let (status, text) = server.get("/metrics").await;
     assert_eq!(status, StatusCode::OK);
-    let requests = |route: &str, status: u16| {
-        let labels = format!("route=\"{route}\",status=\"{status}\"");
+    let requests = |route: &str, status: u16, outcome: &str| {
+        let labels = format!("route=\"{route}\",status=\"{status}\",outcome=\"{outcome}\"");
         value(&text, &format!("unmask_http_requests_total{{{labels}}}"))
     };
-    assert_eq!(requests("/v1/completions", 200), 2.0);
-    assert_eq!(requests("/v1/completions", 400), 1.0);
-    assert_eq!(requests("/v1/completions", 500), 1.0);
-    assert_eq!(requests("/v1/infill", 200), 1.0);
-    assert_eq!(requests("/v1/models/{*id}", 200), 1.0);
-    assert_eq!(requests("unmatched", 404), 1.0);
+    assert_eq!(requests("/v1/completions", 200, "ok"), 2.0);
+    assert_eq!(requests("/v1/completions", 400, "refused"), 1.0);
+    assert_eq!(requests("/v1/completions", 500, "failed"), 1.0);
+    assert_eq!(requests("/v1/completions", 200, "failed"), 1.0);
+    assert_eq!(requests("/v1/infill", 200, "ok"), 1.0);
+    assert_eq!(requests("/v1/models/{*id}", 200, "ok"), 1.0);
+    assert_eq!(requests("unmatched", 404, "refused"), 1.0);
     assert!(!text.contains("time_to_first_token_seconds_count{route=\"/tokenize\"}"));
     let of_completions = |name: &str| {
         let series = format!("unmask_{name}_count{{route=\"/v1/completions\"}}");
         value(&text, &series)
     };
-    assert_eq!(of_completions("http_request_duration_seconds"), 4.0);
+    assert_eq!(of_completions("http_request_duration_seconds"), 5.0);
     assert_eq!(of_completions("time_to_first_token_seconds"), 2.0);
     assert_eq!(value(&text, "unmask_prompt_tokens_total"), 3.0 + 3.0 + 1.0);
     assert_eq!(

@@ -23,6 +23,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
 use super::observed_body::observed;
+use super::requests::PROBES;
 use super::state::AppState;
 use export::Collector;
 use spans::EndOnDrop;
@@ -30,9 +31,6 @@ pub(super) use spans::{RequestSpan, SequenceSpans};
 
 /// The service's name where the environment gives none.
 const SERVICE_NAME: &str = "unmask";
-
-/// Paths that are asked all the time by who watches the server.
-const UNTRACED: [&str; 3] = ["/health", "/ready", "/metrics"];
 
 /// Traces that cannot be sent anywhere.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +108,7 @@ pub(super) fn traced(router: Router<Arc<AppState>>, state: &AppState) -> Router<
 
 /// Spans a request, from its head until its answer is sent or dropped.
 async fn trace(State(traces): State<Traces>, request: Request, next: Next) -> Response {
-    if UNTRACED.contains(&request.uri().path()) {
+    if PROBES.contains(&request.uri().path()) {
         return next.run(request).await;
     }
     let span = Arc::new(RequestSpan::begin(traces.tracer, &request));

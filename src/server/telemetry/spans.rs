@@ -13,12 +13,9 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
 
-use super::super::request_id;
+use super::super::request_id::{self, MAX_METHOD, MAX_PATH, shortened};
 use super::super::run::Cost;
 use crate::engine::Statistics;
-
-/// The most of a path that is kept, in bytes.
-const MAX_PATH_BYTES: usize = 1024;
 
 /// The longest `tracestate` that is passed on, in bytes: what the W3C asks for at least.
 const MAX_STATE_BYTES: usize = 512;
@@ -50,14 +47,14 @@ impl RequestSpan {
             (None, None) => method.into(),
             (None, Some(_)) => "HTTP".into(),
         };
-        let path = shortened(request.uri().path());
+        let path = shortened(request.uri().path(), MAX_PATH);
         let mut attributes = vec![
             KeyValue::new("http.request.method", method),
             KeyValue::new("url.path", path.to_owned()),
             KeyValue::new("url.scheme", "http"),
         ];
         if let Some(original) = original {
-            let original = shortened(original).to_owned();
+            let original = shortened(original, MAX_METHOD).to_owned();
             attributes.push(KeyValue::new("http.request.method_original", original));
         }
         let id = headers.get(&request_id::HEADER);
@@ -267,14 +264,6 @@ fn method(method: &Method) -> (&'static str, Option<&str>) {
         "TRACE" => ("TRACE", None),
         other => ("_OTHER", Some(other)),
     }
-}
-
-fn shortened(text: &str) -> &str {
-    let mut end = text.len().min(MAX_PATH_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 /// The W3C's headers, if they are well formed.
