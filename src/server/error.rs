@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -11,9 +11,14 @@ use utoipa::ToSchema;
 use crate::decode::PlanError;
 use crate::engine::{GenerationError, SubmitError};
 
+/// Tells OpenAI's clients whether to repeat a request by themselves, as they otherwise do at any status of 5xx.
+pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// Seconds after which a client is told to try again when the queue is full. A place is free as soon
 /// as any sequence ends, which cannot be foreseen, so that this is the shortest wait there is.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
@@ -268,12 +273,12 @@ impl ApiError {
         )
     }
 
-    /// A request that was not answered in time.
+    /// A request that was not answered in time. Asked again, it would take as long.
     pub fn deadline_exceeded(limit: Duration) -> Self {
         Self::new(
             StatusCode::GATEWAY_TIMEOUT,
             SERVER,
-            "deadline_exceeded",
+            DEADLINE_EXCEEDED,
             format!(
                 "the request was not answered within this server's limit of {} s",
                 limit.as_secs_f64()
@@ -392,6 +397,10 @@ impl IntoResponse for ApiError {
         let code = ErrorCode(self.code());
         let mut response = (status, axum::Json(self.body)).into_response();
         response.extensions_mut().insert(code);
+        if code.0 == DEADLINE_EXCEEDED {
+            let no = HeaderValue::from_static("false");
+            response.headers_mut().insert(SHOULD_RETRY, no);
+        }
         if status == StatusCode::TOO_MANY_REQUESTS {
             response
                 .headers_mut()

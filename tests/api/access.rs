@@ -133,10 +133,12 @@ async fn a_request_over_its_deadline_is_answered_with_504_and_frees_its_slot() {
     let (status, answer) = server.ask(PATH, &body).await;
     assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(answer["error"]["code"], "deadline_exceeded");
+    let response = server.post(PATH, &body).await;
+    assert_eq!(response.headers()["x-should-retry"], "false");
     let frames = server.frames(PATH, &body).await;
     assert_eq!(frames.last().unwrap()["error"]["code"], "deadline_exceeded");
-    gate.allow(2);
-    eventually("both are dropped", || {
+    gate.allow(3);
+    eventually("all are dropped", || {
         let status = server.engine.status();
         status.running == 0 && status.queued == 0
     })
