@@ -1,11 +1,11 @@
 //! Listening: connections, their limits, and how a server ends.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use futures::future::{Either, pending, select};
 use futures::stream::{Stream, StreamExt};
 use hyper::server::conn::http1;
@@ -14,11 +14,15 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::stall::StallGuard;
 
 /// How long accepting pauses when the system has no sockets left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often the log tells at most that all connections are taken.
+const FULL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Bounds on connections, and on how long a server takes to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct ListenConfig {
     pub head_bytes: usize,
     /// How long a client may take to send a head, and how long a connection may be idle.
     pub head_timeout: Duration,
+    /// How long a connection may be idle while all are taken; one that has a request is closed after its answer.
+    pub full_idle_timeout: Duration,
     /// How long a client may leave an answer unread before its connection is closed.
     pub stall_timeout: Duration,
     /// How long requests that run have to finish once the server ends.
@@ -41,6 +47,7 @@ impl Default for ListenConfig {
             connections: 16_384,
             head_bytes: 64 << 10,
             head_timeout: Duration::from_secs(60),
+            full_idle_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
             drain: Duration::from_secs(30),
         }
@@ -69,20 +76,20 @@ pub async fn serve(
 ) -> Ending {
     let mut shutdown = std::pin::pin!(shutdown.chain(futures::stream::pending()));
     let (drain, draining) = watch::channel(false);
-    let places = Arc::new(Semaphore::new(
-        config.connections.min(Semaphore::MAX_PERMITS),
-    ));
+    let mut places = Places::new(config.connections);
+    let router = router.layer(Extension(places.open.clone()));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             _ = shutdown.next() => break,
             Some(_) = connections.join_next() => {}
-            accepted = accept(&listener, &places) => {
+            accepted = accept(&listener, &mut places) => {
                 let (stream, place) = accepted;
                 let connection = Connection {
                     router: router.clone(),
                     config,
                     draining: draining.clone(),
+                    full: places.full.subscribe(),
                     _place: place,
                 };
                 connections.spawn(connection.serve(stream));
@@ -107,18 +114,96 @@ pub async fn serve(
     ending
 }
 
+/// How many connections are open.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OpenConnections(Arc<AtomicUsize>);
+
+impl OpenConnections {
+    /// Their number now.
+    pub fn number(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The places for connections.
+struct Places {
+    limit: usize,
+    free: Arc<Semaphore>,
+    open: OpenConnections,
+    /// Whether all are taken.
+    full: watch::Sender<bool>,
+    /// When the log told so last.
+    told: Option<Instant>,
+}
+
+/// A connection's place.
+struct Place {
+    open: OpenConnections,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Places {
+    fn new(limit: usize) -> Self {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        Self {
+            limit,
+            free: Arc::new(Semaphore::new(limit)),
+            open: OpenConnections::default(),
+            full: watch::Sender::new(false),
+            told: None,
+        }
+    }
+
+    /// Waits until a place is free, and takes it.
+    async fn take(&mut self) -> OwnedSemaphorePermit {
+        if let Ok(permit) = self.free.clone().try_acquire_owned() {
+            self.set_full(false);
+            return permit;
+        }
+        self.set_full(true);
+        if self.told.is_none_or(|told| told.elapsed() >= FULL_PAUSE) {
+            self.told = Some(Instant::now());
+            tracing::warn!(
+                connections = self.limit,
+                "as many connections are open as may be (--max-connections); more wait, and idle ones are closed"
+            );
+        }
+        match self.free.clone().acquire_owned().await {
+            Ok(permit) => {
+                self.set_full(false);
+                permit
+            }
+            // The semaphore is never closed.
+            Err(_) => pending().await,
+        }
+    }
+
+    fn set_full(&self, is_full: bool) {
+        self.full
+            .send_if_modified(|full| std::mem::replace(full, is_full) != is_full);
+    }
+
+    fn of(&self, permit: OwnedSemaphorePermit) -> Place {
+        self.open.0.fetch_add(1, Ordering::Relaxed);
+        Place {
+            open: self.open.clone(),
+            _permit: permit,
+        }
+    }
+}
+
 /// The next connection, once there is a place for one.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    let Ok(place) = places.clone().acquire_owned().await else {
-        // The semaphore is never closed.
-        return pending().await;
-    };
+async fn accept(listener: &TcpListener, places: &mut Places) -> (TcpStream, Place) {
+    let permit = places.take().await;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
+            Ok((stream, _)) => return (stream, places.of(permit)),
             Err(error) if is_of_connection(&error) => {}
             Err(error) => {
                 // Too many open files, most likely: some will be closed.
@@ -143,11 +228,12 @@ struct Connection {
     router: Router,
     config: ListenConfig,
     draining: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
+    full: watch::Receiver<bool>,
+    _place: Place,
 }
 
 impl Connection {
-    async fn serve(mut self, stream: TcpStream) {
+    async fn serve(self, stream: TcpStream) {
         // Frames of a stream are small: they must not wait for one another.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -160,12 +246,21 @@ impl Connection {
             .max_buf_size(self.config.head_bytes.max(MIN_BUFFER))
             .serve_connection(io, TowerToHyperService::new(self.router.clone()));
         let served = std::pin::pin!(served);
-        let begun = std::pin::pin!(async {
-            if self.draining.wait_for(|draining| *draining).await.is_err() {
-                pending::<Infallible>().await;
+        let idle = self.config.full_idle_timeout;
+        let (mut draining, mut full) = (self.draining, self.full);
+        let told_to_end = std::pin::pin!(async {
+            let drains = async { draining.wait_for(|draining| *draining).await.is_ok() };
+            let makes_way = async {
+                tokio::time::sleep(idle).await;
+                full.wait_for(|full| *full).await.is_ok()
+            };
+            tokio::select! {
+                true = drains => {}
+                true = makes_way => {}
+                else => pending::<()>().await,
             }
         });
-        let ended = match select(served, begun).await {
+        let ended = match select(served, told_to_end).await {
             Either::Left((ended, _)) => ended,
             Either::Right((_, mut served)) => {
                 served.as_mut().graceful_shutdown();

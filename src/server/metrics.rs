@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +14,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 use super::error::ErrorBody;
+use super::listen::OpenConnections;
 use super::requests::Outcome;
 use super::state::AppState;
 use crate::engine::{Engine, EngineStatus, Phases};
@@ -48,6 +50,10 @@ const DURATION: Metric = (
 const FIRST_TOKEN: Metric = (
     "unmask_time_to_first_token_seconds",
     "From a request's head to the first text of its answer, of requests that denoise.",
+);
+const CONNECTIONS: Metric = (
+    "unmask_connections",
+    "Open connections, idle ones included.",
 );
 const QUEUED: Metric = (
     "unmask_queued_sequences",
@@ -211,8 +217,8 @@ impl Metrics {
         self.prompt_tokens.increment(prompt_tokens as u64);
     }
 
-    /// All that was counted, as text.
-    fn render(&self, status: EngineStatus) -> String {
+    /// All that was counted, as text; connections only where it is known how many there are.
+    fn render(&self, status: EngineStatus, connections: Option<OpenConnections>) -> String {
         let count = |metric, value| counter(&self.recorder, metric, Vec::new()).absolute(value);
         let set = |metric, value| gauge(&self.recorder, metric, Vec::new()).set(value);
         count(STEPS, status.steps);
@@ -223,6 +229,9 @@ impl Metrics {
         count(REUSED, status.reused);
         set(KV_SLOTS, status.kv_slots as f64);
         set(KV_USED, status.kv_used as f64);
+        if let Some(connections) = connections {
+            set(CONNECTIONS, connections.number() as f64);
+        }
         set(QUEUED, status.queued as f64);
         set(RUNNING, status.running as f64);
         set(BUSY, status.phases.total().as_secs_f64());
@@ -283,7 +292,14 @@ fn describe(recorder: &PrometheusRecorder) {
         recorder.describe_counter(name.into(), None, help.into());
     }
     for (name, help) in [
-        IN_FLIGHT, QUEUED, RUNNING, KV_SLOTS, KV_USED, MODEL_INFO, BUILD_INFO,
+        CONNECTIONS,
+        IN_FLIGHT,
+        QUEUED,
+        RUNNING,
+        KV_SLOTS,
+        KV_USED,
+        MODEL_INFO,
+        BUILD_INFO,
     ] {
         recorder.describe_gauge(name.into(), None, help.into());
     }
@@ -326,8 +342,12 @@ fn histogram(recorder: &PrometheusRecorder, metric: Metric, labels: Vec<Label>) 
         (status = "5XX", description = "A fault of the server", body = ErrorBody),
     ),
 )]
-pub(super) async fn get(State(state): State<Arc<AppState>>) -> Response {
-    let text = state.metrics.render(state.engine.status());
+pub(super) async fn get(
+    State(state): State<Arc<AppState>>,
+    connections: Option<Extension<OpenConnections>>,
+) -> Response {
+    let connections = connections.map(|Extension(connections)| connections);
+    let text = state.metrics.render(state.engine.status(), connections);
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }

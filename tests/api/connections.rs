@@ -278,6 +278,32 @@ async fn connections_over_the_limit_wait_for_a_place() {
 }
 
 #[tokio::test]
+async fn idle_connections_make_way_where_all_are_taken() {
+    let listen = ListenConfig {
+        connections: 2,
+        full_idle_timeout: Duration::from_millis(1),
+        head_timeout: Duration::from_secs(3600),
+        ..ListenConfig::default()
+    };
+    let server = server(listen, Limits::default()).await;
+    let silent = connect(&server);
+    let mut kept_alive = connect(&server);
+    kept_alive
+        .write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+        .unwrap();
+    let (_, metrics) = server.get("/metrics").await;
+    let open = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("unmask_connections "));
+    assert!(
+        (1..=2).contains(&open.unwrap().parse().unwrap()),
+        "{open:?}"
+    );
+    assert_eq!(rest(silent).await, "");
+    assert!(rest(kept_alive).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
 async fn a_client_that_stops_reading_is_cut_off_and_its_slot_freed() {
     let listen = ListenConfig {
         stall_timeout: Duration::from_millis(100),
