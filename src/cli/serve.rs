@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::http::HeaderValue;
+use axum::http::uri::Authority;
 use futures::future::{Either, select};
 use futures::stream::{Stream, StreamExt};
 use tokio::net::TcpSocket;
@@ -90,8 +91,9 @@ pub struct ServeArgs {
     /// Leave /metrics open too where API keys are asked for
     #[arg(long)]
     open_metrics: bool,
-    /// An origin whose web pages may use the server (CORS), * for all; may be given several times
-    #[arg(long, value_name = "ORIGIN")]
+    /// An origin whose web pages may use the server (CORS), as https://app.example or http://localhost:3000, * for all;
+    /// may be given several times
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     cors_origin: Vec<HeaderValue>,
     /// Seconds that running requests have to finish after SIGTERM or SIGINT; a second one ends them at once
     #[arg(long, value_name = "SECONDS", default_value_t = ListenConfig::default().drain.as_secs())]
@@ -108,6 +110,46 @@ fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(number) if number > 0 => Ok(number),
         _ => Err("allowed: a whole number of at least 1".into()),
     }
+}
+
+/// A port. The message names both places that it may come from, since it is not known here which it was.
+pub fn port(text: &str) -> Result<u16, String> {
+    text.parse()
+        .map_err(|_| "allowed: a whole number from 0 to 65535, as --port or UNMASK_PORT".into())
+}
+
+/// The origins that may be given: as browsers send them, since they are compared letter by letter.
+const ORIGINS: &str = "* or one origin as browsers send it, such as https://app.example or http://localhost:3000: scheme \
+                       and host in small letters, a port unless it is the scheme's own, no path and no slash at the end";
+
+/// One of [`ORIGINS`].
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let is_origin = || {
+        let (scheme, authority) = text.split_once("://")?;
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+            && scheme
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c));
+        let authority: Authority = authority.parse().ok()?;
+        let host = authority.host();
+        let own_port = match scheme {
+            "http" => Some(80),
+            "https" => Some(443),
+            _ => None,
+        };
+        let has_port = authority.as_str() != host;
+        let port = authority.port_u16();
+        let is_authority = !host.is_empty()
+            && !host.contains(|c: char| c.is_ascii_uppercase() || "*,;".contains(c))
+            && !authority.as_str().contains('@')
+            && has_port == port.is_some()
+            && (port.is_none() || port != own_port);
+        (is_scheme && is_authority).then_some(())
+    };
+    let value = HeaderValue::from_str(text).ok();
+    value
+        .filter(|_| text == "*" || is_origin().is_some())
+        .ok_or_else(|| format!("allowed: {ORIGINS}"))
 }
 
 /// A number of seconds above 0.

@@ -101,7 +101,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, Any as AnyOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any as AnyOrigin, CorsLayer};
 
 pub use auth::{ApiKeyError, ApiKeys};
 use error::ApiError;
@@ -182,12 +182,9 @@ fn cross_origin(access: &Access) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            request_id::HEADER,
-        ])
-        .expose_headers([request_id::HEADER])
+        // Clients have headers of their own (OpenAI's: x-stainless-*), and none does anything but by its key.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([request_id::HEADER, header::RETRY_AFTER, error::SHOULD_RETRY])
 }
 
 /// A handler's panic is a defect; the message goes to the log, not to the client.

@@ -180,3 +180,31 @@ async fn web_pages_of_other_origins_are_let_in_only_if_their_origin_is_named() {
     let open = with(&["*"]).await;
     assert_eq!(ask(&open, other).await.as_deref(), Some("*"));
 }
+
+#[tokio::test]
+async fn web_pages_may_send_the_headers_that_their_clients_send_and_read_those_of_the_answer() {
+    let mut setup = keyed(Limits::default(), false);
+    let ours = "https://ours.example";
+    setup.access.origins = vec![ours.parse().unwrap()];
+    let server = Server::with(Mock::uniform(), setup).await;
+    let url = format!("{}{PATH}", server.url);
+    // As OpenAI's client asks in a browser.
+    let asked =
+        "authorization,content-type,x-stainless-arch,x-stainless-os,x-stainless-retry-count";
+    let preflight = server.client.request(Method::OPTIONS, &url);
+    let preflight = preflight
+        .header("origin", ours)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", asked);
+    let preflight = preflight.send().await.unwrap();
+    assert_eq!(preflight.status(), StatusCode::OK);
+    let headers = preflight.headers();
+    assert_eq!(headers["access-control-allow-headers"], asked);
+    assert_eq!(headers["access-control-allow-methods"], "GET,POST");
+    let answer = server.client.post(&url).header("origin", ours).send();
+    let answer = answer.await.unwrap();
+    let exposed = &answer.headers()["access-control-expose-headers"];
+    for header in ["x-request-id", "retry-after", "x-should-retry"] {
+        assert!(exposed.to_str().unwrap().contains(header), "{exposed:?}");
+    }
+}

@@ -272,6 +272,44 @@ fn generate_fills_up_the_last_block_and_returns_what_was_asked_for() {
 }
 
 #[test]
+fn serve_takes_origins_as_browsers_send_them() {
+    let origins = [
+        "*",
+        "https://a.example",
+        "http://localhost:3000",
+        "http://[::1]:8080",
+        "vscode-webview://0a1b",
+        "http://127.0.0.1",
+    ];
+    let options = origins.iter().flat_map(|origin| ["--cors-origin", *origin]);
+    let model = ["--port", "0", "--model", "/nonexistent/model"];
+    let arguments: Vec<&str> = options.chain(model).collect();
+    let output = serve(&arguments).output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    // It went on to the model.
+    assert!(log.contains("there is no such directory"), "{log}");
+}
+
+#[test]
+fn serve_says_of_its_variables_which_is_wrong_or_not_read() {
+    let model = ["--model", "/nonexistent/model"];
+    let run = |command: &mut Command| String::from_utf8(command.output().unwrap().stderr).unwrap();
+    let said = run(serve(&model).env("UNMASK_PORT", "tcp://10.0.0.1:80"));
+    assert!(said.contains("UNMASK_PORT") && said.contains("tcp://10.0.0.1:80"));
+    let keyed = ["--port", "0", "--api-key", "alice:sk-1", model[0], model[1]];
+    let said = run(serve(&keyed).env("UNMASK_API_KEYS", "bob:sk-2"));
+    assert!(said.contains("UNMASK_API_KEYS"), "{said}");
+    assert!(!said.contains("sk-"), "{said}");
+    let said = run(serve(&keyed[..2])
+        .args(model)
+        .env("UNMASK_API_KEYS", "bob:sk-2"));
+    assert!(
+        said.contains("bob") && !said.contains("UNMASK_API_KEYS"),
+        "{said}"
+    );
+}
+
+#[test]
 fn serve_says_what_is_wrong_with_its_arguments() {
     for (arguments, says) in [
         (
@@ -285,6 +323,16 @@ fn serve_says_what_is_wrong_with_its_arguments() {
         (&["--request-timeout", "0"], "above 0"),
         (&["--api-key", "a b"], "visible ASCII"),
         (&["--cors-origin", "a\nb"], "--cors-origin"),
+        (&["--cors-origin", ""], "--cors-origin"),
+        (&["--cors-origin", "a.example"], "scheme"),
+        (&["--cors-origin", "https://a.example/"], "no slash"),
+        (&["--cors-origin", "https://a.example/path"], "no path"),
+        (&["--cors-origin", "https://A.example"], "small letters"),
+        (&["--cors-origin", "https://a.example:443"], "own"),
+        (
+            &["--cors-origin", "https://a.example,https://b.example"],
+            "one origin",
+        ),
         #[cfg(not(feature = "otel"))]
         (
             &["--otlp-endpoint", "http://127.0.0.1:4318"],
