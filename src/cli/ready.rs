@@ -18,7 +18,7 @@ pub struct ReadyArgs {
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// The port of a server on this machine, where there is no --url
-    #[arg(long, env = "UNMASK_PORT", default_value_t = super::serve::DEFAULT_PORT)]
+    #[arg(long, env = "UNMASK_PORT", default_value_t = super::serve::DEFAULT_PORT, value_parser = super::serve::port)]
     port: u16,
     /// Seconds to wait for an answer
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = super::serve::seconds)]

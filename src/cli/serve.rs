@@ -45,7 +45,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "127.0.0.1")]
     host: IpAddr,
     /// Port to listen on; 0 takes a free one
-    #[arg(long, env = "UNMASK_PORT", default_value_t = DEFAULT_PORT)]
+    #[arg(long, env = "UNMASK_PORT", default_value_t = DEFAULT_PORT, value_parser = port)]
     port: u16,
     /// Most sequences denoised at a time
     #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_sequences, value_parser = at_least_one)]
@@ -79,11 +79,12 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     request_timeout: Option<Duration>,
     /// An API key, as KEY or NAME:KEY; may be given several times. With any, every request must carry one;
-    /// only /health, /ready, the playground (/, /playground.css, /playground.js), /docs and /openapi.json stay open
+    /// only /health, /ready, the playground (/, /playground.css, /playground.js), /docs and /openapi.json stay open.
+    /// Where it is given, UNMASK_API_KEYS is not read
     #[arg(
         long,
         value_name = "KEY",
-        env = "UNMASK_API_KEYS",
+        env = API_KEYS,
         hide_env_values = true,
         value_delimiter = ','
     )]
@@ -215,7 +216,14 @@ async fn serve(
     Ok(())
 }
 
+/// The variable whose keys are those of `--api-key` where that is not given.
+const API_KEYS: &str = "UNMASK_API_KEYS";
+
 fn access(args: &ServeArgs) -> anyhow::Result<Access> {
+    let of_environment = std::env::var(API_KEYS).unwrap_or_default();
+    if !of_environment.is_empty() && !of_environment.split(',').eq(&args.api_key) {
+        tracing::warn!("--api-key is given: the keys of {API_KEYS} are not taken");
+    }
     let keys = ApiKeys::new(args.api_key.iter().map(String::as_str))
         .context("--api-key or UNMASK_API_KEYS")?;
     if keys.is_empty() && !args.host.is_loopback() {

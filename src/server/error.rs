@@ -177,6 +177,26 @@ impl ApiError {
         )
     }
 
+    /// A body that is compressed, or coded in another way.
+    pub fn content_encoding(given: &str) -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            INVALID_REQUEST,
+            "unsupported_content_encoding",
+            format!("the content-encoding is {given:?}; allowed: none, or identity"),
+        )
+    }
+
+    /// A path that is not text.
+    pub fn path(reason: impl Display) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            INVALID_REQUEST,
+            "invalid_path",
+            format!("the path cannot be read: {reason}; allowed: UTF-8, percent-encoded"),
+        )
+    }
+
     /// A body over the limit.
     pub fn body_too_large(limit: usize) -> Self {
         Self::new(

@@ -64,10 +64,13 @@ const STEPS: Metric = (
     "unmask_denoise_steps_total",
     "Denoise steps; each is one batch.",
 );
-const ROWS_TOTAL: Metric = ("unmask_denoise_rows_total", "Rows computed in them.");
+const ROWS_TOTAL: Metric = (
+    "unmask_denoise_rows_total",
+    "Rows computed in denoise steps.",
+);
 const KEPT_ROWS: Metric = (
     "unmask_kept_rows_total",
-    "Those of them whose keys and values were kept.",
+    "Rows computed in denoise steps whose keys and values were kept.",
 );
 const SCORED_ROWS: Metric = (
     "unmask_scored_rows_total",
@@ -83,19 +86,19 @@ const KV_SLOTS: Metric = (
 );
 const KV_USED: Metric = (
     "unmask_kv_pool_used_slots",
-    "Those in blocks that running sequences use.",
+    "Slots of the pool of cached keys and values in blocks that running sequences use.",
 );
 const COMMITTED: Metric = (
     "unmask_committed_slots_total",
-    "Slots committed or edited in them.",
+    "Slots committed or edited in denoise steps.",
 );
 const BUSY: Metric = (
     "unmask_denoise_busy_seconds",
-    "Time spent in them, since the start.",
+    "Time spent in denoise steps since the start.",
 );
 const PHASE: Metric = (
     "unmask_denoise_phase_seconds",
-    "The part of it spent in a phase of a step.",
+    "Time spent in a phase of denoise steps since the start.",
 );
 const QUEUE_WAIT: Metric = (
     "unmask_queue_wait_seconds",

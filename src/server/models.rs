@@ -151,8 +151,7 @@ pub(super) async fn retrieve(
     State(state): State<Arc<AppState>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Model>, ApiError> {
-    let Path(id) =
-        id.map_err(|rejection| ApiError::body(format!("the path cannot be read: {rejection}")))?;
+    let Path(id) = id.map_err(ApiError::path)?;
     if id == state.model_name {
         Ok(Json(model(&state)))
     } else {

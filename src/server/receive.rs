@@ -41,7 +41,8 @@ pub(super) async fn receive(
     request: Request,
     next: Next,
 ) -> Response {
-    if let Err(error) = check_media_type(request.headers()) {
+    let headers = request.headers();
+    if let Err(error) = check_media_type(headers).and_then(|()| check_encoding(headers)) {
         return error.into_response();
     }
     let (mut parts, body) = request.into_parts();
@@ -97,5 +98,16 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
         Ok(())
     } else {
         Err(ApiError::media_type(&given))
+    }
+}
+
+fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut given = headers.get_all(header::CONTENT_ENCODING).iter();
+    match given.find(|given| !given.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        None => Ok(()),
+        Some(given) => {
+            let given = String::from_utf8_lossy(given.as_bytes());
+            Err(ApiError::content_encoding(&given))
+        }
     }
 }

@@ -146,6 +146,34 @@ async fn other_media_types_are_refused() {
 }
 
 #[tokio::test]
+async fn compressed_bodies_are_refused() {
+    let server = Server::of(Mock::uniform()).await;
+    let send = async |encoding: &str| {
+        let request = server.client.post(format!("{}{COMPLETIONS}", server.url));
+        let request = request.header("content-encoding", encoding);
+        let response = request.json(&json!({"prompt": "p"})).send().await.unwrap();
+        (response.status(), response.json::<Value>().await.unwrap())
+    };
+    for encoding in ["gzip", "br", "identity, gzip"] {
+        let (status, answer) = send(encoding).await;
+        assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        let error = &answer["error"];
+        assert_eq!(error["code"], "unsupported_content_encoding");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("content-encoding") && message.contains(encoding));
+    }
+    assert_eq!(send("Identity").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_text_is_refused_as_one() {
+    let server = Server::of(Mock::uniform()).await;
+    let (status, text) = server.get("/v1/models/%ff").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(text.contains("\"invalid_path\""), "{text}");
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
     let limits = Limits {
         body_bytes: 100,
