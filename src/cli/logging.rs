@@ -186,9 +186,12 @@ mod tests {
 
     use super::*;
 
+    /// How the next write ends.
+    type Turn = io::Result<()>;
+
     /// A log that fails, or waits, as a test has it.
     struct Disk {
-        turn: Receiver<io::Result<()>>,
+        turn: Receiver<Turn>,
         written: Arc<Mutex<Vec<u8>>>,
     }
 
@@ -204,7 +207,7 @@ mod tests {
         }
     }
 
-    fn disk() -> (Lines, Sender<io::Result<()>>, Arc<Mutex<Vec<u8>>>) {
+    fn disk() -> (Lines, Sender<Turn>, Arc<Mutex<Vec<u8>>>) {
         let (allow, turn) = channel();
         let written = Arc::new(Mutex::new(Vec::new()));
         let lines = Lines::to(Disk {
