@@ -11,9 +11,6 @@ use unmask::decode::{
 use unmask::models::ModelSpec;
 use unmask::sampling::{Basis, FilterOrder, LogitBias};
 
-/// The largest bias either way, as the HTTP API has it.
-const LARGEST_BIAS: f32 = 100.0;
-
 /// How a canvas is denoised. What is not given is as the preset has it, or else the model's default.
 #[derive(Args)]
 #[command(next_help_heading = "Decode options")]
@@ -124,7 +121,7 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 fn biased(text: &str) -> Result<(TokenId, f32), String> {
     let (token, bias) = text.split_once(':').unwrap_or((text, ""));
     match (token.parse(), bias.parse::<f32>()) {
-        (Ok(token), Ok(bias)) if bias.abs() <= LARGEST_BIAS => Ok((token, bias)),
+        (Ok(token), Ok(bias)) if bias.abs() <= LogitBias::LARGEST => Ok((token, bias)),
         _ => {
             Err("allowed: a token id, a colon and a number from -100 to 100, as in 50:-100".into())
         }

@@ -10,7 +10,7 @@ use unmask::constraint::{
     ByteDfa, CanvasConstraint, ConstraintError, GapConstraint, TokenDfa, Vocabulary,
 };
 use unmask::decode::DecodePlan;
-use unmask::engine::{Engine, Event, Generation, Statistics, Submission};
+use unmask::engine::{Engine, Event, Generation, Statistics, StepReport, Submission};
 use unmask::text::Tokenizer;
 
 use crate::cli::animate::Animation;
@@ -71,7 +71,10 @@ pub fn denoise(
     tokenizer: &dyn Tokenizer,
 ) -> anyhow::Result<(Canvas, Statistics)> {
     let canvas = plan.noised(engine.spec().with_scratch(plan, canvas));
-    let constraint = constraint(engine, &canvas, plan, forms, tokenizer)?;
+    let constraint = constraint(
+        &canvas,
+        gap_constraints(engine, &canvas, plan, forms, tokenizer)?,
+    )?;
     let mut trace = output
         .trace
         .as_deref()
@@ -81,32 +84,25 @@ pub fn denoise(
         .animate
         .then(|| Animation::start(&canvas, tokenizer))
         .transpose()?;
-    let mut generation = engine.enqueue(Submission {
+    let generation = engine.enqueue(Submission {
         constraint,
         ..Submission::new(canvas, plan)
     })?;
-    while let Some(event) = generation.next_blocking() {
-        match event {
-            Event::Step(report) => {
-                if let Some(trace) = &mut trace {
-                    trace.step(&report)?;
-                }
-                if let Some(animation) = &mut animation {
-                    animation.step(&report)?;
-                }
-            }
-            Event::Finished(canvas, statistics) => {
-                trace.map_or(Ok(()), Trace::finish)?;
-                animation.map_or(Ok(()), Animation::finish)?;
-                return Ok((canvas, statistics));
-            }
-            Event::Failed(error) => return Err(error.into()),
+    let finished = finish(generation, |report| {
+        if let Some(trace) = &mut trace {
+            trace.step(report)?;
         }
-    }
-    anyhow::bail!(STOPPED)
+        if let Some(animation) = &mut animation {
+            animation.step(report)?;
+        }
+        Ok(())
+    })?;
+    trace.map_or(Ok(()), Trace::finish)?;
+    animation.map_or(Ok(()), Animation::finish)?;
+    Ok(finished)
 }
 
-/// Denoises `canvas` by each of `plans`, several at a time, as [`denoise`] does, and gives what came of each to
+/// Denoises `canvas` by each of `plans`, which differ in their seeds alone, several at a time, as [`denoise`] does, and gives what came of each to
 /// `finished`, in their order.
 pub fn denoise_each(
     engine: &Engine,
@@ -117,13 +113,19 @@ pub fn denoise_each(
     mut finished: impl FnMut(&DecodePlan, &Canvas, &Statistics) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut waiting: VecDeque<(DecodePlan, Generation)> = VecDeque::new();
-    let mut plans = plans.into_iter();
+    let mut plans = plans.into_iter().peekable();
+    let Some(first) = plans.peek() else {
+        return Ok(());
+    };
+    let with_scratch = |plan: &DecodePlan| engine.spec().with_scratch(plan, canvas.clone());
+    // Automata over a whole vocabulary are made once.
+    let constraints = gap_constraints(engine, &with_scratch(first), first, forms, tokenizer)?;
     loop {
         while waiting.len() < IN_FLIGHT
             && let Some(plan) = plans.next()
         {
-            let canvas = plan.noised(engine.spec().with_scratch(&plan, canvas.clone()));
-            let constraint = constraint(engine, &canvas, &plan, forms, tokenizer)?;
+            let canvas = plan.noised(with_scratch(&plan));
+            let constraint = constraint(&canvas, constraints.clone())?;
             let generation = engine.enqueue(Submission {
                 constraint,
                 ..Submission::new(canvas, &plan)
@@ -133,15 +135,19 @@ pub fn denoise_each(
         let Some((plan, generation)) = waiting.pop_front() else {
             return Ok(());
         };
-        let (canvas, statistics) = finish(generation)?;
+        let (canvas, statistics) = finish(generation, |_| Ok(()))?;
         finished(&plan, &canvas, &statistics)?;
     }
 }
 
-fn finish(mut generation: Generation) -> anyhow::Result<(Canvas, Statistics)> {
+/// Waits for the end; each step is told to `step`.
+fn finish(
+    mut generation: Generation,
+    mut step: impl FnMut(&StepReport) -> anyhow::Result<()>,
+) -> anyhow::Result<(Canvas, Statistics)> {
     loop {
         match generation.next_blocking() {
-            Some(Event::Step(_)) => {}
+            Some(Event::Step(report)) => step(&report)?,
             Some(Event::Finished(canvas, statistics)) => return Ok((canvas, statistics)),
             Some(Event::Failed(error)) => return Err(error.into()),
             None => anyhow::bail!(STOPPED),
@@ -149,17 +155,28 @@ fn finish(mut generation: Generation) -> anyhow::Result<(Canvas, Statistics)> {
     }
 }
 
-/// What the gaps of `canvas` are to be filled with, if anything is asked for.
+/// What all gaps of `canvas` together are to be filled with, if anything is asked for.
 fn constraint(
+    canvas: &Canvas,
+    constraints: Vec<GapConstraint>,
+) -> anyhow::Result<Option<CanvasConstraint>> {
+    Ok(match constraints.is_empty() {
+        true => None,
+        false => Some(CanvasConstraint::new(canvas, constraints)?),
+    })
+}
+
+/// What each gap of `canvas` is to be filled with; empty if nothing is asked for.
+fn gap_constraints(
     engine: &Engine,
     canvas: &Canvas,
     plan: &DecodePlan,
     forms: &[Form],
     tokenizer: &dyn Tokenizer,
-) -> anyhow::Result<Option<CanvasConstraint>> {
+) -> anyhow::Result<Vec<GapConstraint>> {
     let gaps = canvas.gaps().len();
     if forms.is_empty() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     plan.check_constrained()?;
     if forms.len() != gaps {
@@ -193,5 +210,5 @@ fn constraint(
             may_end,
         });
     }
-    Ok(Some(CanvasConstraint::new(canvas, constraints)?))
+    Ok(constraints)
 }

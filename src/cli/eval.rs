@@ -10,7 +10,8 @@ use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::likelihood::{self, Estimator};
 use unmask::eval::{
     Corpus, DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, RunReport, Selection,
-    SpeedReport, bound, depends_on_level, infill, plot, reason_against_spans, speed,
+    SpeedReport, bound, depends_on_level, infill, plot, reason_against_guidance,
+    reason_against_spans, speed,
 };
 use unmask::models::{Denoiser, ForwardProcess, ModelSpec};
 use unmask::text::documents::read_documents;
@@ -224,9 +225,10 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
             .with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let model = args.model.load(&checkpoint)?;
+    let weights = args.model.dtype.resolve(model.device());
     let mut report = Report {
         model: checkpoint.name().to_owned(),
-        run: RunReport::of(&*model),
+        run: RunReport::of(&*model, weights),
         process: spec.process(),
         data: DataReport::of(path.display().to_string(), form, &corpus),
         estimated: ESTIMATED,
@@ -375,8 +377,15 @@ impl EvalArgs {
             }
             bail!("--{option} is for --parts {names}");
         }
-        if likelihood.guidance_scale.is_some() && self.pairs.is_none() {
-            bail!("--guidance-scale is for --pairs: without prompts there is nothing to guide by");
+        if likelihood.guidance_scale.is_some() {
+            if self.pairs.is_none() {
+                bail!(
+                    "--guidance-scale is for --pairs: without prompts there is nothing to guide by"
+                );
+            }
+            if let Some(reason) = reason_against_guidance(spec) {
+                bail!("--guidance-scale is not for this model: {reason}");
+            }
         }
         Ok(())
     }

@@ -46,7 +46,8 @@ pub fn start(format: LogFormat) -> anyhow::Result<Log> {
         .with_writer(lines.clone());
     match format {
         LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
+        // The line's own span says it all.
+        LogFormat::Json => logs.json().with_span_list(false).init(),
     }
     // The usual hook waits for standard error.
     std::panic::set_hook(Box::new(|panic| {
@@ -135,12 +136,16 @@ fn write_out(lines: &Receiver<Message>, mut log: impl Write, count: &Count) {
             }
         };
         let written = log.write_all(&line);
-        count.waiting.fetch_sub(line.len(), Ordering::Relaxed);
+        let waiting = count.waiting.fetch_sub(line.len(), Ordering::Relaxed) - line.len();
         if written.is_err() {
             count.dropped.fetch_add(1, Ordering::Relaxed);
             continue;
         }
-        // What is told follows a line that was written: a log that stays full is not told again and again.
+        // What is told follows a line that was written, once no other waits: neither a log that stays full nor one
+        // that is read too slowly is told again and again.
+        if waiting > 0 {
+            continue;
+        }
         let dropped = count.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             tracing::warn!(lines = dropped, "log lines could not be written");

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
 use unmask::canvas::{Canvas, Splice, TokenId};
@@ -26,7 +26,7 @@ pub struct OutputArgs {
     /// Redraw the canvas as it is denoised, where standard output is a terminal
     #[arg(long)]
     pub animate: bool,
-    /// Write every canvas as a JSON line: the first one before any step, then one for each step that changed it
+    /// Write every canvas as a JSON line: the first one before any step, then one for each step that took a forward or masked slots again
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 }
@@ -201,12 +201,17 @@ impl Trace {
 
     /// Makes sure that all lines are in the file.
     pub fn finish(mut self) -> anyhow::Result<()> {
-        let written = self.file.flush();
-        written.with_context(|| format!("cannot write {}", self.path.display()))
+        let flushed = self.file.flush();
+        self.written(flushed)
     }
 
     fn write(&mut self, line: &Value) -> anyhow::Result<()> {
         let written = writeln!(self.file, "{line}");
-        written.with_context(|| format!("cannot write {}", self.path.display()))
+        self.written(written)
+    }
+
+    /// A pipe whose reader has gone is an error here, where for what is printed it is an end: so it is told as text.
+    fn written(&self, written: std::io::Result<()>) -> anyhow::Result<()> {
+        written.map_err(|error| anyhow!("cannot write {}: {error}", self.path.display()))
     }
 }

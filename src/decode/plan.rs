@@ -401,6 +401,12 @@ impl DecodePlan {
                 "this budget unmasks slots by chance and ranks none",
             );
         }
+        if !self.commit_last.is_empty() && self.block_entry == BlockEntry::FirstSlot {
+            return invalid(
+                "commit_last",
+                "does not go with the block entry `first_slot`, which ranks none",
+            );
+        }
         if self.at_least > 0 && self.budget.last_time().is_some() {
             return invalid(
                 "at_least",

@@ -7,8 +7,8 @@ use crate::canvas::{Canvas, Commit, Splice, TokenId};
 use crate::sampling::Logprobs;
 
 /// What one denoise step changed on a canvas, or several where the reader is far behind: then the latest state
-/// of each slot that they changed, and the number and the statistics of the last. Steps that changed nothing have
-/// none.
+/// of each slot that they changed, and the number and the statistics of the last. A step that took a forward has one,
+/// even where it changed nothing; one without a forward only where it masked slots again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// The step, from 1.

@@ -86,7 +86,7 @@ pub struct Decoded {
 /// of windows · rates in all.
 ///
 /// # Errors
-/// If a setting is out of range, the model is block-causal, or it fails.
+/// If a setting is out of range, the model has a [reason against spans](super::reason_against_spans), or it fails.
 pub fn one_forward(
     model: &dyn Denoiser,
     corpus: &Corpus,
@@ -129,7 +129,8 @@ pub fn one_forward(
 /// `progress` is told of windows that are done, of windows · rates in all.
 ///
 /// # Errors
-/// If a setting is out of range, the model is block-causal, or the engine fails.
+/// If a setting is out of range, the model has a [reason against spans](super::reason_against_spans), or the engine
+/// fails.
 pub fn decoded(
     engine: &Engine,
     corpus: &Corpus,

@@ -36,5 +36,7 @@ pub use measure::Measure;
 pub use report::{
     DataForm, DataReport, ESTIMATED, InfillReport, LeftOut, Report, RunReport, SpeedReport,
 };
-pub use supported::{check, depends_on_level, max_context, reason_against_spans};
+pub use supported::{
+    check, depends_on_level, max_context, reason_against_guidance, reason_against_spans,
+};
 pub use target::Target;

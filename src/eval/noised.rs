@@ -24,6 +24,7 @@ use rayon::prelude::*;
 
 use super::batches::batches;
 use super::likelihood::Settings;
+use super::supported::check_guidance;
 use super::words::Words;
 use super::{EvalError, Target};
 use crate::canvas::TokenId;
@@ -163,11 +164,7 @@ pub(super) fn losses(
     let spec = model.spec();
     super::check(spec)?;
     let objective = Objective::of(spec)?;
-    if settings.guidance_scale > 0.0 {
-        let allowed = "0 for a model whose loss depends on the noise level";
-        let given = settings.guidance_scale;
-        return Err(EvalError::setting("guidance_scale", given, allowed));
-    }
+    check_guidance(spec, settings.guidance_scale)?;
     for target in targets {
         target.check(spec)?;
     }

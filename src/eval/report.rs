@@ -1,6 +1,5 @@
 //! The results of an evaluation.
 
-use candle_core::Device;
 use serde::Serialize;
 
 use super::bound::Bound;
@@ -8,7 +7,8 @@ use super::infill::{Decoded, OneForward};
 use super::speed::Point;
 use super::{Corpus, Window};
 use crate::decode::DecodePlan;
-use crate::models::{Denoiser, ForwardProcess};
+use crate::kernels::device_name;
+use crate::models::{Denoiser, ForwardProcess, WeightFormat};
 
 /// What the measures of a [`Report`] are estimates of.
 pub const ESTIMATED: &str =
@@ -35,7 +35,7 @@ pub struct Report {
     pub infill: Option<InfillReport>,
     /// Accuracy against tokens a forward.
     pub speed: Option<SpeedReport>,
-    /// What was asked for and makes no sense for the process, and why.
+    /// What was asked for and makes no sense for the model, and why.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -46,6 +46,8 @@ pub struct RunReport {
     pub unmask_version: &'static str,
     /// Where the model ran: `cpu`, `cuda` or `metal`.
     pub device: &'static str,
+    /// The format of its weights: `f32`, `bf16`, `f16`, or `q8_0`.
+    pub weights: &'static str,
     /// The number format of its hidden states.
     pub dtype: &'static str,
     /// The plan by which windows are denoised, before it is made greedy: the model's default.
@@ -53,15 +55,12 @@ pub struct RunReport {
 }
 
 impl RunReport {
-    /// Of evaluations of `model` by this build.
-    pub fn of(model: &dyn Denoiser) -> Self {
+    /// Of evaluations of `model`, whose weights are held as `weights`, by this build.
+    pub fn of(model: &dyn Denoiser, weights: WeightFormat) -> Self {
         Self {
             unmask_version: env!("CARGO_PKG_VERSION"),
-            device: match model.device() {
-                Device::Cpu => "cpu",
-                Device::Cuda(_) => "cuda",
-                Device::Metal(_) => "metal",
-            },
+            device: device_name(model.device()),
+            weights: weights.name(),
             dtype: model.dtype().as_str(),
             plan: model.spec().default_plan.clone(),
         }

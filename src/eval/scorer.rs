@@ -7,6 +7,7 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::batches::batches;
+use super::supported::check_guidance;
 use super::words::Words;
 use super::{EvalError, Target};
 use crate::canvas::{Blank, Canvas, CanvasError, TokenId};
@@ -101,23 +102,12 @@ impl<'a> Scorer<'a> {
     /// sequence whose prompt is masked; 0 is off.
     ///
     /// # Errors
-    /// [`EvalError::Unsupported`], also where the model is block-causal and guided, or the device fails.
+    /// [`EvalError::Unsupported`], or the device fails.
     pub fn new(model: &'a dyn Denoiser, guidance_scale: f64) -> Result<Self, EvalError> {
         let spec = model.spec();
         super::check(spec)?;
         let blank = spec.blank();
-        if guidance_scale > 0.0 && blank.mask().is_none() {
-            return Err(EvalError::Unsupported {
-                family: spec.family,
-                reason: "guidance needs a mask token, and it was trained on the uniform process",
-            });
-        }
-        if guidance_scale > 0.0 && spec.attention != AttentionPattern::Bidirectional {
-            return Err(EvalError::Unsupported {
-                family: spec.family,
-                reason: "guidance masks the prompt, which a block-causal model reads in clean blocks",
-            });
-        }
+        check_guidance(spec, guidance_scale)?;
         let mut bias = vec![0.0f32; spec.vocab_size];
         let mask = blank.mask().map(|mask| mask as usize);
         if let Some(entry) = mask.and_then(|mask| bias.get_mut(mask)) {

@@ -68,7 +68,8 @@ pub struct Point {
 /// windows · thresholds in all.
 ///
 /// # Errors
-/// If a setting is out of range, the model is block-causal, or the engine fails.
+/// If a setting is out of range, the model has a [reason against spans](super::reason_against_spans), or the engine
+/// fails.
 pub fn evaluate(
     engine: &Engine,
     corpus: &Corpus,

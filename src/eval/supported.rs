@@ -50,6 +50,31 @@ pub fn reason_against_spans(spec: &ModelSpec) -> Option<&'static str> {
     }
 }
 
+/// Why the likelihood of a model cannot be that of the guided one, if it cannot.
+pub fn reason_against_guidance(spec: &ModelSpec) -> Option<&'static str> {
+    if spec.attention != AttentionPattern::Bidirectional {
+        Some("guidance masks the prompt, which a block-causal model reads in clean blocks")
+    } else if depends_on_level(spec) {
+        Some(
+            "guidance masks the prompt, and this model's loss depends on the noise level of what it sees",
+        )
+    } else {
+        None
+    }
+}
+
+/// # Errors
+/// [`EvalError::Unsupported`] of a guided likelihood, with the [reason against guidance](reason_against_guidance).
+pub(super) fn check_guidance(spec: &ModelSpec, guidance_scale: f64) -> Result<(), EvalError> {
+    match reason_against_guidance(spec).filter(|_| guidance_scale > 0.0) {
+        None => Ok(()),
+        Some(reason) => Err(EvalError::Unsupported {
+            family: spec.family,
+            reason,
+        }),
+    }
+}
+
 /// # Errors
 /// [`EvalError::Unsupported`] with the [reason against spans](reason_against_spans).
 pub(super) fn check_spans(spec: &ModelSpec) -> Result<(), EvalError> {

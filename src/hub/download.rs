@@ -1,7 +1,7 @@
 //! One file from the hub into the cache.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -108,7 +108,7 @@ impl<'a> Wanted<'a> {
                     sleep(POLL);
                 }
                 // Some network file systems have none.
-                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+                Err(TryLockError::Error(error)) if is_without_locks(&error) => {
                     if !self.repository.lacks_locks.replace(true) {
                         tracing::warn!(
                             cache = %self.repository.hub.cache.display(),
@@ -150,6 +150,13 @@ impl<'a> Wanted<'a> {
         }
         progress(at);
         if let Some(digest) = digest {
+            if at.received > 0 {
+                tracing::info!(
+                    file = self.file,
+                    bytes = at.received,
+                    "checking what is there"
+                );
+            }
             digest.catch_up(&mut out, at.received).map_err(on_disk)?;
         }
         if at.received < at.total {
@@ -225,6 +232,16 @@ impl<'a> Wanted<'a> {
         let name = format!("{}{ending}", self.description.etag);
         self.repository.blobs().join(name)
     }
+}
+
+/// Whether locking failed because the file system has no locks.
+fn is_without_locks(error: &io::Error) -> bool {
+    // What NFS answers where no lock daemon runs has no kind of its own.
+    #[cfg(unix)]
+    let of_nfs = error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error());
+    #[cfg(not(unix))]
+    let of_nfs = false;
+    of_nfs || error.kind() == ErrorKind::Unsupported
 }
 
 fn length(path: &Path) -> Option<u64> {

@@ -25,6 +25,15 @@ pub fn cuda_device(ordinal: usize) -> candle_core::Result<Device> {
     Device::new_cuda_with_stream(ordinal)
 }
 
+/// What a device is called in reports.
+pub fn device_name(device: &Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+    }
+}
+
 /// How a kernel is launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launch {

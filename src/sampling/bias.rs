@@ -14,6 +14,9 @@ pub struct LogitBias {
 }
 
 impl LogitBias {
+    /// The largest bias of a request either way, as OpenAI has it.
+    pub const LARGEST: f32 = 100.0;
+
     /// Adds each entry's number to its token's logit; of several entries for a token, all.
     pub fn new(entries: impl IntoIterator<Item = (TokenId, f32)>) -> Self {
         let mut entries: Vec<_> = entries.into_iter().collect();

@@ -247,7 +247,8 @@ impl Reader for CompletionReader {
         self.gap = Splice::resized(&report.spliced, &self.gap);
         let stopped = self.read();
         if !stopped && self.is_late(report.statistics.denoising) {
-            let rest = self.text.finish();
+            // The rest of a character may be about to be committed: half of one is no text.
+            let rest = self.text.cut();
             self.unsent.push_str(&rest);
             return (self.frame(true), Some(self.answer("length")));
         }

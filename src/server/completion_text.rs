@@ -115,6 +115,12 @@ impl CompletionText {
         text
     }
 
+    /// Takes in that what comes next is not waited for; gives out the characters that are complete.
+    pub fn cut(&mut self) -> String {
+        self.utf8 = Utf8Stream::default();
+        std::mem::take(&mut self.pending)
+    }
+
     fn take(&mut self, text: &str) -> String {
         self.characters += text.chars().count();
         self.pending.push_str(text);
@@ -172,6 +178,15 @@ mod tests {
         assert_eq!(text.push(&[b'a', 0xE2, 0x82]), "a");
         assert_eq!(text.push(&[0xAC, 0xF0]), "€");
         assert_eq!(text.finish(), "\u{FFFD}");
+    }
+
+    #[test]
+    fn a_text_that_is_cut_ends_with_its_last_whole_character() {
+        let mut text = text(&["stop"]);
+        let given = text.push(&[b'a', 0xC3, 0xA9, b's', b't', 0xE2, 0x82]);
+        assert_eq!(given, "aé");
+        assert_eq!(text.cut(), "st");
+        assert_eq!(text.finish(), "");
     }
 
     #[test]

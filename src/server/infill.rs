@@ -6,6 +6,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use futures::TryFutureExt;
 
 use super::choices::{Decision, decide};
 use super::deadline::within;
@@ -98,18 +99,21 @@ pub(super) async fn create(
         let keep_alive = state.limits.keep_alive;
         return Ok(sse::respond(updates, keep_alive, End::Done, render));
     }
-    let (denoised, of_runs) = answers(runs, deadline).await?;
-    cost.add(of_runs);
-    finished.extend(denoised);
-    let (choices, filled) = choices(&job, finished);
-    if job.stream {
-        let frame = sse::frame(&whole(&head, choices, filled, cost)).telling(true);
-        let update = futures::stream::iter([Ok(frame)]);
-        let keep_alive = state.limits.keep_alive;
-        return Ok(sse::respond(update, keep_alive, End::Done, |frame| {
-            vec![frame]
-        }));
+    let is_stream = job.stream;
+    let answer = async move {
+        let (denoised, of_runs) = answers(runs, deadline).await?;
+        cost.add(of_runs);
+        finished.extend(denoised);
+        let (choices, filled) = choices(&job, finished);
+        Ok((head, choices, filled, cost))
+    };
+    if is_stream {
+        let frame = answer.map_ok(|(head, choices, filled, cost)| {
+            sse::frame(&whole(&head, choices, filled, cost)).telling(true)
+        });
+        return Ok(sse::respond_once(frame, state.limits.keep_alive, End::Done));
     }
+    let (head, choices, filled, cost) = answer.await?;
     Ok(Json(whole(&head, choices, filled, cost)).into_response())
 }
 

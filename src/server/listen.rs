@@ -33,8 +33,9 @@ pub struct ListenConfig {
     pub head_bytes: usize,
     /// How long a client may take to send a head, and how long a connection may be idle.
     pub head_timeout: Duration,
-    /// How long a connection may be idle while all are taken; one that has a request is closed after its answer.
-    pub full_idle_timeout: Duration,
+    /// The age from which on a connection makes way while all are taken: at once if it has no request, or after its
+    /// answer.
+    pub full_age: Duration,
     /// How long a client may leave an answer unread before its connection is closed.
     pub stall_timeout: Duration,
     /// How long requests that run have to finish once the server ends.
@@ -47,7 +48,7 @@ impl Default for ListenConfig {
             connections: 16_384,
             head_bytes: 64 << 10,
             head_timeout: Duration::from_secs(60),
-            full_idle_timeout: Duration::from_secs(5),
+            full_age: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
             drain: Duration::from_secs(30),
         }
@@ -171,7 +172,7 @@ impl Places {
             self.told = Some(Instant::now());
             tracing::warn!(
                 connections = self.limit,
-                "as many connections are open as may be (--max-connections); more wait, and idle ones are closed"
+                "as many connections are open as may be (--max-connections); more wait, and old idle ones are closed"
             );
         }
         match self.free.clone().acquire_owned().await {
@@ -246,12 +247,12 @@ impl Connection {
             .max_buf_size(self.config.head_bytes.max(MIN_BUFFER))
             .serve_connection(io, TowerToHyperService::new(self.router.clone()));
         let served = std::pin::pin!(served);
-        let idle = self.config.full_idle_timeout;
+        let age = self.config.full_age;
         let (mut draining, mut full) = (self.draining, self.full);
         let told_to_end = std::pin::pin!(async {
             let drains = async { draining.wait_for(|draining| *draining).await.is_ok() };
             let makes_way = async {
-                tokio::time::sleep(idle).await;
+                tokio::time::sleep(age).await;
                 full.wait_for(|full| *full).await.is_ok()
             };
             tokio::select! {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use futures::TryFutureExt;
 use serde_json::{Map, Value};
 
 use super::completion_reader::{CompletionAnswer, TextPiece};
@@ -17,7 +18,7 @@ use super::run::{Cost, Update, answers, updates};
 use super::sse::{self, End, Frame, ServerEvent};
 use super::state::AppState;
 use super::validate::{self, LlamaInfillJob};
-use super::wire::{GenerationSettings, LlamaChunk, LlamaInfill, LlamaInfillRequest, Timings};
+use super::wire::{self, GenerationSettings, LlamaChunk, LlamaInfill, LlamaInfillRequest, Timings};
 
 /// There are no slots in llama.cpp's sense.
 const NO_SLOT: i32 = -1;
@@ -52,17 +53,19 @@ pub(super) async fn create(
         let keep_alive = state.limits.keep_alive;
         return Ok(sse::respond(updates, keep_alive, End::Nothing, render));
     }
-    let (mut answers, cost) = answers(runs, deadline).await?;
-    let answer = head.selected(&head.answer(answers.pop(), cost))?;
+    let answer = async move {
+        let (mut answers, cost) = answers(runs, deadline).await?;
+        head.selected(&head.answer(answers.pop(), cost))
+    };
     if job.completion.streaming.stream {
-        let frame = sse::frame(&answer).telling(true);
-        let update = futures::stream::iter([Ok(frame)]);
-        let keep_alive = state.limits.keep_alive;
-        return Ok(sse::respond(update, keep_alive, End::Nothing, |frame| {
-            vec![frame]
-        }));
+        let frame = answer.map_ok(|answer| sse::frame(&answer).telling(true));
+        return Ok(sse::respond_once(
+            frame,
+            state.limits.keep_alive,
+            End::Nothing,
+        ));
     }
-    Ok(Json(answer).into_response())
+    Ok(Json(answer.await?).into_response())
 }
 
 /// The named fields of an answer under the names by which they were asked for; all if none is named. What is
@@ -155,9 +158,7 @@ impl Head {
 
     /// The fields of an answer that were asked for.
     fn selected(&self, answer: &LlamaInfill) -> Result<Value, ApiError> {
-        // Through its text, in which an f32 of 0.7 is 0.7; as a value it would be 0.699999988079071.
-        let answer = serde_json::to_string(answer).and_then(|text| serde_json::from_str(&text));
-        let answer = answer.map_err(|error| {
+        let answer = wire::as_written(answer).map_err(|error| {
             ApiError::internal(format!("the answer cannot be written: {error}"))
         })?;
         Ok(selected(answer, &self.response_fields))

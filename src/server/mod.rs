@@ -187,13 +187,8 @@ fn cross_origin(access: &Access) -> CorsLayer {
         .expose_headers([request_id::HEADER, header::RETRY_AFTER, error::SHOULD_RETRY])
 }
 
-/// A handler's panic is a defect; the message goes to the log, not to the client.
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let message = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(message, "a handler panicked");
+/// A handler's panic is a defect: its message is for the process's panic hook, not for the client.
+fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::internal("the request could not be handled because of a defect in the server".into())
         .into_response()
 }

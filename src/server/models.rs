@@ -8,11 +8,11 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
 use serde::ser::{Error, Serializer};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorBody};
 use super::state::{AppState, Limits};
+use super::wire;
 use crate::decode::{Cache, CachePolicy, DecodePlan};
 use crate::engine::CacheScheme;
 use crate::models::{AttentionPattern, SlidingWindow};
@@ -110,9 +110,7 @@ struct PresetEntry {
 
 /// A plan but for its seed, which is a request's own.
 fn without_seed<S: Serializer>(plan: &DecodePlan, serializer: S) -> Result<S::Ok, S::Error> {
-    // Through its text, in which an f32 of 0.7 is 0.7; as a value it would be 0.699999988079071.
-    let plan = serde_json::to_string(plan).and_then(|text| serde_json::from_str(&text));
-    let mut plan: Value = plan.map_err(S::Error::custom)?;
+    let mut plan = wire::as_written(plan).map_err(S::Error::custom)?;
     if let Some(sampling) = plan["sampling"].as_object_mut() {
         sampling.remove("seed");
     }

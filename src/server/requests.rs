@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::{Instrument, Span};
@@ -62,8 +62,11 @@ pub(super) async fn follow(
 ) -> Response {
     let mut course = Course::begin(state.metrics.clone(), &request);
     let span = course.span.clone();
+    // The router drops the body of the answer to HEAD, unsent.
+    let is_head_alone = request.method() == Method::HEAD;
     let response = next.run(request).instrument(span).await;
     course.answered(&response);
+    course.is_whole = is_head_alone;
     observed(response, move |sent| course.sent(sent))
 }
 

@@ -95,6 +95,15 @@ impl Progress {
     }
 }
 
+/// Streams an answer that has one frame, which may be long in coming.
+pub(super) fn respond_once(
+    answer: impl Future<Output = Result<Frame, ApiError>> + Send + 'static,
+    keep_alive: Duration,
+    end: End,
+) -> Response {
+    respond(stream::once(answer), keep_alive, end, |frame| vec![frame])
+}
+
 /// Streams what `render` makes of each update. An error is sent as a frame of its own and ends the
 /// stream, as its status has gone out already.
 pub(super) fn respond<U: 'static>(

@@ -320,13 +320,16 @@ fn a_device_s_rates_and_the_reduction_s_times_come_with_their_floors() {
     let reductions = report["reductions"].as_array().unwrap();
     assert_eq!(reductions.len(), 4);
     for reduction in reductions {
-        let [time, floor, share] = ["milliseconds", "floor_milliseconds", "share_of_copy_rate"]
-            .map(|field| reduction[field].as_f64().unwrap());
-        assert!(
-            time > 0.0 && (share - floor / time).abs() < 1e-9,
-            "{reduction}"
-        );
+        assert!(positive(&reduction["milliseconds"]), "{reduction}");
+        // Copies of one thread are no bound of what all do.
+        assert_eq!(reduction["floor_milliseconds"], Value::Null);
     }
+    let too_many = bench(&["device", "--rows", "65536", "--vocab", "262144"]);
+    let error = String::from_utf8(too_many.stderr).unwrap();
+    assert!(
+        error.contains("are 17179869184 logits; allowed:"),
+        "{error}"
+    );
     let refused = bench(&["device", "--rows", "0"]);
     let error = String::from_utf8(refused.stderr).unwrap();
     assert!(error.contains("--rows"), "{error}");

@@ -369,7 +369,9 @@ async fn a_filling_ends_when_its_time_is_up_and_a_line_of_it_is_final() {
         let (model, gate) = Mock::saying_text(0, said).gated();
         let server = Server::of(model).await;
         let body = json!({"n_predict": 16, "t_max_predict_ms": limit, "diffusion": options});
+        let engine = server.engine.clone();
         let steps = async {
+            eventually("the first step", || engine.status().running == 1).await;
             for _ in 0..16 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 gate.allow(1);

@@ -151,6 +151,7 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .run.device
     .run.dtype
     .run.unmask_version
+    .run.weights
     .seed
     .speed.mask_rate
     .speed.points[].forwards
@@ -359,6 +360,8 @@ fn of_a_block_causal_model_the_likelihood_is_measured_and_the_rest_left_out_with
         assert!(nats > 0.0 && nats.is_finite(), "{nats}");
     }
     assert_eq!(report["likelihood"].as_array().unwrap().len(), 2);
+    let left_out = report["left_out"].as_array().unwrap();
+    assert_eq!(left_out.len(), 2);
     for (left_out, measure) in report["left_out"]
         .as_array()
         .unwrap()

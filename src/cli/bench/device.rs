@@ -3,10 +3,11 @@
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use serde::Serialize;
+use unmask::kernels::device_name;
 use unmask::sampling::{self, Basis, FilterOrder, LogitBias, RowParams};
 
 use super::machine::{copy_rate, large_products, matrix_rate, synchronised};
@@ -39,6 +40,8 @@ pub struct DeviceArgs {
     json: Option<PathBuf>,
 }
 
+/// The most logits: as f32 they take 2 GiB.
+const MAX_LOGITS: usize = 1 << 29;
 /// Operations in a row whose launches are timed.
 const LAUNCHES: usize = 512;
 
@@ -71,14 +74,20 @@ struct Reduction {
     sampling: &'static str,
     dtype: &'static str,
     milliseconds: f64,
-    /// One read of the logits at the copy rate.
-    floor_milliseconds: f64,
+    /// One read of the logits at the copy rate; not on a CPU, whose copies are of one thread.
+    floor_milliseconds: Option<f64>,
     /// The floor over the time.
-    share_of_copy_rate: f64,
+    share_of_copy_rate: Option<f64>,
 }
 
 /// Runs `unmask bench device`.
 pub fn run(args: DeviceArgs) -> anyhow::Result<()> {
+    let (rows, vocab) = (args.rows as usize, args.vocab as usize);
+    ensure!(
+        rows * vocab <= MAX_LOGITS,
+        "--rows {rows} of --vocab {vocab} are {} logits; allowed: {MAX_LOGITS} at most",
+        rows * vocab
+    );
     let device = args.device.resolve()?;
     let tries = args.tries as usize;
     let on_cpu = device.is_cpu();
@@ -100,16 +109,12 @@ pub fn run(args: DeviceArgs) -> anyhow::Result<()> {
         .collect::<anyhow::Result<_>>()?;
     let report = Report {
         unmask_version: env!("CARGO_PKG_VERSION"),
-        device: match &device {
-            Device::Cpu => "cpu",
-            Device::Cuda(_) => "cuda",
-            Device::Metal(_) => "metal",
-        },
+        device: device_name(&device),
         copy_gb_per_second: copy / 1e9,
         products,
         launch_microseconds: launch(&device, tries)? * 1e6,
-        rows: args.rows as usize,
-        vocab: args.vocab as usize,
+        rows,
+        vocab,
         reductions: reductions(&args, &device, copy)?,
     };
     all_succeeded(write_report(
@@ -140,7 +145,8 @@ fn reductions(args: &DeviceArgs, device: &Device, copy: f64) -> anyhow::Result<V
         false => DType::BF16,
     };
     let logits = Tensor::randn(0.0f32, 3.0, (rows, vocab), device)?.to_dtype(dtype)?;
-    let floor = (rows * vocab * dtype.size_in_bytes()) as f64 / copy;
+    let read = (rows * vocab * dtype.size_in_bytes()) as f64 / copy;
+    let floor = (!device.is_cpu()).then_some(read);
     let plain = RowParams {
         bias: LogitBias::default(),
         allowed: None,
@@ -199,8 +205,8 @@ fn reductions(args: &DeviceArgs, device: &Device, copy: f64) -> anyhow::Result<V
                 sampling,
                 dtype: dtype.as_str(),
                 milliseconds: seconds * 1e3,
-                floor_milliseconds: floor * 1e3,
-                share_of_copy_rate: floor / seconds,
+                floor_milliseconds: floor.map(|floor| floor * 1e3),
+                share_of_copy_rate: floor.map(|floor| floor / seconds),
             })
         })
         .collect()
@@ -235,15 +241,18 @@ impl fmt::Display for Report {
             self.rows, self.vocab
         )?;
         for reduction in &self.reductions {
-            writeln!(
+            write!(
                 out,
-                "  {:<28}{:9.3}   floor {:.3}: {:.0} % of the copy rate ({})",
-                reduction.sampling,
-                reduction.milliseconds,
-                reduction.floor_milliseconds,
-                reduction.share_of_copy_rate * 100.0,
-                reduction.dtype
+                "  {:<28}{:9.3}   ({})",
+                reduction.sampling, reduction.milliseconds, reduction.dtype
             )?;
+            match (reduction.floor_milliseconds, reduction.share_of_copy_rate) {
+                (Some(floor), Some(share)) => {
+                    let share = share * 100.0;
+                    writeln!(out, "   floor {floor:.3}: {share:.0} % of the copy rate")?;
+                }
+                _ => writeln!(out)?,
+            }
         }
         f.write_str(&out)
     }

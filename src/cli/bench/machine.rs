@@ -108,6 +108,12 @@ impl Products {
         })
     }
 
+    /// Weights that a step reads at the least, whatever it denoises: those of all products, of a mixture those of the
+    /// experts of one row.
+    pub fn weights(&self) -> usize {
+        self.body + self.head
+    }
+
     /// Operations of the matrix products on `rows` rows, of which `scored` go through the head.
     pub fn operations(&self, rows: f64, scored: f64) -> f64 {
         2.0 * (self.body as f64 * rows + self.head as f64 * scored)

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -67,7 +67,8 @@ fn write_report(json: Option<&Path>, report: &impl Serialize, table: &str) -> Ve
             let printed = print(table);
             let write = |text| std::fs::write(path, text).map_err(Into::into);
             let written = text().and_then(write);
-            let written = written.with_context(|| format!("--json {}", path.display()));
+            // As text: a pipe whose reader has gone is an error here, where for the table it is an end.
+            let written = written.map_err(|error| anyhow!("--json {}: {error:#}", path.display()));
             [printed.err(), written.err()]
         }
         None => [print(table).err(), None],

@@ -9,9 +9,6 @@ use super::check_token;
 use super::decoding::size;
 use crate::sampling::{LogitBias, MAX_TOP_LOGPROBS};
 
-/// The largest bias either way, as OpenAI has it.
-const LARGEST_BIAS: f64 = 100.0;
-
 /// The bias of `logit_bias`: token ids as keys, numbers from −100 to 100.
 pub(super) fn logit_bias(
     given: Option<Map<String, Value>>,
@@ -42,7 +39,7 @@ pub(super) fn logit_bias(
         let token = check_token(token, &path, state)?;
         let bias = value
             .as_f64()
-            .filter(|bias| bias.abs() <= LARGEST_BIAS)
+            .filter(|bias| bias.abs() <= f64::from(LogitBias::LARGEST))
             .ok_or_else(|| ApiError::value(&path, &value, "a number from -100 to 100"))?;
         Ok((token, bias as f32))
     });

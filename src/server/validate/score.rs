@@ -8,8 +8,8 @@ use super::decoding::size;
 use super::{Place, check_model, encode};
 use crate::canvas::TokenId;
 use crate::decode::MAX_GUIDANCE_SCALE;
-use crate::eval::Target;
 use crate::eval::likelihood::{Estimator, Settings};
+use crate::eval::{Target, depends_on_level};
 use crate::models::AttentionPattern;
 
 /// Samples a text if the request does not say.
@@ -43,12 +43,16 @@ pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiErr
              bounds its likelihood",
         ));
     }
-    let mask = state.engine.mask_token().ok_or_else(|| {
+    let mask = state
+        .engine
+        .mask_token()
+        .filter(|_| !depends_on_level(spec));
+    let mask = mask.ok_or_else(|| {
         ApiError::unsupported(
             "model",
             format_args!("{:?}", state.model_name),
-            "texts are scored with tokens masked, and this model was trained on the uniform process, which has \
-             no mask; `unmask eval` bounds its likelihood",
+            "texts are scored with tokens masked at no noise level, and this model's loss depends on the level itself; \
+             `unmask eval` bounds its likelihood",
         )
     })?;
     let (texts, is_list) = match request.input {

@@ -38,7 +38,7 @@ pub(super) use llama_infill::{
 pub(super) use logprobs::{
     ChatLogprobs, CompletionLogprobs, TokenLogprob, TokenLogprobs, TopLogprobs,
 };
-pub(super) use number::{Integer, Real, Whole};
+pub(super) use number::{Integer, Real, Whole, as_written};
 pub(super) use object::Object;
 pub(super) use prompt::{Prompt, PromptItem, Texts};
 pub(super) use response_format::ResponseFormat;

@@ -2,8 +2,19 @@
 
 use std::fmt;
 
+use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
+use serde_json::Value;
 use utoipa::ToSchema;
+
+/// `value` as JSON that is read back from its text: there an f32 of 0.7 is 0.7, where as a value it would be
+/// 0.699999988079071.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn as_written(value: &impl Serialize) -> serde_json::Result<Value> {
+    serde_json::from_str(&serde_json::to_string(value)?)
+}
 
 /// A whole number of at least 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]

@@ -19,19 +19,19 @@ use super::report::{Concurrent, EngineFigures, Floor, HttpFigures, Memory, Sprea
 const FIRST_SEED: u64 = 1;
 
 /// The least time that a step can take: its matrix products at the measured rate of such products, or on a GPU one
-/// read of the weights at the rate of copies, if that is longer. On a CPU small weights stay in its caches. `None` of
+/// read of their weights at the rate of copies, if that is longer. On a CPU small weights stay in its caches. `None` of
 /// 8-bit weights, and of half precision on a CPU: their products have other rates.
 pub fn floor(
     setup: &Setup,
     device: &Device,
     format: WeightFormat,
-    weight_bytes: usize,
 ) -> anyhow::Result<Option<Floor>> {
     let (dtype, read_ms) = match format {
-        WeightFormat::Float(DType::F32) if device.is_cpu() => (DType::F32, 0.0),
+        WeightFormat::Float(DType::F32) if device.is_cpu() => (DType::F32, None),
         WeightFormat::Float(dtype) if !device.is_cpu() => {
+            let bytes = setup.products.weights() * dtype.size_in_bytes();
             let copy = copy_rate(device, TRIES)?;
-            (dtype, weight_bytes as f64 / copy * 1e3)
+            (dtype, Some(bytes as f64 / copy * 1e3))
         }
         _ => return Ok(None),
     };
@@ -42,7 +42,9 @@ pub fn floor(
     let products_ms = setup.products.operations(rows, scored) / rate * 1e3;
     Ok(Some(Floor {
         matrix_gflops: rate / 1e9,
-        step_ms: products_ms.max(read_ms),
+        products_ms,
+        read_ms,
+        step_ms: products_ms.max(read_ms.unwrap_or(0.0)),
     }))
 }
 

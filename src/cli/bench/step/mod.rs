@@ -82,7 +82,7 @@ pub fn run(args: StepArgs) -> anyhow::Result<()> {
     let report = report::Report {
         model: checkpoint.name().to_owned(),
         gap: setup.gap,
-        floor: measure::floor(&setup, &device, format, weight_bytes)?,
+        floor: measure::floor(&setup, &device, format)?,
         engine: measure::engine(&setup)?,
         http: runtime.block_on(measure::http(&setup, &target))?,
         concurrent: runtime.block_on(measure::concurrent(&setup, &target))?,
