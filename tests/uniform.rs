@@ -147,17 +147,14 @@ fn the_estimated_bound_of_an_exact_model_is_minus_the_log_probability_of_the_tex
         ..settings
     };
     let refused = likelihood::estimate(&model, &[&target], &counted, &mut |_| ()).unwrap_err();
-    assert!(
-        refused.to_string().contains("noise level itself"),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains("level itself"), "{refused}");
     let guided = Settings {
         guidance_scale: 1.0,
         ..settings
     };
     let refused = likelihood::estimate(&model, &[&target], &guided, &mut |_| ()).unwrap_err();
     assert!(
-        refused.to_string().contains("guidance_scale is 1"),
+        refused.to_string().contains("guidance masks the prompt"),
         "{refused}"
     );
 }

@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::mock::{CONTEXT, Mock, STOP};
-use crate::server::{MODEL, Server};
+use crate::server::{MODEL, Server, eventually};
 
 const FIM: &str = "/v1/fim/completions";
 const INFILL: &str = "/infill";

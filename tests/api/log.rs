@@ -138,6 +138,21 @@ async fn every_request_has_a_line_that_says_how_it_ended_and_how_long_it_took() 
 }
 
 #[tokio::test]
+async fn the_head_of_an_answer_alone_is_an_answer() {
+    let server = Server::of(Mock::uniform()).await;
+    for (id, path, status, outcome) in [
+        ("head-1", "/v1/models", 200, "ok"),
+        ("head-2", "/nowhere", 404, "refused"),
+    ] {
+        let sent = request(&server, Method::HEAD, path, id).send();
+        assert_eq!(sent.await.unwrap().status(), status);
+        let line = ended(id).await;
+        assert_eq!(line["fields"]["status"], status, "{line}");
+        assert_eq!(line["fields"]["outcome"], outcome, "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_goes_has_a_line_and_is_counted_as_one() {
     let (model, gate) = Mock::uniform().gated();
     let server = Server::with(model, Setup::default()).await;

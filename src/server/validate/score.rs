@@ -35,26 +35,28 @@ pub struct ScoreJob {
 pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiError> {
     check_model(request.model.as_deref(), state)?;
     let spec = state.engine.spec();
+    let unsupported = |reason: &str| {
+        let model = format_args!("{:?}", state.model_name);
+        ApiError::unsupported("model", model, reason)
+    };
     if spec.attention != AttentionPattern::Bidirectional {
-        return Err(ApiError::unsupported(
-            "model",
-            format_args!("{:?}", state.model_name),
+        return Err(unsupported(
             "texts are scored where every slot sees all others, and this model is block-causal; `unmask eval` \
              bounds its likelihood",
         ));
     }
-    let mask = state
-        .engine
-        .mask_token()
-        .filter(|_| !depends_on_level(spec));
-    let mask = mask.ok_or_else(|| {
-        ApiError::unsupported(
-            "model",
-            format_args!("{:?}", state.model_name),
-            "texts are scored with tokens masked at no noise level, and this model's loss depends on the level itself; \
-             `unmask eval` bounds its likelihood",
+    let mask = state.engine.mask_token().ok_or_else(|| {
+        unsupported(
+            "texts are scored with tokens masked, and this model was trained on the uniform process, which has \
+             no mask; `unmask eval` bounds its likelihood",
         )
     })?;
+    if depends_on_level(spec) {
+        return Err(unsupported(
+            "texts are scored with tokens masked at no noise level, and this model has to be told one; `unmask eval` \
+             bounds its likelihood",
+        ));
+    }
     let (texts, is_list) = match request.input {
         None => return Err(ApiError::missing("input", "a string or a list of strings")),
         Some(Texts::One(text)) => (vec![text], false),
