@@ -206,7 +206,11 @@ async fn serve(
     let state = state.with_access(access);
     #[cfg(feature = "otel")]
     let state = state.with_traces(traces.clone());
-    match listen(&args, socket, state, signals.map(|_| ())).await? {
+    let ended = listen(&args, socket, state, signals.map(|_| ())).await;
+    // However it ended, what led there is in them.
+    #[cfg(feature = "otel")]
+    traces::end(traces);
+    match ended? {
         Ending::Drained => {}
         Ending::DeadlinePassed => tracing::warn!(
             seconds = args.drain_seconds,
@@ -214,8 +218,6 @@ async fn serve(
         ),
         Ending::CutShort => tracing::warn!("a second signal; requests that still ran are dropped"),
     }
-    #[cfg(feature = "otel")]
-    traces::end(traces);
     Ok(())
 }
 

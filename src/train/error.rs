@@ -19,14 +19,14 @@ pub enum TrainError {
         allowed: String,
     },
     /// A file could not be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {reason}", path.display())]
     Io {
         /// What was tried: "read", "write", "create" …
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The reason.
-        source: std::io::Error,
+        /// The reason. Not named `source`: what prints the causes of an error would say it twice.
+        reason: std::io::Error,
     },
     /// A data file cannot be read as documents.
     #[error(transparent)]
@@ -190,10 +190,10 @@ impl TrainError {
         path: &std::path::Path,
     ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| TrainError::Io {
+        move |reason| TrainError::Io {
             action,
             path,
-            source,
+            reason,
         }
     }
 }

@@ -35,6 +35,16 @@ fn the_command_line_trains_and_says_what_is_wrong() {
         );
     }
 
+    // What is wrong with a file is said once.
+    let output = case
+        .command()
+        .args(["--tokenizer", "no-such-file"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let reasons = stderr.matches("(os error 2)").count();
+    assert!(!output.status.success() && reasons == 1, "{stderr}");
+
     let mut other = Case::new();
     other.config.steps = 1;
     let options = "--objective cross-entropy --time-sampling uniform --schedule cosine:0.01";

@@ -62,7 +62,7 @@ fn serialize<'a>(
     let invalid = |error: safetensors::SafeTensorError| TrainError::Io {
         action: "serialize",
         path: path.to_path_buf(),
-        source: std::io::Error::other(error),
+        reason: std::io::Error::other(error),
     };
     let views: Vec<(String, TensorView)> = tensors
         .map(|(name, kind, shape, bytes)| Ok((name, TensorView::new(kind, shape, bytes)?)))

@@ -116,7 +116,7 @@ pub fn save_state(path: &Path, state: &State) -> Result<(), TrainError> {
     let header = serde_json::to_string(&header).map_err(|error| TrainError::Io {
         action: "serialize",
         path: path.to_path_buf(),
-        source: error.into(),
+        reason: error.into(),
     })?;
     let layout = Layout::new(&state.shape);
     let bytes = buffers.map(bytes_of);
