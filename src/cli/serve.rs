@@ -360,6 +360,8 @@ async fn end(engine: &Engine, ending: Ending, mut signals: impl Stream<Item = ()
     engine.close();
     if ending == Ending::Drained {
         tokio::select! {
+            // Looked at first: the end of the engine is among the signals too.
+            biased;
             () = engine.stopped() => return,
             () = tokio::time::sleep(LAST_STEP) => {}
             _ = signals.next() => {}

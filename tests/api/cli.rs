@@ -112,6 +112,8 @@ fn serve_says_where_it_listens_answers_and_ends_at_sigterm() {
         assert!(record["level"].is_string(), "{line}");
     }
     assert!(logs.contains("/v1/completions"));
+    // Nothing ran any more when it was told to end.
+    assert!(!logs.contains("does not end"), "{logs}");
     assert!(!logs.contains("secret"), "{logs}");
     assert!(!logs.contains("sk-hidden"), "{logs}");
     for line in logs.lines().filter(|line| line.contains("/v1/completions")) {
