@@ -102,8 +102,8 @@ pub fn denoise(
     Ok(finished)
 }
 
-/// Denoises `canvas` by each of `plans`, which differ in their seeds alone, several at a time, as [`denoise`] does, and gives what came of each to
-/// `finished`, in their order.
+/// Denoises `canvas` by each of `plans`, which differ in their seeds alone, several at a time, as [`denoise`]
+/// does, and gives what came of each to `finished`, in their order.
 pub fn denoise_each(
     engine: &Engine,
     canvas: &Canvas,

@@ -26,7 +26,8 @@ pub struct OutputArgs {
     /// Redraw the canvas as it is denoised, where standard output is a terminal
     #[arg(long)]
     pub animate: bool,
-    /// Write every canvas as a JSON line: the first one before any step, then one for each step that took a forward or masked slots again
+    /// Write every canvas as a JSON line: the first one before any step, then one for each step that took a
+    /// forward or masked slots again
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 }

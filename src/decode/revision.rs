@@ -14,6 +14,12 @@ use crate::diffusion::{Error, Interval, Schedule, flow, remasking};
 /// The most expansions of a plan: each may take two steps.
 const MAX_EXPANSIONS: usize = 4000;
 
+/// What a revision may be written as.
+const NAMES: &str = "none, renoise, remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, \
+                     remask_confidence_balanced:ETA, remask_stochastic:ETA, remask_corrector:BETA, \
+                     remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS, \
+                     resize:MAX_GAP,EXPANSIONS[,right]";
+
 /// What may happen to a slot after it was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -297,16 +303,10 @@ impl FromStr for Revision {
     /// `remask_loop:0.02,0.55,0.05,0.9` (η, t_on, t_off, α_on), `edit:0.9,16` (threshold, post steps),
     /// `resize:64,128` or `resize:64,128,right` (slots a gap, expansions, what is right of a deletion too).
     fn from_str(text: &str) -> Result<Self, PlanError> {
-        let unknown = || {
-            PlanError::UnknownName {
+        let unknown = || PlanError::UnknownName {
             field: "revision",
             given: text.to_owned(),
-            allowed: "none, renoise, remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, \
-                      remask_confidence_balanced:ETA, remask_stochastic:ETA, remask_corrector:BETA, \
-                      remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS, \
-                      resize:MAX_GAP,EXPANSIONS[,right]"
-                .to_owned(),
-        }
+            allowed: NAMES.to_owned(),
         };
         match text {
             "none" => return Ok(Revision::None),

@@ -16,7 +16,8 @@ pub struct Selection {
     /// At most this many windows a document, one at random from each of as many equal parts of it; at
     /// least 1.
     pub windows: usize,
-    /// Longest window in tokens, from 2, or 3 where logits are shifted by one, to the [`max_context`](super::max_context) of the model; `None` is that.
+    /// Longest window in tokens, from 2, or 3 where logits are shifted by one, to the
+    /// [`max_context`](super::max_context) of the model; `None` is that.
     pub context: Option<usize>,
     /// Seed of the choice.
     pub seed: u64,

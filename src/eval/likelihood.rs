@@ -10,8 +10,8 @@
 //!
 //! where M is the set of masked slots. The second line is the first with t integrated out, given the
 //! number of masked slots. The loss of a model of the uniform process, of log-scores, or one that is told the noise
-//! level is not a function of M alone; only the first line carries over to it. Prompt slots are never masked, and what is bounded
-//! is −ln p(target | prompt), given its length.
+//! level is not a function of M alone; only the first line carries over to it. Prompt slots are never masked,
+//! and what is bounded is −ln p(target | prompt), given its length.
 //!
 //! A block-causal model predicts block after block, each after the clean text before it, so that its NELBO is
 //! the sum of that of its blocks, with L the scored slots of the block (BD3-LM, arXiv:2503.09573, eq. 8). A draw

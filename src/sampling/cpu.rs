@@ -197,20 +197,10 @@ mod tests {
 
     fn params(temperature: f32, slot: usize) -> RowParams {
         RowParams {
-            bias: LogitBias::default(),
-            allowed: None,
-            logprobs: None,
             temperature,
-            top_k: None,
-            top_p: None,
-            min_p: None,
-            filter_order: FilterOrder::TopKFirst,
-            basis: Basis::Model,
-            excluded: TokenId::MAX,
-            excluded_is_impossible: false,
             seed: 7,
-            step: 0,
             slot,
+            ..RowParams::default()
         }
     }
 

@@ -90,6 +90,28 @@ pub struct RowParams {
     pub logprobs: Option<RowLogprobs>,
 }
 
+impl Default for RowParams {
+    /// Takes the most probable token of all, without filters: slot 0 of step 0, by seed 0.
+    fn default() -> Self {
+        Self {
+            bias: LogitBias::default(),
+            allowed: None,
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            filter_order: FilterOrder::default(),
+            basis: Basis::default(),
+            excluded: TokenId::MAX,
+            excluded_is_impossible: false,
+            seed: 0,
+            step: 0,
+            slot: 0,
+            logprobs: None,
+        }
+    }
+}
+
 impl RowParams {
     /// The temperature of the distribution that is drawn from: at 0 the filters apply to the model's own.
     fn effective_temperature(&self) -> f32 {

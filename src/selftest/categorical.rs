@@ -14,20 +14,10 @@ pub(super) use case::{Batch, Request, compare};
 /// Parameters that take the most probable token, without filters.
 pub(super) fn greedy(slot: usize) -> RowParams {
     RowParams {
-        bias: LogitBias::default(),
-        allowed: None,
-        temperature: 0.0,
-        top_k: None,
-        top_p: None,
-        min_p: None,
-        filter_order: FilterOrder::TopKFirst,
-        basis: Basis::Model,
-        excluded: TokenId::MAX,
-        excluded_is_impossible: false,
         seed: 0x1234_5678_9abc_def0,
         step: 3,
         slot,
-        logprobs: None,
+        ..RowParams::default()
     }
 }
 

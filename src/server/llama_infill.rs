@@ -195,7 +195,7 @@ impl Head {
                     stop: false,
                     id_slot: NO_SLOT,
                 });
-                vec![chunk.telling(has_text)]
+                vec![chunk.telling(true)]
             }
         }
     }

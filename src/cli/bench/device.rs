@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use serde::Serialize;
 use unmask::kernels::device_name;
-use unmask::sampling::{self, Basis, FilterOrder, LogitBias, RowParams};
+use unmask::sampling::{self, RowParams};
 
 use super::machine::{copy_rate, large_products, matrix_rate, synchronised};
 use super::write_report;
@@ -148,20 +148,9 @@ fn reductions(args: &DeviceArgs, device: &Device, copy: f64) -> anyhow::Result<V
     let read = (rows * vocab * dtype.size_in_bytes()) as f64 / copy;
     let floor = (!device.is_cpu()).then_some(read);
     let plain = RowParams {
-        bias: LogitBias::default(),
-        allowed: None,
-        temperature: 0.0,
-        top_k: None,
-        top_p: None,
-        min_p: None,
-        filter_order: FilterOrder::default(),
-        basis: Basis::default(),
         excluded: 0,
-        excluded_is_impossible: false,
         seed: 1,
-        step: 0,
-        slot: 0,
-        logprobs: None,
+        ..RowParams::default()
     };
     let drawn = RowParams {
         temperature: 1.0,
