@@ -372,9 +372,15 @@ async fn a_filling_ends_when_its_time_is_up_and_a_line_of_it_is_final() {
         let engine = server.engine.clone();
         let steps = async {
             eventually("the first step", || engine.status().running == 1).await;
-            for _ in 0..16 {
+            for step in 1..=16 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 gate.allow(1);
+                // However late this looks, the next step is not let through before.
+                eventually("the step", || {
+                    let status = engine.status();
+                    status.steps >= step || status.running == 0
+                })
+                .await;
             }
         };
         let (answer, ()) = tokio::join!(server.answer(INFILL, &body), steps);

@@ -2,15 +2,43 @@
 
 mod cache;
 mod digest;
+mod failures;
 mod guidance;
 mod invariance;
 mod promises;
+mod queue;
 mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::time::Duration;
+
+use support::mock::{MASK, MockModel};
 use unmask::canvas::Canvas;
-use unmask::engine::{Event, Generation, Statistics};
+use unmask::engine::{Engine, EngineConfig, Event, Generation, Statistics};
+
+fn canvas(gap: usize) -> Canvas {
+    Canvas::builder(MASK).fixed(&[1]).gap(gap).build().unwrap()
+}
+
+fn start(model: MockModel, config: EngineConfig) -> Engine {
+    Engine::start(Box::new(model), config).unwrap()
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(future)
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    for _ in 0..6000 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the condition never held");
+}
 
 /// The finished canvas and what it took, or why there is none.
 fn end(mut generation: Generation) -> Result<(Canvas, Statistics), String> {

@@ -1,41 +1,12 @@
-//! Queueing, batches, lifecycle, refusals.
+//! Batches, turns, reports, refusals.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
-use futures::poll;
-
-use crate::finish;
 use crate::support::mock::{MASK, MockModel};
 use crate::support::{denoise, engine, golden};
+use crate::{canvas, finish, start, wait_until};
 use unmask::canvas::Canvas;
 use unmask::decode::{Budget, DecodePlan, Revision, Score, preset};
-use unmask::engine::{Engine, EngineConfig, Event, StepSummary, Submission, SubmitError};
+use unmask::engine::{EngineConfig, Event, SubmitError};
 use unmask::models::Checkpoint;
-
-fn canvas(gap: usize) -> Canvas {
-    Canvas::builder(MASK).fixed(&[1]).gap(gap).build().unwrap()
-}
-
-fn start(model: MockModel, config: EngineConfig) -> Engine {
-    Engine::start(Box::new(model), config).unwrap()
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.unwrap().block_on(future)
-}
-
-fn wait_until(condition: impl Fn() -> bool) {
-    for _ in 0..6000 {
-        if condition() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("the condition never held");
-}
 
 #[test]
 fn sequences_join_and_leave_between_steps_and_share_one_unpadded_batch() {
@@ -67,154 +38,6 @@ fn a_dropped_generation_is_removed_before_its_next_step() {
     forwards.release();
     assert!(finish(kept).is_ok());
     wait_until(|| engine.status().running == 0);
-}
-
-#[test]
-fn a_full_queue_refuses_and_takes_again_when_there_is_room() {
-    let (model, forwards) = MockModel::gated();
-    let config = EngineConfig {
-        max_sequences: 1,
-        max_queue: 1,
-        ..EngineConfig::default()
-    };
-    let engine = start(model, config);
-    let plan = DecodePlan::default();
-    let running = engine.submit(canvas(1), &plan).unwrap();
-    forwards.entered();
-    let queued = engine.submit(canvas(1), &plan).unwrap();
-    assert_eq!(engine.status().queued, 1);
-    let refused = engine.submit(canvas(1), &plan);
-    assert_eq!(refused.unwrap_err(), SubmitError::QueueFull);
-    forwards.release();
-    forwards.entered();
-    let again = engine.submit(canvas(1), &plan).unwrap();
-    forwards.release();
-    forwards.entered();
-    forwards.release();
-    for generation in [running, queued, again] {
-        assert!(finish(generation).is_ok());
-    }
-}
-
-#[test]
-fn requests_whose_clients_are_gone_do_not_fill_the_queue() {
-    let (model, forwards) = MockModel::gated();
-    let config = EngineConfig {
-        max_sequences: 1,
-        max_queue: 2,
-        ..EngineConfig::default()
-    };
-    let engine = start(model, config);
-    let plan = DecodePlan::default();
-    let running = engine.submit(canvas(1), &plan).unwrap();
-    forwards.entered();
-    for _ in 0..2 {
-        drop(engine.submit(canvas(9), &plan).unwrap());
-    }
-    let waiting = engine.submit(canvas(1), &plan).unwrap();
-    forwards.release();
-    assert_eq!(forwards.entered(), [2], "only the one that is waited for");
-    forwards.release();
-    for generation in [running, waiting] {
-        assert!(finish(generation).is_ok());
-    }
-}
-
-#[test]
-fn requests_whose_clients_are_gone_are_forgotten_at_the_next_step() {
-    let (model, forwards) = MockModel::gated();
-    let config = EngineConfig {
-        max_sequences: 1,
-        ..EngineConfig::default()
-    };
-    let engine = start(model, config);
-    let plan = DecodePlan::default();
-    let running = engine.submit(canvas(2), &plan).unwrap();
-    forwards.entered();
-    let gone = engine.submit(canvas(9), &plan).unwrap();
-    let waiting = engine.submit(canvas(1), &plan).unwrap();
-    let also_gone = engine.submit(canvas(9), &plan).unwrap();
-    assert_eq!(engine.status().queued, 3);
-    drop((gone, also_gone));
-    forwards.release();
-    // The first still runs, so that none was taken.
-    assert_eq!(forwards.entered(), [3]);
-    assert_eq!(engine.status().queued, 1);
-    forwards.release();
-    assert_eq!(forwards.entered(), [2]);
-    forwards.release();
-    for generation in [running, waiting] {
-        assert!(finish(generation).is_ok());
-    }
-}
-
-#[test]
-fn those_who_wait_for_a_place_get_one_in_turn_and_leave_half_of_the_queue_to_others() {
-    let (model, forwards) = MockModel::gated();
-    let config = EngineConfig {
-        max_sequences: 1,
-        max_queue: 4,
-        ..EngineConfig::default()
-    };
-    let engine = start(model, config);
-    let plan = DecodePlan::default();
-    let mut generations = vec![engine.submit(canvas(1), &plan).unwrap()];
-    assert_eq!(forwards.entered(), [2]);
-    let submission = || Submission::new(canvas(1), &plan);
-    let mut patient: Vec<_> = (0..3)
-        .map(|_| Box::pin(engine.enqueue_in_turn(submission())))
-        .collect();
-    for (index, one) in patient.iter_mut().enumerate() {
-        match block_on(async { poll!(one) }) {
-            std::task::Poll::Ready(generation) => generations.push(generation.unwrap()),
-            std::task::Poll::Pending => assert_eq!(index, 2),
-        }
-    }
-    assert_eq!(engine.status().queued, 2);
-    generations.extend((0..2).map(|_| engine.submit(canvas(1), &plan).unwrap()));
-    let refused = engine.submit(canvas(1), &plan);
-    assert_eq!(refused.unwrap_err(), SubmitError::QueueFull);
-    let last = patient.pop().unwrap();
-    let last = std::thread::scope(|scope| {
-        let last = scope.spawn(|| block_on(last));
-        for _ in 0..5 {
-            forwards.release();
-            forwards.entered();
-        }
-        last.join().unwrap().unwrap()
-    });
-    forwards.release();
-    assert_eq!(generations.len(), 5);
-    for generation in generations.into_iter().chain([last]) {
-        assert!(finish(generation).is_ok());
-    }
-}
-
-#[test]
-fn those_who_wait_for_a_place_of_an_engine_that_closes_are_told() {
-    let (model, forwards) = MockModel::gated();
-    let config = EngineConfig {
-        max_sequences: 1,
-        max_queue: 1,
-        ..EngineConfig::default()
-    };
-    let engine = start(model, config);
-    let plan = DecodePlan::default();
-    let running = engine.submit(canvas(1), &plan).unwrap();
-    forwards.entered();
-    let queued = engine.submit(canvas(1), &plan).unwrap();
-    let mut patient = Box::pin(engine.enqueue_in_turn(Submission::new(canvas(1), &plan)));
-    assert!(block_on(async { poll!(&mut patient) }).is_pending());
-    engine.close();
-    assert_eq!(block_on(patient).unwrap_err(), SubmitError::Stopped);
-    let late = engine.submit(canvas(1), &plan);
-    assert_eq!(late.unwrap_err(), SubmitError::Stopped);
-    drop(forwards);
-    for served in [running, queued] {
-        assert!(finish(served).is_ok());
-    }
-    block_on(engine.stopped());
-    assert!(!engine.is_running());
 }
 
 #[test]
@@ -335,28 +158,6 @@ fn a_long_canvas_is_not_held_up_by_short_ones_that_keep_coming() {
 }
 
 #[test]
-fn a_step_without_memory_sheds_the_newest_and_the_others_go_on() {
-    let (model, forwards) = MockModel::gated();
-    let engine = start(model.with_room_for(5), EngineConfig::default());
-    let plan = DecodePlan::default();
-    let first = engine.submit(canvas(2), &plan).unwrap();
-    assert_eq!(forwards.entered(), [3]);
-    let second = engine.submit(canvas(2), &plan).unwrap();
-    forwards.release();
-    assert_eq!(forwards.entered(), [3, 3]);
-    forwards.release();
-    assert_eq!(forwards.entered(), [3]);
-    forwards.release();
-    assert!(finish(first).is_ok());
-    let error = finish(second).unwrap_err();
-    assert!(error.contains("no memory left"), "{error}");
-    let too_large = engine.submit(canvas(9), &plan).unwrap();
-    forwards.entered();
-    forwards.release();
-    assert!(finish(too_large).unwrap_err().contains("no memory left"));
-}
-
-#[test]
 fn a_reader_that_does_not_read_while_a_plan_revises_loses_nothing_and_holds_little() {
     let engine = start(MockModel::new(), EngineConfig::default());
     let mut plan = DecodePlan {
@@ -402,32 +203,6 @@ fn a_reader_that_does_not_read_while_a_plan_revises_loses_nothing_and_holds_litt
 }
 
 #[test]
-fn a_panic_fails_the_sequences_of_that_step_and_the_engine_goes_on_with_the_next() {
-    let (model, forwards) = MockModel::gated();
-    let config = EngineConfig {
-        max_sequences: 2,
-        ..EngineConfig::default()
-    };
-    let engine = start(model.panicking_on(7), config);
-    let plan = DecodePlan::default();
-    let neighbour = engine.submit(canvas(2), &plan).unwrap();
-    assert_eq!(forwards.entered(), [3]);
-    let poisoned = Canvas::builder(MASK).fixed(&[7]).gap(1).build().unwrap();
-    let poisoned = engine.submit(poisoned, &plan).unwrap();
-    let next = engine.submit(canvas(1), &plan).unwrap();
-    forwards.release();
-    assert_eq!(forwards.entered(), [3, 2]);
-    forwards.release();
-    for failed in [neighbour, poisoned] {
-        let error = finish(failed).unwrap_err();
-        assert!(error.contains("token 7 was met"), "{error}");
-    }
-    assert_eq!(forwards.entered(), [2]);
-    forwards.release();
-    assert!(finish(next).is_ok());
-}
-
-#[test]
 fn what_does_not_fit_the_model_is_refused_at_once() {
     let engine = start(MockModel::new(), EngineConfig::default());
     let plan = DecodePlan::default();
@@ -470,18 +245,6 @@ fn a_model_that_does_not_see_the_text_after_a_gap_is_not_asked_to_infill() {
     assert!(filled.masked() == 0 && filled.token(3) == 4);
     let completion = Canvas::from_ids(&[3, 4, mask, mask], mask).unwrap();
     assert!(finish(engine.submit(completion, &plan).unwrap()).is_ok());
-}
-
-#[test]
-fn dropping_the_engine_finishes_what_was_queued() {
-    let engine = start(MockModel::new(), EngineConfig::default());
-    let generations: Vec<_> = (1..20)
-        .map(|gap| engine.submit(canvas(gap), &DecodePlan::default()).unwrap())
-        .collect();
-    drop(engine);
-    for generation in generations {
-        assert!(finish(generation).is_ok());
-    }
 }
 
 #[test]
@@ -567,6 +330,7 @@ fn a_checkpoint_that_is_not_what_its_config_says_is_refused_with_the_reason() {
 }
 
 /// Of 256 steps of a short gap most change nothing, and many that mask a slot again need no network.
+
 #[test]
 fn reports_name_the_step_that_changed_a_canvas_where_steps_are_skipped() {
     let engine = engine("mdlm");
@@ -601,99 +365,4 @@ fn reports_name_the_step_that_changed_a_canvas_where_steps_are_skipped() {
         let is_remasking = name == "remdm-cap";
         assert_eq!(reports.len() > forwards, is_remasking, "{name}");
     }
-}
-
-#[test]
-fn wherever_the_worker_panics_every_sequence_has_an_end_and_the_engine_goes_on() {
-    let config = EngineConfig {
-        max_sequences: 2,
-        ..EngineConfig::default()
-    };
-    let plan = DecodePlan::default();
-    let mut failures = Vec::new();
-    for call in 0..40 {
-        let engine = start(MockModel::new().panicking_at_call(call), config);
-        let generations = [2, 1, 3].map(|gap| engine.submit(canvas(gap), &plan).unwrap());
-        let errors = generations.map(|generation| finish(generation).err());
-        for error in errors.iter().flatten() {
-            assert!(error.contains("the spec was asked for"), "{error}");
-        }
-        failures.push(errors.iter().flatten().count());
-        assert!(engine.is_running());
-        // The call may come only now, but it comes once.
-        assert!((0..2).any(|_| finish(engine.submit(canvas(2), &plan).unwrap()).is_ok()));
-        assert_eq!(engine.status().failing, 0);
-    }
-    assert!(failures.iter().all(|count| *count < 3), "{failures:?}");
-    assert!(failures.iter().filter(|count| **count > 0).count() > 5);
-}
-
-#[test]
-fn an_observer_that_panics_spoils_neither_answers_nor_what_others_are_told() {
-    let engine = start(MockModel::new(), EngineConfig::default());
-    let told = Arc::new(AtomicUsize::new(0));
-    let count = |told: &Arc<AtomicUsize>| {
-        let told = told.clone();
-        move |_: &StepSummary| _ = told.fetch_add(1, Ordering::Relaxed)
-    };
-    engine.on_step(count(&told));
-    engine.on_step(|_| panic!("an observer"));
-    engine.on_step(count(&told));
-    let plan = DecodePlan::default();
-    assert!(finish(engine.submit(canvas(3), &plan).unwrap()).is_ok());
-    assert_eq!(told.load(Ordering::Relaxed), 2 * 3);
-}
-
-#[test]
-fn a_worker_that_dies_leaves_nobody_waiting_and_says_so() {
-    let (model, forwards) = MockModel::gated();
-    let config = EngineConfig {
-        max_sequences: 1,
-        ..EngineConfig::default()
-    };
-    let engine = start(model.dying_on(7), config);
-    let plan = DecodePlan::default();
-    let fatal = Canvas::builder(MASK).fixed(&[7]).gap(1).build().unwrap();
-    let fatal = engine.submit(fatal, &plan).unwrap();
-    forwards.entered();
-    let waiting = engine.submit(canvas(1), &plan).unwrap();
-    assert!(engine.is_running());
-    forwards.release();
-    assert!(finish(fatal).is_err());
-    assert!(finish(waiting).is_err());
-    block_on(engine.stopped());
-    assert!(!engine.is_running());
-    let late = engine.submit(canvas(1), &plan);
-    assert_eq!(late.unwrap_err(), SubmitError::Stopped);
-}
-
-#[test]
-fn an_abandoned_engine_is_dropped_while_a_step_goes_on() {
-    let (model, forwards) = MockModel::gated();
-    let engine = start(model, EngineConfig::default());
-    let running = engine.submit(canvas(1), &DecodePlan::default()).unwrap();
-    forwards.entered();
-    engine.abandon();
-    drop(engine);
-    forwards.release();
-    assert!(finish(running).is_ok());
-}
-
-#[test]
-fn steps_that_fail_in_a_row_are_counted_until_one_succeeds() {
-    let plan = DecodePlan::default();
-    let damaged = start(MockModel::new().damaged(), EngineConfig::default());
-    for failed in 1..=3 {
-        let error = finish(damaged.submit(canvas(2), &plan).unwrap()).unwrap_err();
-        assert!(error.contains("NaN"), "{error}");
-        assert_eq!(damaged.status().failing, failed);
-    }
-    let engine = start(MockModel::new().panicking_on(7), EngineConfig::default());
-    let poisoned = || Canvas::builder(MASK).fixed(&[7]).gap(1).build().unwrap();
-    for failed in 1..=3 {
-        assert!(finish(engine.submit(poisoned(), &plan).unwrap()).is_err());
-        assert_eq!(engine.status().failing, failed);
-    }
-    assert!(finish(engine.submit(canvas(1), &plan).unwrap()).is_ok());
-    assert_eq!(engine.status().failing, 0);
 }
