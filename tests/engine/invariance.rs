@@ -1,14 +1,15 @@
 //! A seeded answer does not depend on what else is in the batch.
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use unmask::canvas::{Canvas, TokenId};
 use unmask::decode::{Budget, Cache, CachePolicy, DecodePlan, Score};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::models::{AttentionPattern, Checkpoint, Parameterisation, WeightFormat};
 
 use crate::finish;
-use crate::support::{denoise, engine, golden};
+use crate::support::{denoise, golden};
 
+const FORMATS: [WeightFormat; 2] = [WeightFormat::Float(DType::F32), WeightFormat::Q8_0];
 const REQUESTS: u32 = 50;
 const FAMILIES: [&str; 11] = [
     "llada",
@@ -23,6 +24,12 @@ const FAMILIES: [&str; 11] = [
     "sedd_absorb",
     "sedd_uniform",
 ];
+
+fn engine(family: &str, format: WeightFormat) -> Engine {
+    let checkpoint = Checkpoint::open(&golden(family)).unwrap();
+    let model = checkpoint.load(format, &Device::Cpu).unwrap();
+    Engine::start(model, EngineConfig::unshared()).unwrap()
+}
 
 /// Requests of many lengths, plans, caches and seeds, half of them at temperature 1.
 fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
@@ -77,14 +84,17 @@ fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
 
 #[test]
 fn a_seeded_answer_is_the_same_alone_and_in_any_mix() {
-    for family in FAMILIES {
-        let alone = engine(family);
+    for (family, format) in FAMILIES
+        .iter()
+        .flat_map(|f| FORMATS.map(|format| (f, format)))
+    {
+        let alone = engine(family, format);
         let requests = requests(&alone);
         let expected: Vec<Canvas> = requests
             .iter()
             .map(|(canvas, plan)| denoise(&alone, canvas.clone(), plan).1)
             .collect();
-        let together = engine(family);
+        let together = engine(family, format);
         for mix in 0..5 {
             // Without a common divisor with the number of requests.
             let stride = [7, 11, 13, 17, 19][mix];
@@ -100,7 +110,7 @@ fn a_seeded_answer_is_the_same_alone_and_in_any_mix() {
                 assert_eq!(
                     finish(generation).unwrap(),
                     expected[i],
-                    "{family} {mix} {i}"
+                    "{family} {format:?} {mix} {i}"
                 );
             }
         }
@@ -110,10 +120,17 @@ fn a_seeded_answer_is_the_same_alone_and_in_any_mix() {
 #[test]
 fn an_engine_says_where_answers_may_depend_on_the_batch() {
     for family in ["llada", "mdlm"] {
-        assert!(engine(family).is_batch_invariant());
-        let checkpoint = Checkpoint::open(&golden(family)).unwrap();
-        let quantized = checkpoint.load(WeightFormat::Q8_0, &Device::Cpu).unwrap();
-        let quantized = Engine::start(quantized, EngineConfig::default()).unwrap();
-        assert!(!quantized.is_batch_invariant(), "{family}");
+        for format in FORMATS {
+            assert!(
+                engine(family, format).is_batch_invariant(),
+                "{family} {format:?}"
+            );
+        }
+        for dtype in [DType::BF16, DType::F16] {
+            assert!(
+                !engine(family, dtype.into()).is_batch_invariant(),
+                "{family} {dtype:?}"
+            );
+        }
     }
 }

@@ -160,4 +160,28 @@ mod tests {
         }
         Ok(())
     }
+
+    #[test]
+    fn nor_does_one_of_a_product_with_quantised_weights_in_either_way() -> Result<()> {
+        for (from, to) in [(32, 1), (64, 35), (768, 66), (1504, 300)] {
+            let x = Tensor::randn(0f32, 1.0, (130, from), &Device::Cpu)?;
+            let w = Tensor::randn(0f32, 1.0, (to, from), &Device::Cpu)?;
+            let blocks = QTensor::quantize(&w, GgmlDType::Q8_0)?;
+            let candles = Linear {
+                weight: Weight::Quantized(QMatMul::from_qtensor(blocks)?),
+                bias: None,
+            };
+            let chosen = Linear::quantized(&w, GgmlDType::Q8_0, None)?;
+            for layer in [candles, chosen] {
+                let all = layer.forward(&x)?;
+                for rows in [1, 2, 3, 9, 63, 64, 65, 66, 129] {
+                    let some = layer.forward(&x.narrow(0, 0, rows)?)?;
+                    let differences = (some - all.narrow(0, 0, rows)?)?.abs()?.max(D::Minus1)?;
+                    let largest = differences.max(0)?.to_scalar::<f32>()?;
+                    assert_eq!(largest, 0.0, "{rows} of 130 rows, {from} to {to}");
+                }
+            }
+        }
+        Ok(())
+    }
 }

@@ -134,9 +134,13 @@ impl<'a> Weights<'a> {
     }
 
     /// Whether what a network makes of them in a row does not depend on the other rows of its batch: so of
-    /// f32 on a CPU, which is multiplied in the same order whatever the number of rows.
+    /// f32 and Q8_0 on a CPU, which are multiplied in the same order whatever the number of rows.
     pub fn are_batch_invariant(&self) -> bool {
-        self.device.is_cpu() && self.format == WeightFormat::Float(DType::F32)
+        let in_one_order = match self.format {
+            WeightFormat::Float(dtype) => dtype == DType::F32,
+            WeightFormat::Q8_0 => true,
+        };
+        self.device.is_cpu() && in_one_order
     }
 
     /// Where the tensors are put.
