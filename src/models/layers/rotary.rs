@@ -88,7 +88,8 @@ impl Rotary {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let table = Table::new(&frequencies, 0, dtype, device)?;
+        // Not empty: a CUDA device does not convert a tensor without numbers.
+        let table = Table::new(&frequencies, 1, dtype, device)?;
         Ok(Self {
             frequencies,
             positions,

@@ -1,0 +1,470 @@
+// libcuda.so.1 for a machine without a GPU: the part of CUDA's driver that the CUDA build calls. Memory of the device is
+// memory of this process; kernels are those of the host library, by name. Everything is done when it is asked for.
+//
+// Stricter than a driver: a call from a thread without a current context fails, an access beyond the end of an
+// allocation ends the process, memory that was not written holds NaN, and grids that no card takes are refused.
+//
+// UNMASK_EMULATOR_MEMORY  bytes that the device has [default: 16 GiB]
+// UNMASK_EMULATOR_REPORT  a file for what was done, in JSON, written at the end of the process
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include <dlfcn.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "../host/launch.h"
+
+namespace {
+
+// Of CUresult.
+enum Result : int {
+  success = 0,
+  invalid_value = 1,
+  out_of_memory = 2,
+  not_initialized = 3,
+  invalid_device = 101,
+  invalid_context = 201,
+  not_found = 500,
+  not_supported = 801,
+};
+
+using Pointer = unsigned long long;
+using Kernel = void (*)(const host::Launch *, void **);
+
+struct Function {
+  std::string name;
+  /// Null of a kernel that is not built for the host.
+  Kernel kernel;
+};
+
+struct Module {
+  std::string ptx;
+  std::map<std::string, Function> functions;
+};
+
+struct Stream {
+  unsigned number;
+};
+
+struct Counts {
+  uint64_t launches = 0, products = 0;
+  uint64_t to_device = 0, to_device_bytes = 0, to_host = 0, to_host_bytes = 0, within = 0, within_bytes = 0;
+  uint64_t synchronisations = 0, allocations = 0, peak_bytes = 0;
+  std::map<std::string, uint64_t> kernels;
+  /// Streams that work was given to.
+  std::set<unsigned> streams;
+};
+
+struct Allocation {
+  size_t bytes;
+  char *mapping;
+  size_t mapping_bytes;
+};
+
+struct Device {
+  std::mutex mutex;
+  std::map<Pointer, Allocation> allocations;
+  size_t used = 0, memory = size_t(16) << 30;
+  unsigned streams = 0;
+  Counts counts;
+
+  Device() {
+    if (const char *given = getenv("UNMASK_EMULATOR_MEMORY"))
+      memory = strtoull(given, nullptr, 10);
+  }
+
+  ~Device() { report(); }
+
+  void report() {
+    const char *path = getenv("UNMASK_EMULATOR_REPORT");
+    FILE *file = path ? fopen(path, "w") : nullptr;
+    if (!file)
+      return;
+    auto number = [&](const char *name, uint64_t value) {
+      fprintf(file, "  \"%s\": %llu,\n", name, static_cast<unsigned long long>(value));
+    };
+    fprintf(file, "{\n");
+    number("launches", counts.launches);
+    number("products", counts.products);
+    number("copies_to_device", counts.to_device);
+    number("bytes_to_device", counts.to_device_bytes);
+    number("copies_to_host", counts.to_host);
+    number("bytes_to_host", counts.to_host_bytes);
+    number("copies_within", counts.within);
+    number("bytes_within", counts.within_bytes);
+    number("synchronisations", counts.synchronisations);
+    number("allocations", counts.allocations);
+    number("peak_bytes", counts.peak_bytes);
+    number("streams", counts.streams.size());
+    fprintf(file, "  \"kernels\": {");
+    const char *before = "\n";
+    for (const auto &[name, count] : counts.kernels) {
+      fprintf(file, "%s    \"%s\": %llu", before, name.c_str(), static_cast<unsigned long long>(count));
+      before = ",\n";
+    }
+    fprintf(file, "\n  }\n}\n");
+    fclose(file);
+  }
+};
+
+Device &device() {
+  static Device device;
+  return device;
+}
+
+int context_of_the_device;
+thread_local void *current = nullptr;
+
+/// What no driver does either, told besides.
+Result refuse(Result reason, const char *what) {
+  fprintf(stderr, "emulated driver: %s\n", what);
+  return reason;
+}
+
+bool has_context() {
+  if (current == &context_of_the_device)
+    return true;
+  fprintf(stderr, "emulated driver: a call from a thread without a current context\n");
+  return false;
+}
+
+size_t page() {
+  static const size_t bytes = size_t(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
+/// Memory that ends, but for alignment to 16 bytes, where the process may not go on.
+Result allocate(Pointer *pointer, size_t bytes) {
+  if (!has_context())
+    return invalid_context;
+  if (bytes == 0) { // as pools of memory give it; without them it is an error
+    *pointer = 0;
+    return success;
+  }
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  if (bytes > of.memory - of.used)
+    return out_of_memory;
+  size_t aligned = (bytes + 15) / 16 * 16;
+  size_t body = (aligned + page() - 1) / page() * page();
+  void *mapping = mmap(nullptr, body + page(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED)
+    return out_of_memory;
+  char *start = static_cast<char *>(mapping);
+  mprotect(start + body, page(), PROT_NONE);
+  char *place = start + body - aligned;
+  // NaN in every floating-point type, and an index beyond every end.
+  memset(place, 0xff, bytes);
+  *pointer = reinterpret_cast<Pointer>(place);
+  of.allocations[*pointer] = {bytes, start, body + page()};
+  of.used += bytes;
+  ++of.counts.allocations;
+  if (of.used > of.counts.peak_bytes)
+    of.counts.peak_bytes = of.used;
+  return success;
+}
+
+Result release(Pointer pointer) {
+  if (!has_context())
+    return invalid_context;
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  if (pointer == 0)
+    return success;
+  auto found = of.allocations.find(pointer);
+  if (found == of.allocations.end())
+    return refuse(invalid_value, "memory is freed that is not allocated");
+  of.used -= found->second.bytes;
+  munmap(found->second.mapping, found->second.mapping_bytes);
+  of.allocations.erase(found);
+  return success;
+}
+
+/// Whether all of these bytes are in one allocation. The device's mutex is held.
+bool is_allocated(const Device &of, Pointer first, size_t bytes) {
+  auto after = of.allocations.upper_bound(first);
+  if (after == of.allocations.begin())
+    return bytes == 0;
+  auto [start, allocation] = *std::prev(after);
+  return first - start + bytes <= allocation.bytes;
+}
+
+enum class Direction { to_device, to_host, within };
+
+Result copy(void *to, const void *from, size_t bytes, Direction direction, const Stream *stream) {
+  if (!has_context())
+    return invalid_context;
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  Counts &counts = of.counts;
+  bool reads = direction != Direction::to_device, writes = direction != Direction::to_host;
+  if ((reads && !is_allocated(of, reinterpret_cast<Pointer>(from), bytes)) ||
+      (writes && !is_allocated(of, reinterpret_cast<Pointer>(to), bytes)))
+    return refuse(invalid_value, "a copy beyond the ends of an allocation");
+  memcpy(to, from, bytes);
+  counts.streams.insert(stream ? stream->number : 0);
+  switch (direction) {
+  case Direction::to_device:
+    ++counts.to_device;
+    counts.to_device_bytes += bytes;
+    break;
+  case Direction::to_host:
+    ++counts.to_host;
+    counts.to_host_bytes += bytes;
+    break;
+  case Direction::within:
+    ++counts.within;
+    counts.within_bytes += bytes;
+    break;
+  }
+  return success;
+}
+
+Result synchronise() {
+  if (!has_context())
+    return invalid_context;
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  ++of.counts.synchronisations;
+  return success;
+}
+
+void *host_library() {
+  static void *library = [] {
+    Dl_info info;
+    std::string path;
+    if (dladdr(reinterpret_cast<void *>(&host_library), &info))
+      path = info.dli_fname;
+    path = path.substr(0, path.rfind('/') + 1) + "libkernels.so";
+    void *opened = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!opened)
+      fprintf(stderr, "emulated driver: %s\n", dlerror());
+    return opened;
+  }();
+  return library;
+}
+
+void *pointer_of(Pointer pointer) { return reinterpret_cast<void *>(pointer); }
+
+} // namespace
+
+#define API extern "C" __attribute__((visibility("default")))
+
+/// Called by the emulated cuBLAS for each of its products.
+API void unmask_emulator_product() {
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  ++of.counts.products;
+}
+
+API int cuInit(unsigned) { return success; }
+API int cuDriverGetVersion(int *version) {
+  *version = 13000;
+  return success;
+}
+API int cuDeviceGetCount(int *count) {
+  *count = 1;
+  return success;
+}
+API int cuDeviceGet(int *found, int ordinal) {
+  *found = ordinal;
+  return ordinal == 0 ? success : invalid_device;
+}
+API int cuDeviceGetName(char *name, int length, int) {
+  snprintf(name, size_t(length), "emulated");
+  return success;
+}
+API int cuDeviceGetAttribute(int *value, int attribute, int) {
+  // Of CUdevice_attribute, as an A100 has them.
+  switch (attribute) {
+  case 1: // threads of a block
+    *value = 1024;
+    return success;
+  case 10: // lanes of a warp
+    *value = 32;
+    return success;
+  case 16: // multiprocessors
+    *value = 108;
+    return success;
+  case 75: // compute capability, before the point
+    *value = 8;
+    return success;
+  case 76: // and after it
+    *value = 0;
+    return success;
+  case 115: // memory pools
+    *value = 1;
+    return success;
+  default:
+    *value = 0;
+    return success;
+  }
+}
+API int cuDevicePrimaryCtxRetain(void **context, int) {
+  *context = &context_of_the_device;
+  return success;
+}
+API int cuDevicePrimaryCtxRelease_v2(int) { return success; }
+API int cuCtxSetCurrent(void *context) {
+  current = context;
+  return success;
+}
+API int cuCtxGetCurrent(void **context) {
+  *context = current;
+  return success;
+}
+API int cuCtxSynchronize() { return synchronise(); }
+API int cuCtxDestroy_v2(void *) { return success; }
+API int cuMemGetInfo_v2(size_t *unused, size_t *total) {
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  *total = of.memory;
+  *unused = of.memory - of.used;
+  return success;
+}
+
+API int cuStreamCreate(Stream **stream, unsigned) {
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  *stream = new Stream{++of.streams};
+  return success;
+}
+API int cuStreamDestroy_v2(Stream *stream) {
+  delete stream;
+  return success;
+}
+API int cuStreamSynchronize(Stream *) { return synchronise(); }
+API int cuStreamWaitEvent(Stream *, void *, unsigned) { return success; }
+API int cuStreamIsCapturing(Stream *, int *status) {
+  *status = 0;
+  return success;
+}
+API int cuEventCreate(void **event, unsigned) {
+  *event = malloc(1);
+  return success;
+}
+API int cuEventDestroy_v2(void *event) {
+  free(event);
+  return success;
+}
+API int cuEventRecord(void *, Stream *) { return success; }
+API int cuEventSynchronize(void *) { return synchronise(); }
+API int cuEventQuery(void *) { return success; }
+
+API int cuMemAllocAsync(Pointer *pointer, size_t bytes, Stream *) { return allocate(pointer, bytes); }
+API int cuMemAlloc_v2(Pointer *pointer, size_t bytes) { return allocate(pointer, bytes); }
+API int cuMemFreeAsync(Pointer pointer, Stream *) { return release(pointer); }
+API int cuMemFree_v2(Pointer pointer) { return release(pointer); }
+API int cuMemHostAlloc(void **pointer, size_t bytes, unsigned) {
+  *pointer = malloc(bytes);
+  return *pointer ? success : out_of_memory;
+}
+API int cuMemFreeHost(void *pointer) {
+  free(pointer);
+  return success;
+}
+API int cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t bytes, Stream *stream) {
+  return copy(pointer_of(to), from, bytes, Direction::to_device, stream);
+}
+API int cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t bytes, Stream *stream) {
+  return copy(to, pointer_of(from), bytes, Direction::to_host, stream);
+}
+API int cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, Stream *stream) {
+  return copy(pointer_of(to), pointer_of(from), bytes, Direction::within, stream);
+}
+API int cuMemcpyPeerAsync(Pointer to, void *, Pointer from, void *, size_t bytes, Stream *stream) {
+  return copy(pointer_of(to), pointer_of(from), bytes, Direction::within, stream);
+}
+API int cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, Stream *stream) {
+  if (!has_context())
+    return invalid_context;
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  if (!is_allocated(of, to, bytes))
+    return refuse(invalid_value, "memory beyond the ends of an allocation is set");
+  memset(pointer_of(to), value, bytes);
+  of.counts.streams.insert(stream ? stream->number : 0);
+  return success;
+}
+
+API int cuModuleLoadData(Module **module, const void *image) {
+  if (!has_context())
+    return invalid_context;
+  *module = new Module{static_cast<const char *>(image), {}};
+  return success;
+}
+API int cuModuleLoad(Module **, const char *) { return not_supported; }
+API int cuModuleUnload(Module *module) {
+  delete module;
+  return success;
+}
+API int cuModuleGetFunction(Function **function, Module *module, const char *name) {
+  if (module->ptx.find(std::string(".entry ") + name + "(") == std::string::npos)
+    return not_found;
+  auto &entry = module->functions[name];
+  entry.name = name;
+  if (void *library = host_library())
+    entry.kernel = reinterpret_cast<Kernel>(dlsym(library, (std::string("host_") + name).c_str()));
+  *function = &entry;
+  return success;
+}
+API int cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                       unsigned block_y, unsigned block_z, unsigned shared_bytes, Stream *stream, void **parameters,
+                       void **) {
+  if (!has_context())
+    return invalid_context;
+  const unsigned most = 65535;
+  uint64_t threads = uint64_t(block_x) * block_y * block_z;
+  if (grid_x == 0 || grid_x > 0x7fffffff || grid_y == 0 || grid_y > most || grid_z == 0 || grid_z > most ||
+      threads == 0 || threads > 1024 || block_z > 64 || shared_bytes > 48 * 1024)
+    return refuse(invalid_value, ("a grid that no card takes, of " + function->name).c_str());
+  if (!function->kernel)
+    return refuse(not_supported, (function->name + " is not built for the host").c_str());
+  Device &of = device();
+  {
+    std::lock_guard lock(of.mutex);
+    ++of.counts.launches;
+    ++of.counts.kernels[function->name];
+    of.counts.streams.insert(stream ? stream->number : 0);
+  }
+  host::Launch launch{{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, 0};
+  function->kernel(&launch, parameters);
+  return success;
+}
+
+API int cuGetErrorName(int result, const char **name) {
+  *name = result == out_of_memory ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR";
+  return success;
+}
+API int cuGetErrorString(int result, const char **text) {
+  switch (result) {
+  case success:
+    *text = "no error";
+    break;
+  case invalid_value:
+    *text = "invalid argument";
+    break;
+  case out_of_memory:
+    *text = "out of memory";
+    break;
+  case invalid_device:
+    *text = "invalid device ordinal";
+    break;
+  case invalid_context:
+    *text = "invalid device context";
+    break;
+  case not_found:
+    *text = "named symbol not found";
+    break;
+  default:
+    *text = "operation not supported";
+  }
+  return success;
+}
