@@ -28,15 +28,16 @@ __device__ void rms_norm(const T *x, const T *residual, const T *weight, uint32_
 
 /// Heads [rows, heads, dim], normed by `weight` [dim] unless it is nullptr, then the first 2 · `half` dimensions
 /// rotated by cos and sin [rows, half], half-split. A warp a head; `dim` ≤ 256. `out` may be `x`.
-template <class T>
-__device__ void rotate(const T *x, const T *weight, const T *cosines, const T *sines, uint32_t heads,
+template <class T, class Angle>
+__device__ void rotate(const T *x, const T *weight, const Angle *cosines, const Angle *sines, uint32_t heads,
                        uint32_t row_heads, uint32_t dim, uint32_t half, float epsilon, T *out) {
   uint32_t lane = threadIdx.x & 31;
   uint32_t head = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (head >= heads) // the whole warp
     return;
   const T *from = x + uint64_t(head) * dim;
-  const T *cosine = cosines + uint64_t(head / row_heads) * half, *sine = sines + uint64_t(head / row_heads) * half;
+  uint64_t first_angle = uint64_t(head / row_heads) * half;
+  const Angle *cosine = cosines + first_angle, *sine = sines + first_angle;
   T *to = out + uint64_t(head) * dim;
   float by_rms = 1;
   if (weight != nullptr) {
@@ -83,13 +84,13 @@ template <class T> __device__ void gated(const T *gate, const T *up, uint64_t co
   extern "C" __global__ void __launch_bounds__(512)                                                                \
       rotate_##suffix(const type *x, const type *cosines, const type *sines, uint32_t heads, uint32_t row_heads,   \
                       uint32_t dim, uint32_t half, type *out) {                                                    \
-    rotate<type>(x, nullptr, cosines, sines, heads, row_heads, dim, half, 0, out);                                 \
+    rotate<type, type>(x, nullptr, cosines, sines, heads, row_heads, dim, half, 0, out);                           \
   }                                                                                                                \
   extern "C" __global__ void __launch_bounds__(512)                                                                \
       norm_rotate_##suffix(const type *x, const type *weight, const type *cosines, const type *sines,              \
                            uint32_t heads, uint32_t row_heads, uint32_t dim, uint32_t half, float epsilon,         \
                            type *out) {                                                                            \
-    rotate<type>(x, weight, cosines, sines, heads, row_heads, dim, half, epsilon, out);                            \
+    rotate<type, type>(x, weight, cosines, sines, heads, row_heads, dim, half, epsilon, out);                      \
   }                                                                                                                \
   extern "C" __global__ void __launch_bounds__(512)                                                                \
       gated_##suffix(const type *gate, const type *up, uint64_t count, type *out) {                                \
@@ -99,3 +100,14 @@ template <class T> __device__ void gated(const T *gate, const T *up, uint64_t co
 LAYERS(f32, float)
 LAYERS(bf16, Bf16)
 LAYERS(f16, F16)
+
+// Where a network rotates in f32 what it holds in half precision.
+#define ROTATE_BY_F32(suffix, type)                                                                                \
+  extern "C" __global__ void __launch_bounds__(512)                                                                \
+      rotate_by_f32_##suffix(const type *x, const float *cosines, const float *sines, uint32_t heads,              \
+                             uint32_t row_heads, uint32_t dim, uint32_t half, type *out) {                         \
+    rotate<type, float>(x, nullptr, cosines, sines, heads, row_heads, dim, half, 0, out);                          \
+  }
+
+ROTATE_BY_F32(bf16, Bf16)
+ROTATE_BY_F32(f16, F16)

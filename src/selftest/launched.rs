@@ -152,7 +152,7 @@ impl LayerInput {
         &self,
         dtype: DType,
         device: &Device,
-    ) -> candle_core::Result<[(&'static str, Tensor); 5]> {
+    ) -> candle_core::Result<[(&'static str, Tensor); 6]> {
         let [rows, heads, dim, half] = self.shape;
         let place = |x: &Tensor| x.to_dtype(dtype)?.to_device(device);
         let (x, residual) = (part(&place(&self.x)?)?, part(&place(&self.residual)?)?);
@@ -163,15 +163,19 @@ impl LayerInput {
         let by_head = by_head
             .reshape((rows + 1, heads, dim))?
             .narrow(0, 1, rows)?;
-        let frequencies = (1..=half).map(|i| 1.0 / i as f64).collect();
-        let rotary = Rotary::from_frequencies(frequencies, 100, dtype, device)?;
+        let frequencies = (1..=half).map(|i| 1.0 / i as f64).collect::<Vec<_>>();
         let positions: Vec<u32> = (0..rows as u32).map(|row| 50 - row).collect();
-        let rotary = rotary.rows(&positions)?;
+        let rotary = |frequencies: &Vec<f64>, dtype| {
+            Rotary::from_frequencies(frequencies.clone(), 100, dtype, device)?.rows(&positions)
+        };
+        let in_f32 = rotary(&frequencies, DType::F32)?;
+        let rotary = rotary(&frequencies, dtype)?;
         let [sum, normed] = norm.forward_sum(&x, &residual)?;
         Ok([
             ("x + residual", sum),
             ("the norm of x + residual", normed),
             ("rotated heads", rotary.apply(&by_head)?),
+            ("heads rotated in f32", in_f32.apply(&by_head)?),
             (
                 "normed and rotated heads",
                 rotary.apply_normed(&by_head, &head_norm)?,

@@ -113,6 +113,10 @@ pub(super) fn rotations(machine: &mut dyn Machine, extent: Extent) -> Result<Str
     for element in ELEMENTS {
         let random = Random::new(31);
         let mut input = Input { element, random };
+        let mut wide = Input {
+            element: Element::F32,
+            random: Random::new(33),
+        };
         for (heads, dim, half) in [(1, 64, 32), (3, 128, 64), (2, 256, 32), (5, 96, 48)] {
             let (x, x_bytes) = input.numbers(rows * heads * dim);
             let (weight, weight_bytes) = input.numbers(dim);
@@ -122,11 +126,11 @@ pub(super) fn rotations(machine: &mut dyn Machine, extent: Extent) -> Result<Str
             let normed =
                 candle_nn::ops::rms_norm(&tensor(&x, shape)?, &tensor(&weight, dim)?, EPSILON)?;
             let normed = element.round(&normed.flatten_all()?.to_vec1()?);
-            let rotated = |x: &[f32]| -> Result<Tensor, Failure> {
+            let rotated = |x: &[f32], cos: &[f32], sin: &[f32]| -> Result<Tensor, Failure> {
                 let x = tensor(x, shape)?;
                 let first = x.narrow(2, 0, 2 * half)?.unsqueeze(0)?.contiguous()?;
-                let cos = tensor(&cos, (rows, half))?;
-                let sin = tensor(&sin, (rows, half))?;
+                let cos = tensor(cos, (rows, half))?;
+                let sin = tensor(sin, (rows, half))?;
                 let first = candle_nn::rotary_emb::rope_thd(&first, &cos, &sin)?.squeeze(0)?;
                 let rest = x.narrow(2, 2 * half, dim - 2 * half)?;
                 Ok(Tensor::cat(&[&first, &rest], 2)?)
@@ -141,7 +145,24 @@ pub(super) fn rotations(machine: &mut dyn Machine, extent: Extent) -> Result<Str
             // SAFETY: the parameters of the kernel; as many heads of `dim` numbers as it is told of, cosines and sines
             // of `half` for each row.
             unsafe { machine.launch(&launch, &mut arguments) }?;
-            compare(element, &out, &rotated(&x)?, "rotate")?;
+            compare(element, &out, &rotated(&x, &cos, &sin)?, "rotate")?;
+
+            let kernel = element.kernel(["rotate_f32", "rotate_by_f32_bf16", "rotate_by_f32_f16"]);
+            let angles = [(); 2].map(|()| wide.numbers(rows * half));
+            let [(wide_cos, wide_cos_bytes), (wide_sin, wide_sin_bytes)] = angles;
+            let inputs = [&x_bytes, &wide_cos_bytes, &wide_sin_bytes];
+            let inputs = inputs.map(|bytes| Argument::In(bytes));
+            let mut arguments: Vec<_> = inputs.into_iter().chain(numbers()).collect();
+            arguments.push(Argument::Out(&mut out));
+            let launch = Launch::warps(kernel, rows * heads, threads);
+            // SAFETY: as above, with cosines and sines in f32.
+            unsafe { machine.launch(&launch, &mut arguments) }?;
+            compare(
+                element,
+                &out,
+                &rotated(&x, &wide_cos, &wide_sin)?,
+                "rotate by f32",
+            )?;
 
             let kernel = element.kernel(["norm_rotate_f32", "norm_rotate_bf16", "norm_rotate_f16"]);
             let inputs = [&x_bytes, &weight_bytes, &cos_bytes, &sin_bytes];
@@ -151,7 +172,7 @@ pub(super) fn rotations(machine: &mut dyn Machine, extent: Extent) -> Result<Str
             let launch = Launch::warps(kernel, rows * heads, threads);
             // SAFETY: as above, and `dim` weights.
             unsafe { machine.launch(&launch, &mut arguments) }?;
-            compare(element, &out, &rotated(&normed)?, "norm_rotate")?;
+            compare(element, &out, &rotated(&normed, &cos, &sin)?, "norm_rotate")?;
         }
     }
     Ok("within two units in the last place".into())

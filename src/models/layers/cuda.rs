@@ -1,10 +1,11 @@
 //! Layers on a CUDA device by `kernels/layers.cu`, each `None` where candle's operations have to do it: on other
 //! devices, and for types and shapes that the kernels are not built for.
 
-use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::{CudaView, DeviceRepr, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, CudaStorage, WrapErr};
 use candle_core::op::BackpropOp;
-use candle_core::{DType, Result, Storage, Tensor};
+use candle_core::{DType, Layout, Result, Storage, Tensor};
 use half::{bf16, f16};
 
 use crate::kernels::cuda::{config, function};
@@ -42,7 +43,8 @@ pub(super) fn add_rms_norm(
 }
 
 /// `x` `[rows, heads, dim]`, each of whose heads is normed first if there is a norm, with the first 2 · half
-/// dimensions of every head rotated by its row's angles, whose cosines and sines are `[rows, half]`.
+/// dimensions of every head rotated by its row's angles, whose cosines and sines are `[rows, half]`, of the type of
+/// `x` or, without a norm, in f32.
 pub(super) fn rotated(
     x: &Tensor,
     norm: Option<&RmsNorm>,
@@ -52,10 +54,13 @@ pub(super) fn rotated(
     let (&[rows, heads, dim], &[angles, half]) = (x.dims(), cos.dims()) else {
         return Ok(None);
     };
-    let mut inputs = vec![x];
-    inputs.extend(norm.map(|norm| &norm.weight));
-    inputs.extend([cos, sin]);
-    if !are_for(&inputs)
+    let of_x: Vec<&Tensor> = [x]
+        .into_iter()
+        .chain(norm.map(|norm| &norm.weight))
+        .collect();
+    let angles_in_f32 = norm.is_none() && cos.dtype() == DType::F32;
+    if !(are_for(&of_x) && are_for(&[cos, sin]))
+        || !(angles_in_f32 || cos.dtype() == x.dtype())
         || norm.is_some_and(|norm| norm.weight.dims() != [dim])
         || sin.dims() != cos.dims()
         || angles != rows
@@ -70,8 +75,10 @@ pub(super) fn rotated(
     numbers.extend(norm.map(|norm| Number::F32(norm.eps)));
     let names = match norm {
         Some(_) => ["norm_rotate_f32", "norm_rotate_bf16", "norm_rotate_f16"],
+        None if angles_in_f32 => ["rotate_f32", "rotate_by_f32_bf16", "rotate_by_f32_f16"],
         None => ["rotate_f32", "rotate_bf16", "rotate_f16"],
     };
+    let inputs = [of_x, vec![cos, sin]].concat();
     let launch = |name| Launch::warps(name, rows * heads, ROW_THREADS);
     let [rotated] = run(names.map(launch), &inputs, &numbers)?;
     Ok(Some(rotated))
@@ -99,7 +106,7 @@ fn are_for(inputs: &[&Tensor]) -> bool {
             .all(|x| x.device().is_cuda() && x.dtype() == dtype && x.elem_count() > 0)
 }
 
-/// Runs the one of `launches`, for f32, bf16 and f16, that is of the inputs' type. The kernel takes the inputs,
+/// Runs the one of `launches`, for f32, bf16 and f16, that is of the first input's type. The kernel takes the inputs,
 /// the numbers, and N outputs of the shape of the first input.
 fn run<const N: usize>(
     [of_f32, of_bf16, of_f16]: [Launch; 3],
@@ -114,6 +121,26 @@ fn run<const N: usize>(
     }
 }
 
+/// The numbers of a contiguous tensor.
+enum Slice<'a> {
+    F32(CudaView<'a, f32>),
+    Bf16(CudaView<'a, bf16>),
+    F16(CudaView<'a, f16>),
+}
+
+impl<'a> Slice<'a> {
+    fn new(storage: &'a CudaStorage, layout: &Layout) -> Result<Self> {
+        let first = layout.start_offset();
+        let range = first..first + layout.shape().elem_count();
+        Ok(match storage.dtype() {
+            DType::F32 => Self::F32(storage.as_cuda_slice()?.slice(range)),
+            DType::BF16 => Self::Bf16(storage.as_cuda_slice()?.slice(range)),
+            DType::F16 => Self::F16(storage.as_cuda_slice()?.slice(range)),
+            other => candle_core::bail!("a layer is given {other:?}; allowed: f32, bf16, f16"),
+        })
+    }
+}
+
 fn typed<T: CudaDType + DeviceRepr, const N: usize>(
     launch: &Launch,
     inputs: &[&Tensor],
@@ -124,11 +151,7 @@ fn typed<T: CudaDType + DeviceRepr, const N: usize>(
     let inputs: Vec<Tensor> = (inputs.iter().map(|x| x.contiguous())).collect::<Result<_>>()?;
     let guards: Vec<_> = inputs.iter().map(Tensor::storage_and_layout).collect();
     let slices = guards.iter().map(|(storage, layout)| match &**storage {
-        Storage::Cuda(storage) => {
-            let first = layout.start_offset();
-            let slice = storage.as_cuda_slice::<T>()?;
-            Ok(slice.slice(first..first + layout.shape().elem_count()))
-        }
+        Storage::Cuda(storage) => Slice::new(storage, layout),
         _ => candle_core::bail!("{} was given a tensor of another device", launch.kernel),
     });
     let slices = slices.collect::<Result<Vec<_>>>()?;
@@ -141,7 +164,11 @@ fn typed<T: CudaDType + DeviceRepr, const N: usize>(
     let stream = device.cuda_stream();
     let mut builder = stream.launch_builder(&function);
     for slice in &slices {
-        builder.arg(slice);
+        match slice {
+            Slice::F32(slice) => builder.arg(slice),
+            Slice::Bf16(slice) => builder.arg(slice),
+            Slice::F16(slice) => builder.arg(slice),
+        };
     }
     for number in numbers {
         match number {

@@ -53,7 +53,7 @@ pub(super) fn rotated(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Option<T
     if let Some(rotated) = cuda::rotated(x, None, cos, sin)? {
         return Ok(Some(rotated));
     }
-    if !is_on_cpu_in_f32(x) {
+    if !(is_on_cpu_in_f32(x) && is_on_cpu_in_f32(cos)) {
         return Ok(None);
     }
     let (_, heads, head_dim) = x.dims3()?;

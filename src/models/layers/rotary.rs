@@ -137,12 +137,12 @@ impl Table {
 impl RotaryRows {
     /// Rotates `x` `[rows, heads, head_dim]`, in the type of the cosines and sines.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        if let Some(rotated) = rotated(x, &self.cos, &self.sin)? {
+            return Ok(rotated);
+        }
         if x.dtype() != self.cos.dtype() {
             let rotated = self.apply(&x.to_dtype(self.cos.dtype())?)?;
             return rotated.to_dtype(x.dtype());
-        }
-        if let Some(rotated) = rotated(x, &self.cos, &self.sin)? {
-            return Ok(rotated);
         }
         let (head_dim, dim) = (x.dim(2)?, 2 * self.cos.dim(1)?);
         let rotated = x.narrow(2, 0, dim)?.unsqueeze(0)?.contiguous()?;
