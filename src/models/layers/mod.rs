@@ -11,7 +11,6 @@ mod moe;
 mod norm;
 mod q8;
 mod rotary;
-mod router;
 mod transformer;
 
 pub(crate) use elementwise::silu_times;
@@ -22,7 +21,6 @@ pub(super) use block::{Block, SelfAttention};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
 pub(super) use linear::{Linear, product};
 pub(super) use mlp::{GatedMlp, Mlp};
-pub(super) use moe::{EXPERTS, ExpertShape, MixtureOfExperts};
+pub(super) use moe::{EXPERTS, ExpertShape, MixtureOfExperts, Router};
 pub(super) use rotary::{Llama3Scaling, RotaryRows, frequencies};
-pub(super) use router::Router;
 pub(super) use transformer::{Network, Transformer, embedding_and_head};

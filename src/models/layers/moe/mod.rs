@@ -1,9 +1,13 @@
 //! The mixture of experts: each row goes through a few of many MLPs.
 
+mod router;
+
 use candle_core::{DType, Result, Tensor};
 
-use crate::models::layers::{GatedMlp, Router, product};
+use crate::models::layers::{GatedMlp, product};
 use crate::models::weights::Weights;
+
+pub(in crate::models) use router::Router;
 
 /// A mixture of experts, with an MLP beside it that every row goes through where the family has one.
 pub(in crate::models) struct MixtureOfExperts {
