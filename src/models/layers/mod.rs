@@ -14,6 +14,7 @@ mod rotary;
 mod transformer;
 
 pub(crate) use elementwise::silu_times;
+pub(crate) use moe::{MixtureOfExperts, Router, grouped};
 pub(crate) use norm::RmsNorm;
 pub(crate) use rotary::Rotary;
 
@@ -21,6 +22,6 @@ pub(super) use block::{Block, SelfAttention};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
 pub(super) use linear::{Linear, product};
 pub(super) use mlp::{GatedMlp, Mlp};
-pub(super) use moe::{EXPERTS, ExpertShape, MixtureOfExperts, Router};
+pub(super) use moe::{EXPERTS, ExpertShape};
 pub(super) use rotary::{Llama3Scaling, RotaryRows, frequencies};
 pub(super) use transformer::{Network, Transformer, embedding_and_head};

@@ -1,5 +1,6 @@
-//! Which experts a row goes to, and with what weights. The same choice and weights on every device, bit for
-//! bit: exp is made of single rounded operations, and what is summed over all experts is summed as a warp does it.
+//! Which experts a row goes to, and with what weights. The twin on CUDA is `kernels/experts/route.cuh`, which chooses
+//! the same experts and gives them the same weights, bit for bit: exp is made of single rounded operations, and what
+//! is summed over all experts is summed as a warp does it.
 //!
 //! A score of NaN counts as the best, so that it shows in the weights. A softmax of a logit that is NaN or +∞, or of
 //! none that is more than −∞, has no other scores: the row goes to the first experts, with weights of NaN.
@@ -11,7 +12,7 @@ const LANES: usize = 32;
 
 /// How experts are scored and chosen.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::models) enum Router {
+pub(crate) enum Router {
     /// The most probable experts under a softmax over all of them. Their weights are those
     /// probabilities; `bias` `[experts]` is added before the choice and stays in the weights.
     Softmax {
