@@ -6,9 +6,10 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const KERNELS: [&str; 5] = [
+const KERNELS: [&str; 6] = [
     "categorical",
     "corrupt",
+    "experts",
     "layers",
     "posterior",
     "ragged_attention",

@@ -106,6 +106,7 @@ inline float __ull2float_rn(unsigned long long x) { return float(x); }
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
 inline int __float_as_int(float x) { return host::from_word<int>(host::to_word(x)); }
 inline unsigned __float_as_uint(float x) { return host::from_word<unsigned>(host::to_word(x)); }

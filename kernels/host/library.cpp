@@ -4,6 +4,7 @@
 
 #include "../categorical.cu"
 #include "../corrupt.cu"
+#include "../experts.cu"
 #include "../layers.cu"
 #include "../posterior.cu"
 #include "../ragged_attention.cu"
@@ -19,6 +20,12 @@ EXPORT_TYPES(norm_rotate)
 EXPORT(rotate_by_f32_bf16)
 EXPORT(rotate_by_f32_f16)
 EXPORT_TYPES(gated)
+EXPORT_TYPES(experts_gate_up)
+EXPORT_TYPES(experts_down)
+EXPORT_TYPES(experts_sum)
+EXPORT(experts_route_softmax)
+EXPORT(experts_route_grouped)
+EXPORT(experts_group)
 EXPORT(corrupt)
 EXPORT(ragged_attention_f32_64)
 EXPORT(ragged_attention_f32_128)

@@ -1,7 +1,7 @@
 //! Kernels on a CUDA device, on the stream that candle computes on.
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaSlice, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg,
 };
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
 
@@ -9,7 +9,7 @@ use super::{Argument, Launch, LaunchError, Machine};
 
 /// The modules that `build.rs` compiles: the names of their kernels begin with the module's, except for
 /// those of `layers`.
-const MODULES: [(&str, &str); 5] = [
+const MODULES: [(&str, &str); 6] = [
     (
         "categorical",
         include_str!(concat!(env!("OUT_DIR"), "/categorical.ptx")),
@@ -17,6 +17,10 @@ const MODULES: [(&str, &str); 5] = [
     (
         "corrupt",
         include_str!(concat!(env!("OUT_DIR"), "/corrupt.ptx")),
+    ),
+    (
+        "experts",
+        include_str!(concat!(env!("OUT_DIR"), "/experts.ptx")),
     ),
     (
         "posterior",
@@ -64,6 +68,10 @@ pub struct CudaMachine {
 /// An argument on the device.
 enum Placed {
     Memory(CudaSlice<u8>),
+    Addresses(
+        CudaSlice<u64>,
+        #[expect(dead_code, reason = "kept while the kernel runs")] Vec<CudaSlice<u8>>,
+    ),
     U32(u32),
     U64(u64),
     F32(f32),
@@ -84,21 +92,29 @@ impl CudaMachine {
             true => self.device.alloc_zeros(1),
             false => self.device.clone_htod(bytes),
         };
+        let stream = self.device.cuda_stream();
         let placed = arguments.iter().map(|argument| {
             Ok(match argument {
                 Argument::In(bytes) => Placed::Memory(upload(bytes)?),
                 Argument::Out(bytes) => Placed::Memory(upload(bytes)?),
+                Argument::Addresses(all) => {
+                    let memory = all.iter().map(|bytes| upload(bytes));
+                    let memory = memory.collect::<candle_core::Result<Vec<_>>>()?;
+                    let address = |memory: &CudaSlice<u8>| memory.device_ptr(&stream).0;
+                    let addresses: Vec<u64> = memory.iter().map(address).collect();
+                    Placed::Addresses(self.device.clone_htod(&addresses)?, memory)
+                }
                 Argument::U32(number) => Placed::U32(*number),
                 Argument::U64(number) => Placed::U64(*number),
                 Argument::F32(number) => Placed::F32(*number),
             })
         });
         let placed = placed.collect::<candle_core::Result<Vec<_>>>()?;
-        let stream = self.device.cuda_stream();
         let mut builder = stream.launch_builder(&function);
         for argument in &placed {
             match argument {
                 Placed::Memory(memory) => builder.arg(memory),
+                Placed::Addresses(addresses, _) => builder.arg(addresses),
                 Placed::U32(number) => builder.arg(number),
                 Placed::U64(number) => builder.arg(number),
                 Placed::F32(number) => builder.arg(number),

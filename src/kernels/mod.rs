@@ -74,6 +74,8 @@ pub enum Argument<'a> {
     In(&'a [u8]),
     /// Memory that the kernel reads and writes.
     Out(&'a mut [u8]),
+    /// Memory that holds the addresses of other memory that the kernel reads.
+    Addresses(Vec<&'a [u8]>),
     /// A number.
     U32(u32),
     /// A number.

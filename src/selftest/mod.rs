@@ -7,6 +7,8 @@ mod attention;
 mod categorical;
 mod distribution;
 mod element;
+mod experts;
+mod experts_launched;
 mod launched;
 mod layers;
 pub mod model;
@@ -69,6 +71,10 @@ pub const DEVICE_CHECKS: &[DeviceCheck] = &[
     DeviceCheck {
         name: "device: norms, rotations and gates equal those of the CPU",
         run: launched::layers,
+    },
+    DeviceCheck {
+        name: "device: mixtures of experts equal those of the CPU",
+        run: experts_launched::mixtures,
     },
 ];
 
@@ -133,5 +139,21 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "layers: gated activations equal to the twin",
         run: layers::gates,
+    },
+    Check {
+        name: "experts: the same choice and weights as the twin",
+        run: experts::routes,
+    },
+    Check {
+        name: "experts: rows by expert, and their tiles",
+        run: experts::groups,
+    },
+    Check {
+        name: "experts: gated MLPs and their sum equal to the definition",
+        run: experts::mixtures,
+    },
+    Check {
+        name: "experts: a row's result is the same in any batch, and NaN stays in its row",
+        run: experts::invariance,
     },
 ];

@@ -92,11 +92,21 @@ impl Machine for Host {
             kernel: launch.kernel,
             reason: error.to_string(),
         })?;
+        // Addresses as a kernel reads them, without the lengths that stand beside them here.
+        let tables: Vec<Vec<u64>> = arguments
+            .iter()
+            .map(|argument| match argument {
+                Argument::Addresses(all) => all.iter().map(|bytes| bytes.as_ptr() as u64).collect(),
+                _ => Vec::new(),
+            })
+            .collect();
         // Each argument as a kernel takes it, a pointer or a number, in a place of its own.
         let mut places: Vec<u64> = arguments
             .iter_mut()
-            .map(|argument| match argument {
+            .zip(&tables)
+            .map(|(argument, table)| match argument {
                 Argument::In(bytes) => bytes.as_ptr() as u64,
+                Argument::Addresses(_) => table.as_ptr() as u64,
                 Argument::Out(bytes) => bytes.as_mut_ptr() as u64,
                 Argument::U32(number) => u64::from(*number),
                 Argument::U64(number) => *number,

@@ -57,6 +57,12 @@ fn fused_layers_equal_their_twins() {
 }
 
 #[test]
+fn mixtures_of_experts_equal_their_twins() {
+    holds("experts:", 256, false);
+    holds("experts:", 256, true);
+}
+
+#[test]
 fn every_check_is_of_a_kernel_that_is_tested_here() {
     let tested = [
         "categorical:",
@@ -65,6 +71,7 @@ fn every_check_is_of_a_kernel_that_is_tested_here() {
         "posterior:",
         "ragged attention:",
         "layers:",
+        "experts:",
     ];
     for check in CHECKS {
         let is_tested = |prefix: &&str| check.name.starts_with(*prefix);

@@ -82,6 +82,15 @@ impl Linear {
         }
     }
 
+    /// The weight `[to, from]` of a layer without a bias, unless it is quantised.
+    #[cfg(feature = "cuda")]
+    pub fn float_weight(&self) -> Option<&Tensor> {
+        match (&self.weight, &self.bias) {
+            (Weight::Float(weight), None) => Some(weight),
+            _ => None,
+        }
+    }
+
     fn biased(&self, y: Tensor) -> Result<Tensor> {
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),

@@ -29,6 +29,13 @@ impl GatedMlp {
         })
     }
 
+    /// The weights gate, up and down, of which none is quantised or has a bias beside it.
+    #[cfg(feature = "cuda")]
+    pub fn float_weights(&self) -> Option<[&Tensor; 3]> {
+        let [gate, up, down] = [&self.gate, &self.up, &self.down].map(Linear::float_weight);
+        Some([gate?, up?, down?])
+    }
+
     /// `[rows, hidden]` → `[rows, hidden]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [gate, up] = Linear::forward_each([&self.gate, &self.up], x)?;

@@ -11,10 +11,10 @@ mod moe;
 mod norm;
 mod q8;
 mod rotary;
-mod router;
 mod transformer;
 
 pub(crate) use elementwise::silu_times;
+pub(crate) use moe::{MixtureOfExperts, Router, grouped};
 pub(crate) use norm::RmsNorm;
 pub(crate) use rotary::Rotary;
 
@@ -22,7 +22,6 @@ pub(super) use block::{Block, SelfAttention};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
 pub(super) use linear::{Linear, product};
 pub(super) use mlp::{GatedMlp, Mlp};
-pub(super) use moe::{EXPERTS, ExpertShape, MixtureOfExperts};
+pub(super) use moe::{EXPERTS, ExpertShape};
 pub(super) use rotary::{Llama3Scaling, RotaryRows, frequencies};
-pub(super) use router::Router;
 pub(super) use transformer::{Network, Transformer, embedding_and_head};

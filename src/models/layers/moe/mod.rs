@@ -1,18 +1,27 @@
 //! The mixture of experts: each row goes through a few of many MLPs.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+pub(crate) mod grouped;
+mod router;
+
 use candle_core::{DType, Result, Tensor};
 
-use crate::models::layers::{GatedMlp, Router, product};
+use crate::models::layers::{GatedMlp, Linear, product};
 use crate::models::weights::Weights;
 
+pub(crate) use router::Router;
+
 /// A mixture of experts, with an MLP beside it that every row goes through where the family has one.
-pub(in crate::models) struct MixtureOfExperts {
+pub(crate) struct MixtureOfExperts {
     /// `[experts, hidden]`, in f32.
     gate: Tensor,
     router: Router,
     experts: Vec<GatedMlp>,
     experts_per_row: usize,
     shared: Option<GatedMlp>,
+    #[cfg(feature = "cuda")]
+    on_device: Option<Box<cuda::DeviceExperts>>,
 }
 
 /// What stands before an expert's number in the names of its weights, but not in those of an expert that all rows
@@ -33,8 +42,48 @@ pub(in crate::models) struct ExpertShape {
 }
 
 impl MixtureOfExperts {
+    /// Of a router's weight `gate` `[experts, hidden]`, in f32, and experts of which a row goes to `per_row`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn new(
+        gate: Tensor,
+        router: Router,
+        experts: Vec<GatedMlp>,
+        per_row: usize,
+        shared: Option<GatedMlp>,
+    ) -> Result<Self> {
+        Ok(Self {
+            #[cfg(feature = "cuda")]
+            on_device: cuda::DeviceExperts::new(&router, &experts, per_row)?.map(Box::new),
+            gate,
+            router,
+            experts,
+            experts_per_row: per_row,
+            shared,
+        })
+    }
+
+    /// As from a checkpoint without a shared MLP: `gate` `[experts, hidden]`, in f32, and of each expert the weights
+    /// gate and up `[intermediate, hidden]` and down `[hidden, intermediate]`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn from_tensors(
+        gate: Tensor,
+        router: Router,
+        experts: Vec<[Tensor; 3]>,
+        per_row: usize,
+    ) -> Result<Self> {
+        let experts = experts.into_iter().map(|weights| {
+            let [gate, up, down] = weights.map(|weight| Linear::new(weight, None));
+            GatedMlp::new(gate, up, down)
+        });
+        Self::new(gate, router, experts.collect(), per_row, None)
+    }
+
     /// From `gate.weight` and `experts.E.{gate,up,down}_proj.weight`.
-    pub fn load(
+    pub(in crate::models) fn load(
         shape: ExpertShape,
         router: Router,
         shared: Option<GatedMlp>,
@@ -58,24 +107,44 @@ impl MixtureOfExperts {
                 )
             })
             .collect::<Result<_>>()?;
-        Ok(Self {
-            gate,
-            router,
-            experts,
-            experts_per_row: per_row,
-            shared,
-        })
+        Self::new(gate, router, experts, per_row, shared)
     }
 
-    /// `[rows, hidden]` → `[rows, hidden]`: rows are gathered by expert, so that each expert that is
-    /// used is one product. The experts' outputs are summed in f32.
+    /// `[rows, hidden]` → `[rows, hidden]`. The experts' outputs are summed in f32.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (rows, hidden) = x.dims2()?;
-        if rows == 0 {
+        if x.dim(0)? == 0 {
             return Ok(x.clone());
         }
-        let device = x.device();
         let logits = product(&x.to_dtype(DType::F32)?, &self.gate)?;
+        let sum = match self.on_device(x, &logits)? {
+            Some(sum) => sum,
+            None => self.by_expert(x, &logits)?,
+        };
+        match &self.shared {
+            Some(shared) => sum + shared.forward(x)?,
+            None => Ok(sum),
+        }
+    }
+
+    /// All of it on the device; `None` where the host has to choose.
+    #[cfg(feature = "cuda")]
+    fn on_device(&self, x: &Tensor, logits: &Tensor) -> Result<Option<Tensor>> {
+        match &self.on_device {
+            Some(experts) => experts.forward(x, logits),
+            None => Ok(None),
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn on_device(&self, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// The host reads the logits and chooses; rows are gathered by expert, so that each expert that is used is one
+    /// product.
+    fn by_expert(&self, x: &Tensor, logits: &Tensor) -> Result<Tensor> {
+        let (rows, hidden) = x.dims2()?;
+        let device = x.device();
         let mut routed = vec![Vec::new(); self.experts.len()];
         for (row, logits) in logits.to_vec2::<f32>()?.iter().enumerate() {
             for (expert, weight) in self.router.route(logits, self.experts_per_row) {
@@ -101,13 +170,9 @@ impl MixtureOfExperts {
             );
             first += routed.len();
         }
-        let sum = Tensor::zeros((rows, hidden), DType::F32, device)?
+        Tensor::zeros((rows, hidden), DType::F32, device)?
             .index_add(&order, &Tensor::cat(&outputs, 0)?, 0)?
-            .to_dtype(x.dtype())?;
-        match &self.shared {
-            Some(shared) => sum + shared.forward(x)?,
-            None => Ok(sum),
-        }
+            .to_dtype(x.dtype())
     }
 }
 

@@ -1,8 +1,18 @@
-//! Which experts a row goes to, and with what weights.
+//! Which experts a row goes to, and with what weights. The twin on CUDA is `kernels/experts/route.cuh`, which chooses
+//! the same experts and gives them the same weights, bit for bit: exp is made of single rounded operations, and what
+//! is summed over all experts is summed as a warp does it.
+//!
+//! A score of NaN counts as the best, so that it shows in the weights. A softmax of a logit that is NaN or +∞, or of
+//! none that is more than −∞, has no other scores: the row goes to the first experts, with weights of NaN.
+
+use crate::sampling::exact;
+
+/// Lanes of a warp, over which a kernel sums.
+const LANES: usize = 32;
 
 /// How experts are scored and chosen.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::models) enum Router {
+pub(crate) enum Router {
     /// The most probable experts under a softmax over all of them. Their weights are those
     /// probabilities; `bias` `[experts]` is added before the choice and stays in the weights.
     Softmax {
@@ -13,7 +23,7 @@ pub(in crate::models) enum Router {
     },
     /// Sigmoid scores, chosen within the best groups of experts (DeepSeek-V3, arXiv:2412.19437, §2.1.2;
     /// `LLaDA2MoeGate`). `bias` decides the choice only. Weights are the scores divided by their
-    /// sum, if more than one expert is chosen, times `scale`.
+    /// sum, if more than one expert is chosen, times `scale`. A NaN among the chosen makes all their weights NaN.
     GroupedSigmoid {
         /// `[experts]`.
         bias: Vec<f32>,
@@ -27,20 +37,23 @@ pub(in crate::models) enum Router {
 }
 
 impl Router {
-    /// The `count` experts of a row with the router's `logits` `[experts]`, and their weights.
+    /// The `count` experts of a row with the router's `logits` `[experts]`, best first, and their weights.
     pub fn route(&self, logits: &[f32], count: usize) -> Vec<(usize, f32)> {
         match self {
             Self::Softmax { bias, normalized } => {
-                let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let mut scores: Vec<f32> = logits.iter().map(|x| (x - max).exp()).collect();
-                let sum: f32 = scores.iter().sum();
+                let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let mut scores: Vec<f32> = logits.iter().map(|x| exp(x - largest)).collect();
+                let sum = sum_of_lanes(&scores);
                 scores.iter_mut().for_each(|score| *score /= sum);
                 if let Some(bias) = bias {
                     scores.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
                 }
                 let chosen = best(&scores, count);
-                let sum: f32 = chosen.iter().map(|expert| scores[*expert]).sum();
-                let divisor = if *normalized { sum } else { 1.0 };
+                let divisor = if *normalized {
+                    sum_of(&chosen, &scores)
+                } else {
+                    1.0
+                };
                 let weight = |expert| (expert, scores[expert] / divisor);
                 chosen.into_iter().map(weight).collect()
             }
@@ -50,12 +63,12 @@ impl Router {
                 kept_groups,
                 scale,
             } => {
-                let scores: Vec<f32> = logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
+                let scores: Vec<f32> = logits.iter().copied().map(sigmoid).collect();
                 let mut biased: Vec<f32> = scores.iter().zip(bias).map(|(s, b)| s + b).collect();
                 let size = biased.len() / groups;
                 let group_scores: Vec<f32> = biased
                     .chunks(size)
-                    .map(|group| best(group, 2).into_iter().map(|expert| group[expert]).sum())
+                    .map(|group| sum_of(&best(group, 2), group))
                     .collect();
                 let kept = best(&group_scores, *kept_groups);
                 for (group, scores) in biased.chunks_mut(size).enumerate() {
@@ -64,8 +77,10 @@ impl Router {
                     }
                 }
                 let chosen = best(&biased, count);
-                let sum: f32 = chosen.iter().map(|expert| scores[*expert]).sum();
-                let divisor = if count > 1 { sum + 1e-20 } else { 1.0 };
+                let divisor = match count {
+                    ..=1 => 1.0,
+                    _ => sum_of(&chosen, &scores) + 1e-20,
+                };
                 let weight = |expert| (expert, scores[expert] / divisor * scale);
                 chosen.into_iter().map(weight).collect()
             }
@@ -73,9 +88,46 @@ impl Router {
     }
 }
 
-/// Indices of the `count` highest scores, best first; of equal scores the first.
+/// e^x for x ≤ 0, and NaN for NaN.
+fn exp(x: f32) -> f32 {
+    if x.is_nan() { x } else { exact::exp(x) }
+}
+
+/// 1 / (1 + e^−x)
+fn sigmoid(x: f32) -> f32 {
+    let power = exp(-x.abs());
+    let numerator = if x < 0.0 { power } else { 1.0 };
+    numerator / (1.0 + power)
+}
+
+/// The sum of `scores` as a warp adds them: each lane every 32nd, then lanes in pairs.
+fn sum_of_lanes(scores: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    for chunk in scores.chunks(LANES) {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += x);
+    }
+    let mut count = LANES;
+    while count > 1 {
+        count /= 2;
+        for lane in 0..count {
+            lanes[lane] = lanes[2 * lane] + lanes[2 * lane + 1];
+        }
+    }
+    lanes[0]
+}
+
+/// The sum of the `scores` of `chosen`, in their order.
+fn sum_of(chosen: &[usize], scores: &[f32]) -> f32 {
+    chosen.iter().fold(0.0, |sum, at| sum + scores[*at])
+}
+
+/// Indices of the `count` highest scores, best first; of equal scores the first, −0 being less than 0.
 fn best(scores: &[f32], count: usize) -> Vec<usize> {
-    let order = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
+    let key = |index: &usize| match scores[*index] {
+        score if score.is_nan() => f32::NAN.abs(),
+        score => score,
+    };
+    let order = |a: &usize, b: &usize| key(b).total_cmp(&key(a)).then(a.cmp(b));
     let mut indices: Vec<usize> = (0..scores.len()).collect();
     if count < indices.len() {
         indices.select_nth_unstable_by(count, order);
@@ -157,5 +209,32 @@ mod tests {
             normalized: true,
         };
         close(&router.route(&[0.0, 0.0], 2), &[(0, 0.5), (1, 0.5)]);
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_chosen_and_shows_in_the_weights() {
+        let routers = [
+            Router::Softmax {
+                bias: None,
+                normalized: false,
+            },
+            Router::GroupedSigmoid {
+                bias: vec![0.0; 4],
+                groups: 2,
+                kept_groups: 1,
+                scale: 1.0,
+            },
+        ];
+        for router in &routers {
+            for nan in [f32::NAN, -f32::NAN] {
+                let routed = router.route(&[1.0, 2.0, nan, 3.0], 2);
+                assert!(routed.iter().all(|(_, weight)| weight.is_nan()));
+            }
+        }
+        for logits in [[1.0, f32::INFINITY, 0.0, 0.0], [f32::NEG_INFINITY; 4]] {
+            let routed = routers[0].route(&logits, 2);
+            assert_eq!([routed[0].0, routed[1].0], [0, 1]);
+            assert!(routed.iter().all(|(_, weight)| weight.is_nan()));
+        }
     }
 }
