@@ -1,5 +1,7 @@
 //! What the engine and the server have to know of a model.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
@@ -22,6 +24,15 @@ pub struct SlidingWindow {
     pub slots: usize,
     /// Longest canvas, in slots.
     pub max_canvas: usize,
+}
+
+/// How the keys and values of a layer are shaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct KvShape {
+    /// Key/value heads.
+    pub heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
 }
 
 /// The name of a forward process.
@@ -80,10 +91,13 @@ pub struct ModelSpec {
     pub hidden_size: usize,
     /// Transformer blocks.
     pub layers: usize,
-    /// Key/value heads.
+    /// Key/value heads, in the layers that are not in `other_layers`.
     pub kv_heads: usize,
-    /// Width of one head.
+    /// Width of one head, in the same.
     pub head_dim: usize,
+    /// The layers whose keys and values have another shape, by their number.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub other_layers: BTreeMap<usize, KvShape>,
     /// Width of a row of logits; every token id is below it.
     pub vocab_size: usize,
     /// Longest canvas, in slots, all of which are seen from its end.
@@ -99,6 +113,10 @@ pub struct ModelSpec {
     pub parameterisation: Parameterisation,
     /// The network takes the noise level: every segment of a batch has to give its σ.
     pub noise_conditioned: bool,
+    /// The network takes what it predicted in a block's step before
+    /// ([`Denoiser::self_conditioning`](crate::models::Denoiser::self_conditioning)).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub self_conditioned: bool,
     /// The noise schedule that such a network was trained with, if the checkpoint's family has one.
     #[serde(serialize_with = "as_text")]
     pub noise_schedule: Option<Schedule>,
@@ -121,6 +139,21 @@ impl ModelSpec {
     /// gaps.
     pub fn never_stops(&self) -> bool {
         self.default_plan.early_stop != EarlyStop::Never && self.stop_tokens.is_empty()
+    }
+
+    /// The shape of the keys and values of `layer`.
+    pub fn kv_shape(&self, layer: usize) -> KvShape {
+        let usual = KvShape {
+            heads: self.kv_heads,
+            head_dim: self.head_dim,
+        };
+        self.other_layers.get(&layer).copied().unwrap_or(usual)
+    }
+
+    /// Numbers that are kept of a slot: keys and values of all layers.
+    pub fn kv_width(&self) -> usize {
+        let shapes = (0..self.layers).map(|layer| self.kv_shape(layer));
+        shapes.map(|shape| 2 * shape.heads * shape.head_dim).sum()
     }
 
     /// The mask token; none for the uniform process.

@@ -74,7 +74,7 @@ impl SequenceCache {
             AttentionPattern::BlockCausal { block_length } => {
                 Some((block_length, missing(block_length, block_start)))
             }
-            AttentionPattern::Bidirectional => None,
+            AttentionPattern::Bidirectional | AttentionPattern::EncodedBlocks { .. } => None,
         };
         let shift = model_block.map_or(0, |(_, missing)| missing);
         let block_slots = memory.block_slots();

@@ -67,15 +67,31 @@ impl MixtureOfExperts {
         })
     }
 
+    /// From its parts: the `gate` `[experts, hidden]` in f32 and the experts.
+    pub fn new(gate: Tensor, router: Router, experts: Vec<GatedMlp>, per_row: usize) -> Self {
+        Self {
+            gate,
+            router,
+            experts,
+            experts_per_row: per_row,
+            shared: None,
+        }
+    }
+
     /// `[rows, hidden]` → `[rows, hidden]`: rows are gathered by expert, so that each expert that is
     /// used is one product. The experts' outputs are summed in f32.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_by(x, x)
+    }
+
+    /// As [`MixtureOfExperts::forward`], where the experts of a row are chosen by another tensor `[rows, hidden]`.
+    pub fn forward_by(&self, x: &Tensor, routed_by: &Tensor) -> Result<Tensor> {
         let (rows, hidden) = x.dims2()?;
         if rows == 0 {
             return Ok(x.clone());
         }
         let device = x.device();
-        let logits = product(&x.to_dtype(DType::F32)?, &self.gate)?;
+        let logits = product(&routed_by.to_dtype(DType::F32)?, &self.gate)?;
         let mut routed = vec![Vec::new(); self.experts.len()];
         for (row, logits) in logits.to_vec2::<f32>()?.iter().enumerate() {
             for (expert, weight) in self.router.route(logits, self.experts_per_row) {
