@@ -311,6 +311,7 @@ fn commit(
                 slot,
                 token: sample.token,
                 probability: sample.probability,
+                most_probable: sample.most_probable,
                 best: sample.best,
                 second: sample.second,
                 entropy: sample.entropy,

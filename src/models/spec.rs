@@ -1,6 +1,7 @@
 //! What the engine and the server have to know of a model.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
@@ -65,7 +66,7 @@ pub enum Corruption {
 pub enum Parameterisation {
     /// Logits of the clean token. Of a model of the uniform process they are those of p(x_0 | the other
     /// slots): what the slot's own token says of itself, by Bayes' rule, comes on top (UDLM,
-    /// arXiv:2412.10193).
+    /// arXiv:2412.10193). Of one that denoises [encoded blocks](AttentionPattern::EncodedBlocks) they say it all.
     Logits,
     /// Logits of the clean token, to be read under the substitutions that the network was trained with
     /// (SUBS; MDLM, arXiv:2406.07524, section 3.2.3): the mask token has probability zero, whatever its
@@ -264,6 +265,14 @@ impl ModelSpec {
                 ),
             });
         }
+        if let AttentionPattern::EncodedBlocks { block_length } = self.attention {
+            self.check_encoded_blocks(plan, block_length)?;
+        } else if let Revision::RenoiseRest { .. } = plan.revision {
+            return invalid(
+                "revision",
+                "`renoise_rest` is for models that denoise encoded blocks; allowed: renoise",
+            );
+        }
         let mut last = plan.commit_last.iter();
         if let Some(token) = last.find(|token| **token as usize >= self.vocab_size) {
             return Err(PlanError::OutOfRange {
@@ -337,6 +346,33 @@ impl ModelSpec {
         Ok(())
     }
 
+    /// Checks that `plan` goes on from what an encoder left, in whole blocks of `block_length`.
+    fn check_encoded_blocks(
+        &self,
+        plan: &DecodePlan,
+        block_length: usize,
+    ) -> Result<(), PlanError> {
+        let (field, reason) = if plan.block_length != Some(block_length) {
+            let reason = format!(
+                "this model denoises blocks of {block_length} slots and no others; allowed: {block_length}"
+            );
+            ("block_length", reason)
+        } else if plan.block_origin != BlockOrigin::Gap {
+            let reason = "this model's blocks begin where the text ends that its encoder has read; allowed: gap";
+            ("block_origin", reason.to_owned())
+        } else if !matches!(plan.revision, Revision::RenoiseRest { .. }) {
+            let reason = "this model's logits are those of the clean token given the noise as it is, for which only \
+                          `renoise_rest` is, as in the preset diffusion-gemma";
+            ("revision", reason.to_owned())
+        } else if plan.left_context {
+            let reason = "this model only goes on from a text; allowed: false";
+            ("left_context", reason.to_owned())
+        } else {
+            return Ok(());
+        };
+        Err(PlanError::Invalid { field, reason })
+    }
+
     /// The presets that the network goes with.
     pub fn presets(&self) -> Vec<Preset> {
         let mut presets = preset::all();
@@ -381,19 +417,25 @@ impl ModelSpec {
         self.max_canvas.max(sliding)
     }
 
-    /// Slots of a canvas for `plan`, scratch slots included, of which `length` are laid out and the last
-    /// gap ends before slot `gaps_end`.
+    /// Slots of a canvas for `plan`, scratch slots included, of which `length` are laid out, the first gap begins at
+    /// the first of `gaps` and the last one ends before the end.
     ///
     /// Where blocks are counted from the start of the canvas, a block-causal network needs the block
     /// that the last gap ends in to be whole, as the official samplers lay it out: it has seen no
-    /// shorter ones. Otherwise it is `length`.
-    pub fn canvas_length(&self, plan: &DecodePlan, gaps_end: usize, length: usize) -> usize {
-        match (self.attention, plan.block_origin) {
-            (AttentionPattern::BlockCausal { block_length }, BlockOrigin::Canvas) => gaps_end
-                .checked_next_multiple_of(block_length)
-                .map_or(usize::MAX, |end| end.max(length)),
-            _ => length,
-        }
+    /// shorter ones. One that denoises encoded blocks needs whole blocks from the first gap on. Otherwise it is
+    /// `length`.
+    pub fn canvas_length(&self, plan: &DecodePlan, gaps: Range<usize>, length: usize) -> usize {
+        let (start, block_length) = match (self.attention, plan.block_origin) {
+            (AttentionPattern::BlockCausal { block_length }, BlockOrigin::Canvas) => {
+                (0, block_length)
+            }
+            (AttentionPattern::EncodedBlocks { block_length }, _) => (gaps.start, block_length),
+            _ => return length,
+        };
+        let in_blocks = gaps.end.saturating_sub(start);
+        let whole = in_blocks.checked_next_multiple_of(block_length);
+        let end = whole.and_then(|whole| whole.checked_add(start));
+        end.map_or(usize::MAX, |end| end.max(length))
     }
 
     /// Slots of the longest gap, up to `at_most`, that a canvas for `plan` has room for after `fixed` slots;
@@ -401,7 +443,7 @@ impl ModelSpec {
     pub fn longest_gap(&self, plan: &DecodePlan, fixed: usize, at_most: usize) -> usize {
         let fits = |gap: &usize| {
             let length = fixed.saturating_add(*gap);
-            self.canvas_length(plan, length, length) <= self.longest_canvas(plan)
+            self.canvas_length(plan, fixed..length, length) <= self.longest_canvas(plan)
         };
         (1..=at_most).rev().find(fits).unwrap_or(0)
     }
@@ -409,8 +451,10 @@ impl ModelSpec {
     /// `canvas` with the scratch slots that `plan` needs: as many slots as
     /// [`ModelSpec::canvas_length`] says.
     pub fn with_scratch(&self, plan: &DecodePlan, canvas: Canvas) -> Canvas {
-        let gaps_end = canvas.gaps().last().map_or(0, |gap| gap.end);
-        let length = self.canvas_length(plan, gaps_end, canvas.len());
+        let gaps = canvas.gaps();
+        let start = gaps.first().map_or(0, |gap| gap.start);
+        let end = gaps.last().map_or(0, |gap| gap.end);
+        let length = self.canvas_length(plan, start..end, canvas.len());
         canvas.with_scratch(length)
     }
 }
