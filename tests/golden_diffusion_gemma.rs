@@ -374,3 +374,88 @@ fn what_a_network_does_not_take_is_refused() {
             > TOLERANCE
     );
 }
+
+#[test]
+fn the_command_gives_the_official_logits() {
+    let goldens = forward_goldens(NAME);
+    let directory = tempfile::tempdir().unwrap();
+    let [input, output] = ["input", "output"].map(|name| directory.path().join(name));
+    for case in [
+        "short_prompt",
+        "long_prompt",
+        "batch_left_padded",
+        "batch_self_cond_mask",
+    ] {
+        let fields = [
+            "input_ids",
+            "attention_mask",
+            "decoder_input_ids",
+            "self_conditioning_logits",
+            "self_conditioning_mask",
+        ];
+        let of_case = |field: &str| goldens.get(&format!("{case}.{field}")).cloned();
+        let tensors: HashMap<_, _> = fields
+            .into_iter()
+            .filter_map(|field| Some((field, of_case(field)?)))
+            .collect();
+        candle_core::safetensors::save(&tensors, &input).unwrap();
+        let ran = std::process::Command::new(env!("CARGO_BIN_EXE_unmask"))
+            .args(["forward", "--device", "cpu", "--dtype", "f32", "--model"])
+            .arg(golden(NAME))
+            .args([
+                "--input".as_ref(),
+                input.as_os_str(),
+                "--output".as_ref(),
+                output.as_os_str(),
+            ])
+            .env_remove("RUST_LOG")
+            .output()
+            .unwrap();
+        assert!(
+            ran.status.success(),
+            "{}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
+        let written = candle_core::safetensors::load(&output, &Device::Cpu).unwrap();
+        assert_close(
+            &written["logits"],
+            &goldens[&format!("{case}.logits")],
+            case,
+        );
+    }
+}
+
+/// `convert_diffusion_gemma_weights.py` of transformers.
+#[test]
+fn the_sizes_of_the_conversion_script_make_the_published_numbers_of_weights() {
+    let mut config = config();
+    config["canvas_length"] = json!(256);
+    let kinds: Vec<&str> = (1..=30)
+        .map(|layer| match layer % 6 {
+            0 => "full_attention",
+            _ => "sliding_attention",
+        })
+        .collect();
+    let sizes = json!({
+        "hidden_size": 2816, "intermediate_size": 2112, "num_hidden_layers": 30, "layer_types": kinds,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "num_global_key_value_heads": 2,
+        "head_dim": 256, "global_head_dim": 512, "num_experts": 128, "top_k_experts": 8,
+        "moe_intermediate_size": 704, "sliding_window": 1024, "vocab_size": 262_144,
+        "max_position_embeddings": 262_144,
+    });
+    let text = config["text_config"].as_object_mut().unwrap();
+    text.extend(sizes.as_object().unwrap().clone());
+    let spec = opened(&config).unwrap().spec().unwrap();
+    let billions = |weights: usize| (weights as f64 / 1e8).round() / 10.0;
+    assert_eq!(
+        (billions(spec.parameters), billions(spec.active_parameters)),
+        (25.3, 3.8)
+    );
+    assert_eq!(spec.kv_width() * 2, 225_280);
+    assert_eq!(spec.default_plan.block_length, Some(256));
+    let mut without = config.clone();
+    let text = without["text_config"].as_object_mut().unwrap();
+    text.remove("global_head_dim");
+    text.remove("layer_types");
+    assert_eq!(opened(&without).unwrap().spec().unwrap(), spec);
+}

@@ -7,6 +7,7 @@
 //! decoder is told what it predicted in the step before. The vision tower that released files hold is passed over.
 
 mod config;
+mod generation_config;
 mod layer;
 mod self_conditioning;
 mod sight;
@@ -18,7 +19,7 @@ use config::{Config, LayerKind};
 use layer::Layer;
 use self_conditioning::SelfConditioning;
 
-use crate::decode::DecodePlan;
+use crate::decode::preset;
 use crate::models::architecture::parameters;
 use crate::models::attention::Attention;
 use crate::models::layers::{Linear, RmsNorm, Rotary, product};
@@ -31,15 +32,20 @@ pub(super) const FAMILY: Family = Family {
     name: "diffusion_gemma",
     architectures: &["DiffusionGemmaForBlockDiffusion"],
     model_types: &["diffusion_gemma"],
-    inputs: &[],
+    inputs: &[
+        "attention_mask",
+        "decoder_input_ids",
+        "self_conditioning_logits",
+        "self_conditioning_mask",
+    ],
     spec: |config| {
         let config = Config::from_json(config)?;
         let weights = parameters(&tensors(&config)?, Some(config.experts));
-        Ok(config.spec(FAMILY.name, weights, DecodePlan::default()))
+        Ok(config.spec(FAMILY.name, weights, preset::diffusion_gemma()))
     },
     tensors: |config| tensors(&Config::from_json(config)?),
     unused: &["model.encoder.vision_tower.", "model.encoder.embed_vision."],
-    generation_config: |_, _| Ok(()),
+    generation_config: generation_config::take_over,
     ends_texts: true,
     tokenizer: None,
     load: |config, spec, weights| {
