@@ -53,10 +53,10 @@ pub struct DecodeArgs {
     /// The fewest that a step commits
     #[arg(long, value_name = "N")]
     at_least: Option<usize>,
-    /// What may happen to a committed slot: none, renoise, remask_cap:ETA, remask_rescale:ETA,
-    /// remask_confidence:ETA, remask_confidence_balanced:ETA, remask_stochastic:ETA, remask_corrector:BETA,
-    /// remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS,
-    /// resize:MAX_GAP,EXPANSIONS[,right]
+    /// What may happen to a committed slot: none, renoise, renoise_rest:STABLE_STEPS,MAX_ENTROPY,
+    /// remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, remask_confidence_balanced:ETA,
+    /// remask_stochastic:ETA, remask_corrector:BETA, remask_loop:ETA,T_ON,T_OFF,ALPHA_ON,
+    /// edit:THRESHOLD,MAX_POST_STEPS, resize:MAX_GAP,EXPANSIONS[,right]
     #[arg(long, value_name = "REVISION")]
     revision: Option<Revision>,
     /// Which keys and values are taken from earlier steps: auto, none, prefix, dual
@@ -78,7 +78,7 @@ pub struct DecodeArgs {
     /// 0 takes the most probable token
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
-    /// How the temperature changes over the steps: constant, linear:END
+    /// How the temperature changes over the steps: constant, linear:END, linear_in_block:END
     #[arg(long, value_name = "SCHEDULE")]
     temperature_schedule: Option<TemperatureSchedule>,
     /// Sample from the k most probable tokens
@@ -176,7 +176,9 @@ impl DecodeArgs {
         plan.left_context |= self.left_context;
         plan.sliding_window |= self.sliding_window;
         let sampling = &mut plan.sampling;
-        sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
+        if let Some(temperature) = self.temperature {
+            sampling.set_temperature(temperature);
+        }
         sampling.temperature_schedule = self
             .temperature_schedule
             .unwrap_or(sampling.temperature_schedule);

@@ -1,7 +1,9 @@
 //! `unmask forward`: logits of given inputs, as the official forward returns them.
 
+mod encoded;
+
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -22,7 +24,9 @@ pub struct ForwardArgs {
     model: ModelArgs,
     /// Safetensors file with `input_ids` [B, L] and optionally `attention_mask` [B, L] (0 = key is
     /// padding), `position_ids` [B, L], `allowed_mask` [L, L] or [1, 1, L, L] (1 = may attend), and
-    /// `sigma` [B] for a network that takes the noise level
+    /// `sigma` [B] for a network that takes the noise level; for DiffusionGemma the prompt's `input_ids` [B, P]
+    /// with `attention_mask` [B, P], and the block's `decoder_input_ids` [B, L], `self_conditioning_logits`
+    /// [B, L, V] and `self_conditioning_mask` [B]
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Safetensors file to write `logits` [B, L, V] to, in f32
@@ -34,17 +38,36 @@ pub struct ForwardArgs {
 pub fn run(args: ForwardArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
     let model = args.model.load(&checkpoint)?;
-    let inputs = Inputs::read(&args.input, checkpoint.inputs())
-        .with_context(|| format!("cannot use the inputs in {}", args.input.display()))?;
-    let batch = inputs.batch()?;
-    let hidden = model.hidden(&batch, None)?;
-    let logits = model
-        .head_rows(&hidden, &batch.row_inputs())?
-        .to_dtype(DType::F32)?;
-    let vocab = logits.dim(1)?;
-    let logits = logits.reshape((inputs.rows, inputs.length, vocab))?;
+    let unusable = || format!("cannot use the inputs in {}", args.input.display());
+    let tensors = tensors(&args.input, checkpoint.inputs()).with_context(unusable)?;
+    let logits = if checkpoint.inputs().contains(&encoded::BLOCKS) {
+        let inputs = encoded::Inputs::of(&tensors).with_context(unusable)?;
+        inputs.logits(&*model)?
+    } else {
+        let inputs = Inputs::of(tensors).with_context(unusable)?;
+        let batch = inputs.batch()?;
+        let hidden = model.hidden(&batch, None)?;
+        let logits = model.head_rows(&hidden, &batch.row_inputs())?;
+        let vocab = logits.dim(1)?;
+        let logits = logits.to_dtype(DType::F32)?;
+        logits.reshape((inputs.rows, inputs.length, vocab))?
+    };
     candle_core::safetensors::save(&HashMap::from([("logits", logits)]), &args.output)
         .with_context(|| format!("cannot write {}", args.output.display()))
+}
+
+/// The tensors of an input file, which are `input_ids` and others of the `used` ones.
+fn tensors(path: &Path, used: &[&str]) -> anyhow::Result<HashMap<String, Tensor>> {
+    let tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
+    let names = tensors.keys();
+    let unused = names.filter(|name| *name != "input_ids" && !used.contains(&name.as_str()));
+    match unused.min() {
+        None => Ok(tensors),
+        Some(name) => bail!(
+            "{name} is not used by this family; remove it (used: input_ids, {})",
+            used.join(", ")
+        ),
+    }
 }
 
 /// The tensors of an input file as flat integers.
@@ -59,18 +82,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn read(path: &std::path::Path, used: &[&str]) -> anyhow::Result<Self> {
-        let mut tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
-        if let Some(name) = tensors
-            .keys()
-            .filter(|name| *name != "input_ids" && !used.contains(&name.as_str()))
-            .min()
-        {
-            bail!(
-                "{name} is not used by this family; remove it (used: input_ids, {})",
-                used.join(", ")
-            );
-        }
+    fn of(mut tensors: HashMap<String, Tensor>) -> anyhow::Result<Self> {
         let input_ids = tensors
             .remove("input_ids")
             .context("input_ids is missing")?;

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
-use unmask::models::Checkpoint;
+use unmask::models::{Checkpoint, ModelSpec};
 
 use crate::cli::model::{ModelArgs, with_byte_progress};
 
@@ -71,8 +71,12 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     )?;
     writeln!(
         out,
-        "network        {} layers of width {}, {} key/value heads of {}",
-        spec.layers, spec.hidden_size, spec.kv_heads, spec.head_dim
+        "network        {} layers of width {}, {} key/value heads of {}{}",
+        spec.layers,
+        spec.hidden_size,
+        spec.kv_heads,
+        spec.head_dim,
+        other_shapes(&spec)
     )?;
     writeln!(out, "vocabulary     {}", spec.vocab_size)?;
     let sliding = spec.sliding_window.map_or(String::new(), |sliding| {
@@ -145,4 +149,16 @@ fn check(checkpoint: &Checkpoint) -> anyhow::Result<()> {
         found.iter().map(|f| f.nan + f.infinite).sum::<usize>(),
         lines.join("\n")
     )
+}
+
+/// The key/value heads of the layers that have others than most, as the end of a sentence; nothing if all are alike.
+fn other_shapes(spec: &ModelSpec) -> String {
+    let mut shapes: Vec<_> = spec.other_layers.values().collect();
+    shapes.sort_by_key(|shape| (shape.heads, shape.head_dim));
+    let alike = shapes.chunk_by(|a, b| a == b);
+    let texts = alike.map(|shapes| {
+        let (count, shape) = (shapes.len(), shapes[0]);
+        format!(", {} of {} in {count} of them", shape.heads, shape.head_dim)
+    });
+    texts.collect()
 }

@@ -273,6 +273,7 @@ mod tests {
                 slot,
                 token: 0,
                 probability,
+                most_probable: 0,
                 best: probability,
                 second: 0.0,
                 entropy: 1.0 - probability,

@@ -3,6 +3,7 @@
 mod chance;
 mod renoising;
 mod resizing;
+mod rest;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use crate::sampling::philox::{Draws, Stream};
 
 pub use resizing::Resizable;
 use resizing::ResizeState;
+use rest::Stability;
 
 /// The state of one canvas's denoising: the current block and how many of its steps are taken.
 #[derive(Debug, Clone)]
@@ -36,6 +38,8 @@ pub struct Decoder {
     recorded: Option<Vec<Vec<f32>>>,
     /// For models that can change the length of gaps.
     resize: Option<ResizeState>,
+    /// For plans that go on until the most probable tokens of a block stay the same.
+    stability: Stability,
 }
 
 /// What a step changed.
@@ -158,6 +162,7 @@ impl Decoder {
             steps: 0,
             recorded: None,
             resize: None,
+            stability: Stability::default(),
         })
     }
 
@@ -215,11 +220,12 @@ impl Decoder {
             None => self.step_in_block,
         };
         let sampling = &self.plan.sampling;
-        sampling.temperature_schedule.at(
-            sampling.temperature,
-            steps(&self.blocks[..block]) + step,
-            steps(&self.blocks),
-        )
+        let schedule = sampling.temperature_schedule;
+        let (step, steps) = match schedule.is_by_block() {
+            true => (step, last.unwrap_or(0)),
+            false => (steps(&self.blocks[..block]) + step, steps(&self.blocks)),
+        };
+        schedule.at(sampling.temperature, step, steps)
     }
 
     /// How many the plan commits a step.
@@ -269,7 +275,7 @@ impl Decoder {
             return Vec::new();
         };
         match (self.plan.budget, self.plan.revision) {
-            (_, Revision::Edit { .. } | Revision::Renoise) => block
+            (_, Revision::Edit { .. } | Revision::Renoise | Revision::RenoiseRest { .. }) => block
                 .slots
                 .clone()
                 .filter(|slot| !canvas.is_fixed(*slot))
@@ -304,6 +310,14 @@ impl Decoder {
             self.step_in_block += 1;
             self.leave_block_if_done(canvas, &block, true);
             return change;
+        }
+        if let Revision::RenoiseRest {
+            stable_steps,
+            max_entropy,
+        } = self.plan.revision
+        {
+            let limits = (stable_steps, max_entropy);
+            return self.accept_or_renoise(canvas, &block, candidates, limits);
         }
         // Slots are masked again by what they were before the step.
         let remasked = self.remasked_by_chance(canvas, &block);
@@ -367,7 +381,8 @@ impl Decoder {
     }
 
     /// Goes on to the next block if this one is finished; `active` says whether the step had a masked slot
-    /// to look at, edited one, or left some for a later step.
+    /// to look at, edited one, or left some for a later step; where the rest is noised anew, whether the block has
+    /// another step.
     fn leave_block_if_done(&mut self, canvas: &Canvas, block: &BlockSchedule, active: bool) {
         let masked = canvas.masked_in(block.slots.clone()).next().is_some();
         let done = match (self.plan.revision, self.plan.budget) {
@@ -379,6 +394,7 @@ impl Decoder {
                 self.post_steps += 1;
                 !active || self.post_steps > max_post_steps
             }
+            (Revision::RenoiseRest { .. }, _) => !active,
             (Revision::Remask(_) | Revision::Renoise, _) => block
                 .steps
                 .is_none_or(|steps| self.step_in_block >= steps && !masked),
@@ -394,7 +410,7 @@ impl Decoder {
         }
     }
 
-    /// The candidates to commit to masked slots, the best first.
+    /// The candidates to commit, to masked slots or where the plan chooses anew to any, the best first.
     fn choose(
         &self,
         canvas: &Canvas,
@@ -402,10 +418,11 @@ impl Decoder {
         candidates: &[Candidate],
         is_constrained: bool,
     ) -> Vec<Candidate> {
-        let masked = candidates
+        let chooses_anew = matches!(self.plan.revision, Revision::RenoiseRest { .. });
+        let open = candidates
             .iter()
-            .filter(|candidate| canvas.is_masked(candidate.slot));
-        let mut ranked: Vec<Candidate> = masked.copied().collect();
+            .filter(|candidate| chooses_anew || canvas.is_masked(candidate.slot));
+        let mut ranked: Vec<Candidate> = open.copied().collect();
         if matches!(self.plan.budget, Budget::Ancestral { .. }) || ranked.is_empty() {
             return ranked;
         }
@@ -442,7 +459,10 @@ impl Decoder {
             }
             budget => budget
                 .by_candidates(&mut ranked[..others])
-                .max(block.even_share(self.step_in_block))
+                .max(match chooses_anew {
+                    true => 0,
+                    false => block.even_share(self.step_in_block),
+                })
                 .max(self.plan.at_least)
                 .max(1),
         };
@@ -537,8 +557,9 @@ fn schedule(
     let steps = match plan.steps {
         Some(steps) => {
             let share = steps / count + usize::from(index < steps % count);
+            let revises = matches!(plan.revision, Revision::RenoiseRest { .. });
             // An even split of more steps than slots would commit nothing in some of them.
-            Some(if follows_schedule {
+            Some(if follows_schedule || revises {
                 share
             } else {
                 share.min(masked)

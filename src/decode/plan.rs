@@ -175,6 +175,12 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Draws tokens at `temperature` in every step: a schedule that led from another one is dropped.
+    pub fn set_temperature(&mut self, temperature: f32) {
+        self.temperature = temperature;
+        self.temperature_schedule = TemperatureSchedule::Constant;
+    }
+
     /// Whether a stop token may be drawn in the `gap`th gap of `canvas`.
     ///
     /// # Panics
@@ -451,6 +457,9 @@ impl DecodePlan {
                 );
             }
         }
+        if let Revision::RenoiseRest { .. } = self.revision {
+            self.validate_renoising_of_the_rest()?;
+        }
         if self.revision == Revision::Renoise {
             if self.budget.ends_at_zero() && self.finish != Finish::WithLastInterval {
                 return invalid(
@@ -485,6 +494,41 @@ impl DecodePlan {
     fn knows_steps(&self) -> bool {
         let is_even = self.budget == Budget::Even || self.budget.last_time().is_some();
         !self.is_resizing() && (self.steps.or(self.steps_per_block).is_some() || is_even)
+    }
+
+    fn validate_renoising_of_the_rest(&self) -> Result<(), PlanError> {
+        let (field, reason) = match self.budget {
+            Budget::Even
+            | Budget::Schedule { .. }
+            | Budget::Ancestral { .. }
+            | Budget::Analytic { .. }
+            | Budget::Euler { .. } => (
+                "budget",
+                "with `renoise_rest` the candidates decide how many a step accepts; allowed: threshold, factor, \
+                 entropy_bound",
+            ),
+            _ if self.steps.or(self.steps_per_block).is_none() => (
+                "revision",
+                "`renoise_rest` ends with a block's steps; give steps or steps_per_block",
+            ),
+            _ if self.block_entry != BlockEntry::Budget => (
+                "block_entry",
+                "with `renoise_rest` no slot of a block is before the others; allowed: budget",
+            ),
+            _ if self.early_stop == EarlyStop::AtOnce => (
+                "early_stop",
+                "with `renoise_rest` no token is final before its block is; allowed: never, after_block",
+            ),
+            _ if self.sampling.guidance_scale > 0.0 => (
+                "guidance_scale",
+                "with `renoise_rest` there is no mask to hide the fixed text behind; allowed: 0",
+            ),
+            _ => return Ok(()),
+        };
+        Err(PlanError::Invalid {
+            field,
+            reason: reason.to_owned(),
+        })
     }
 
     /// Checks that nothing in the plan depends on the number of slots, which changes while gaps are resized.
@@ -538,13 +582,16 @@ impl DecodePlan {
     /// [`PlanError::Invalid`] if it is of the other process.
     pub fn check_blank(&self, blank: Blank) -> Result<(), PlanError> {
         let reason = match (blank, self.revision) {
-            (Blank::Noise { .. }, Revision::Renoise) => return Ok(()),
+            (Blank::Noise { .. }, Revision::Renoise | Revision::RenoiseRest { .. }) => {
+                return Ok(());
+            }
             (Blank::Noise { .. }, _) => {
                 "this model was trained on the uniform process and has no mask token to fill; allowed: \
-                 renoise, as in the presets uniform-ancestral and, for log-scores, sedd-analytic"
+                 renoise, as in the presets uniform-ancestral and, for log-scores, sedd-analytic; of a model that \
+                 denoises encoded blocks, renoise_rest, as in diffusion-gemma"
             }
-            (Blank::Mask(_), Revision::Renoise) => {
-                "`renoise` is for models of the uniform process, and this one fills masks"
+            (Blank::Mask(_), Revision::Renoise | Revision::RenoiseRest { .. }) => {
+                "`renoise` and `renoise_rest` are for models of the uniform process, and this one fills masks"
             }
             (Blank::Mask(_), _) => return Ok(()),
         };
@@ -561,8 +608,10 @@ impl DecodePlan {
             return canvas;
         };
         canvas.noised(|slot| {
-            let [word, ..] = Draws::new(self.sampling.seed, 0, slot, Stream::Noise).quad(0);
-            ((u64::from(word) * vocab as u64) >> 32) as TokenId
+            noise(
+                Draws::new(self.sampling.seed, 0, slot, Stream::Noise),
+                vocab,
+            )
         })
     }
 
@@ -575,4 +624,10 @@ impl DecodePlan {
     pub fn is_resizing(&self) -> bool {
         matches!(self.revision, Revision::Resize(_))
     }
+}
+
+/// A token of a vocabulary of `vocab`, each with the same probability.
+pub(super) fn noise(draws: Draws, vocab: usize) -> TokenId {
+    let [word, ..] = draws.quad(0);
+    ((u64::from(word) * vocab as u64) >> 32) as TokenId
 }

@@ -2,7 +2,7 @@
 
 use crate::decode::{
     BlockEntry, BlockOrigin, Budget, Cache, CachePolicy, DecodePlan, EarlyStop, Finish, PlanError,
-    Remasking, Resizing, Revision, Rounding, Sampling, Score,
+    Remasking, Resizing, Revision, Rounding, Sampling, Score, TemperatureSchedule,
 };
 use crate::sampling::{Basis, FilterOrder};
 
@@ -172,6 +172,29 @@ fn block_diffusion(score: Score, budget: Budget) -> DecodePlan {
         budget,
         early_stop: EarlyStop::AfterBlock,
         sampling: Sampling {
+            basis: Basis::Sampling,
+            ..Sampling::default()
+        },
+        ..DecodePlan::default()
+    }
+}
+
+/// `generate` of DiffusionGemma with its default options (`generation_diffusion_gemma.py` of transformers): blocks of
+/// 256 in at most 48 steps each.
+pub(crate) fn diffusion_gemma() -> DecodePlan {
+    DecodePlan {
+        block_length: Some(256),
+        steps_per_block: Some(48),
+        score: Score::Entropy,
+        budget: Budget::EntropyBound(0.1),
+        revision: Revision::RenoiseRest {
+            stable_steps: 1,
+            max_entropy: 0.005,
+        },
+        early_stop: EarlyStop::AfterBlock,
+        sampling: Sampling {
+            temperature: 0.8,
+            temperature_schedule: TemperatureSchedule::LinearInBlock(0.4),
             basis: Basis::Sampling,
             ..Sampling::default()
         },
@@ -368,6 +391,12 @@ pub fn all() -> Vec<Preset> {
             "uniform-ancestral",
             "for models of the uniform process: every slot is drawn anew by the reverse step",
             uniform_ancestral(),
+        ),
+        preset(
+            "diffusion-gemma",
+            "DiffusionGemma: the least entropies are accepted, while all but the largest sum to 0.1 nats at most; \
+             the rest is noised anew",
+            diffusion_gemma(),
         ),
         preset(
             "llada2",

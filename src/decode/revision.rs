@@ -15,7 +15,7 @@ use crate::diffusion::{Error, Interval, Schedule, flow, remasking};
 const MAX_EXPANSIONS: usize = 4000;
 
 /// What a revision may be written as.
-const NAMES: &str = "none, renoise, remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, \
+const NAMES: &str = "none, renoise, renoise_rest:STABLE_STEPS,MAX_ENTROPY, remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, \
                      remask_confidence_balanced:ETA, remask_stochastic:ETA, remask_corrector:BETA, \
                      remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS, \
                      resize:MAX_GAP,EXPANSIONS[,right]";
@@ -37,6 +37,18 @@ pub enum Revision {
     /// x_s itself, with [`Budget::Analytic`](crate::decode::Budget::Analytic) and
     /// [`Budget::Euler`](crate::decode::Budget::Euler).
     Renoise,
+    /// Every slot of the block is looked at in every step: those that score and budget choose take the tokens drawn
+    /// for them, and all others new noise, whatever they held. In the block's last step every slot takes its most
+    /// probable token (`EntropyBoundSampler` of transformers' generation_diffusion_gemma.py). For models of the
+    /// uniform process that denoise encoded blocks; goes with the budgets that go by the candidates.
+    RenoiseRest {
+        /// A step is a block's last if the most probable tokens are those of so many steps before it, and
+        /// `max_entropy` is met; from 0 to 10000.
+        stable_steps: usize,
+        /// Mean entropy of the block's slots below which a stable step is the last, in nats, at least 0: at 0 a
+        /// block takes all of its steps.
+        max_entropy: f32,
+    },
     /// A token of the current block is replaced where the network prefers another one with more than this
     /// probability (LLaDA2.1). Once no slot of the block is masked, the block is looked at again at
     /// most `max_post_steps` times.
@@ -217,6 +229,23 @@ impl Revision {
     pub(super) fn validate(self) -> Result<(), PlanError> {
         match self {
             Revision::None | Revision::Renoise => Ok(()),
+            Revision::RenoiseRest { stable_steps, .. } if stable_steps > MAX_STEPS => {
+                Err(PlanError::OutOfRange {
+                    field: "revision",
+                    given: stable_steps.to_string(),
+                    allowed: "at most 10000 stable steps",
+                })
+            }
+            Revision::RenoiseRest { max_entropy, .. }
+                if !(max_entropy.is_finite() && max_entropy >= 0.0) =>
+            {
+                Err(PlanError::OutOfRange {
+                    field: "revision",
+                    given: max_entropy.to_string(),
+                    allowed: "a largest mean entropy of at least 0 nats",
+                })
+            }
+            Revision::RenoiseRest { .. } => Ok(()),
             Revision::Resize(Resizing { max_gap: 0, .. }) => Err(PlanError::OutOfRange {
                 field: "revision",
                 given: "0".into(),
@@ -266,6 +295,10 @@ impl fmt::Display for Revision {
         match self {
             Revision::None => write!(f, "none"),
             Revision::Renoise => write!(f, "renoise"),
+            Revision::RenoiseRest {
+                stable_steps,
+                max_entropy,
+            } => write!(f, "renoise_rest:{stable_steps},{max_entropy}"),
             Revision::Remask(Remasking::Cap(eta)) => write!(f, "remask_cap:{eta}"),
             Revision::Remask(Remasking::Rescale(eta)) => write!(f, "remask_rescale:{eta}"),
             Revision::Remask(Remasking::Confidence(eta)) => write!(f, "remask_confidence:{eta}"),
@@ -299,7 +332,8 @@ impl fmt::Display for Revision {
 impl FromStr for Revision {
     type Err = PlanError;
 
-    /// Reads what [`Display`](fmt::Display) writes: `none`, `renoise`, `remask_cap:0.02`,
+    /// Reads what [`Display`](fmt::Display) writes: `none`, `renoise`, `renoise_rest:1,0.005` (stable steps, mean
+    /// entropy), `remask_cap:0.02`,
     /// `remask_loop:0.02,0.55,0.05,0.9` (η, t_on, t_off, α_on), `edit:0.9,16` (threshold, post steps),
     /// `resize:64,128` or `resize:64,128,right` (slots a gap, expansions, what is right of a deletion too).
     fn from_str(text: &str) -> Result<Self, PlanError> {
@@ -351,6 +385,12 @@ impl FromStr for Revision {
                 t_off: *t_off,
                 alpha_on: *alpha_on,
             }),
+            ("renoise_rest", [steps, entropy]) if steps.fract() == 0.0 && *steps >= 0.0 => {
+                Revision::RenoiseRest {
+                    stable_steps: *steps as usize,
+                    max_entropy: *entropy as f32,
+                }
+            }
             ("edit", [threshold, steps]) if steps.fract() == 0.0 && *steps >= 0.0 => {
                 Revision::Edit {
                     threshold: *threshold as f32,
@@ -380,6 +420,8 @@ mod tests {
             "remask_stochastic:8",
             "remask_corrector:1",
             "remask_loop:0.02,0.55,0.05,0.9",
+            "renoise_rest:1,0.005",
+            "renoise_rest:0,0",
             "edit:0.9,16",
             "resize:64,128",
             "resize:1,0,right",
@@ -391,6 +433,10 @@ mod tests {
             "remask",
             "remask_cap:2",
             "remask_loop:0.1",
+            "renoise_rest:1",
+            "renoise_rest:0.5,1",
+            "renoise_rest:1,-1",
+            "renoise_rest:20000,1",
             "edit:1.5,3",
             "edit:0.9,-1",
             "resize:0,1",

@@ -17,7 +17,9 @@ pub struct Candidate {
     pub token: TokenId,
     /// The probability of `token`, by the plan's basis.
     pub probability: f32,
-    /// The probability of the most probable token.
+    /// The most probable token.
+    pub most_probable: TokenId,
+    /// The probability of the most probable token, by the plan's basis.
     pub best: f32,
     /// The probability of the second most probable token.
     pub second: f32,

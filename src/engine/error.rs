@@ -83,6 +83,28 @@ pub enum SubmitError {
         /// The model's family.
         family: &'static str,
     },
+    /// A gap with text or another gap after it, for a model that only goes on from a text.
+    #[error(
+        "gap {gap} is not the end of the canvas, and a {family} model only goes on from a text: its encoder reads what \
+         comes before a block, and the block is denoised as a whole; allowed: one gap with nothing after it"
+    )]
+    OnlyGoesOn {
+        /// Index of the gap, from 0.
+        gap: usize,
+        /// The model's family.
+        family: &'static str,
+    },
+    /// There is no memory for what the encoder has to leave.
+    #[error(
+        "the keys and values that the encoder leaves of this canvas take {needed} slots, and there is memory for \
+         {limit}: allowed: a shorter canvas, or a server with more --kv-memory"
+    )]
+    CannotEncode {
+        /// Slots of the key/value pool that the request needs.
+        needed: usize,
+        /// All slots of the pool.
+        limit: usize,
+    },
     /// A constraint on the gaps of a model that has no masked slots.
     #[error(
         "this {family} model was trained on the uniform process, in which every slot changes at every step, so \

@@ -269,6 +269,7 @@ impl Engine {
             decoder,
             constraint,
             scored: None,
+            self_conditioning: None,
             row_params,
             cache: (scheme, plan.cache),
             window: self.spec.window(plan),
@@ -310,12 +311,13 @@ impl Engine {
         if needed <= self.kv_slots {
             return Ok(scheme);
         }
+        let limit = self.kv_slots;
         match plan.cache.policy {
+            _ if matches!(self.spec.attention, AttentionPattern::EncodedBlocks { .. }) => {
+                Err(SubmitError::CannotEncode { needed, limit })
+            }
             CachePolicy::Auto => Ok(CacheScheme::None),
-            _ => Err(SubmitError::CacheTooLarge {
-                needed,
-                limit: self.kv_slots,
-            }),
+            _ => Err(SubmitError::CacheTooLarge { needed, limit }),
         }
     }
 
@@ -398,7 +400,7 @@ fn check_served(spec: &ModelSpec) -> Result<(), StartError> {
              log-scores nor logits of the clean token at any noise level, by which random tokens are denoised",
         ));
     }
-    if spec.attention != AttentionPattern::Bidirectional {
+    if matches!(spec.attention, AttentionPattern::BlockCausal { .. }) {
         return Err(unsupported(
             "it was trained on the uniform process, and its slots do not see the whole canvas",
         ));

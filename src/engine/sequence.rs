@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use candle_core::Tensor;
+
 use super::cache::{CacheScheme, Place, SequenceCache};
 use super::reports::ReportSender;
 use super::row_params::SequenceRows;
@@ -22,6 +24,9 @@ pub(super) struct Sequence {
     /// The slots that the next step scores, in slot order, each with the tokens that its constraint allows; none
     /// until they are chosen. A step that is tried again has the same.
     pub scored: Option<Vec<ScoredSlot>>,
+    /// What the network is told of its prediction for the block in the step before, `[block, hidden]`; none at a
+    /// block's first step, and of networks that are not told.
+    pub self_conditioning: Option<Tensor>,
     pub row_params: SequenceRows,
     pub cache: (CacheScheme, Cache),
     /// Slots that a block sees, its own among them, where its attention alone does not say.

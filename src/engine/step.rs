@@ -12,8 +12,8 @@ use super::{GenerationError, StepReport};
 use crate::canvas::TokenId;
 use crate::decode::Candidate;
 use crate::models::{
-    Denoiser, HEAD_ROWS, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, RowInput,
-    Segment,
+    AttentionPattern, Denoiser, HEAD_ROWS, KvPool, ModelError, ModelSpec, Parameterisation,
+    RaggedBatch, RowInput, Segment,
 };
 use crate::sampling::score::{self, ScoreStep};
 use crate::sampling::{self, Guidance, RowParams, RowSample, SamplingError};
@@ -82,12 +82,16 @@ pub(super) fn step(
     phases.forward = stopwatch.lap();
     let mut samples = Vec::with_capacity(scored.len());
     let mut totals = Vec::new();
+    let mut signals = Vec::new();
     for rows in scored.chunks(HEAD_ROWS) {
         let (mut logits, mut guidance) = logits(model, &hidden, rows)?;
         if let Some(guidance) = guidance.take_if(|_| need_guided(model.spec(), rows)) {
             logits = guidance.apply(&logits)?;
         }
         let logits = reversed(with_own_tokens(logits, rows)?, rows)?;
+        if model.spec().self_conditioned {
+            signals.push(model.self_conditioning(&tempered(&logits, rows)?)?);
+        }
         phases.head += stopwatch.lap();
         let params: Vec<RowParams> = rows.iter().map(|row| row.params.clone()).collect();
         samples.extend(sampling::reduce(&logits, guidance.as_ref(), &params)?);
@@ -96,8 +100,13 @@ pub(super) fn step(
         }
         phases.sampling += stopwatch.lap();
     }
+    let signals = match signals.is_empty() {
+        true => None,
+        false => Some(Tensor::cat(&signals, 0)?),
+    };
     let mut samples = samples.into_iter();
     let mut totals = totals.into_iter();
+    let mut first = 0;
     let outcomes = parts
         .iter()
         .map(|part| {
@@ -110,7 +119,16 @@ pub(super) fn step(
             let samples: Vec<_> = samples.by_ref().take(slots.len()).collect();
             let totals: Vec<_> = totals.by_ref().take(slots.len()).collect();
             let unmasking = unmasking(model.spec(), sequence, &totals);
+            let block = sequence.decoder.block();
+            let signal = signals
+                .as_ref()
+                .map(|signals| signals.narrow(0, first, slots.len()));
+            first += slots.len();
             cost.committed += commit(sequence, &slots, samples, &unmasking)?;
+            // A block begins without one.
+            let signal = signal.filter(|_| sequence.decoder.block() == block);
+            let failed = |error: candle_core::Error| GenerationError::Step(error.to_string());
+            sequence.self_conditioning = signal.transpose().map_err(failed)?;
             Ok(())
         })
         .collect();
@@ -138,6 +156,7 @@ fn lay_out(
     let block = sequence.decoder.block();
     let sigma = sequence.decoder.times().and_then(|(t, _)| spec.sigma(t));
     let temperature = sequence.decoder.temperature();
+    let is_encoded = matches!(spec.attention, AttentionPattern::EncodedBlocks { .. });
     let mut push = |twin: bool, rows: Range<usize>, block_start, tokens: Vec<TokenId>| {
         let positions: Vec<u32> = rows.clone().map(|slot| slot as u32).collect();
         let segment = Segment {
@@ -148,6 +167,11 @@ fn lay_out(
             store: cached.slots(twin, window.kept.clone()),
             store_from: window.kept.start.saturating_sub(window.rows.start),
             sigma,
+            encodes: is_encoded && !window.denoises,
+            self_conditioning: match window.denoises {
+                true => sequence.self_conditioning.clone(),
+                false => None,
+            },
             ..Segment::default()
         };
         batch.push_segment(&tokens, &positions, segment)
@@ -225,6 +249,20 @@ fn logits(
         scales,
     };
     Ok((conditional, Some(guidance)))
+}
+
+/// `logits` divided by the temperatures by which the tokens of `rows` are drawn, each row's largest made 0, so that
+/// none overflows; at temperature 0 they are not divided.
+fn tempered(logits: &Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelError> {
+    let logits = logits.to_dtype(DType::F32)?;
+    let temperatures = rows.iter().map(|row| match row.params.temperature {
+        0.0 => 1.0,
+        temperature => temperature,
+    });
+    let temperatures =
+        Tensor::from_iter(temperatures, logits.device())?.reshape((rows.len(), 1))?;
+    let below = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
+    Ok(below.broadcast_div(&temperatures)?)
 }
 
 /// Whether anything but their draws needs the guided logits of `rows`.
@@ -311,6 +349,7 @@ fn commit(
                 slot,
                 token: sample.token,
                 probability: sample.probability,
+                most_probable: sample.most_probable,
                 best: sample.best,
                 second: sample.second,
                 entropy: sample.entropy,

@@ -85,6 +85,16 @@ fn check(
             family: spec.family,
         });
     }
+    if let AttentionPattern::EncodedBlocks { .. } = spec.attention {
+        let gaps = canvas.gaps();
+        let end = canvas.scratch().start;
+        if let Some(gap) = gaps.iter().position(|gap| gap.end < end) {
+            return Err(SubmitError::OnlyGoesOn {
+                gap,
+                family: spec.family,
+            });
+        }
+    }
     Ok(())
 }
 

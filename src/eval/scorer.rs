@@ -145,7 +145,9 @@ impl<'a> Scorer<'a> {
         let length = sequence.target.tokens.len();
         match self.model.spec().attention {
             AttentionPattern::Bidirectional => length,
-            AttentionPattern::BlockCausal { .. } => 2 * length,
+            AttentionPattern::BlockCausal { .. } | AttentionPattern::EncodedBlocks { .. } => {
+                2 * length
+            }
         }
     }
 

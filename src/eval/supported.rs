@@ -18,8 +18,15 @@ const SPANS_HAVE_NO_LEVEL: &str =
 /// Checks that the likelihood of a text can be bounded.
 ///
 /// # Errors
-/// [`EvalError::Unsupported`] for block-causal models whose loss [depends on the noise level](depends_on_level).
+/// [`EvalError::Unsupported`] for block-causal models whose loss [depends on the noise level](depends_on_level), and
+/// for models that denoise after an encoder.
 pub fn check(spec: &ModelSpec) -> Result<(), EvalError> {
+    if matches!(spec.attention, AttentionPattern::EncodedBlocks { .. }) {
+        return Err(EvalError::Unsupported {
+            family: spec.family,
+            reason: "its blocks are denoised after what an encoder left of those before them, and the process                      that it was trained on is not published",
+        });
+    }
     let block_causal = spec.attention != AttentionPattern::Bidirectional;
     match block_causal && depends_on_level(spec) {
         true => Err(EvalError::Unsupported {
@@ -91,6 +98,8 @@ pub(super) fn check_spans(spec: &ModelSpec) -> Result<(), EvalError> {
 pub fn max_context(spec: &ModelSpec) -> usize {
     match spec.attention {
         AttentionPattern::Bidirectional => spec.max_canvas,
-        AttentionPattern::BlockCausal { .. } => spec.max_canvas.min(MAX_BLOCK_CAUSAL),
+        AttentionPattern::BlockCausal { .. } | AttentionPattern::EncodedBlocks { .. } => {
+            spec.max_canvas.min(MAX_BLOCK_CAUSAL)
+        }
     }
 }

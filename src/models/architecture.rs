@@ -61,6 +61,7 @@ pub(super) const fn family<A: Architecture>(
         inputs: &["attention_mask", "position_ids", "allowed_mask"],
         spec: |config| spec(&A::from_json(config)?),
         tensors: |config| tensors(&A::from_json(config)?),
+        unused: &[],
         generation_config: A::generation_config,
         ends_texts: true,
         tokenizer: None,
@@ -69,7 +70,17 @@ pub(super) const fn family<A: Architecture>(
 }
 
 fn spec(architecture: &impl Architecture) -> Result<ModelSpec, ModelError> {
-    let sizes = tensors(architecture)?;
+    let (parameters, active_parameters) =
+        parameters(&tensors(architecture)?, architecture.experts());
+    Ok(ModelSpec {
+        active_parameters,
+        ..architecture.spec(parameters)
+    })
+}
+
+/// How many weights the tensors `sizes` hold, and how many of them a row meets, where the layers that have a mixture
+/// of experts have that of `experts`.
+pub(super) fn parameters(sizes: &Shapes, experts: Option<ExpertShape>) -> (usize, usize) {
     let count = |of: &dyn Fn(&str) -> bool| {
         let counted = sizes.iter().filter(|(name, _)| of(name));
         let counts = counted.map(|(_, shape)| shape.iter().product());
@@ -77,13 +88,10 @@ fn spec(architecture: &impl Architecture) -> Result<ModelSpec, ModelError> {
     };
     let parameters = count(&|_| true);
     let of_experts = count(&|name| name.contains(EXPERTS));
-    let active_experts = architecture.experts().map_or(of_experts, |shape| {
+    let active_experts = experts.map_or(of_experts, |shape| {
         of_experts / shape.experts.max(1) * shape.per_row
     });
-    Ok(ModelSpec {
-        active_parameters: parameters - of_experts + active_experts,
-        ..architecture.spec(parameters)
-    })
+    (parameters, parameters - of_experts + active_experts)
 }
 
 fn load<A: Architecture>(

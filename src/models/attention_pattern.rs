@@ -16,6 +16,13 @@ pub enum AttentionPattern {
         /// Slots a block, at least 1.
         block_length: usize,
     },
+    /// A block of the gap sees itself, and what an encoder left of the slots before it: keys and values by which
+    /// each of them has seen no slot after itself. The encoder reads the prompt and every finished block
+    /// (DiffusionGemma).
+    EncodedBlocks {
+        /// Slots a block, at least 1.
+        block_length: usize,
+    },
 }
 
 impl AttentionPattern {
@@ -31,7 +38,8 @@ impl AttentionPattern {
 
     /// Row-major `[rows, rows]`, true where a slot of `rows` may attend to another of them, if a block
     /// begins at slot `start`; `None` if every one may attend to every other. The first block of the
-    /// canvas may be shorter than the others.
+    /// canvas may be shorter than the others. Of encoded blocks `start` is where the one begins that is denoised, and
+    /// the slots before it are the encoder's.
     ///
     /// # Panics
     /// If the block length is 0.
@@ -52,6 +60,14 @@ impl AttentionPattern {
     ) -> Option<Vec<bool>> {
         match self {
             Self::Bidirectional => None,
+            Self::EncodedBlocks { .. } => {
+                if rows.start >= start || rows.len() < 2 {
+                    return None;
+                }
+                let sees = |i: usize, j: usize| i >= start || j <= i;
+                let row = |i| rows.clone().map(move |j| sees(i, j));
+                Some(rows.clone().flat_map(row).collect())
+            }
             Self::BlockCausal { block_length } => {
                 let missing = (block_length - start % block_length) % block_length;
                 let block = |slot: usize| (slot + missing) / block_length;
@@ -77,7 +93,9 @@ impl AttentionPattern {
     pub fn block_of(self, slot: usize) -> usize {
         match self {
             Self::Bidirectional => 0,
-            Self::BlockCausal { block_length } => slot / block_length,
+            Self::BlockCausal { block_length } | Self::EncodedBlocks { block_length } => {
+                slot / block_length
+            }
         }
     }
 
@@ -109,6 +127,15 @@ impl AttentionPattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slot_of_an_encoded_block_sees_the_block_and_one_before_it_none_after_itself() {
+        let pattern = AttentionPattern::EncodedBlocks { block_length: 2 };
+        let bits = |rows: &[&str]| Some(rows.concat().chars().map(|bit| bit == '1').collect());
+        assert_eq!(pattern.allowed_among(0..3, 4), bits(&["100", "110", "111"]));
+        assert_eq!(pattern.allowed_among(4..6, 4), None);
+        assert_eq!(pattern.allowed_among(3..4, 4), None);
+    }
 
     #[test]
     fn a_scored_row_sees_its_noised_block_and_the_clean_blocks_before_it() {

@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
+use candle_core::Tensor;
+
 use crate::canvas::TokenId;
-use crate::models::{ModelError, ModelSpec};
+use crate::models::{AttentionPattern, ModelError, ModelSpec};
 
 /// Rows of several segments, end to end; rows attend within their segment only.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +26,8 @@ pub struct Segment {
     pub allowed: Option<Vec<bool>>,
     /// Slots of the key/value pool that every row attends to besides.
     pub context: Vec<u32>,
+    /// For each row the first of `context` that it attends to; empty if every row attends to all of it.
+    pub context_from: Vec<usize>,
     /// Slots of the key/value pool in which keys and values are kept, of as many rows as it names from
     /// row `store_from` of the segment on; empty if none are kept.
     pub store: Vec<u32>,
@@ -31,6 +35,13 @@ pub struct Segment {
     pub store_from: usize,
     /// The noise level σ, for a network that takes it.
     pub sigma: Option<f32>,
+    /// The rows go through the network's encoder, whose keys and values are kept and whose output means nothing: for
+    /// networks of [`AttentionPattern::EncodedBlocks`]. All slots of
+    /// `context` come right before the segment's first row, in their order.
+    pub encodes: bool,
+    /// What [`Denoiser::self_conditioning`](crate::models::Denoiser::self_conditioning) made of the last prediction
+    /// for these rows, `[rows, hidden]`, for a network that takes it; `None` at a block's first step.
+    pub self_conditioning: Option<Tensor>,
 }
 
 /// What one row's output depends on besides its hidden state.
@@ -69,8 +80,8 @@ impl RaggedBatch {
     /// set here); returns its rows.
     ///
     /// # Panics
-    /// If lengths differ: `positions` must hold one entry a token, `allowed` the square of that, and
-    /// `store` no more than there are from `store_from` on.
+    /// If lengths differ: `positions` must hold one entry a token, `allowed` the square of that, `context_from` none or
+    /// one a token, and `store` no more than there are from `store_from` on.
     pub fn push_segment(
         &mut self,
         tokens: &[TokenId],
@@ -79,6 +90,7 @@ impl RaggedBatch {
     ) -> Range<usize> {
         let length = tokens.len();
         assert_eq!(positions.len(), length);
+        assert!(segment.context_from.is_empty() || segment.context_from.len() == length);
         assert!(segment.store.is_empty() || segment.store_from + segment.store.len() <= length);
         if let Some(allowed) = &segment.allowed {
             assert_eq!(allowed.len(), length * length);
@@ -126,7 +138,8 @@ impl RaggedBatch {
     /// Checks every row against a model's limits.
     ///
     /// # Errors
-    /// If there are no rows; else names the first token outside the vocabulary, or position outside the context.
+    /// If there are no rows; else names the first token outside the vocabulary, or position outside the context, or
+    /// what the model's network does not take.
     pub fn check(&self, spec: &ModelSpec) -> Result<(), ModelError> {
         let (vocab, context) = (spec.vocab_size, spec.canvas_limit());
         if self.tokens.is_empty() {
@@ -141,6 +154,19 @@ impl RaggedBatch {
             return Err(ModelError::Batch(format!(
                 "position {position} is outside the model's context of {context} slots"
             )));
+        }
+        let has_encoder = matches!(spec.attention, AttentionPattern::EncodedBlocks { .. });
+        for segment in &self.segments {
+            if segment.encodes && !has_encoder {
+                return Err(ModelError::Batch(
+                    "a segment is to be encoded, and the network has no encoder".into(),
+                ));
+            }
+            if segment.self_conditioning.is_some() && (!spec.self_conditioned || segment.encodes) {
+                return Err(ModelError::Batch(
+                    "a segment has a self-conditioning signal, which its rows do not take".into(),
+                ));
+            }
         }
         Ok(())
     }

@@ -30,6 +30,7 @@ pub(super) const FAMILY: Family = Family {
     inputs: &["sigma", "position_ids", "allowed_mask"],
     spec: |config| Bd3lmConfig::from_json(config)?.spec(),
     tensors: |config| Bd3lmConfig::from_json(config)?.tensors(),
+    unused: &[],
     generation_config: |_, _| Ok(()),
     ends_texts: false,
     tokenizer: Some(GPT2),

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::models::ModelSpec;
+use crate::models::{KvShape, ModelSpec};
 
 /// Keys (already rotated) and values of slots that are not recomputed, for every layer.
 ///
@@ -16,7 +16,7 @@ pub struct KvPool {
 
 #[derive(Debug)]
 struct KvLayer {
-    /// `[slots, kv_heads, head_dim]`
+    /// `[slots, kv_heads, head_dim]`, which may differ between layers.
     keys: Tensor,
     values: Tensor,
 }
@@ -27,9 +27,10 @@ impl KvPool {
     /// # Errors
     /// If the device has not enough memory.
     pub fn new(spec: &ModelSpec, slots: usize, dtype: DType, device: &Device) -> Result<Self> {
-        let shape = (slots, spec.kv_heads, spec.head_dim);
         let layers = (0..spec.layers)
-            .map(|_| {
+            .map(|layer| {
+                let KvShape { heads, head_dim } = spec.kv_shape(layer);
+                let shape = (slots, heads, head_dim);
                 Ok(KvLayer {
                     keys: Tensor::zeros(shape, dtype, device)?,
                     values: Tensor::zeros(shape, dtype, device)?,

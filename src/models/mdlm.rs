@@ -20,6 +20,7 @@ pub(super) const FAMILY: Family = Family {
     inputs: &["sigma"],
     spec: |config| Ok(read(config)?.1),
     tensors: |config| Ok(read(config)?.0.tensors("backbone.")),
+    unused: &[],
     generation_config: |_, _| Ok(()),
     ends_texts: false,
     tokenizer: Some(GPT2),

@@ -11,6 +11,7 @@ mod backbone;
 pub mod batch;
 mod bd3lm;
 pub mod checkpoint;
+mod diffusion_gemma;
 mod dit;
 mod dream;
 pub mod embedded;
@@ -38,7 +39,7 @@ pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
 pub(crate) use layers::{MixtureOfExperts, RmsNorm, Rotary, Router, grouped, silu_times};
-pub use spec::{Corruption, ForwardProcess, ModelSpec, Parameterisation, SlidingWindow};
+pub use spec::{Corruption, ForwardProcess, KvShape, ModelSpec, Parameterisation, SlidingWindow};
 pub use weights::{NotFinite, Shapes, WeightFormat};
 
 /// Rows that go through the head at once: bounds the memory that logits take.
@@ -93,5 +94,18 @@ pub trait Denoiser: Send {
     fn head_rows(&self, hidden: &Tensor, rows: &[RowInput]) -> Result<Tensor, ModelError> {
         let _ = rows;
         self.head(hidden)
+    }
+
+    /// What the network is told of its last prediction, `[rows, hidden]`: of the `logits` `[rows, vocab]`, divided by
+    /// the temperature, from which the tokens of the rows were drawn. It goes into the next step's
+    /// [`Segment::self_conditioning`].
+    ///
+    /// # Errors
+    /// If the network takes no such signal ([`ModelSpec::self_conditioned`]), or the device fails.
+    fn self_conditioning(&self, logits: &Tensor) -> Result<Tensor, ModelError> {
+        let _ = logits;
+        Err(ModelError::Batch(
+            "the network does not take its own predictions".into(),
+        ))
     }
 }

@@ -5,8 +5,8 @@ use serde_json::Value;
 use crate::decode::DecodePlan;
 use crate::models::weights::{Shapes, Weights};
 use crate::models::{
-    Denoiser, ModelError, ModelSpec, a2d, bd3lm, dream, illada, llada, llada_moe, llada2_moe, mdlm,
-    sdar, sedd,
+    Denoiser, ModelError, ModelSpec, a2d, bd3lm, diffusion_gemma, dream, illada, llada, llada_moe,
+    llada2_moe, mdlm, sdar, sedd,
 };
 
 /// Builds a network from its config.json, what the checkpoint's files say of it, and its weights.
@@ -27,6 +27,9 @@ pub struct Family {
     pub spec: fn(&Value) -> Result<ModelSpec, ModelError>,
     /// Name and shape of every tensor that a checkpoint with this config.json must hold.
     pub tensors: fn(&Value) -> Result<Shapes, ModelError>,
+    /// How the names of tensors begin that a checkpoint may hold besides, of parts that are not built. They are
+    /// passed over.
+    pub unused: &'static [&'static str],
     /// Takes what a generation_config.json says of sampling into the default plan, as far as the
     /// family's official sampler reads it from there.
     pub generation_config: fn(&Value, &mut DecodePlan) -> Result<(), ModelError>,
@@ -48,6 +51,7 @@ pub const FAMILIES: &[Family] = &[
     dream::FAMILY,
     sdar::FAMILY,
     a2d::FAMILY,
+    diffusion_gemma::FAMILY,
     mdlm::FAMILY,
     bd3lm::FAMILY,
     sedd::FAMILY,

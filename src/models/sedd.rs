@@ -27,6 +27,7 @@ pub(super) const FAMILY: Family = Family {
     inputs: &["sigma"],
     spec: |config| SeddConfig::from_json(config)?.spec(),
     tensors: |config| Ok(SeddConfig::from_json(config)?.shape()?.tensors("")),
+    unused: &[],
     generation_config: |_, _| Ok(()),
     ends_texts: false,
     tokenizer: Some(GPT2),

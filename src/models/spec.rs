@@ -1,5 +1,8 @@
 //! What the engine and the server have to know of a model.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
@@ -22,6 +25,15 @@ pub struct SlidingWindow {
     pub slots: usize,
     /// Longest canvas, in slots.
     pub max_canvas: usize,
+}
+
+/// How the keys and values of a layer are shaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct KvShape {
+    /// Key/value heads.
+    pub heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
 }
 
 /// The name of a forward process.
@@ -54,7 +66,7 @@ pub enum Corruption {
 pub enum Parameterisation {
     /// Logits of the clean token. Of a model of the uniform process they are those of p(x_0 | the other
     /// slots): what the slot's own token says of itself, by Bayes' rule, comes on top (UDLM,
-    /// arXiv:2412.10193).
+    /// arXiv:2412.10193). Of one that denoises [encoded blocks](AttentionPattern::EncodedBlocks) they say it all.
     Logits,
     /// Logits of the clean token, to be read under the substitutions that the network was trained with
     /// (SUBS; MDLM, arXiv:2406.07524, section 3.2.3): the mask token has probability zero, whatever its
@@ -80,10 +92,13 @@ pub struct ModelSpec {
     pub hidden_size: usize,
     /// Transformer blocks.
     pub layers: usize,
-    /// Key/value heads.
+    /// Key/value heads, in the layers that are not in `other_layers`.
     pub kv_heads: usize,
-    /// Width of one head.
+    /// Width of one head, in the same.
     pub head_dim: usize,
+    /// The layers whose keys and values have another shape, by their number.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub other_layers: BTreeMap<usize, KvShape>,
     /// Width of a row of logits; every token id is below it.
     pub vocab_size: usize,
     /// Longest canvas, in slots, all of which are seen from its end.
@@ -99,6 +114,10 @@ pub struct ModelSpec {
     pub parameterisation: Parameterisation,
     /// The network takes the noise level: every segment of a batch has to give its σ.
     pub noise_conditioned: bool,
+    /// The network takes what it predicted in a block's step before
+    /// ([`Denoiser::self_conditioning`](crate::models::Denoiser::self_conditioning)).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub self_conditioned: bool,
     /// The noise schedule that such a network was trained with, if the checkpoint's family has one.
     #[serde(serialize_with = "as_text")]
     pub noise_schedule: Option<Schedule>,
@@ -121,6 +140,21 @@ impl ModelSpec {
     /// gaps.
     pub fn never_stops(&self) -> bool {
         self.default_plan.early_stop != EarlyStop::Never && self.stop_tokens.is_empty()
+    }
+
+    /// The shape of the keys and values of `layer`.
+    pub fn kv_shape(&self, layer: usize) -> KvShape {
+        let usual = KvShape {
+            heads: self.kv_heads,
+            head_dim: self.head_dim,
+        };
+        self.other_layers.get(&layer).copied().unwrap_or(usual)
+    }
+
+    /// Numbers that are kept of a slot: keys and values of all layers.
+    pub fn kv_width(&self) -> usize {
+        let shapes = (0..self.layers).map(|layer| self.kv_shape(layer));
+        shapes.map(|shape| 2 * shape.heads * shape.head_dim).sum()
     }
 
     /// The mask token; none for the uniform process.
@@ -231,6 +265,14 @@ impl ModelSpec {
                 ),
             });
         }
+        if let AttentionPattern::EncodedBlocks { block_length } = self.attention {
+            self.check_encoded_blocks(plan, block_length)?;
+        } else if let Revision::RenoiseRest { .. } = plan.revision {
+            return invalid(
+                "revision",
+                "`renoise_rest` is for models that denoise encoded blocks; allowed: renoise",
+            );
+        }
         let mut last = plan.commit_last.iter();
         if let Some(token) = last.find(|token| **token as usize >= self.vocab_size) {
             return Err(PlanError::OutOfRange {
@@ -304,6 +346,33 @@ impl ModelSpec {
         Ok(())
     }
 
+    /// Checks that `plan` goes on from what an encoder left, in whole blocks of `block_length`.
+    fn check_encoded_blocks(
+        &self,
+        plan: &DecodePlan,
+        block_length: usize,
+    ) -> Result<(), PlanError> {
+        let (field, reason) = if plan.block_length != Some(block_length) {
+            let reason = format!(
+                "this model denoises blocks of {block_length} slots and no others; allowed: {block_length}"
+            );
+            ("block_length", reason)
+        } else if plan.block_origin != BlockOrigin::Gap {
+            let reason = "this model's blocks begin where the text ends that its encoder has read; allowed: gap";
+            ("block_origin", reason.to_owned())
+        } else if !matches!(plan.revision, Revision::RenoiseRest { .. }) {
+            let reason = "this model's logits are those of the clean token given the noise as it is, for which only \
+                          `renoise_rest` is, as in the preset diffusion-gemma";
+            ("revision", reason.to_owned())
+        } else if plan.left_context {
+            let reason = "this model only goes on from a text; allowed: false";
+            ("left_context", reason.to_owned())
+        } else {
+            return Ok(());
+        };
+        Err(PlanError::Invalid { field, reason })
+    }
+
     /// The presets that the network goes with.
     pub fn presets(&self) -> Vec<Preset> {
         let mut presets = preset::all();
@@ -348,19 +417,25 @@ impl ModelSpec {
         self.max_canvas.max(sliding)
     }
 
-    /// Slots of a canvas for `plan`, scratch slots included, of which `length` are laid out and the last
-    /// gap ends before slot `gaps_end`.
+    /// Slots of a canvas for `plan`, scratch slots included, of which `length` are laid out, the first gap begins at
+    /// the first of `gaps` and the last one ends before the end.
     ///
     /// Where blocks are counted from the start of the canvas, a block-causal network needs the block
     /// that the last gap ends in to be whole, as the official samplers lay it out: it has seen no
-    /// shorter ones. Otherwise it is `length`.
-    pub fn canvas_length(&self, plan: &DecodePlan, gaps_end: usize, length: usize) -> usize {
-        match (self.attention, plan.block_origin) {
-            (AttentionPattern::BlockCausal { block_length }, BlockOrigin::Canvas) => gaps_end
-                .checked_next_multiple_of(block_length)
-                .map_or(usize::MAX, |end| end.max(length)),
-            _ => length,
-        }
+    /// shorter ones. One that denoises encoded blocks needs whole blocks from the first gap on. Otherwise it is
+    /// `length`.
+    pub fn canvas_length(&self, plan: &DecodePlan, gaps: Range<usize>, length: usize) -> usize {
+        let (start, block_length) = match (self.attention, plan.block_origin) {
+            (AttentionPattern::BlockCausal { block_length }, BlockOrigin::Canvas) => {
+                (0, block_length)
+            }
+            (AttentionPattern::EncodedBlocks { block_length }, _) => (gaps.start, block_length),
+            _ => return length,
+        };
+        let in_blocks = gaps.end.saturating_sub(start);
+        let whole = in_blocks.checked_next_multiple_of(block_length);
+        let end = whole.and_then(|whole| whole.checked_add(start));
+        end.map_or(usize::MAX, |end| end.max(length))
     }
 
     /// Slots of the longest gap, up to `at_most`, that a canvas for `plan` has room for after `fixed` slots;
@@ -368,7 +443,7 @@ impl ModelSpec {
     pub fn longest_gap(&self, plan: &DecodePlan, fixed: usize, at_most: usize) -> usize {
         let fits = |gap: &usize| {
             let length = fixed.saturating_add(*gap);
-            self.canvas_length(plan, length, length) <= self.longest_canvas(plan)
+            self.canvas_length(plan, fixed..length, length) <= self.longest_canvas(plan)
         };
         (1..=at_most).rev().find(fits).unwrap_or(0)
     }
@@ -376,8 +451,10 @@ impl ModelSpec {
     /// `canvas` with the scratch slots that `plan` needs: as many slots as
     /// [`ModelSpec::canvas_length`] says.
     pub fn with_scratch(&self, plan: &DecodePlan, canvas: Canvas) -> Canvas {
-        let gaps_end = canvas.gaps().last().map_or(0, |gap| gap.end);
-        let length = self.canvas_length(plan, gaps_end, canvas.len());
+        let gaps = canvas.gaps();
+        let start = gaps.first().map_or(0, |gap| gap.start);
+        let end = gaps.last().map_or(0, |gap| gap.end);
+        let length = self.canvas_length(plan, start..end, canvas.len());
         canvas.with_scratch(length)
     }
 }

@@ -100,6 +100,7 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
     Ok(RowSample {
         token,
         probability: probability(logits[token as usize]),
+        most_probable: best.1 as TokenId,
         best: probability(best.0),
         second: probability(second.0),
         entropy,

@@ -254,6 +254,7 @@ impl Found {
                 return Ok(RowSample {
                     token: self.token,
                     probability: self.probability,
+                    most_probable: self.best_token,
                     best: self.best,
                     second: self.second,
                     entropy: self.entropy,

@@ -129,6 +129,8 @@ pub struct RowSample {
     pub token: TokenId,
     /// The probability of `token`, by the basis asked for.
     pub probability: f32,
+    /// The most probable token, the excluded one among all.
+    pub most_probable: TokenId,
     /// The probability of the most probable token.
     pub best: f32,
     /// The probability of the second most probable token; 0 if there is none.

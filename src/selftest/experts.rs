@@ -154,6 +154,11 @@ fn route(
             numbers.push(Argument::F32(*scale));
             (bias, numbers)
         }
+        Router::ScaledSoftmax { .. } => {
+            return Err(Failure::Differs(
+                "no kernel scales a router's weights".into(),
+            ));
+        }
     };
     let mut arguments = vec![
         Argument::input(logits),

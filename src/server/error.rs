@@ -374,11 +374,13 @@ impl From<SubmitError> for ApiError {
             SubmitError::CanvasTooLong { .. } | SubmitError::NegativePromptTooLong { .. } => {
                 bad_request("context_length_exceeded")
             }
-            SubmitError::CacheTooLarge { .. } => bad_request("cache_too_large"),
-            SubmitError::UnknownToken { .. } => bad_request("invalid_value"),
-            SubmitError::CannotSeeAhead { .. } | SubmitError::CannotConstrain { .. } => {
-                bad_request("unsupported_value")
+            SubmitError::CacheTooLarge { .. } | SubmitError::CannotEncode { .. } => {
+                bad_request("cache_too_large")
             }
+            SubmitError::UnknownToken { .. } => bad_request("invalid_value"),
+            SubmitError::CannotSeeAhead { .. }
+            | SubmitError::OnlyGoesOn { .. }
+            | SubmitError::CannotConstrain { .. } => bad_request("unsupported_value"),
             SubmitError::Plan(error) => Self::plan(&error),
             SubmitError::Stopped => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "stopped", message)

@@ -33,7 +33,7 @@ pub(super) struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     sliding_window: Option<SlidingWindow>,
     /// What a gap is filled by: `bidirectional`, all of the canvas; `left-context`, what precedes the end
-    /// of its block, and only where a request asks for that.
+    /// of its block, and only where a request asks for that; `none`, where the model only goes on from a text.
     infill: &'static str,
     /// What gaps can be held to; nothing for models of the uniform process.
     constraints: &'static [&'static str],
@@ -139,6 +139,7 @@ fn model(state: &AppState) -> Model {
         infill: match spec.attention {
             AttentionPattern::Bidirectional => "bidirectional",
             AttentionPattern::BlockCausal { .. } => "left-context",
+            AttentionPattern::EncodedBlocks { .. } => "none",
         },
         constraints: match spec.mask_token() {
             Some(_) => &["regex", "grammar", "json_object", "json_schema"],

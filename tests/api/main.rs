@@ -11,6 +11,7 @@ mod completions;
 mod conformance;
 mod connections;
 mod constraints;
+mod encoded;
 mod errors;
 mod fim;
 mod frames;

@@ -107,6 +107,17 @@ impl Mock {
         self.by_default(preset.plan().clone())
     }
 
+    /// Makes it a model of the uniform process that denoises whole blocks of so many slots after an encoder.
+    pub fn encoding_for_blocks_of(self, block_length: usize) -> Self {
+        let mut model = self.of_the_uniform_process();
+        model.spec.attention = AttentionPattern::EncodedBlocks { block_length };
+        let preset = preset::by_name("diffusion-gemma").unwrap();
+        model.by_default(DecodePlan {
+            block_length: Some(block_length),
+            ..preset.plan().clone()
+        })
+    }
+
     /// Makes it a model that expands the slots of special tokens and removes those of stop tokens.
     pub fn resizing(mut self) -> Self {
         self.spec.resize_tokens = Some(ResizeTokens {

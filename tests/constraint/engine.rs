@@ -409,6 +409,7 @@ fn the_work_of_one_token_and_of_one_step_is_counted_and_bounded() {
                 slot,
                 token: TokenId::from(b'A'),
                 probability,
+                most_probable: TokenId::from(b'A'),
                 best: probability,
                 second: 0.0,
                 entropy: 0.0,

@@ -11,7 +11,7 @@ use crate::support::{denoise, golden};
 
 const FORMATS: [WeightFormat; 2] = [WeightFormat::Float(DType::F32), WeightFormat::Q8_0];
 const REQUESTS: u32 = 50;
-const FAMILIES: [&str; 11] = [
+const FAMILIES: [&str; 12] = [
     "llada",
     "dream",
     "mdlm",
@@ -23,6 +23,7 @@ const FAMILIES: [&str; 11] = [
     "bd3lm",
     "sedd_absorb",
     "sedd_uniform",
+    "diffusion_gemma",
 ];
 
 fn engine(family: &str, format: WeightFormat) -> Engine {
@@ -61,11 +62,14 @@ fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
                 };
                 builder.fixed(&prompt[..2]).build().unwrap()
             } else {
+                if engine.spec().self_conditioned {
+                    plan.steps_per_block = Some(2 + index % 4);
+                }
                 engine.spec().with_scratch(&plan, builder.build().unwrap())
             };
             plan.sampling.temperature = [0.0, 1.0][index / 2 % 2];
             plan.sampling.top_p = [None, Some(0.8)][index / 4 % 2];
-            if by_logits {
+            if by_logits && engine.mask_token().is_some() {
                 plan.sampling.guidance_scale = [0.0, 0.0, 1.5][index % 3];
             }
             let is_cached = matches!(plan.cache.policy, CachePolicy::Prefix | CachePolicy::Dual);

@@ -107,7 +107,7 @@ fn the_block_that_a_canvas_ends_in_is_made_whole_for_a_model_that_knows_no_other
         lengths(&dream, &dream.default_plan, &[1, 2], 3, &[]),
         (5, 5)
     );
-    let endless = sdar.canvas_length(&sdar.default_plan, usize::MAX, usize::MAX);
+    let endless = sdar.canvas_length(&sdar.default_plan, 0..usize::MAX, usize::MAX);
     assert_eq!(endless, usize::MAX);
 }
 

@@ -5,6 +5,7 @@
 
 mod a2d;
 mod defaults;
+mod diffusion_gemma;
 mod dream;
 mod llada;
 mod llada2;

@@ -106,6 +106,7 @@ fn candidate(slot: usize, token: TokenId) -> Candidate {
         slot,
         token,
         probability: 0.5,
+        most_probable: token,
         best: 0.5,
         second: 0.0,
         entropy: 0.0,

@@ -15,6 +15,7 @@ fn candidates(decoder: &Decoder, canvas: &Canvas) -> Vec<Candidate> {
             slot,
             token: 1 + ((slot + salt) % 50) as TokenId,
             probability,
+            most_probable: 99,
             best: probability,
             second: 0.0,
             entropy: 1.0 - probability,

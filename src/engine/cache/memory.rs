@@ -25,7 +25,7 @@ impl CacheMemory {
         let spec = model.spec();
         let dtype = model.dtype();
         let block_slots = block_slots(spec);
-        let slot_bytes = 2 * spec.layers * spec.kv_heads * spec.head_dim * dtype.size_in_bytes();
+        let slot_bytes = spec.kv_width() * dtype.size_in_bytes();
         let affordable = bytes / slot_bytes.max(1) / block_slots;
         let count = affordable.min(slots.div_ceil(block_slots));
         let pool = (count > 0)
@@ -72,7 +72,8 @@ impl CacheMemory {
 /// block holds depends on nothing after it.
 pub(in crate::engine) fn block_slots(spec: &ModelSpec) -> usize {
     match spec.attention {
-        AttentionPattern::Bidirectional => BLOCK_SLOTS,
+        // What an encoder leaves of a slot depends on nothing after it.
+        AttentionPattern::Bidirectional | AttentionPattern::EncodedBlocks { .. } => BLOCK_SLOTS,
         AttentionPattern::BlockCausal { block_length } => {
             block_length * BLOCK_SLOTS.div_ceil(block_length.max(1))
         }

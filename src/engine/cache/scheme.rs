@@ -17,7 +17,7 @@ pub enum CacheScheme {
     Prefix,
     /// Everything but the current block, as of the last refresh. Approximate.
     Dual,
-    /// The finished blocks of a block-causal network. Exact.
+    /// The finished blocks of a block-causal network, or what an encoder left of all before the current block. Exact.
     Block,
 }
 
@@ -27,6 +27,9 @@ impl CacheScheme {
     /// # Errors
     /// If the network does not allow the policy.
     pub fn of(cache: Cache, attention: AttentionPattern) -> Result<Self, PlanError> {
+        if let AttentionPattern::EncodedBlocks { .. } = attention {
+            return Self::of_encoded(cache);
+        }
         let block_causal = matches!(attention, AttentionPattern::BlockCausal { .. });
         match (cache.policy, block_causal) {
             (CachePolicy::None, _) | (CachePolicy::Auto, false) => Ok(Self::None),
@@ -46,5 +49,25 @@ impl CacheScheme {
                     .into(),
             }),
         }
+    }
+
+    /// What `cache` comes to for a network that reads what its encoder left.
+    fn of_encoded(cache: Cache) -> Result<Self, PlanError> {
+        let (field, reason) = match cache.policy {
+            CachePolicy::Prefix if cache.refresh.is_some() => (
+                "cache.refresh",
+                "what this model's encoder leaves never grows old; leave it out",
+            ),
+            CachePolicy::Auto | CachePolicy::Prefix => return Ok(Self::Block),
+            CachePolicy::None | CachePolicy::Dual => (
+                "cache.policy",
+                "this model reads the keys and values that its encoder left of all before a block, and nothing \
+                 after the block; allowed: auto, prefix",
+            ),
+        };
+        Err(PlanError::Invalid {
+            field,
+            reason: reason.to_owned(),
+        })
     }
 }

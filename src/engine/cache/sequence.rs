@@ -16,6 +16,8 @@ pub(in crate::engine) struct SequenceCache {
     refresh: Option<usize>,
     /// Slots of a block of a block-causal model, and of the canvas's first block that it lacks.
     model_block: Option<(usize, usize)>,
+    /// What comes before the block that is denoised is encoded, in steps of its own.
+    encodes: bool,
     /// Of the canvas, and with guidance of its unconditional twin.
     tables: Vec<Table>,
     /// For [`CacheScheme::Block`]: as many slots from the canvas's first on are cached.
@@ -74,7 +76,7 @@ impl SequenceCache {
             AttentionPattern::BlockCausal { block_length } => {
                 Some((block_length, missing(block_length, block_start)))
             }
-            AttentionPattern::Bidirectional => None,
+            AttentionPattern::Bidirectional | AttentionPattern::EncodedBlocks { .. } => None,
         };
         let shift = model_block.map_or(0, |(_, missing)| missing);
         let block_slots = memory.block_slots();
@@ -98,6 +100,7 @@ impl SequenceCache {
             scheme,
             refresh: cache.refresh,
             model_block,
+            encodes: matches!(spec.attention, AttentionPattern::EncodedBlocks { .. }),
             tables,
             cached: 0,
             shared: 0,
@@ -170,6 +173,7 @@ impl SequenceCache {
             // No slot sees the blocks after its own.
             CacheScheme::None if self.model_block.is_some() => Window::uncached(0..block.end),
             CacheScheme::None => Window::uncached(0..length),
+            CacheScheme::Block if self.encodes => self.encoded_window(block, chunk),
             CacheScheme::Block => self.block_window(place, chunk),
             _ if self.is_due(block) => Window {
                 kept: 0..length,
@@ -188,6 +192,25 @@ impl SequenceCache {
                     denoises: true,
                 }
             }
+        }
+    }
+
+    /// What is not encoded yet of what comes before `block`, at most `chunk` slots, or else the block.
+    fn encoded_window(&self, block: &Range<usize>, chunk: usize) -> Window {
+        let end = self.cached.saturating_add(chunk.max(1)).min(block.start);
+        let denoises = self.cached >= block.start;
+        let rows = match denoises {
+            true => block.clone(),
+            false => self.cached..end,
+        };
+        Window {
+            context: [0..rows.start, 0..0],
+            kept: match denoises {
+                true => block.start..block.start,
+                false => rows.clone(),
+            },
+            rows,
+            denoises,
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Heads {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layer<'a> {
     pub heads: Heads,
+    /// What products of queries and keys are multiplied by.
+    pub scale: f32,
     /// `[rows, heads.query, heads.dim]`, rotated.
     pub q: &'a [f32],
     /// `[rows, heads.key_value, heads.dim]`, rotated.
@@ -43,10 +45,12 @@ pub(super) struct Layer<'a> {
 #[derive(Debug)]
 struct Tile {
     rows: Range<usize>,
+    /// The first slot of the context that they see; they see all after it.
+    context_from: usize,
     visible: Visible,
 }
 
-/// Which rows of their segment the rows of a tile see, besides all of the context.
+/// Which rows of their segment the rows of a tile see, besides the context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Visible {
     /// The first so many.
@@ -82,22 +86,23 @@ impl Visible {
 /// The rows of a segment, numbered from 0, in tiles.
 fn tiles(segment: &Segment) -> Vec<Tile> {
     let length = segment.rows.len();
-    let groups: Vec<(usize, Visible)> = match &segment.allowed {
-        None => vec![(length, Visible::First(length))],
-        Some(allowed) => {
-            let rows: Vec<&[bool]> = allowed.chunks(length.max(1)).collect();
-            let groups = rows.chunk_by(|a, b| a == b);
-            groups
-                .map(|rows| (rows.len(), Visible::of(rows[0])))
-                .collect()
-        }
-    };
+    let rows: Vec<(usize, Option<&[bool]>)> = (0..length)
+        .map(|row| {
+            let from = segment.context_from.get(row).copied().unwrap_or(0);
+            let allowed = segment.allowed.as_deref();
+            let allowed = allowed.map(|allowed| &allowed[row * length..(row + 1) * length]);
+            (from, allowed)
+        })
+        .collect();
     let mut tiles = Vec::new();
     let mut start = 0;
-    for (count, visible) in groups {
-        let end = start + count;
+    for alike in rows.chunk_by(|a, b| a == b) {
+        let (context_from, allowed) = alike[0];
+        let visible = allowed.map_or(Visible::First(length), Visible::of);
+        let end = start + alike.len();
         tiles.extend((start..end).step_by(TILE).map(|from| Tile {
             rows: from..(from + TILE).min(end),
+            context_from,
             visible: visible.clone(),
         }));
         start = end;
@@ -105,7 +110,7 @@ fn tiles(segment: &Segment) -> Vec<Tile> {
     tiles
 }
 
-/// Scaled dot-product attention of every row to its segment's context and rows:
+/// Dot-product attention, of products times `layer.scale`, of every row to its segment's context and rows:
 /// `[rows, heads.query · heads.dim]`. A row that sees nothing gets zeros.
 pub(super) fn attend(segments: &[Segment], layer: Layer) -> Vec<f32> {
     let Heads { query, dim, .. } = layer.heads;
@@ -145,31 +150,20 @@ fn attend_tile(segment: &Segment, tile: &Tile, head: usize, layer: Layer) -> Vec
     } = layer.heads;
     let group = query / key_value;
     let rows = tile.rows.len();
-    let keys = segment.context.len() + tile.visible.len();
+    let context = segment.context.get(tile.context_from..).unwrap_or(&[]);
+    let keys = context.len() + tile.visible.len();
     let mut output = vec![0.0; rows * group * dim];
     if keys == 0 {
         return output;
     }
-    let k = gather(
-        segment,
-        &tile.visible,
-        head,
-        layer.heads,
-        layer.cached.0,
-        layer.k,
-    );
-    let v = gather(
-        segment,
-        &tile.visible,
-        head,
-        layer.heads,
-        layer.cached.1,
-        layer.v,
-    );
+    let start = segment.rows.start;
+    let seen = (context, start, &tile.visible);
+    let k = gather(seen, head, layer.heads, layer.cached.0, layer.k);
+    let v = gather(seen, head, layer.heads, layer.cached.1, layer.v);
     let mut scores = vec![0.0; rows * keys];
-    let scale = 1.0 / (dim as f32).sqrt();
+    let scale = layer.scale;
     for in_group in 0..group {
-        let first = segment.rows.start + tile.rows.start;
+        let first = start + tile.rows.start;
         let q = &layer.q[(first * query + head * group + in_group) * dim..];
         // scores = scale · q kᵀ
         multiply(
@@ -215,25 +209,24 @@ fn attend_tile(segment: &Segment, tile: &Tile, head: usize, layer: Layer) -> Vec
     output
 }
 
-/// What the rows of a tile see of one head of `own` and of the `cached`, `[keys, dim]`.
+/// What the rows of a tile see of one head of `own` and of the `cached`, `[keys, dim]`: slots of the context, and
+/// rows of the segment that begins at `start`.
 fn gather(
-    segment: &Segment,
-    visible: &Visible,
+    (context, start, visible): (&[u32], usize, &Visible),
     head: usize,
     heads: Heads,
     cached: &[f32],
     own: &[f32],
 ) -> Vec<f32> {
     let Heads { key_value, dim, .. } = heads;
-    let mut gathered = Vec::with_capacity((segment.context.len() + visible.len()) * dim);
+    let mut gathered = Vec::with_capacity((context.len() + visible.len()) * dim);
     let mut take = |from: &[f32], slot: usize| {
         let at = (slot * key_value + head) * dim;
         gathered.extend_from_slice(&from[at..at + dim]);
     };
-    for slot in &segment.context {
+    for slot in context {
         take(cached, *slot as usize);
     }
-    let start = segment.rows.start;
     match visible {
         Visible::First(count) => (0..*count).for_each(|row| take(own, start + row)),
         Visible::At(places) => places.iter().for_each(|row| take(own, start + row)),

@@ -26,7 +26,7 @@ pub(super) fn is_for(segments: &[Segment], q: &Tensor) -> bool {
         && matches!(q.dtype(), DType::F32 | DType::BF16 | DType::F16)
         && segments
             .iter()
-            .all(|segment| segment.rows.len() <= MOST_ROWS)
+            .all(|segment| segment.rows.len() <= MOST_ROWS && segment.context_from.is_empty())
 }
 
 /// A plan on the device, uploaded once a forward.
@@ -59,16 +59,19 @@ impl DevicePlan {
         })
     }
 
-    /// Attention of `q` `[rows, heads, head_dim]` to `k` and `v` `[rows, kv_heads, head_dim]` and to the
-    /// keys and values of the pool; `[rows, heads · head_dim]`.
+    /// Attention, of products times `scale`, of `q` `[rows, heads, head_dim]` to `k` and `v` `[rows, kv_heads,
+    /// head_dim]` and to the keys and values of the pool; `[rows, heads · head_dim]`.
     pub fn attend(
         &self,
         pool: Option<(&Tensor, &Tensor)>,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        scale: f32,
+        [q, k, v]: [&Tensor; 3],
     ) -> Result<Tensor> {
-        let attention = RaggedAttention { plan: self, pool };
+        let attention = RaggedAttention {
+            plan: self,
+            pool,
+            scale,
+        };
         let (k, v) = (k.contiguous()?, v.contiguous()?);
         q.contiguous()?.apply_op3_no_bwd(&k, &v, &attention)
     }
@@ -77,6 +80,7 @@ impl DevicePlan {
 struct RaggedAttention<'a> {
     plan: &'a DevicePlan,
     pool: Option<(&'a Tensor, &'a Tensor)>,
+    scale: f32,
 }
 
 impl CustomOp3 for RaggedAttention<'_> {
@@ -158,7 +162,7 @@ impl RaggedAttention<'_> {
         };
         // SAFETY: the kernel writes every row, each of which is in one segment.
         let mut out = unsafe { device.alloc::<T>(rows * heads * dim)? };
-        let (head_count, scale) = (heads as u32, 1.0 / (dim as f32).sqrt());
+        let (head_count, scale) = (heads as u32, self.scale);
         let plan = self.plan;
         let launch = ragged::launch(kernel, plan.tiles, heads);
         let function = function(device, kernel)?;

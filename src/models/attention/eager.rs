@@ -35,16 +35,15 @@ impl EagerPlan {
         })
     }
 
-    /// Scaled dot-product attention of each row to its segment's cached slots and rows. `q` is
+    /// Dot-product attention, of products times `scale`, of each row to its segment's cached slots and rows. `q` is
     /// `[rows, heads, head_dim]`, `k` and `v` are `[rows, kv_heads, head_dim]`; the result is
     /// `[rows, heads · head_dim]`.
     pub fn attend(
         &self,
         pool: Option<&KvPool>,
         layer: usize,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        scale: f32,
+        [q, k, v]: [&Tensor; 3],
     ) -> Result<Tensor> {
         let mut outputs = Vec::with_capacity(self.groups.len());
         for group in &self.groups {
@@ -56,7 +55,7 @@ impl EagerPlan {
                 v = Tensor::cat(&[&values, &v], 0)?;
             }
             let bias = group.bias.as_ref();
-            outputs.push(scaled_dot_product(&q, &k, &v, group.count, bias)?);
+            outputs.push(scaled_dot_product([&q, &k, &v], scale, group.count, bias)?);
         }
         match outputs.as_slice() {
             [] => q.flatten_from(1),
@@ -75,14 +74,20 @@ impl Group {
             true => None,
             false => Some(Tensor::from_slice(slots, slots.len(), device)?),
         };
-        let bias = first.allowed.as_deref().map(|allowed| {
-            let rows = allowed.chunks(queries).flat_map(|row| {
-                let own = row.iter();
-                let own = own.map(|allowed| if *allowed { 0.0 } else { f32::MIN });
-                std::iter::repeat_n(0.0, slots.len()).chain(own)
+        let sees_all = first.allowed.is_none() && first.context_from.is_empty();
+        let bias = (!sees_all).then(|| {
+            let rows = (0..queries).flat_map(|row| {
+                let from = first.context_from.get(row).copied().unwrap_or(0);
+                let context = (0..slots.len()).map(move |slot| slot >= from);
+                let own = (0..queries).map(move |other| {
+                    let allowed = first.allowed.as_deref();
+                    allowed.is_none_or(|allowed| allowed[row * queries + other])
+                });
+                context.chain(own)
             });
+            let bias = rows.map(|allowed| if allowed { 0.0 } else { f32::MIN });
             let shape = (1, 1, queries, slots.len() + queries);
-            Tensor::from_vec(rows.collect::<Vec<f32>>(), shape, device)
+            Tensor::from_vec(bias.collect::<Vec<f32>>(), shape, device)
         });
         Ok(Self {
             rows: start..start + count * queries,
@@ -95,11 +100,10 @@ impl Group {
 
 /// Attention within each of `count` sequences of one length: `q` is `[count · queries, heads,
 /// head_dim]`, `k` and `v` are `[count · keys, kv_heads, head_dim]`; `bias` `[1, 1, queries, keys]` is
-/// added to the scores.
+/// added to the scores, which are products times `scale`.
 fn scaled_dot_product(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    [q, k, v]: [&Tensor; 3],
+    scale: f32,
     count: usize,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
@@ -112,7 +116,7 @@ fn scaled_dot_product(
             .transpose(1, 2)?
             .contiguous()
     };
-    let q = (by_head(q, queries)? * (1.0 / (head_dim as f64).sqrt()))?;
+    let q = (by_head(q, queries)? * f64::from(scale))?;
     let k = for_each_query_head(&by_head(k, keys)?, groups)?;
     let v = for_each_query_head(&by_head(v, keys)?, groups)?;
     let mut scores = q.matmul(&k.transpose(2, 3)?)?.to_dtype(DType::F32)?;

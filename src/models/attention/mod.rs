@@ -47,13 +47,19 @@ impl<'a> Attention<'a> {
                 "the batch names slot {slot} of a key/value pool of {slots}"
             )));
         }
-        Ok(Self {
-            segments: batch.segments(),
+        Ok(Self::of(batch.segments(), pool))
+    }
+
+    /// Attention for other `segments` over the rows of a batch and the slots of the `pool` that [`Attention::new`] has
+    /// checked: for layers that see less than its own say.
+    pub fn of(segments: &'a [Segment], pool: Option<&'a KvPool>) -> Self {
+        Self {
+            segments,
             pool,
             eager_plan: OnceCell::new(),
             #[cfg(feature = "cuda")]
             kernel_plan: OnceCell::new(),
-        })
+        }
     }
 
     /// Keeps the keys and values that segments ask to keep, then scaled dot-product attention of each row
@@ -62,6 +68,18 @@ impl<'a> Attention<'a> {
     /// `q` is `[rows, heads, head_dim]`, `k` and `v` are `[rows, kv_heads, head_dim]`, q and k already
     /// rotated; the result is `[rows, heads · head_dim]`.
     pub fn attend(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        self.attend_scaled(layer, 1.0 / (q.dim(2)? as f32).sqrt(), q, k, v)
+    }
+
+    /// As [`Attention::attend`], with products of queries and keys times `scale` in the place of 1 / √head_dim.
+    pub fn attend_scaled(
+        &self,
+        layer: usize,
+        scale: f32,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor> {
         if let Some(pool) = self.pool {
             for segment in self.segments.iter().filter(|s| !s.store.is_empty()) {
                 let first = segment.rows.start + segment.store_from;
@@ -71,27 +89,41 @@ impl<'a> Attention<'a> {
         }
         #[cfg(feature = "cuda")]
         if cuda::is_for(self.segments, q) {
-            return self.attend_on_cuda(layer, q, k, v);
+            return self.attend_on_cuda(layer, scale, q, k, v);
         }
         if q.device().is_cpu() && q.dtype() == DType::F32 {
-            self.attend_on_cpu(layer, q, k, v)
+            self.attend_on_cpu(layer, scale, q, k, v)
         } else {
             let plan = made_once(&self.eager_plan, || {
                 EagerPlan::new(self.segments, q.device())
             })?;
-            plan.attend(self.pool, layer, q, k, v)
+            plan.attend(self.pool, layer, scale, [q, k, v])
         }
     }
 
     #[cfg(feature = "cuda")]
-    fn attend_on_cuda(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    fn attend_on_cuda(
+        &self,
+        layer: usize,
+        scale: f32,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor> {
         let plan = made_once(&self.kernel_plan, || {
             cuda::DevicePlan::new(self.segments, q.dim(2)?, q.device())
         })?;
-        plan.attend(self.pool.map(|pool| pool.layer(layer)), q, k, v)
+        plan.attend(self.pool.map(|pool| pool.layer(layer)), scale, [q, k, v])
     }
 
-    fn attend_on_cpu(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    fn attend_on_cpu(
+        &self,
+        layer: usize,
+        scale: f32,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor> {
         let (rows, query, dim) = q.dims3()?;
         let heads = Heads {
             query,
@@ -102,6 +134,7 @@ impl<'a> Attention<'a> {
             with_floats([q, k, v], |[q, k, v]| {
                 let layer = cpu::Layer {
                     heads,
+                    scale,
                     q,
                     k,
                     v,
@@ -162,11 +195,16 @@ mod tests {
         let mut batch = RaggedBatch::new();
         batch.push([0; 3]);
         batch.push([0; 3]);
-        for context in [vec![], vec![9, 2, 5]] {
+        for (context, context_from) in [
+            (vec![], vec![]),
+            (vec![9, 2, 5], vec![]),
+            (vec![1, 8, 4], vec![0, 1, 1, 3]),
+        ] {
             let causal = (0..4).flat_map(|row| (0..4).map(move |other| other <= row));
             let segment = Segment {
                 allowed: Some(causal.collect()),
                 context,
+                context_from,
                 ..Segment::default()
             };
             batch.push_segment(&[0; 4], &[0, 1, 2, 3], segment);
@@ -177,8 +215,8 @@ mod tests {
         let [k, v] =
             [21, 22].map(|seed| values(seed, (batch.rows(), spec.kv_heads, spec.head_dim)));
         for layer in [0, 1] {
-            let composed = plan.attend(Some(&pool), layer, &q, &k, &v).unwrap();
-            let expected = attention.attend_on_cpu(layer, &q, &k, &v).unwrap();
+            let composed = plan.attend(Some(&pool), layer, 0.3, [&q, &k, &v]).unwrap();
+            let expected = attention.attend_on_cpu(layer, 0.3, &q, &k, &v).unwrap();
             let difference = (composed - expected).and_then(|d| d.abs()?.max_all());
             let difference: f32 = difference.unwrap().to_scalar().unwrap();
             assert!(difference < 1e-5, "layer {layer}: {difference}");

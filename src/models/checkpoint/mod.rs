@@ -380,11 +380,12 @@ impl Checkpoint {
     }
 
     fn files(&self) -> Result<Option<SafetensorsFiles<'static>>, ModelError> {
-        match &self.stored {
-            Stored::Files(paths) => SafetensorsFiles::open(paths).map(Some),
-            Stored::Bytes(bytes) => SafetensorsFiles::of_bytes(bytes).map(Some),
-            Stored::Dummy { .. } => Ok(None),
-        }
+        let files = match &self.stored {
+            Stored::Files(paths) => SafetensorsFiles::open(paths)?,
+            Stored::Bytes(bytes) => SafetensorsFiles::of_bytes(bytes)?,
+            Stored::Dummy { .. } => return Ok(None),
+        };
+        Ok(Some(files.without(self.family.unused)))
     }
 
     /// The config.json by which a network of the tensors `found` is built.

@@ -36,6 +36,34 @@ pub(crate) fn silu_times(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(product, gate.shape(), gate.device())
 }
 
+/// gelu(gate) ⊙ up of two tensors of the same shape, with the tanh approximation of gelu (Hendrycks & Gimpel,
+/// arXiv:1606.08415): x (1 + tanh u) / 2 = x / (1 + e^−2u) with u = √(2/π) (x + 0.044715 x³).
+pub(super) fn gelu_times(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if !is_on_cpu_in_f32(gate) {
+        return gate.gelu()? * up;
+    }
+    let product = with_floats([gate, up], |[gate, up]| {
+        let mut product = vec![0.0; gate.len()];
+        product
+            .par_chunks_mut(CHUNK)
+            .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
+            .for_each(|(product, (gate, up))| write_gelu_times(product, gate, up));
+        product
+    })?;
+    Tensor::from_vec(product, gate.shape(), gate.device())
+}
+
+wide! {
+    /// product = gelu(gate) ⊙ up
+    pub fn write_gelu_times(product: &mut [f32], gate: &[f32], up: &[f32]) {
+        for ((product, gate), up) in product.iter_mut().zip(gate).zip(up) {
+            // −2 √(2/π)
+            let exponent = -1.595_769 * (gate + 0.044_715 * gate * gate * gate);
+            *product = gate * up / (1.0 + exp(exponent));
+        }
+    }
+}
+
 wide! {
     /// product = silu(gate) ⊙ up
     pub fn write_silu_times(product: &mut [f32], gate: &[f32], up: &[f32]) {

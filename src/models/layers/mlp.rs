@@ -1,37 +1,61 @@
-//! The gated MLP: down(silu(gate(x)) ⊙ up(x)) (SwiGLU, Shazeer, arXiv:2002.05202).
+//! The gated MLP: down(activation(gate(x)) ⊙ up(x)) (SwiGLU and GEGLU, Shazeer, arXiv:2002.05202).
 
 use candle_core::{Module, Result, Tensor};
 
-use crate::models::layers::elementwise::silu_times;
+use crate::models::layers::elementwise::{gelu_times, silu_times};
 use crate::models::layers::{Linear, MixtureOfExperts};
 use crate::models::weights::Weights;
+
+/// What the gate of an MLP goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::models) enum Activation {
+    /// x / (1 + e^−x).
+    #[default]
+    Silu,
+    /// The tanh approximation of gelu.
+    GeluTanh,
+}
 
 /// A gated MLP.
 #[derive(Debug, Clone)]
 pub(in crate::models) struct GatedMlp {
+    activation: Activation,
     gate: Linear,
     up: Linear,
     down: Linear,
 }
 
 impl GatedMlp {
-    /// From `gate` and `up`, hidden → intermediate, and `down`, intermediate → hidden.
+    /// From `gate` and `up`, hidden → intermediate, and `down`, intermediate → hidden, with the activation silu.
     pub fn new(gate: Linear, up: Linear, down: Linear) -> Self {
-        Self { gate, up, down }
+        Self {
+            activation: Activation::Silu,
+            gate,
+            up,
+            down,
+        }
     }
 
-    /// From `gate_proj`, `up_proj` and `down_proj`, all with or all without bias.
+    /// The same with another activation.
+    pub fn with_activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// From `gate_proj`, `up_proj` and `down_proj`, all with or all without bias, with the activation silu.
     pub fn load(hidden: usize, intermediate: usize, bias: bool, weights: Weights) -> Result<Self> {
-        Ok(Self {
-            gate: weights.pp("gate_proj").linear(hidden, intermediate, bias)?,
-            up: weights.pp("up_proj").linear(hidden, intermediate, bias)?,
-            down: weights.pp("down_proj").linear(intermediate, hidden, bias)?,
-        })
+        Ok(Self::new(
+            weights.pp("gate_proj").linear(hidden, intermediate, bias)?,
+            weights.pp("up_proj").linear(hidden, intermediate, bias)?,
+            weights.pp("down_proj").linear(intermediate, hidden, bias)?,
+        ))
     }
 
-    /// The weights gate, up and down, of which none is quantised or has a bias beside it.
+    /// The weights gate, up and down, where none is quantised or has a bias beside it, and the activation is silu.
     #[cfg(feature = "cuda")]
-    pub fn float_weights(&self) -> Option<[&Tensor; 3]> {
+    pub fn float_weights_around_silu(&self) -> Option<[&Tensor; 3]> {
+        if self.activation != Activation::Silu {
+            return None;
+        }
         let [gate, up, down] = [&self.gate, &self.up, &self.down].map(Linear::float_weight);
         Some([gate?, up?, down?])
     }
@@ -39,7 +63,11 @@ impl GatedMlp {
     /// `[rows, hidden]` → `[rows, hidden]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [gate, up] = Linear::forward_each([&self.gate, &self.up], x)?;
-        self.down.forward(&silu_times(&gate, &up)?)
+        let activated = match self.activation {
+            Activation::Silu => silu_times(&gate, &up)?,
+            Activation::GeluTanh => gelu_times(&gate, &up)?,
+        };
+        self.down.forward(&activated)
     }
 }
 

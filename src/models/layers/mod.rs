@@ -21,7 +21,7 @@ pub(crate) use rotary::Rotary;
 pub(super) use block::{Block, SelfAttention};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
 pub(super) use linear::{Linear, product};
-pub(super) use mlp::{GatedMlp, Mlp};
+pub(super) use mlp::{Activation, GatedMlp, Mlp};
 pub(super) use moe::{EXPERTS, ExpertShape};
 pub(super) use rotary::{Llama3Scaling, RotaryRows, frequencies};
 pub(super) use transformer::{Network, Transformer, embedding_and_head};

@@ -1,6 +1,6 @@
 //! The root-mean-square norm: x / rms(x) ⊙ weight (Zhang & Sennrich, arXiv:1910.07467).
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{DType, Device, Module, Result, Tensor};
 
 #[cfg(feature = "cuda")]
 use crate::models::layers::cuda;
@@ -27,6 +27,19 @@ impl RmsNorm {
     /// If it is missing or of the wrong shape, or the device fails.
     pub(in crate::models) fn load(dim: usize, eps: f64, weights: Weights) -> Result<Self> {
         Ok(Self::new(weights.get(dim, "weight")?, eps))
+    }
+
+    /// x / rms(x) over `dim` entries, without a weight.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(in crate::models) fn without_weight(
+        dim: usize,
+        eps: f64,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        Ok(Self::new(Tensor::ones(dim, dtype, device)?, eps))
     }
 
     /// x + residual, and its norm.

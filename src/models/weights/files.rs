@@ -145,6 +145,13 @@ impl SafetensorsFiles<'static> {
 }
 
 impl<'a> SafetensorsFiles<'a> {
+    /// The same files without the tensors whose names begin as one of `unused`.
+    pub fn without(mut self, unused: &[&str]) -> Self {
+        self.tensors
+            .retain(|name, _| !unused.iter().any(|begin| name.starts_with(begin)));
+        self
+    }
+
     /// The same files; `progress` is called with the number of bytes of every tensor that is read.
     pub fn with_progress(self, progress: &'a dyn Fn(u64)) -> Self {
         Self {

@@ -91,6 +91,10 @@ pub(super) trait Source {
         layout::transposed(self.tensor(name, &shape, dtype, device)?)
     }
 
+    /// Notes that the tensor called `name` is made of weights of linear layers, whose inputs lie along its last
+    /// dimension.
+    fn note_linear(&self, _name: &str) {}
+
     /// Notes that a weight `[to, from]` is held quantised besides.
     fn note_quantized_copy(&self, _shape: [usize; 2]) {}
 
@@ -221,6 +225,36 @@ impl<'a> Weights<'a> {
         layers
             .try_into()
             .map_err(|_| candle_core::Error::Msg("as many layers as parts".into()))
+    }
+
+    /// `count` times the linear layers of [`Weights::linear_parts`], without biases, from the tensor `name` `[count,
+    /// Σ parts, from]`.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn stacked_linear_parts<const N: usize>(
+        &self,
+        name: &str,
+        count: usize,
+        from: usize,
+        parts: [usize; N],
+    ) -> Result<Vec<[Linear; N]>> {
+        let to: usize = parts.iter().sum();
+        let stack = self.get((count, to, from), name)?;
+        self.source.note_linear(&self.name(name));
+        let layer = |index: usize| {
+            let weight = stack.narrow(0, index, 1)?.squeeze(0)?;
+            let mut start = 0;
+            let mut layers = Vec::with_capacity(N);
+            for part in parts {
+                layers.push(self.part(weight.narrow(0, start, part)?, None)?);
+                start += part;
+            }
+            layers
+                .try_into()
+                .map_err(|_| candle_core::Error::Msg("as many layers as parts".into()))
+        };
+        (0..count).map(layer).collect()
     }
 
     /// The linear layer whose weight is an embedding `[to, from]`: the embedding itself, unless linear layers

@@ -27,7 +27,9 @@ impl Recorder {
         let linear = self.linear.borrow();
         let tensors = self.tensors.borrow();
         let bytes = tensors.iter().map(|(name, shape)| match shape[..] {
-            [to, from] if linear.contains(name) => format.linear_bytes(to, from),
+            [ref to @ .., from] if linear.contains(name) => {
+                format.linear_bytes(to.iter().product(), from)
+            }
             _ => shape.iter().product::<usize>() * format.dtype().size_in_bytes(),
         });
         let copies = self.quantized_copies.borrow();
@@ -55,6 +57,10 @@ impl Source for Recorder {
     ) -> Result<Tensor> {
         self.linear.borrow_mut().insert(name.to_owned());
         self.tensor(name, &shape, dtype, device)
+    }
+
+    fn note_linear(&self, name: &str) {
+        self.linear.borrow_mut().insert(name.to_owned());
     }
 
     fn note_quantized_copy(&self, shape: [usize; 2]) {

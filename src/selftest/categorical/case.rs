@@ -228,7 +228,8 @@ pub(in crate::selftest) fn compare(
                 (None, None) => true,
                 _ => false,
             };
-            (found.token, found.uniform) == (twin.token, twin.uniform)
+            (found.token, found.most_probable, found.uniform)
+                == (twin.token, twin.most_probable, twin.uniform)
                 && numbers
                     .iter()
                     .all(|(a, b, tolerance)| is_close(*a, *b, *tolerance))

@@ -136,7 +136,7 @@ fn default_size(chat: usize, plan: &DecodePlan, state: &AppState) -> Result<usiz
     match spec.longest_gap(plan, chat, DEFAULT_MAX_TOKENS) {
         0 => {
             let what = format_args!("messages has {chat} tokens and an answer at least 1");
-            let slots = spec.canvas_length(plan, chat + 1, chat + 1);
+            let slots = spec.canvas_length(plan, chat..chat + 1, chat + 1);
             let limit = spec.longest_canvas(plan);
             Err(ApiError::canvas_too_long("messages", what, slots, limit))
         }

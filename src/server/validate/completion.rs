@@ -216,7 +216,8 @@ impl Outline<'_> {
         let Given { path, text, tokens } = prompt;
         let fixed = tokens.len() + suffix.len();
         let gap_end = tokens.len().saturating_add(max_tokens);
-        let slots = spec.canvas_length(plan, gap_end, fixed.saturating_add(max_tokens));
+        let gap = tokens.len()..gap_end;
+        let slots = spec.canvas_length(plan, gap.clone(), fixed.saturating_add(max_tokens));
         let limit = spec.longest_canvas(plan);
         if slots > limit {
             let param = if fixed < limit { size_param } else { &path };
@@ -252,7 +253,6 @@ impl Outline<'_> {
             .build()
             .map_err(|error| ApiError::unusable(&path, error))?
             .with_scratch(slots);
-        let gap = tokens.len()..gap_end;
         let constraint = language
             .map(|language| of_completion(language, size_param, &canvas, plan, state))
             .transpose()?;

@@ -80,12 +80,12 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
         let prompt = encode(text, Place::Start, NEGATIVE_PROMPT, state)?;
         sampling.negative_prompt = Some(prompt);
     }
+    if let Some(Real(temperature)) = fields.temperature {
+        sampling.set_temperature(temperature);
+    }
     sampling.temperature_schedule = options
         .temperature_schedule
         .unwrap_or(sampling.temperature_schedule);
-    if let Some(Real(temperature)) = fields.temperature {
-        sampling.temperature = temperature;
-    }
     if let Some(Real(top_p)) = fields.top_p {
         sampling.top_p = Some(top_p);
     }

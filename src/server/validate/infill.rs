@@ -303,13 +303,15 @@ fn too_long(param: &str, slots: usize, limit: usize) -> ApiError {
 fn check_length(job: &InfillJob, param: &str, state: &AppState) -> Result<(), ApiError> {
     let spec = state.engine.spec();
     let most: usize = job.longest().iter().sum();
-    let after_gaps = job.pieces.iter().rev().map_while(|piece| match piece {
+    let tokens_of = |piece: &InfillPiece| match piece {
         InfillPiece::Text { tokens, .. } => Some(tokens.len()),
         InfillPiece::Gap(_) => None,
-    });
+    };
+    let before_gaps = job.pieces.iter().map_while(tokens_of).sum::<usize>();
+    let after_gaps = job.pieces.iter().rev().map_while(tokens_of).sum::<usize>();
     let length = job.prompt_tokens() + most;
-    let gaps_end = length - after_gaps.sum::<usize>();
-    let slots = spec.canvas_length(&job.plan, gaps_end, length);
+    let gaps = before_gaps..length - after_gaps;
+    let slots = spec.canvas_length(&job.plan, gaps, length);
     let limit = spec.longest_canvas(&job.plan);
     match slots > limit {
         true => Err(too_long(param, slots, limit)),

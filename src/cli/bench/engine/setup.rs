@@ -99,8 +99,17 @@ impl Setup {
     pub fn plan(&self, steps: Option<usize>) -> DecodePlan {
         let spec = self.engine.spec();
         let default = spec.default_plan.clone();
+        if let AttentionPattern::EncodedBlocks { .. } = spec.attention {
+            return DecodePlan {
+                steps_per_block: steps.map(|steps| steps.min(4)).or(default.steps_per_block),
+                early_stop: EarlyStop::Never,
+                ..default
+            };
+        }
         let (block_length, steps, steps_per_block) = match spec.attention {
-            AttentionPattern::Bidirectional => (None, steps, None),
+            AttentionPattern::Bidirectional | AttentionPattern::EncodedBlocks { .. } => {
+                (None, steps, None)
+            }
             AttentionPattern::BlockCausal { block_length } => {
                 let most = steps.map(|steps| steps.min(block_length).min(4));
                 (Some(block_length), None, most)

@@ -63,7 +63,7 @@ impl DeviceExperts {
     /// # Errors
     /// If the device fails.
     pub fn new(router: &Router, experts: &[GatedMlp], per_row: usize) -> Result<Option<Self>> {
-        let weights: Option<Vec<_>> = experts.iter().map(GatedMlp::float_weights).collect();
+        let weights: Option<Vec<_>> = experts.iter().map(GatedMlp::float_weights_around_silu).collect();
         let Some(weights) = weights else {
             return Ok(None);
         };
@@ -103,6 +103,7 @@ impl DeviceExperts {
         let bias = match router {
             Router::Softmax { bias, .. } => bias.clone(),
             Router::GroupedSigmoid { bias, .. } => Some(bias.clone()),
+            Router::ScaledSoftmax { .. } => return Ok(None),
         };
         Ok(Some(Self {
             router: router.clone(),
@@ -190,6 +191,7 @@ impl DeviceExperts {
                 groups = (*count as u32, *kept_groups as u32);
                 builder.arg(&groups.0).arg(&groups.1).arg(scale);
             }
+            Router::ScaledSoftmax { .. } => candle_core::bail!("no kernel scales its weights"),
         }
         builder.arg(&mut chosen).arg(&mut weights);
         // SAFETY: the parameters of the kernel in their order; `chooses` has seen the router and its sizes.
@@ -328,6 +330,7 @@ impl DeviceExperts {
 fn chooses(router: &Router, experts: usize, per_row: usize) -> bool {
     let in_groups = match router {
         Router::Softmax { .. } => true,
+        Router::ScaledSoftmax { .. } => false,
         Router::GroupedSigmoid { groups, .. } => *groups > 0 && experts.is_multiple_of(*groups),
     };
     in_groups && (1..=MOST_EXPERTS).contains(&experts) && (1..=experts).contains(&per_row)

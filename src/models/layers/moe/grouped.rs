@@ -47,7 +47,8 @@ pub(crate) fn most_tiles(entries: usize, experts: usize) -> usize {
 /// The choice of experts, a block a row.
 pub(crate) fn route(router: &Router, rows: usize, experts: usize) -> Launch {
     let kernel = match router {
-        Router::Softmax { .. } => "experts_route_softmax",
+        // The scales are not the kernel's: `cuda.rs` leaves such mixtures to the host.
+        Router::Softmax { .. } | Router::ScaledSoftmax { .. } => "experts_route_softmax",
         Router::GroupedSigmoid { .. } => "experts_route_grouped",
     };
     Launch::rows(kernel, rows, experts.next_multiple_of(32) as u32)

@@ -46,7 +46,7 @@ impl MixtureOfExperts {
     ///
     /// # Errors
     /// If the device fails.
-    fn new(
+    pub(in crate::models) fn new(
         gate: Tensor,
         router: Router,
         experts: Vec<GatedMlp>,
@@ -112,10 +112,15 @@ impl MixtureOfExperts {
 
     /// `[rows, hidden]` → `[rows, hidden]`. The experts' outputs are summed in f32.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_by(x, x)
+    }
+
+    /// As [`MixtureOfExperts::forward`], where the experts of a row are chosen by another tensor `[rows, hidden]`.
+    pub fn forward_by(&self, x: &Tensor, routed_by: &Tensor) -> Result<Tensor> {
         if x.dim(0)? == 0 {
             return Ok(x.clone());
         }
-        let logits = product(&x.to_dtype(DType::F32)?, &self.gate)?;
+        let logits = product(&routed_by.to_dtype(DType::F32)?, &self.gate)?;
         let sum = match self.on_device(x, &logits)? {
             Some(sum) => sum,
             None => self.by_expert(x, &logits)?,

@@ -21,6 +21,11 @@ pub(crate) enum Router {
         /// Whether weights are divided by their sum.
         normalized: bool,
     },
+    /// As `Softmax` with weights divided by their sum, each then multiplied by its expert's scale (Gemma 4).
+    ScaledSoftmax {
+        /// `[experts]`.
+        scales: Vec<f32>,
+    },
     /// Sigmoid scores, chosen within the best groups of experts (DeepSeek-V3, arXiv:2412.19437, §2.1.2;
     /// `LLaDA2MoeGate`). `bias` decides the choice only. Weights are the scores divided by their
     /// sum, if more than one expert is chosen, times `scale`. A NaN among the chosen makes all their weights NaN.
@@ -40,11 +45,15 @@ impl Router {
     /// The `count` experts of a row with the router's `logits` `[experts]`, best first, and their weights.
     pub fn route(&self, logits: &[f32], count: usize) -> Vec<(usize, f32)> {
         match self {
+            Self::ScaledSoftmax { scales } => {
+                let scores = softmax(logits);
+                let chosen = best(&scores, count);
+                let sum = sum_of(&chosen, &scores);
+                let weight = |expert| (expert, scores[expert] / sum * scales[expert]);
+                chosen.into_iter().map(weight).collect()
+            }
             Self::Softmax { bias, normalized } => {
-                let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let mut scores: Vec<f32> = logits.iter().map(|x| exp(x - largest)).collect();
-                let sum = sum_of_lanes(&scores);
-                scores.iter_mut().for_each(|score| *score /= sum);
+                let mut scores = softmax(logits);
                 if let Some(bias) = bias {
                     scores.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
                 }
@@ -98,6 +107,14 @@ fn sigmoid(x: f32) -> f32 {
     let power = exp(-x.abs());
     let numerator = if x < 0.0 { power } else { 1.0 };
     numerator / (1.0 + power)
+}
+
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut scores: Vec<f32> = logits.iter().map(|x| exp(x - largest)).collect();
+    let sum = sum_of_lanes(&scores);
+    scores.iter_mut().for_each(|score| *score /= sum);
+    scores
 }
 
 /// The sum of `scores` as a warp adds them: each lane every 32nd, then lanes in pairs.
@@ -173,6 +190,17 @@ mod tests {
         close(
             &router(false, bias).route(&logits, 2),
             &[(0, 0.6), (1, 0.4)],
+        );
+    }
+
+    #[test]
+    fn scales_multiply_the_weights_after_they_are_normalised_and_decide_no_choice() {
+        let logits = [ln(0.1), ln(0.4), ln(0.2), ln(0.3)];
+        let scales = vec![9.0, 0.5, 9.0, 2.0];
+        let router = Router::ScaledSoftmax { scales };
+        close(
+            &router.route(&logits, 2),
+            &[(1, 0.5 * 4.0 / 7.0), (3, 2.0 * 3.0 / 7.0)],
         );
     }
 

@@ -1,0 +1,60 @@
+//! What a generation_config.json says of sampling (`DiffusionGemmaGenerationConfig`).
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::decode::{Budget, DecodePlan, Revision, TemperatureSchedule};
+use crate::models::ModelError;
+use crate::models::checkpoint::GENERATION_CONFIG;
+use crate::models::fields;
+
+/// The one sampler that there is.
+const SAMPLER: &str = "EntropyBoundSamplerConfig";
+
+/// Takes its options into `plan`, which has the official defaults. An option that is null counts as absent.
+///
+/// # Errors
+/// Names the option that is of the wrong type or out of range, or the sampler that is not known.
+pub(super) fn take_over(options: &Value, plan: &mut DecodePlan) -> Result<(), ModelError> {
+    if let Some(steps) = option(options, "max_denoising_steps")? {
+        plan.steps_per_block = Some(steps);
+    }
+    if let Some(first) = option(options, "t_max")? {
+        plan.sampling.temperature = first;
+    }
+    if let Some(last) = option(options, "t_min")? {
+        plan.sampling.temperature_schedule = TemperatureSchedule::LinearInBlock(last);
+    }
+    let sampler = &options["sampler_config"];
+    match sampler["_cls_name"].as_str() {
+        None | Some(SAMPLER) => {}
+        Some(other) => {
+            return Err(invalid(format!(
+                "sampler_config is of the class {other:?}; only {SAMPLER:?} is supported"
+            )));
+        }
+    }
+    if let Some(bound) = option(sampler, "entropy_bound")? {
+        plan.budget = Budget::EntropyBound(bound);
+    }
+    if let Revision::RenoiseRest {
+        stable_steps,
+        max_entropy,
+    } = &mut plan.revision
+    {
+        *stable_steps = option(options, "stability_threshold")?.unwrap_or(*stable_steps);
+        *max_entropy = option(options, "confidence_threshold")?.unwrap_or(*max_entropy);
+    }
+    plan.validate().map_err(|error| invalid(error.to_string()))
+}
+
+fn option<T: DeserializeOwned>(options: &Value, name: &str) -> Result<Option<T>, ModelError> {
+    fields::optional(GENERATION_CONFIG, options, name)
+}
+
+fn invalid(reason: String) -> ModelError {
+    ModelError::Invalid {
+        file: GENERATION_CONFIG.into(),
+        reason,
+    }
+}
