@@ -37,7 +37,7 @@ pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
-pub(crate) use layers::{RmsNorm, Rotary, silu_times};
+pub(crate) use layers::{RmsNorm, Rotary, RotaryRows, silu_times};
 pub use spec::{Corruption, ForwardProcess, ModelSpec, Parameterisation, SlidingWindow};
 pub use weights::{NotFinite, Shapes, WeightFormat};
 
