@@ -12,10 +12,12 @@ mod layers;
 pub mod model;
 mod process;
 mod random;
+mod training;
 
 use candle_core::Device;
 
 use crate::kernels::{LaunchError, Machine};
+use crate::train::TrainError;
 
 /// How much is tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,9 @@ pub enum Failure {
     /// The twin could not be run.
     #[error("the CPU twin: {0}")]
     Twin(#[from] candle_core::Error),
+    /// A training step could not be done.
+    #[error(transparent)]
+    Training(#[from] TrainError),
     /// A kernel and its twin differ.
     #[error("{0}")]
     Differs(String),
@@ -69,6 +74,10 @@ pub const DEVICE_CHECKS: &[DeviceCheck] = &[
     DeviceCheck {
         name: "device: norms, rotations and gates equal those of the CPU",
         run: launched::layers,
+    },
+    DeviceCheck {
+        name: "device: training steps follow those of the host, and one that is not finite changes nothing",
+        run: training::follows_the_host,
     },
 ];
 
