@@ -362,6 +362,12 @@ API int cuMemAllocAsync(Pointer *pointer, size_t bytes, Stream *) { return alloc
 API int cuMemAlloc_v2(Pointer *pointer, size_t bytes) { return allocate(pointer, bytes); }
 API int cuMemFreeAsync(Pointer pointer, Stream *) { return release(pointer); }
 API int cuMemFree_v2(Pointer pointer) { return release(pointer); }
+API int cuDeviceGetDefaultMemPool(void **pool, int) {
+  static char only;
+  *pool = &only;
+  return success;
+}
+API int cuMemPoolSetAttribute(void *, int, void *) { return success; }
 API int cuMemHostAlloc(void **pointer, size_t bytes, unsigned) {
   *pointer = malloc(bytes);
   return *pointer ? success : out_of_memory;

@@ -110,8 +110,8 @@ pub struct TrainArgs {
     /// Noise schedule of training, such as log-linear, cosine, maskgit, polynomial:2, geometric:0.001,20 [default: log-linear].
     #[arg(long, value_name = "NAME")]
     schedule: Option<Schedule>,
-    /// The optimiser of the blocks' matrices; embedding, head and norms are AdamW's [default: muon on a CPU,
-    /// adamw on CUDA, where Muon's products would run on the host; or that of the resumed run].
+    /// The optimiser of the blocks' matrices; embedding, head and norms are AdamW's [default: muon, or that of the
+    /// resumed run].
     #[arg(long, value_enum)]
     optimizer: Option<OptimizerName>,
     /// Optimiser steps [default: 4000].
@@ -242,16 +242,10 @@ impl TrainArgs {
             }
         };
         let is_other_text = !args.data.is_empty() || args.pairs.is_some();
-        let optimizer = match (
-            args.optimizer,
-            &saved,
-            args.device.unwrap_or(TrainDevice::Cpu),
-        ) {
-            (Some(OptimizerName::AdamW), ..) => OptimizerKind::AdamW,
-            (Some(OptimizerName::Muon), ..) => OptimizerKind::Muon,
-            (None, Some(saved), _) => saved.optimizer,
-            (None, None, TrainDevice::Cpu) => OptimizerKind::Muon,
-            (None, None, TrainDevice::Cuda(_)) => OptimizerKind::AdamW,
+        let optimizer = match (args.optimizer, &saved) {
+            (Some(OptimizerName::AdamW), _) => OptimizerKind::AdamW,
+            (Some(OptimizerName::Muon), _) | (None, None) => OptimizerKind::Muon,
+            (None, Some(saved)) => saved.optimizer,
         };
         let lr = match (args.lr, &saved, optimizer) {
             (Some(lr), ..) => lr,

@@ -1,5 +1,7 @@
 //! Kernels on a CUDA device, on the stream that candle computes on.
 
+use candle_core::cuda_backend::cudarc::driver::result::{device as driver, mem_pool};
+use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg,
 };
@@ -48,6 +50,36 @@ pub fn function(device: &CudaDevice, kernel: &str) -> candle_core::Result<CudaFu
         .unwrap_or(layers);
     let function = device.get_or_load_custom_func(kernel, &format!("unmask_{module}"), ptx)?;
     Ok(function.into_cuda_function())
+}
+
+/// Makes a device that has one stream ready for many short launches.
+///
+/// - Memory that is freed stays with the process. By default the driver takes it back whenever the host waits for
+///   the device, so that every step would ask for all of its memory again.
+/// - cudarc orders the uses of memory between streams by two events for each allocation, which are recorded and
+///   waited for at every launch. One stream is in order by itself.
+///
+/// # Errors
+/// If the driver does not allow it.
+pub(super) fn prepare(device: &CudaDevice) -> candle_core::Result<()> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    // SAFETY: a tensor is used by the operations of its device alone, which candle checks, and they have one stream.
+    unsafe { context.disable_event_tracking() };
+    if context.has_async_alloc() {
+        let mut threshold = u64::MAX;
+        // SAFETY: the context's device; the attribute is a u64.
+        unsafe {
+            let pool = driver::get_default_mem_pool(context.cu_device()).w()?;
+            mem_pool::set_attribute(
+                pool,
+                CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+                (&raw mut threshold).cast(),
+            )
+            .w()?;
+        }
+    }
+    Ok(())
 }
 
 /// As the driver takes it.

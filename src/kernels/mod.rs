@@ -22,7 +22,10 @@ const NUMBERS_OF_THREAD: usize = 4;
 /// # Errors
 /// If there is no such device, or this build is without the feature `cuda`.
 pub fn cuda_device(ordinal: usize) -> candle_core::Result<Device> {
-    Device::new_cuda_with_stream(ordinal)
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    #[cfg(feature = "cuda")]
+    cuda::prepare(device.as_cuda_device()?)?;
+    Ok(device)
 }
 
 /// What a device is called in reports.

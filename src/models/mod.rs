@@ -38,7 +38,9 @@ pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
-pub(crate) use layers::{MixtureOfExperts, RmsNorm, Rotary, Router, grouped, silu_times};
+pub(crate) use layers::{
+    MixtureOfExperts, RmsNorm, Rotary, RotaryRows, Router, grouped, silu_times,
+};
 pub use spec::{Corruption, ForwardProcess, KvShape, ModelSpec, Parameterisation, SlidingWindow};
 pub use weights::{NotFinite, Shapes, WeightFormat};
 

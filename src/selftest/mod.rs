@@ -14,10 +14,12 @@ mod layers;
 pub mod model;
 mod process;
 mod random;
+mod training;
 
 use candle_core::Device;
 
 use crate::kernels::{LaunchError, Machine};
+use crate::train::TrainError;
 
 /// How much is tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,9 @@ pub enum Failure {
     /// The twin could not be run.
     #[error("the CPU twin: {0}")]
     Twin(#[from] candle_core::Error),
+    /// A training step could not be done.
+    #[error(transparent)]
+    Training(#[from] TrainError),
     /// A kernel and its twin differ.
     #[error("{0}")]
     Differs(String),
@@ -75,6 +80,10 @@ pub const DEVICE_CHECKS: &[DeviceCheck] = &[
     DeviceCheck {
         name: "device: mixtures of experts equal those of the CPU",
         run: experts_launched::mixtures,
+    },
+    DeviceCheck {
+        name: "device: training steps follow those of the host, and one that is not finite changes nothing",
+        run: training::follows_the_host,
     },
 ];
 

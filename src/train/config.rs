@@ -77,7 +77,7 @@ pub enum OptimizerKind {
     #[default]
     AdamW,
     /// Muon for the matrices of blocks, scaled to AdamW's learning rate (arXiv:2502.16982), and AdamW for
-    /// embedding, head and norms. Its products run on the CPU.
+    /// embedding, head and norms.
     Muon,
 }
 
@@ -141,9 +141,9 @@ mod schedule_text {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrainDevice {
-    /// The hand-written CPU network.
+    /// The CPU.
     Cpu,
-    /// The composed network on a CUDA device, by its ordinal.
+    /// A CUDA device, by its ordinal.
     Cuda(usize),
 }
 

@@ -11,8 +11,10 @@
 //! | [`draws`] | counter-based random streams, diffusion times |
 //! | [`initial`] | the checkpoint that a run starts from, when it is not random weights |
 //! | [`layout`] | the network's parameters in one flat buffer |
-//! | [`network`] | the loss and its gradient: the trait, and its composed (candle) form |
+//! | [`network`] | the loss and its gradient: the trait, and the reference, which candle derives |
 //! | [`cpu`] | the same function written by hand for the CPU |
+//! | [`device`] | the same in tensor operations for a device, and the optimisers there |
+//! | [`learner`] | what is trained, and a step of it: in the host's memory, or on a device |
 //! | [`optimizer`] | AdamW and Muon, clipping, learning-rate schedule, exponential moving average |
 //! | [`checkpoint`] | the Hugging Face directory and the resumable state, written atomically |
 //! | [`throughput`] | operations of a step, and how many the machine does a second |
@@ -38,16 +40,20 @@ pub mod checkpoint;
 pub mod config;
 pub mod cpu;
 pub mod data;
+pub mod device;
 pub mod draws;
 pub mod error;
 pub mod initial;
 pub mod layout;
+pub mod learner;
 pub mod log;
 pub mod network;
 pub mod optimizer;
 pub mod pairs;
 pub mod plot;
 pub mod run;
+#[cfg(test)]
+mod samples;
 pub mod source;
 pub mod throughput;
 pub mod tokenizer;

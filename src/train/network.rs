@@ -1,12 +1,14 @@
 //! The loss of the network and its gradient: what every implementation computes.
 
 mod composed;
+mod divergence;
 #[cfg(test)]
 mod tests;
 
 use super::batch::Batch;
 use super::error::TrainError;
 pub use composed::ComposedNetwork;
+pub(super) use divergence::{UniformSlots, plug_in_divergences};
 
 /// A network whose parameters live outside, in a flat buffer by [`Layout`](super::layout::Layout).
 ///
@@ -33,12 +35,4 @@ pub trait Network: Send {
         batch: &Batch,
         gradient: &mut [f32],
     ) -> Result<f64, TrainError>;
-
-    /// Measures how many floating-point operations a second the machine does in the matrix products of the
-    /// network's widest layer alone, `[rows, D] × [D, 2F]` as a step has them, in the network's precision and
-    /// on all that a step runs on.
-    ///
-    /// # Errors
-    /// When the tensor library fails.
-    fn product_rate(&mut self) -> Result<f64, TrainError>;
 }

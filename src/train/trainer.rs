@@ -1,16 +1,19 @@
 //! One training step, one validation.
 
+use std::borrow::Cow;
 use std::path::Path;
 
+use super::batch::Batch;
 use super::checkpoint::{self, Progress, Record, State};
 use super::config::{Precision, TrainConfig, TrainDevice};
-use super::cpu::{CpuNetwork, bf16_available};
+use super::cpu::bf16_available;
 use super::data::Data;
+use super::device::DeviceLearner;
 use super::error::TrainError;
 use super::initial::Initial;
 use super::layout::{Layout, NetworkShape};
-use super::network::{ComposedNetwork, Network};
-use super::optimizer::{Optimizer, Update, average_decay, global_norm, learning_rate};
+use super::learner::{Buffers, HostLearner, Learner};
+use super::optimizer::{Moments, Update, average_decay, learning_rate};
 use super::throughput::operations;
 use crate::kernels::cuda_device;
 
@@ -47,11 +50,14 @@ pub struct Validation {
 
 /// A model in training.
 pub struct Trainer {
+    config: TrainConfig,
     data: Data,
+    shape: NetworkShape,
     layout: Layout,
-    network: Box<dyn Network>,
-    gradient: Vec<f32>,
-    state: State,
+    progress: Progress,
+    learner: Box<dyn Learner>,
+    /// The batch of a step (from 0), made while a device computed the one before.
+    next: Option<(u64, Batch)>,
 }
 
 impl Trainer {
@@ -93,7 +99,7 @@ impl Trainer {
             Precision::F32
         });
         let state = State {
-            optimizer: Optimizer::new(config.optimizer, weights.len()),
+            moments: Moments::new(weights.len()),
             average: weights.clone(),
             weights,
             progress: Progress {
@@ -146,31 +152,37 @@ impl Trainer {
     }
 
     fn from_state(data: Data, state: State) -> Result<Self, TrainError> {
-        let network: Box<dyn Network> = match state.config.device {
+        let buffers = Buffers::from(&state);
+        let (shape, config) = (&state.shape, &state.config);
+        let precision = config.precision.unwrap_or(Precision::F32);
+        let learner: Box<dyn Learner> = match config.device {
             TrainDevice::Cpu => {
-                let precision = state.config.precision.unwrap_or(Precision::F32);
                 precision.check()?;
-                Box::new(CpuNetwork::new(&state.shape, precision))
+                let kind = config.optimizer;
+                Box::new(HostLearner::new(shape, precision, kind, buffers))
             }
-            TrainDevice::Cuda(ordinal) => Box::new(ComposedNetwork::with_precision(
-                &state.shape,
+            TrainDevice::Cuda(ordinal) => Box::new(DeviceLearner::new(
+                shape,
                 &cuda_device(ordinal)?,
-                state.config.precision.unwrap_or(Precision::F32),
+                precision,
+                config.optimizer,
+                buffers,
             )?),
         };
-        let layout = Layout::new(&state.shape);
         Ok(Self {
             data,
-            network,
-            gradient: vec![0.0; layout.len()],
-            layout,
-            state,
+            layout: Layout::new(shape),
+            learner,
+            config: state.config,
+            shape: state.shape,
+            progress: state.progress,
+            next: None,
         })
     }
 
     /// The settings.
     pub fn config(&self) -> &TrainConfig {
-        &self.state.config
+        &self.config
     }
 
     /// The data.
@@ -180,7 +192,7 @@ impl Trainer {
 
     /// The network's shape.
     pub fn shape(&self) -> &NetworkShape {
-        &self.state.shape
+        &self.shape
     }
 
     /// The number of parameters.
@@ -189,23 +201,29 @@ impl Trainer {
     }
 
     /// The weights that are trained, by [`Layout`].
-    pub fn weights(&self) -> &[f32] {
-        &self.state.weights
+    ///
+    /// # Errors
+    /// When they cannot be read from the device.
+    pub fn weights(&self) -> Result<Cow<'_, [f32]>, TrainError> {
+        self.learner.weights()
     }
 
     /// Their moving average, which is validated and exported.
-    pub fn average(&self) -> &[f32] {
-        &self.state.average
+    ///
+    /// # Errors
+    /// When it cannot be read from the device.
+    pub fn average(&self) -> Result<Cow<'_, [f32]>, TrainError> {
+        self.learner.average()
     }
 
     /// Step, best loss, time.
     pub fn progress(&self) -> &Progress {
-        &self.state.progress
+        &self.progress
     }
 
     /// Adds to the time that the run has taken.
     pub fn add_seconds(&mut self, seconds: f64) {
-        self.state.progress.seconds += seconds;
+        self.progress.seconds += seconds;
     }
 
     /// Measures how many floating-point operations a second the machine does in matrix products like the
@@ -214,7 +232,7 @@ impl Trainer {
     /// # Errors
     /// When the device fails.
     pub fn product_rate(&mut self) -> Result<f64, TrainError> {
-        self.network.product_rate()
+        self.learner.product_rate()
     }
 
     /// Does one step.
@@ -223,29 +241,15 @@ impl Trainer {
     /// [`TrainError::Diverged`] when the loss or the gradient is not finite; the weights are then
     /// those before the step.
     pub fn step(&mut self) -> Result<StepReport, TrainError> {
-        let state = &mut self.state;
-        let config = &state.config;
-        let step = state.progress.step;
-        let batch = self.data.batch(config, step)?;
-        let passes = config.grad_accumulation;
-        self.gradient.fill(0.0);
-        let mut loss = 0.0;
-        for pass in 0..passes {
-            let part = batch.slice(pass * config.batch..(pass + 1) * config.batch);
-            loss += self
-                .network
-                .loss_and_gradient(&state.weights, &part, &mut self.gradient)?;
-        }
-        loss /= passes as f64;
-        let grad_norm = global_norm(&self.gradient) / passes as f64;
-        if !(loss.is_finite() && grad_norm.is_finite()) {
-            return Err(TrainError::Diverged {
-                step: step + 1,
-                loss,
-                grad_norm: Some(grad_norm),
-            });
-        }
-        let clip = (config.clip / grad_norm).min(1.0);
+        let (config, data) = (&self.config, &self.data);
+        let step = self.progress.step;
+        let batch = match self.next.take() {
+            Some((of, batch)) if of == step => batch,
+            _ => data.batch(config, step)?,
+        };
+        let passes: Vec<Batch> = (0..config.grad_accumulation)
+            .map(|pass| batch.slice(pass * config.batch..(pass + 1) * config.batch))
+            .collect();
         let lr = learning_rate(
             step,
             config.steps,
@@ -253,28 +257,36 @@ impl Trainer {
             config.lr,
             config.min_lr_ratio,
         );
-        state.optimizer.update(
-            &self.layout,
-            &mut state.weights,
-            &mut state.average,
-            &self.gradient,
-            config.precision.unwrap_or(Precision::F32),
-            Update {
-                lr,
-                weight_decay: config.weight_decay,
-                gradient_scale: clip / passes as f64,
-                average_decay: average_decay(step, config.ema),
-                step,
-            },
-        );
-        state.progress.step += 1;
-        Ok(StepReport {
-            step: state.progress.step,
-            loss,
+        let update = Update {
             lr,
-            grad_norm,
+            weight_decay: config.weight_decay,
+            clip: config.clip,
+            average_decay: average_decay(step, config.ema),
+            step,
+        };
+        let next = &mut self.next;
+        let mut prepare = || {
+            if step + 1 < config.steps {
+                // An error is met again, by the step whose batch it is.
+                *next = data.batch(config, step + 1).ok().map(|it| (step + 1, it));
+            }
+        };
+        let measured = self.learner.step(&passes, &update, &mut prepare)?;
+        if !measured.is_finite() {
+            return Err(TrainError::Diverged {
+                step: step + 1,
+                loss: measured.loss,
+                grad_norm: Some(measured.grad_norm),
+            });
+        }
+        self.progress.step += 1;
+        Ok(StepReport {
+            step: self.progress.step,
+            loss: measured.loss,
+            lr,
+            grad_norm: measured.grad_norm,
             tokens: batch.tokens() as u64,
-            operations: operations(&state.shape, &batch),
+            operations: operations(&self.shape, &batch),
         })
     }
 
@@ -285,29 +297,26 @@ impl Trainer {
     pub fn validate(&mut self) -> Result<Validation, TrainError> {
         let (mut sum, mut tokens) = (0.0, 0);
         for batch in &self.data.valid {
-            sum += self.network.loss(&self.state.average, batch)? * batch.tokens() as f64;
+            sum += self.learner.average_loss(batch)? * batch.tokens() as f64;
             tokens += batch.tokens();
         }
         let nats_per_token = sum / tokens as f64;
         if !nats_per_token.is_finite() {
             return Err(TrainError::Diverged {
-                step: self.state.progress.step,
+                step: self.progress.step,
                 loss: nats_per_token,
                 grad_norm: None,
             });
         }
-        let best = self
-            .state
-            .progress
-            .best
-            .is_none_or(|best| nats_per_token < best);
+        let best = self.progress.best;
+        let best = best.is_none_or(|best| nats_per_token < best);
         if best {
-            self.state.progress.best = Some(nats_per_token);
+            self.progress.best = Some(nats_per_token);
         }
         let bits = nats_per_token / std::f64::consts::LN_2;
         let bits_per_character = bits / self.data.valid_characters_per_token;
         Ok(Validation {
-            step: self.state.progress.step,
+            step: self.progress.step,
             nats_per_token,
             bits_per_character,
             best,
@@ -327,21 +336,17 @@ impl Trainer {
     /// # Errors
     /// When the directory cannot be written.
     pub fn write_model_files(&self, out: &Path) -> Result<(), TrainError> {
-        let State { config, shape, .. } = &self.state;
-        checkpoint::write_model_files(out, shape, self.data.specials, config.process)
+        let (specials, process) = (self.data.specials, self.config.process);
+        checkpoint::write_model_files(out, &self.shape, specials, process)
     }
 
     /// Writes the averaged weights as the directory's model.
     ///
     /// # Errors
-    /// When the directory cannot be written.
+    /// When the directory cannot be written, or the weights cannot be read from the device.
     pub fn write_model(&self, out: &Path) -> Result<(), TrainError> {
-        checkpoint::write_model(
-            out,
-            &self.layout,
-            &self.state.average,
-            self.state.config.dtype,
-        )
+        let average = self.learner.average()?;
+        checkpoint::write_model(out, &self.layout, &average, self.config.dtype)
     }
 
     /// Writes how the model came about, beside it.
@@ -349,7 +354,7 @@ impl Trainer {
     /// # Errors
     /// When the directory cannot be written.
     pub fn write_record(&self, out: &Path, validation: &Validation) -> Result<(), TrainError> {
-        let (config, progress) = (&self.state.config, &self.state.progress);
+        let (config, progress) = (&self.config, &self.progress);
         let windows = config.batch * config.grad_accumulation;
         checkpoint::write_record(
             out,
@@ -370,9 +375,15 @@ impl Trainer {
     /// Writes the resumable state.
     ///
     /// # Errors
-    /// When the directory cannot be written.
+    /// When the directory cannot be written, or the state cannot be read from the device.
     pub fn save_state(&self, out: &Path) -> Result<(), TrainError> {
-        checkpoint::save_state(&checkpoint::state_path(out), &self.state)
+        checkpoint::save_state(
+            &checkpoint::state_path(out),
+            &self.config,
+            &self.shape,
+            &self.progress,
+            &self.learner.buffers()?,
+        )
     }
 }
 

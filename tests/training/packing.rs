@@ -8,7 +8,7 @@ fn packed(case: &Case) -> (Vec<f32>, Batch, ComposedNetwork) {
     }
     let batch = trainer.data().batch(&case.config, 9).unwrap();
     let network = ComposedNetwork::new(trainer.shape(), &Device::Cpu).unwrap();
-    (trainer.weights().to_vec(), batch, network)
+    (trainer.weights().unwrap().to_vec(), batch, network)
 }
 
 /// A case whose windows hold several documents each.

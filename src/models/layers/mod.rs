@@ -16,12 +16,12 @@ mod transformer;
 pub(crate) use elementwise::silu_times;
 pub(crate) use moe::{MixtureOfExperts, Router, grouped};
 pub(crate) use norm::RmsNorm;
-pub(crate) use rotary::Rotary;
+pub(crate) use rotary::{Rotary, RotaryRows};
 
 pub(super) use block::{Block, SelfAttention};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
 pub(super) use linear::{Linear, product};
 pub(super) use mlp::{Activation, GatedMlp, Mlp};
 pub(super) use moe::{EXPERTS, ExpertShape};
-pub(super) use rotary::{Llama3Scaling, RotaryRows, frequencies};
+pub(super) use rotary::{Llama3Scaling, frequencies};
 pub(super) use transformer::{Network, Transformer, embedding_and_head};

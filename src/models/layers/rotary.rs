@@ -135,6 +135,22 @@ impl Table {
 }
 
 impl RotaryRows {
+    /// The same angles; what is rotated is also multiplied by `factor`.
+    pub fn times(&self, factor: f64) -> Result<Self> {
+        Ok(Self {
+            cos: (&self.cos * factor)?,
+            sin: (&self.sin * factor)?,
+        })
+    }
+
+    /// The opposite angles, by which the transposed matrix rotates: the way of a gradient.
+    pub fn transposed(&self) -> Result<Self> {
+        Ok(Self {
+            cos: self.cos.clone(),
+            sin: self.sin.neg()?,
+        })
+    }
+
     /// Rotates `x` `[rows, heads, head_dim]`, in the type of the cosines and sines.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         if let Some(rotated) = rotated(x, &self.cos, &self.sin)? {

@@ -12,7 +12,8 @@ use super::{bytes_of, serialize, write_atomically};
 use crate::train::config::TrainConfig;
 use crate::train::error::TrainError;
 use crate::train::layout::{Layout, NetworkShape};
-use crate::train::optimizer::{Moments, Optimizer};
+use crate::train::learner::Buffers;
+use crate::train::optimizer::Moments;
 
 /// The version of the state's format.
 const VERSION: u32 = 1;
@@ -63,20 +64,8 @@ pub struct State {
     pub weights: Vec<f32>,
     /// Their moving average.
     pub average: Vec<f32>,
-    /// The optimiser, with its moments.
-    pub optimizer: Optimizer,
-}
-
-impl State {
-    /// The buffers, in the order of [`BUFFERS`].
-    fn buffers(&self) -> [&[f32]; 4] {
-        [
-            &self.weights,
-            &self.average,
-            &self.optimizer.moments.first,
-            &self.optimizer.moments.second,
-        ]
-    }
+    /// What the optimiser remembers.
+    pub moments: Moments,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,7 +77,7 @@ struct Header {
     checksum: u64,
 }
 
-/// A hash of all buffers, to tell a damaged file.
+/// A hash of all buffers, in the order of [`BUFFERS`], to tell a damaged file.
 fn checksum(buffers: [&[f32]; 4]) -> u64 {
     buffers
         .into_iter()
@@ -104,13 +93,24 @@ const BUFFERS: [&str; 4] = ["weights", "average", "adam_first", "adam_second"];
 ///
 /// # Errors
 /// When the directory cannot be written.
-pub fn save_state(path: &Path, state: &State) -> Result<(), TrainError> {
-    let buffers = state.buffers();
+pub fn save_state(
+    path: &Path,
+    config: &TrainConfig,
+    shape: &NetworkShape,
+    progress: &Progress,
+    buffers: &Buffers,
+) -> Result<(), TrainError> {
+    let buffers: [&[f32]; 4] = [
+        &buffers.weights,
+        &buffers.average,
+        &buffers.first,
+        &buffers.second,
+    ];
     let header = Header {
         version: VERSION,
-        config: state.config.clone(),
-        shape: state.shape.clone(),
-        progress: state.progress.clone(),
+        config: config.clone(),
+        shape: shape.clone(),
+        progress: progress.clone(),
         checksum: checksum(buffers),
     };
     let header = serde_json::to_string(&header).map_err(|error| TrainError::Io {
@@ -118,7 +118,7 @@ pub fn save_state(path: &Path, state: &State) -> Result<(), TrainError> {
         path: path.to_path_buf(),
         reason: error.into(),
     })?;
-    let layout = Layout::new(&state.shape);
+    let layout = Layout::new(shape);
     let bytes = buffers.map(bytes_of);
     let tensors = BUFFERS.iter().zip(&bytes).flat_map(|(buffer, bytes)| {
         layout.parameters.iter().map(move |parameter| {
@@ -230,18 +230,21 @@ pub fn load_state(path: &Path) -> Result<State, TrainError> {
     let state = State {
         weights: weights?,
         average: average?,
-        optimizer: Optimizer {
-            kind: header.config.optimizer,
-            moments: Moments {
-                first: first?,
-                second: second?,
-            },
+        moments: Moments {
+            first: first?,
+            second: second?,
         },
         config: header.config,
         shape: header.shape,
         progress: header.progress,
     };
-    if checksum(state.buffers()) != header.checksum {
+    let buffers: [&[f32]; 4] = [
+        &state.weights,
+        &state.average,
+        &state.moments.first,
+        &state.moments.second,
+    ];
+    if checksum(buffers) != header.checksum {
         return Err(corrupt("its checksum does not match".into()));
     }
     Ok(state)

@@ -62,6 +62,20 @@ impl CpuNetwork {
         }
     }
 
+    /// Measures how many floating-point operations a second all workers do together in the matrix products of
+    /// the network's widest layer.
+    ///
+    /// # Errors
+    /// When a worker's products cannot be measured.
+    pub fn product_rate(&mut self) -> Result<f64, TrainError> {
+        let rates: Vec<f64> = self
+            .workers
+            .par_iter_mut()
+            .map(|worker| worker.pass.product_rate())
+            .collect::<Result<_, _>>()?;
+        Ok(rates.iter().sum())
+    }
+
     /// Runs all workers and returns the sum of their losses.
     fn run(&mut self, weights: &[f32], batch: &Batch, with_gradient: bool) -> f64 {
         let layout = &self.layout;
@@ -121,14 +135,5 @@ impl Network for CpuNetwork {
                 }
             });
         Ok(loss)
-    }
-
-    fn product_rate(&mut self) -> Result<f64, TrainError> {
-        let rates: Vec<f64> = self
-            .workers
-            .par_iter_mut()
-            .map(|worker| worker.pass.product_rate())
-            .collect::<Result<_, _>>()?;
-        Ok(rates.iter().sum())
     }
 }

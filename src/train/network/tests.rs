@@ -1,5 +1,3 @@
-use std::ops::Range;
-
 use candle_core::Device;
 
 use super::*;
@@ -7,72 +5,9 @@ use crate::diffusion::{Process, Schedule};
 use crate::train::batch::Windows;
 use crate::train::config::Precision;
 use crate::train::cpu::CpuNetwork;
-use crate::train::draws::{Purpose, Stream, stratified_times};
+use crate::train::draws::{Purpose, Stream};
 use crate::train::layout::{Layout, NetworkShape};
-
-fn shape(tied: bool) -> NetworkShape {
-    NetworkShape {
-        vocab: 61,
-        context: 13,
-        hidden: 24,
-        layers: 3,
-        heads: 3,
-        mlp: 40,
-        tied,
-        rope_theta: 1e4,
-        norm_eps: 1e-5,
-    }
-}
-
-/// A batch of the absorbing process whose mask is token 0.
-fn batch(shape: &NetworkShape, windows: usize, seed: u64) -> Batch {
-    let process = Process::absorbing(shape.vocab, 0).unwrap();
-    noised(shape, windows, seed, &process, &[])
-}
-
-/// A batch of `process`, each window of which holds texts that begin at slot 0 and at `borders`.
-fn noised(
-    shape: &NetworkShape,
-    count: usize,
-    seed: u64,
-    process: &Process,
-    borders: &[usize],
-) -> Batch {
-    let mut stream = Stream::new(seed, Purpose::Step, 0);
-    let clean: Vec<u32> = (0..count * shape.context)
-        .map(|_| 1 + stream.below(shape.vocab - 1) as u32)
-        .collect();
-    let times = stratified_times(count, &mut stream);
-    let mut windows = Windows::new(shape.context);
-    for window in clean.chunks(shape.context) {
-        windows.push(window, 0, borders);
-    }
-    Batch::noise(
-        windows,
-        &times,
-        process,
-        &Schedule::LogLinear,
-        0.0,
-        &mut stream,
-    )
-    .unwrap()
-}
-
-fn random_weights(layout: &Layout) -> Vec<f32> {
-    let mut stream = Stream::new(5, Purpose::Weights, 99);
-    let mut weights = vec![0.0; layout.len()];
-    for parameter in &layout.parameters {
-        for weight in &mut weights[parameter.range.clone()] {
-            let base = if parameter.init_std.is_none() {
-                1.0
-            } else {
-                0.0
-            };
-            *weight = (base + 0.2 * stream.normal()) as f32;
-        }
-    }
-    weights
-}
+use crate::train::samples::{batch, noised, random_weights, shape};
 
 /// Loss and gradient of both networks agree.
 fn assert_networks_agree(shape: &NetworkShape, batch: &Batch) {
@@ -218,57 +153,5 @@ fn times_at_which_next_to_nothing_is_noised_leave_loss_and_gradient_finite() {
             assert!(loss.is_finite() && loss > 0.0, "{schedule}: {loss}");
             assert!(gradient.iter().all(|g| g.is_finite()), "{schedule}");
         }
-    }
-}
-
-#[test]
-fn products_in_bfloat16_keep_the_loss_within_1_percent_and_the_gradient_within_3() {
-    let shape = shape(false);
-    let layout = Layout::new(&shape);
-    let weights = random_weights(&layout);
-    let absorbing = Process::absorbing(shape.vocab, 0).unwrap();
-    for process in [absorbing, Process::uniform(shape.vocab).unwrap()] {
-        let batch = noised(&shape, 32, 3, &process, &[6]);
-        let [exact, half] = [Precision::F32, Precision::Bf16].map(|precision| {
-            let mut network =
-                ComposedNetwork::with_precision(&shape, &Device::Cpu, precision).unwrap();
-            let mut gradient = vec![0.0; layout.len()];
-            let loss = network
-                .loss_and_gradient(&weights, &batch, &mut gradient)
-                .unwrap();
-            (loss, gradient)
-        });
-        assert!(exact.0 != half.0, "bfloat16 was used");
-        assert!(
-            (half.0 / exact.0 - 1.0).abs() < 1e-2,
-            "{} {}",
-            half.0,
-            exact.0
-        );
-        let apart = |range: Range<usize>| {
-            let pairs = exact.1[range.clone()].iter().zip(&half.1[range]);
-            let (difference, size) = pairs.fold((0.0, 0.0), |(difference, size), (a, b)| {
-                let (a, b) = (f64::from(*a), f64::from(*b));
-                (difference + (a - b).powi(2), size + a * a)
-            });
-            f64::sqrt(difference / size)
-        };
-        let whole = apart(0..layout.len());
-        assert!(whole < 0.03, "{whole}");
-        for parameter in &layout.parameters {
-            let part = apart(parameter.range.clone());
-            assert!(part < 0.1, "{}: {part}", parameter.name);
-        }
-    }
-}
-
-#[test]
-fn the_rate_of_products_is_measured_on_both_networks() {
-    let shape = shape(false);
-    let mut composed = ComposedNetwork::new(&shape, &Device::Cpu).unwrap();
-    let mut cpu = CpuNetwork::new(&shape, Precision::F32);
-    for network in [&mut composed as &mut dyn Network, &mut cpu] {
-        let rate = network.product_rate().unwrap();
-        assert!(rate.is_finite() && rate > 0.0, "{rate}");
     }
 }

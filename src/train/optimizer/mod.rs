@@ -1,7 +1,7 @@
 //! The optimisers over flat buffers, with clipping by the global norm and an average of the weights.
 
-mod adamw;
-mod muon;
+pub(super) mod adamw;
+pub(super) mod muon;
 
 use rayon::prelude::*;
 
@@ -49,15 +49,15 @@ pub fn global_norm(gradient: &[f32]) -> f64 {
     sums.iter().sum::<f64>().sqrt()
 }
 
-/// What [`Optimizer::update`] needs beside the buffers.
+/// What a step needs beside the buffers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Update {
     /// Learning rate.
     pub lr: f64,
     /// Decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101), of the parameters that decay.
     pub weight_decay: f64,
-    /// Factor on the gradient (from clipping).
-    pub gradient_scale: f64,
+    /// Largest global norm of a gradient; a larger gradient is scaled down to it.
+    pub clip: f64,
     /// Decay of the weight average.
     pub average_decay: f64,
     /// The number of this step, from 0.
@@ -65,13 +65,29 @@ pub struct Update {
 }
 
 impl Update {
-    /// By what a step multiplies the weights of a parameter before it changes them.
-    fn keep(&self, role: Role) -> f32 {
-        match role.decays() {
+    /// By what a step multiplies weights, which decay or do not, before it changes them.
+    pub(super) fn keep(&self, decays: bool) -> f32 {
+        match decays {
             true => (1.0 - self.lr * self.weight_decay) as f32,
             false => 1.0,
         }
     }
+}
+
+impl OptimizerKind {
+    /// Whether the parameters of a role are Muon's; the others are AdamW's.
+    pub(super) fn is_muon(self, role: Role) -> bool {
+        self == OptimizerKind::Muon && role == Role::Matrix
+    }
+}
+
+/// A gradient, and by what it is multiplied.
+#[derive(Debug, Clone, Copy)]
+pub struct Scaled<'a> {
+    /// One number a weight.
+    pub gradient: &'a [f32],
+    /// The factor: what clipping and the number of passes make of it.
+    pub scale: f64,
 }
 
 /// An optimiser and what it remembers of the gradients.
@@ -100,27 +116,28 @@ struct Slices<'a> {
     first: &'a mut [f32],
     second: &'a mut [f32],
     gradient: &'a [f32],
+    /// By what the gradient is multiplied.
+    scale: f32,
+}
+
+impl Moments {
+    /// Those of `n` weights whose optimiser has seen no gradient.
+    pub fn new(n: usize) -> Self {
+        Self {
+            first: vec![0.0; n],
+            second: vec![0.0; n],
+        }
+    }
 }
 
 impl Optimizer {
-    /// An optimiser of `n` weights that has seen no gradient.
-    pub fn new(kind: OptimizerKind, n: usize) -> Self {
-        Self {
-            kind,
-            moments: Moments {
-                first: vec![0.0; n],
-                second: vec![0.0; n],
-            },
-        }
-    }
-
     /// Updates the weights in place, and their average. `precision` is that of Muon's products.
     pub fn update(
         &mut self,
         layout: &Layout,
         weights: &mut [f32],
         average: &mut [f32],
-        gradient: &[f32],
+        scaled: Scaled,
         precision: Precision,
         update: Update,
     ) {
@@ -140,14 +157,15 @@ impl Optimizer {
                 average,
                 first,
                 second,
-                gradient: &gradient[parameter.range.clone()],
+                gradient: &scaled.gradient[parameter.range.clone()],
+                scale: scaled.scale as f32,
             });
         }
         let average_weight = (1.0 - update.average_decay) as f32;
         parts.into_par_iter().for_each(|mut part| {
-            match (self.kind, part.parameter.role) {
-                (OptimizerKind::Muon, Role::Matrix) => muon::update(&mut part, precision, update),
-                _ => adamw::update(&mut part, update),
+            match self.kind.is_muon(part.parameter.role) {
+                true => muon::update(&mut part, precision, update),
+                false => adamw::update(&mut part, update),
             }
             let averages = part.average.par_chunks_mut(PART);
             averages
@@ -192,11 +210,14 @@ mod tests {
         let start = layout.initial_weights(1);
         let gradient: Vec<f32> = (0..layout.len()).map(|i| (i as f32 * 0.7).sin()).collect();
         let (mut weights, mut average) = (start.clone(), start.clone());
-        let mut adam = Optimizer::new(OptimizerKind::AdamW, layout.len());
+        let mut adam = Optimizer {
+            kind: OptimizerKind::AdamW,
+            moments: Moments::new(layout.len()),
+        };
         let update = Update {
             lr: 0.01,
             weight_decay: 0.1,
-            gradient_scale: 0.5,
+            clip: 1.0,
             average_decay: 0.9,
             step: 0,
         };
@@ -204,7 +225,10 @@ mod tests {
             &layout,
             &mut weights,
             &mut average,
-            &gradient,
+            Scaled {
+                gradient: &gradient,
+                scale: 0.5,
+            },
             Precision::F32,
             update,
         );

@@ -8,20 +8,26 @@ use super::{Slices, Update};
 use crate::train::config::Precision;
 use crate::train::cpu::{Matrix, Products, Write};
 
-const MOMENTUM: f32 = 0.95;
+/// By what the momentum is multiplied before a gradient is added.
+pub const MOMENTUM: f32 = 0.95;
 /// The root of the mean square of AdamW's updates, of which Muon's are made.
 const UPDATE_RMS: f64 = 0.2;
 /// Newton-Schulz iterations, each x ← a x + b (x xᵀ) x + c (x xᵀ)² x: singular values between 0.01 and 1
 /// come to lie between 0.7 and 1.2.
-const ITERATIONS: usize = 5;
-const COEFFICIENTS: [f32; 3] = [3.4445, -4.775, 2.0315];
+pub const ITERATIONS: usize = 5;
+pub const COEFFICIENTS: [f32; 3] = [3.4445, -4.775, 2.0315];
+
+/// By what the direction of a matrix `[rows, columns]` is multiplied before the weights lose it.
+pub fn size(lr: f64, rows: usize, columns: usize) -> f32 {
+    (lr * UPDATE_RMS * (rows.max(columns) as f64).sqrt()) as f32
+}
 
 /// Updates one matrix's weights and momentum.
-pub fn update(part: &mut Slices, precision: Precision, update: Update) {
+pub(super) fn update(part: &mut Slices, precision: Precision, update: Update) {
     let [rows, columns] = part.parameter.shape[..] else {
         unreachable!("parameters of the role Matrix have two dimensions")
     };
-    let scale = update.gradient_scale as f32;
+    let scale = part.scale;
     let mut direction = Vec::with_capacity(part.gradient.len());
     for (m, g) in part.first.iter_mut().zip(part.gradient) {
         let g = g * scale;
@@ -29,8 +35,8 @@ pub fn update(part: &mut Slices, precision: Precision, update: Update) {
         direction.push(g + MOMENTUM * *m);
     }
     orthogonalize(&mut direction, rows, columns, precision);
-    let size = update.lr * UPDATE_RMS * (rows.max(columns) as f64).sqrt();
-    let (size, keep) = (size as f32, update.keep(part.parameter.role));
+    let size = size(update.lr, rows, columns);
+    let keep = update.keep(part.parameter.role.decays());
     for (w, d) in part.weights.iter_mut().zip(&direction) {
         *w = *w * keep - size * d;
     }

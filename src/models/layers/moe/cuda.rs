@@ -63,7 +63,10 @@ impl DeviceExperts {
     /// # Errors
     /// If the device fails.
     pub fn new(router: &Router, experts: &[GatedMlp], per_row: usize) -> Result<Option<Self>> {
-        let weights: Option<Vec<_>> = experts.iter().map(GatedMlp::float_weights_around_silu).collect();
+        let weights: Option<Vec<_>> = experts
+            .iter()
+            .map(GatedMlp::float_weights_around_silu)
+            .collect();
         let Some(weights) = weights else {
             return Ok(None);
         };
