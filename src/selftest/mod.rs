@@ -7,6 +7,7 @@ mod attention;
 mod categorical;
 mod distribution;
 mod element;
+pub mod goldens;
 mod launched;
 mod layers;
 pub mod model;
