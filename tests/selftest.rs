@@ -83,10 +83,9 @@ fn logits_and_canvases_of_every_golden_equal_the_official_ones() {
 }
 
 #[test]
-fn a_golden_whose_logits_are_of_other_weights_does_not_hold() {
+fn a_golden_of_another_network_or_with_the_cases_of_another_family_does_not_hold() {
     let other = directory().join("dream/forward.safetensors");
     let other = std::fs::read(other).unwrap();
-    // Dream's cases are laid out otherwise, so that LLaDA's own are needed, of a network with another norm.
     let from = "\"rms_norm_eps\": 1e-05";
     let folder = copy_of("llada", "llada", |file, bytes| {
         Some(replaced(
