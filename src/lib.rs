@@ -46,7 +46,7 @@
 //! | [`text`] | tokenizer, text templates with gaps, incremental detokenisation |
 //! | [`engine`] | queue, worker thread, ragged denoise steps, events |
 //! | [`kernels`] | launches of the CUDA kernels, on a device or on the host's shim |
-//! | [`selftest`] | every kernel against its CPU twin |
+//! | [`selftest`] | whether a device computes what it should |
 //! | [`server`] | the HTTP API |
 //! | [`train`] | tokenizer training, data, objective, optimiser loop, checkpoints |
 //! | [`eval`] | likelihood, infill accuracy, tokens a forward against accuracy, plots |

@@ -4,14 +4,15 @@
 mod dit;
 mod support;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use dit::{
     TOLERANCE, assert_same_log_probabilities, load, load_edited, numbers, outputs, rows, sequences,
     subs, tensors,
 };
 use support::max_difference;
 use unmask::canvas::TokenId;
-use unmask::models::{AttentionPattern, Denoiser, KvPool, RaggedBatch, Segment};
+use unmask::models::{AttentionPattern, Denoiser, RaggedBatch};
+use unmask::selftest::goldens::forward::{self, scoring_batch};
 
 fn block_length(model: &dyn Denoiser) -> usize {
     match model.spec().attention {
@@ -20,56 +21,13 @@ fn block_length(model: &dyn Denoiser) -> usize {
     }
 }
 
-/// Segments of [x_t ; x_0], one a sequence of `input`, of which the second half is x_0.
-fn scoring_batch(model: &dyn Denoiser, input: &[Vec<TokenId>], sigmas: &[f32]) -> RaggedBatch {
-    let mut batch = RaggedBatch::new();
-    for (tokens, sigma) in input.iter().zip(sigmas) {
-        let length = tokens.len() / 2;
-        let positions: Vec<u32> = (0..length as u32).collect();
-        let segment = Segment {
-            allowed: Some(model.spec().attention.allowed_in_scoring(length)),
-            sigma: Some(*sigma),
-            ..Segment::default()
-        };
-        batch.push_segment(tokens, &positions.repeat(2), segment);
-    }
-    batch
-}
-
-/// The outputs of the rows of x_t, `[B · n, V]`.
 fn scoring_outputs(model: &dyn Denoiser, batch: &RaggedBatch) -> Tensor {
-    let all = outputs(model, batch);
-    let halves: Vec<Tensor> = batch
-        .segments()
-        .iter()
-        .map(|segment| {
-            all.narrow(0, segment.rows.start, segment.rows.len() / 2)
-                .unwrap()
-        })
-        .collect();
-    Tensor::cat(&halves, 0).unwrap()
+    forward::scoring_outputs(model, batch).unwrap()
 }
 
 /// Segments that see their own block and those before it.
 fn block_causal_batch(model: &dyn Denoiser, input: &[Vec<TokenId>], sigmas: &[f32]) -> RaggedBatch {
-    let block = block_length(model);
-    let mut batch = RaggedBatch::new();
-    for (tokens, sigma) in input.iter().zip(sigmas) {
-        let slots = 0..tokens.len();
-        let sees = |slot: usize| {
-            slots
-                .clone()
-                .map(move |other| other / block <= slot / block)
-        };
-        let segment = Segment {
-            allowed: Some(slots.clone().flat_map(sees).collect()),
-            sigma: Some(*sigma),
-            ..Segment::default()
-        };
-        let positions: Vec<u32> = slots.clone().map(|slot| slot as u32).collect();
-        batch.push_segment(tokens, &positions, segment);
-    }
-    batch
+    forward::block_causal_batch(block_length(model), input, sigmas)
 }
 
 #[test]
@@ -110,40 +68,8 @@ fn logits_of_block_causal_sampling_equal_the_official_ones() {
 #[test]
 fn logits_of_a_block_behind_cached_blocks_equal_the_official_cache() {
     let (model, goldens) = (load("bd3lm"), tensors("bd3lm", "forward.safetensors"));
-    let prefixes = sequences(&goldens["cache0.prefix_input_ids"]);
-    let blocks = sequences(&goldens["cache0.block_input_ids"]);
-    let sigmas = numbers(&goldens["cache0.timesteps"]);
-    let (length, block) = (prefixes[0].len(), block_length(&*model));
-    let slots = length * prefixes.len();
-    let pool = KvPool::new(model.spec(), slots, DType::F32, &Device::Cpu).unwrap();
-    // Cached slots need not be in order, nor next to each other.
-    let slot_of =
-        |sequence: usize, place: usize| (slots - 1 - (place * prefixes.len() + sequence)) as u32;
-    let segment = |sequence: usize, start: usize| Segment {
-        context: (0..start).map(|place| slot_of(sequence, place)).collect(),
-        sigma: Some(sigmas[sequence]),
-        ..Segment::default()
-    };
-    let positions = |start: usize| (start as u32..(start + block) as u32).collect::<Vec<_>>();
-    for start in (0..length).step_by(block) {
-        let mut batch = RaggedBatch::new();
-        for (sequence, prefix) in prefixes.iter().enumerate() {
-            let kept = start..start + block;
-            let segment = Segment {
-                store: kept.clone().map(|place| slot_of(sequence, place)).collect(),
-                ..segment(sequence, start)
-            };
-            batch.push_segment(&prefix[kept], &positions(start), segment);
-        }
-        model.hidden(&batch, Some(&pool)).unwrap();
-    }
-    let mut batch = RaggedBatch::new();
-    for (sequence, tokens) in blocks.iter().enumerate() {
-        batch.push_segment(tokens, &positions(length), segment(sequence, length));
-    }
-    let got = model
-        .head(&model.hidden(&batch, Some(&pool)).unwrap())
-        .unwrap();
+    let got = forward::noised_block_cache_outputs(&*model, &goldens, block_length(&*model));
+    let got = got.unwrap();
     let difference = max_difference(&got, &rows(&goldens["cache0.block_logits"]));
     assert!(difference < TOLERANCE, "{difference}");
 }

@@ -5,16 +5,15 @@ mod support;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use candle_core::{DType, Device, IndexOp, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
-use support::{
-    TOLERANCE, assert_close, bits, forward_goldens, golden, integers, load, max_difference,
-};
+use support::{TOLERANCE, assert_close, forward_goldens, golden, integers, load, max_difference};
 use unmask::canvas::TokenId;
 use unmask::models::{
     AttentionPattern, Checkpoint, Corruption, Denoiser, KvPool, KvShape, ModelError, RaggedBatch,
     Segment,
 };
+use unmask::selftest::goldens::encoded;
 
 const NAME: &str = "diffusion_gemma";
 const BLOCK: usize = 8;
@@ -62,72 +61,6 @@ fn push_block(
     batch.push_segment(tokens, &positions, segment)
 }
 
-fn row(goldens: &HashMap<String, Tensor>, name: &str, row: usize) -> Option<Tensor> {
-    goldens.get(name).map(|tensor| tensor.i(row).unwrap())
-}
-
-/// Logits `[B, block, V]` of a case, whose prompts are encoded in parts of at most `chunk` tokens, all rows of a
-/// batch together.
-fn case_logits(model: &dyn Denoiser, case: &str, chunk: usize) -> Tensor {
-    let goldens = forward_goldens(NAME);
-    let field = |name: &str| format!("{case}.{name}");
-    let rows = goldens[&field("input_ids")].dim(0).unwrap();
-    let pool = KvPool::new(model.spec(), 64 * rows, DType::F32, &Device::Cpu).unwrap();
-    // Neither in order nor next to each other.
-    let slot_of = |row: usize| move |slot: usize| (64 * (row + 1) - 1 - 2 * slot) as u32;
-    let prompts: Vec<(usize, Vec<TokenId>)> = (0..rows)
-        .map(|index| {
-            let mut tokens = integers(&goldens[&field("input_ids")].i(index).unwrap());
-            let mask = row(&goldens, &field("attention_mask"), index);
-            let padding = mask.map_or(0, |mask| {
-                bits(&mask).iter().filter(|valid| !**valid).count()
-            });
-            if let Some(block) = row(&goldens, &field("encoded_canvas_ids"), index) {
-                tokens.extend(integers(&block));
-            }
-            (padding, tokens)
-        })
-        .collect();
-    let longest = prompts
-        .iter()
-        .map(|(_, tokens)| tokens.len())
-        .max()
-        .unwrap();
-    for part in (0..longest).step_by(chunk) {
-        let mut batch = RaggedBatch::new();
-        for (index, (padding, tokens)) in prompts.iter().enumerate() {
-            let part = part.max(*padding)..(part + chunk).min(tokens.len());
-            if !part.is_empty() {
-                let tokens = &tokens[part.clone()];
-                push_encoded(&mut batch, tokens, part.start, *padding, &slot_of(index));
-            }
-        }
-        model.hidden(&batch, Some(&pool)).unwrap();
-    }
-    let mut batch = RaggedBatch::new();
-    for (index, (padding, prompt)) in prompts.iter().enumerate() {
-        let block = integers(&goldens[&field("decoder_input_ids")].i(index).unwrap());
-        let is_told = row(&goldens, &field("self_conditioning_mask"), index);
-        let is_told = is_told.is_none_or(|told| told.to_scalar::<u8>().unwrap() != 0);
-        let signal = row(&goldens, &field("self_conditioning_logits"), index)
-            .filter(|_| is_told)
-            .map(|logits| model.self_conditioning(&logits).unwrap());
-        push_block(
-            &mut batch,
-            &block,
-            prompt.len(),
-            *padding,
-            signal,
-            &slot_of(index),
-        );
-    }
-    let hidden = model.hidden(&batch, Some(&pool)).unwrap();
-    let logits = model.head(&hidden).unwrap();
-    logits
-        .reshape((rows, BLOCK, logits.dim(1).unwrap()))
-        .unwrap()
-}
-
 #[test]
 fn logits_equal_the_official_ones_however_the_prompt_is_split() {
     let (model, goldens) = (load(NAME), forward_goldens(NAME));
@@ -139,10 +72,10 @@ fn logits_equal_the_official_ones_however_the_prompt_is_split() {
         "batch_left_padded",
         "batch_self_cond_mask",
     ] {
-        let whole = case_logits(&*model, case, 64);
+        let whole = encoded::logits(&*model, &goldens, case, 64).unwrap();
         assert_close(&whole, &goldens[&format!("{case}.logits")], case);
         for chunk in [1, 3, 9] {
-            let parts = case_logits(&*model, case, chunk);
+            let parts = encoded::logits(&*model, &goldens, case, chunk).unwrap();
             assert_eq!(max_difference(&parts, &whole), 0.0, "{case} by {chunk}");
         }
     }

@@ -1,20 +1,22 @@
 //! `unmask selftest`.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use candle_core::Device;
 use clap::Args;
 use unmask::kernels::Machine;
-use unmask::selftest::{CHECKS, DEVICE_CHECKS, Extent, model};
+use unmask::selftest::goldens::{self, Goldens};
+use unmask::selftest::{CHECKS, DEVICE_CHECKS, Extent, engine, memory, model};
 
 use crate::cli::model::DeviceChoice;
 
 /// Shown below the help.
 pub const EXAMPLES: &str = "Examples:
   unmask selftest
-  unmask selftest --device cuda --soak 60";
+  unmask selftest --device cuda --goldens tests/goldens --soak 60";
 
 /// Arguments of `unmask selftest`.
 #[derive(Args)]
@@ -22,6 +24,10 @@ pub struct SelftestArgs {
     /// What to test
     #[arg(long, value_enum, default_value_t)]
     device: DeviceChoice,
+    /// Check the model families too, against the golden checkpoints in this folder: `tests/goldens` of the source, or
+    /// `goldens` beside the binary in what `scripts/gpu-bundle` packs
+    #[arg(long, value_name = "DIR")]
+    goldens: Option<PathBuf>,
     /// Repeat the checks until so many minutes have passed, at most 10080 (a week)
     #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(..=LONGEST_SOAK))]
     soak: Option<u64>,
@@ -30,12 +36,29 @@ pub struct SelftestArgs {
 /// A week, in minutes.
 const LONGEST_SOAK: u64 = 7 * 24 * 60;
 
+/// Why a check of a CUDA device is not run.
+const NO_DEVICE: &str = "no CUDA device";
+
 /// What became of the checks so far.
 #[derive(Default)]
 struct Tally {
     passed: usize,
     failed: usize,
     not_run: usize,
+    /// Of those not run, the checks of kernels.
+    kernels_not_run: usize,
+}
+
+/// What a check saw, why it failed, or why it was not run.
+enum Outcome {
+    Ran(Result<String, String>),
+    NotRun(&'static str),
+}
+
+impl Outcome {
+    fn of(result: Result<String, impl ToString>) -> Self {
+        Self::Ran(result.map_err(|error| error.to_string()))
+    }
 }
 
 /// Runs `unmask selftest`.
@@ -47,11 +70,14 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<()> {
         Some(machine) => writeln!(out, "device: {}", machine.name())?,
         None => writeln!(out, "device: the CPU")?,
     }
+    let goldens = args.goldens.as_deref().map(Goldens::open).transpose()?;
     let begun = Instant::now();
     let soak = Duration::from_secs(60 * args.soak.unwrap_or(0));
     let mut tally = Tally::default();
     loop {
-        round(&mut out, &device, machine.as_deref_mut(), &mut tally)?;
+        kernels(&mut out, machine.as_deref_mut(), &mut tally)?;
+        server(&mut out, &device, &mut tally)?;
+        families(&mut out, goldens.as_ref(), &device, &mut tally)?;
         if begun.elapsed() >= soak || tally.failed > 0 {
             break;
         }
@@ -60,9 +86,10 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<()> {
         passed,
         failed,
         not_run,
+        kernels_not_run,
     } = tally;
     writeln!(out, "{passed} passed, {failed} failed, {not_run} not run")?;
-    if not_run > 0 {
+    if kernels_not_run > 0 {
         writeln!(
             out,
             "Kernels are for a CUDA device. `cargo test --test kernels` runs them on a CPU, built by its compiler."
@@ -74,41 +101,102 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs every check once.
-fn round(
+/// Runs every check of a kernel.
+fn kernels(
     out: &mut impl Write,
-    device: &Device,
     mut machine: Option<&mut (dyn Machine + 'static)>,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
     for check in CHECKS {
-        let result = machine
-            .as_deref_mut()
-            .map(|machine| (check.run)(machine, Extent::Full).map_err(|e| e.to_string()));
-        report(out, check.name, result, tally)?;
+        let outcome = match machine.as_deref_mut() {
+            Some(machine) => Outcome::of((check.run)(machine, Extent::Full)),
+            None => {
+                tally.kernels_not_run += 1;
+                Outcome::NotRun(NO_DEVICE)
+            }
+        };
+        report(out, check.name, outcome, tally)?;
     }
+    Ok(())
+}
+
+/// Runs what the server does on a device: launches, the embedded model, and the engine with it.
+fn server(out: &mut impl Write, device: &Device, tally: &mut Tally) -> anyhow::Result<()> {
     let on_device = !device.is_cpu();
+    let of_device = |run: &dyn Fn() -> Outcome| match on_device {
+        true => run(),
+        false => Outcome::NotRun(NO_DEVICE),
+    };
     for check in DEVICE_CHECKS {
-        let result = on_device.then(|| (check.run)(device).map_err(|e| e.to_string()));
-        report(out, check.name, result, tally)?;
+        let outcome = of_device(&|| Outcome::of((check.run)(device)));
+        report(out, check.name, outcome, tally)?;
     }
-    let equal = on_device.then(|| model::equals_the_cpu(device).map_err(|e| e.to_string()));
+    let equal = of_device(&|| Outcome::of(model::equals_the_cpu(device)));
     report(out, "model: logits equal those of the CPU", equal, tally)?;
-    let same = model::is_the_same_in_any_batch(device).map_err(|e| e.to_string());
+    let same = Outcome::of(model::is_the_same_in_any_batch(device));
     let name = "model: a canvas's logits are the same in any batch";
-    report(out, name, Some(same), tally)
+    report(out, name, same, tally)?;
+
+    let drawn = of_device(&|| Outcome::of(engine::draws_by_its_logits(device)));
+    let name = "engine: draws from the model's logits equal those of the CPU";
+    report(out, name, drawn, tally)?;
+    let kept = Outcome::of(engine::keeps_its_promises(device));
+    report(out, "engine: answers keep their promises", kept, tally)?;
+    let equal = of_device(&|| Outcome::of(engine::answers_as_the_cpu(device)));
+    report(out, "engine: answers equal those of the CPU", equal, tally)?;
+    let survived = match on_device {
+        true => Outcome::of(memory::is_survived(device)),
+        false => {
+            Outcome::NotRun("it is of a device's memory: a CPU is not asked for more than it has")
+        }
+    };
+    report(out, "engine: goes on without memory", survived, tally)
+}
+
+/// Runs every family's goldens, if there are any.
+fn families(
+    out: &mut impl Write,
+    goldens: Option<&Goldens>,
+    device: &Device,
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
+    let Some(goldens) = goldens else {
+        let reason = "give --goldens DIR, with tests/goldens of the source or a copy of it";
+        return report(out, "families", Outcome::NotRun(reason), tally);
+    };
+    for golden in &goldens.goldens {
+        let name = golden.name();
+        let logits = Outcome::of(goldens::logits(golden, device));
+        report(
+            out,
+            &format!("golden {name}: logits equal the official ones"),
+            logits,
+            tally,
+        )?;
+        let runs = Outcome::of(goldens::runs(golden, device));
+        report(
+            out,
+            &format!("golden {name}: canvases equal the official ones"),
+            runs,
+            tally,
+        )?;
+    }
+    if !goldens.others.is_empty() {
+        writeln!(out, "without a checkpoint: {}", goldens.others.join(", "))?;
+    }
+    Ok(())
 }
 
 fn report(
     out: &mut impl Write,
     name: &str,
-    result: Option<Result<String, String>>,
+    outcome: Outcome,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
-    let (word, count, seen) = match result {
-        Some(Ok(seen)) => ("passed", &mut tally.passed, seen),
-        Some(Err(error)) => ("FAILED", &mut tally.failed, error),
-        None => ("not run", &mut tally.not_run, "no CUDA device".into()),
+    let (word, count, seen) = match outcome {
+        Outcome::Ran(Ok(seen)) => ("passed", &mut tally.passed, seen),
+        Outcome::Ran(Err(error)) => ("FAILED", &mut tally.failed, error),
+        Outcome::NotRun(reason) => ("not run", &mut tally.not_run, reason.into()),
     };
     *count += 1;
     writeln!(out, "{word:<8} {name}: {seen}")?;

@@ -3,10 +3,11 @@
 use candle_core::cuda_backend::cudarc::driver::result::{device as driver, mem_pool};
 use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaSlice, CudaView, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
 };
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
 
+use super::packing::{Packing, Part};
 use super::{Argument, Launch, LaunchError, Machine};
 
 /// The modules that `build.rs` compiles: the names of their kernels begin with the module's, except for
@@ -89,6 +90,33 @@ pub fn config(launch: &Launch) -> LaunchConfig {
         grid_dim: grid,
         block_dim: block,
         shared_mem_bytes: 0,
+    }
+}
+
+/// The lists of a [`Packing`], on a device.
+pub struct Uploaded(CudaSlice<u8>);
+
+impl Uploaded {
+    /// Takes them there, in one copy on the stream that candle computes on.
+    ///
+    /// # Errors
+    /// If the device has no memory for them, or fails.
+    pub fn new(device: &CudaDevice, packing: &Packing) -> candle_core::Result<Self> {
+        Ok(Self(device.clone_htod(packing.bytes())?))
+    }
+
+    /// A list, of which `part` is to say where it is in the packing.
+    ///
+    /// # Errors
+    /// If the packing has no such part.
+    pub fn list<T: DeviceRepr>(&self, part: Part<T>) -> candle_core::Result<CudaView<'_, T>> {
+        let bytes = self.0.try_slice(part.bytes());
+        // SAFETY: the bytes are those of as many `T`, aligned as a `T` is, of a packing that `Packing::push` wrote them to.
+        let list = bytes.and_then(|bytes| unsafe { bytes.transmute(part.len()) });
+        match list {
+            Some(list) => Ok(list),
+            None => candle_core::bail!("a list of another packing was asked for"),
+        }
     }
 }
 

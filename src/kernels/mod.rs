@@ -3,6 +3,7 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod packing;
 
 use bytemuck::{NoUninit, Pod};
 use candle_core::Device;

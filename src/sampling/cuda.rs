@@ -1,14 +1,15 @@
-//! The reduction on a CUDA device, by `kernels/categorical.cu`: one launch, and one small copy back.
+//! The reduction on a CUDA device, by `kernels/categorical.cu`: one small copy there, one launch, and one small copy back.
 
 use bytemuck::Zeroable;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr, PushKernelArg};
-use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
+use candle_core::cuda_backend::cudarc::driver::{CudaView, DeviceRepr, PushKernelArg};
+use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::{DType, Layout, Storage, StorageRef, Tensor};
 use half::{bf16, f16};
 
 use super::layout::{self, Adjustment, Found, MOST_TOP, Row, Top};
 use super::{Guidance, RowParams, RowSample, SamplingError};
-use crate::kernels::cuda::{config, function};
+use crate::kernels::cuda::{Uploaded, config, function};
+use crate::kernels::packing::Packing;
 use crate::kernels::{Launch, ROW_THREADS};
 
 // SAFETY: plain numbers, laid out as the kernel's structs.
@@ -79,10 +80,14 @@ fn run<T: CudaDType + DeviceRepr>(
     let guards = logits.map(Tensor::storage_and_layout);
     let [(conditional, stride), (unconditional, unconditional_stride)] =
         [slice::<T>(&guards[0])?, slice::<T>(&guards[1])?];
-    let rows = device.clone_htod(&batch.rows)?;
-    let adjustments = upload(device, &batch.adjustments)?;
-    let of = upload(device, &batch.of)?;
-    let allowed = upload(device, &batch.allowed)?;
+    let mut packing = Packing::new();
+    let rows = packing.push(&batch.rows);
+    let adjustments = packing.push(&batch.adjustments);
+    let of = packing.push(&batch.of);
+    let allowed = packing.push(&batch.allowed);
+    let lists = Uploaded::new(device, &packing)?;
+    let (rows, adjustments) = (lists.list(rows)?, lists.list(adjustments)?);
+    let (of, allowed) = (lists.list(of)?, lists.list(allowed)?);
     // SAFETY: the kernel writes every entry of `found`, and of the others what rows ask for, which alone
     // is read.
     let (mut found, mut top, mut of_found) = unsafe {
@@ -124,16 +129,5 @@ fn slice<'a, T: CudaDType + DeviceRepr>(
             layout.stride()[0] as u64,
         )),
         _ => candle_core::bail!("the reduction on CUDA was given a tensor of another device"),
-    }
-}
-
-/// A list without entries is never read, but has to be somewhere.
-fn upload<T: DeviceRepr + Zeroable + 'static>(
-    device: &CudaDevice,
-    list: &[T],
-) -> candle_core::Result<CudaSlice<T>> {
-    match list.is_empty() {
-        true => device.clone_htod(&[T::zeroed()]),
-        false => device.clone_htod(list),
     }
 }

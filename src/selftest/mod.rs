@@ -1,4 +1,5 @@
-//! Every kernel against its CPU twin, on whatever runs kernels.
+//! Whether a device computes what it should: every kernel against its CPU twin, on whatever runs kernels; the engine
+//! with the embedded model; and the golden checkpoints of the families.
 //!
 //! The same cases prove the kernels on a machine without a GPU, where a host compiler builds them
 //! (`tests/kernels`), and on a CUDA device (`unmask selftest --device cuda`).
@@ -7,10 +8,13 @@ mod attention;
 mod categorical;
 mod distribution;
 mod element;
+pub mod engine;
 mod experts;
 mod experts_launched;
+pub mod goldens;
 mod launched;
 mod layers;
+pub mod memory;
 pub mod model;
 mod process;
 mod random;

@@ -2,19 +2,20 @@
 
 use unmask::decode::{BlockOrigin, DecodePlan};
 use unmask::engine::Engine;
+use unmask::selftest::goldens::plans;
 
-use crate::run::{Case, case, preset_plan, respecified, set_block_length};
+use crate::run::{
+    Case, assert_equal, assert_rows_equal, assert_same_changes_of_rows, case, respecified, row,
+    set_block_length,
+};
 use crate::support::engine;
 
 const NAME: &str = "a2d_qwen3";
 
 /// The preset with the arguments of a run.
 fn plan(engine: &Engine, case: &Case) -> DecodePlan {
-    let mut plan = preset_plan(engine, "dllm");
-    plan.steps = case.number("steps");
-    plan.block_length = case.block_length();
-    plan.sampling.guidance_scale = case.fraction("cfg_scale").unwrap();
-    plan
+    assert!(case.fraction("cfg_scale").is_some());
+    plans::by_blocks(engine.spec(), "dllm", case).unwrap()
 }
 
 #[test]
@@ -22,9 +23,7 @@ fn completions_equal_those_of_the_mdlm_sampler() {
     let engine = engine(NAME);
     for name in ["mdlm_single", "mdlm_blocks_batch2", "mdlm_cfg"] {
         let case = case(NAME, name);
-        for row in case.rows() {
-            row.assert_equal(&engine, &plan(&engine, &case), name);
-        }
+        assert_rows_equal(&case, &engine, &plan(&engine, &case), name);
     }
 }
 
@@ -36,9 +35,7 @@ fn infilling_equals_that_of_the_mdlm_sampler() {
         block_origin: BlockOrigin::Canvas,
         ..plan(&engine, &case)
     };
-    for row in case.rows() {
-        row.assert_same_changes(&engine, &plan, "mdlm_infill");
-    }
+    assert_same_changes_of_rows(&case, &engine, &plan, "mdlm_infill");
 }
 
 /// The run's `suppress_tokens` are never the most probable ones, and plans know none.
@@ -46,8 +43,8 @@ fn infilling_equals_that_of_the_mdlm_sampler() {
 fn completions_with_shifted_logits_equal_those_of_the_mdlm_sampler() {
     let engine = respecified(NAME, |spec| spec.logit_shift = 1);
     let case = case(NAME, "mdlm_suppress_shift");
-    case.row()
-        .assert_equal(&engine, &plan(&engine, &case), "mdlm_suppress_shift");
+    let plan = plan(&engine, &case);
+    assert_equal(&row(&case), &engine, &plan, "mdlm_suppress_shift");
 }
 
 /// The official code pads prompts on the left to whole blocks: blocks begin where the prompt ends.
@@ -65,8 +62,6 @@ fn completions_block_by_block_equal_those_of_the_bd3lm_sampler() {
         if let Some(steps) = case.number("steps_per_block") {
             (plan.steps, plan.steps_per_block) = (None, Some(steps));
         }
-        for row in case.rows() {
-            row.assert_equal(&engine, &plan, name);
-        }
+        assert_rows_equal(&case, &engine, &plan, name);
     }
 }

@@ -2,24 +2,16 @@
 
 use unmask::decode::{Budget, DecodePlan};
 use unmask::engine::Engine;
+use unmask::selftest::goldens::plans;
 
-use crate::run::{Case, case, preset_plan};
+use crate::run::{
+    Case, assert_equal, assert_same_changes, assert_same_changes_of_rows, case, preset_plan, row,
+};
 use crate::support::engine;
 
 /// The plan of the preset of an algorithm with the arguments of a run.
 fn plan(engine: &Engine, case: &Case) -> DecodePlan {
-    let name = match case.word("alg") {
-        "maskgit_plus" => "dream-maskgit-plus",
-        "topk_margin" => "dream-topk-margin",
-        "entropy" => "dream-entropy",
-        other => panic!("{other}"),
-    };
-    let mut plan = preset_plan(engine, name);
-    plan.steps = case.number("steps");
-    plan.sampling.top_p = case.fraction("top_p");
-    plan.sampling.top_k = case.number("top_k");
-    plan.sampling.guidance_scale = case.fraction("cfg_scale").unwrap_or(0.0);
-    plan
+    plans::dream(engine.spec(), case).unwrap()
 }
 
 #[test]
@@ -37,9 +29,7 @@ fn completions_equal_the_official_runs() {
         "batch2_left_padded",
     ] {
         let case = case("dream", name);
-        for row in case.rows() {
-            row.assert_same_changes(&engine, &plan(&engine, &case), name);
-        }
+        assert_same_changes_of_rows(&case, &engine, &plan(&engine, &case), name);
     }
 }
 
@@ -47,8 +37,8 @@ fn completions_equal_the_official_runs() {
 fn masks_inside_a_prompt_are_filled_with_the_others() {
     let engine = engine("dream");
     let case = case("dream", "masks_inside_prompt");
-    case.row()
-        .assert_same_changes(&engine, &plan(&engine, &case), "masks_inside_prompt");
+    let plan = plan(&engine, &case);
+    assert_same_changes(&row(&case), &engine, &plan, "masks_inside_prompt");
 }
 
 /// dllm's sampler has Dream's scores, filters and basis, and the schedule of its own samplers.
@@ -61,9 +51,7 @@ fn completions_and_infilling_by_dllms_schedule_equal_dllms() {
             budget: preset_plan(&engine, "dllm").budget,
             ..plan(&engine, &case)
         };
-        for row in case.rows() {
-            row.assert_same_changes(&engine, &plan, name);
-        }
+        assert_same_changes_of_rows(&case, &engine, &plan, name);
     }
 }
 
@@ -77,8 +65,7 @@ fn completions_by_a_threshold_equal_fast_dllms() {
         budget: Budget::Threshold(case.fraction("threshold").unwrap()),
         ..preset_plan(&engine, "dream-maskgit-plus")
     };
-    case.row()
-        .assert_equal(&engine, &plan, "fastdllm_nocache_thr");
+    assert_equal(&row(&case), &engine, &plan, "fastdllm_nocache_thr");
 }
 
 #[test]
@@ -95,9 +82,7 @@ fn completions_with_a_cache_equal_fast_dllms() {
             budget: Budget::Threshold(of_threshold.fraction("threshold").unwrap()),
             ..preset_plan(&engine, preset)
         };
-        of_threshold
-            .row()
-            .assert_same_changes(&engine, &threshold, &name);
+        assert_same_changes(&row(&of_threshold), &engine, &threshold, &name);
         let name = format!("fastdllm_{cache}_entropy");
         let by_entropy = case("dream", &name);
         let of_algorithm = plan(&engine, &by_entropy);
@@ -108,8 +93,6 @@ fn completions_with_a_cache_equal_fast_dllms() {
             block_length: by_entropy.block_length(),
             ..preset_plan(&engine, preset)
         };
-        by_entropy
-            .row()
-            .assert_same_changes(&engine, &entropy, &name);
+        assert_same_changes(&row(&by_entropy), &engine, &entropy, &name);
     }
 }

@@ -5,27 +5,24 @@ use unmask::canvas::{Canvas, TokenId};
 use unmask::decode::{BlockOrigin, Budget, DecodePlan};
 use unmask::engine::Engine;
 use unmask::models::RaggedBatch;
+use unmask::selftest::goldens::plans;
 
-use crate::run::{Case, case, preset_plan};
+use crate::run::{
+    Case, assert_equal, assert_rows_equal, assert_same_changes_of_rows, case, preset_plan, row,
+    start,
+};
 use crate::support::{denoise, engine, load, trace};
 
 /// The plan of a preset with the arguments of a run.
 fn plan(engine: &Engine, preset: &str, case: &Case) -> DecodePlan {
-    let mut plan = preset_plan(engine, preset);
-    plan.steps = case.number("steps");
-    plan.block_length = case.block_length();
-    plan.sampling.guidance_scale = case.fraction("cfg_scale").unwrap_or(0.0);
-    plan
+    plans::by_blocks(engine.spec(), preset, case).unwrap()
 }
 
 fn assert_runs(family: &str, names: &[&str]) {
     let engine = engine(family);
     for name in names {
         let case = case(family, name);
-        let plan = plan(&engine, "llada", &case);
-        for row in case.rows() {
-            row.assert_equal(&engine, &plan, name);
-        }
+        assert_rows_equal(&case, &engine, &plan(&engine, "llada", &case), name);
     }
 }
 
@@ -52,12 +49,8 @@ fn completions_of_llada_moe_equal_the_official_runs() {
 fn completions_by_a_threshold_equal_fast_dllms() {
     let engine = engine("llada");
     let case = case("llada", "fastdllm_fast_thr");
-    let plan = DecodePlan {
-        steps: None,
-        budget: Budget::Threshold(case.fraction("threshold").unwrap()),
-        ..plan(&engine, "fast-dllm", &case)
-    };
-    case.row().assert_equal(&engine, &plan, "fastdllm_fast_thr");
+    let plan = plans::by_threshold(plan(&engine, "fast-dllm", &case), &case).unwrap();
+    assert_equal(&row(&case), &engine, &plan, "fastdllm_fast_thr");
 }
 
 #[test]
@@ -70,15 +63,12 @@ fn completions_with_a_cache_equal_fast_dllms() {
             budget: Budget::Even,
             ..plan(&engine, preset, &of_shares)
         };
-        of_shares.row().assert_equal(&engine, &even, &name);
+        assert_equal(&row(&of_shares), &engine, &even, &name);
         let name = format!("fastdllm_{cache}_thr");
         let of_threshold = case("llada", &name);
-        let threshold = DecodePlan {
-            steps: None,
-            budget: Budget::Threshold(of_threshold.fraction("threshold").unwrap()),
-            ..plan(&engine, preset, &of_threshold)
-        };
-        of_threshold.row().assert_equal(&engine, &threshold, &name);
+        let threshold = plan(&engine, preset, &of_threshold);
+        let threshold = plans::by_threshold(threshold, &of_threshold).unwrap();
+        assert_equal(&row(&of_threshold), &engine, &threshold, &name);
     }
 }
 
@@ -87,10 +77,7 @@ fn completions_by_the_linear_schedule_equal_dllms() {
     let engine = engine("llada");
     for name in ["dllm_sample_batch2", "dllm_sample_cfg"] {
         let case = case("llada", name);
-        let plan = plan(&engine, "dllm", &case);
-        for row in case.rows() {
-            row.assert_equal(&engine, &plan, name);
-        }
+        assert_rows_equal(&case, &engine, &plan(&engine, "dllm", &case), name);
     }
 }
 
@@ -102,9 +89,7 @@ fn infilling_with_masks_in_the_middle_equals_dllms() {
         block_origin: BlockOrigin::Canvas,
         ..plan(&engine, "dllm", &case)
     };
-    for row in case.rows() {
-        row.assert_same_changes(&engine, &plan, "dllm_infill");
-    }
+    assert_same_changes_of_rows(&case, &engine, &plan, "dllm_infill");
 }
 
 /// The official code lets masks in the prompt use up the block's quota and so leaves as many masks at
@@ -114,13 +99,13 @@ fn masks_inside_a_prompt_are_gaps_and_leave_no_mask_behind() {
     let engine = engine("llada");
     let case = case("llada", "masks_inside_prompt");
     let plan = plan(&engine, "llada", &case);
-    let canvas = case.row().start(&engine, &plan);
-    let start: Vec<_> = canvas.tokens().collect();
+    let canvas = start(&row(&case), &engine, &plan);
+    let before: Vec<_> = canvas.tokens().collect();
     let canvases = trace(&engine, canvas, &plan);
     assert_eq!(canvases.len(), 8);
     let last = canvases.last().unwrap();
     assert!(!last.contains(&engine.mask_token().unwrap()));
-    for (slot, token) in start.iter().enumerate() {
+    for (slot, token) in before.iter().enumerate() {
         assert!(*token == engine.mask_token().unwrap() || last[slot] == *token);
     }
 }

@@ -1,9 +1,10 @@
 //! LLaDA2.0 and 2.1: `generate` of the official models, and dllm's samplers.
 
-use unmask::decode::{Budget, DecodePlan, EarlyStop, Revision};
+use unmask::decode::{DecodePlan, EarlyStop};
 use unmask::engine::Engine;
+use unmask::selftest::goldens::plans;
 
-use crate::run::{Case, case, preset_plan, respecified, set_block_length};
+use crate::run::{Case, assert_equal, case, output, respecified_by, row, start};
 use crate::support::{denoise, trace};
 
 const NAME: &str = "llada2_moe";
@@ -11,27 +12,12 @@ const EDITING: &str = "llada21";
 
 /// The official samplers take the block length and the end of sequence as arguments.
 fn engine(name: &str, case: &Case) -> Engine {
-    respecified(name, |spec| {
-        set_block_length(spec, case.block_length().unwrap());
-        spec.stop_tokens = vec![case.number("eos_id").unwrap() as u32];
-    })
+    respecified_by(name, |spec| plans::respecify_llada2(spec, case))
 }
 
 /// The preset with the arguments of a run of LLaDA2.0.
 fn plan(engine: &Engine, case: &Case) -> DecodePlan {
-    let steps = case.number("steps").or(case.number("steps_per_block"));
-    let gap = case.number("gen_length").or(case.number("max_new_tokens"));
-    let at_least = case.number("minimal_topk").unwrap();
-    let early_stop = match case.flag("eos_early_stop") {
-        true => EarlyStop::AtOnce,
-        false => EarlyStop::AfterBlock,
-    };
-    DecodePlan {
-        steps_per_block: steps.min(Some(gap.unwrap() / at_least)),
-        budget: Budget::Threshold(case.fraction("threshold").unwrap()),
-        early_stop,
-        ..preset_plan(engine, "llada2")
-    }
+    plans::llada2(engine.spec(), case).unwrap()
 }
 
 #[test]
@@ -48,8 +34,7 @@ fn completions_of_llada2_equal_the_official_runs() {
     ] {
         let case = case(NAME, name);
         let engine = engine(NAME, &case);
-        case.row()
-            .assert_equal(&engine, &plan(&engine, &case), name);
+        assert_equal(&row(&case), &engine, &plan(&engine, &case), name);
     }
 }
 
@@ -59,11 +44,12 @@ fn completions_of_llada2_equal_the_official_runs() {
 fn completions_of_llada2_stop_as_soon_as_nothing_before_the_end_is_masked() {
     let case = case(NAME, "hf_custom_eos_early");
     let engine = engine(NAME, &case);
-    let mut row = case.row();
+    let mut row = row(&case);
     row.canvases.pop();
-    row.assert_equal(&engine, &plan(&engine, &case), "hf_custom_eos_early");
+    let plan = plan(&engine, &case);
+    assert_equal(&row, &engine, &plan, "hf_custom_eos_early");
     let stopped = row.canvases.last().unwrap();
-    assert!(stopped[row.prompt.len()..].starts_with(&case.output()));
+    assert!(stopped[row.prompt.len()..].starts_with(&output(&case)));
 }
 
 /// dllm's sampler goes on after an end of sequence.
@@ -75,23 +61,12 @@ fn completions_of_llada2_equal_dllms() {
         early_stop: EarlyStop::Never,
         ..plan(&engine, &case)
     };
-    case.row().assert_equal(&engine, &plan, "dllm_sampler");
+    assert_equal(&row(&case), &engine, &plan, "dllm_sampler");
 }
 
-/// The preset with the arguments of a run of LLaDA2.1, which looks for an end of sequence after each
-/// block, and only if asked to.
+/// The preset with the arguments of a run of LLaDA2.1.
 fn editing_plan(engine: &Engine, case: &Case) -> DecodePlan {
-    let mut plan = preset_plan(engine, "llada2.1");
-    plan.at_least = case.number("num_to_transfer").unwrap();
-    plan.budget = Budget::Threshold(case.fraction("threshold").unwrap());
-    plan.revision = Revision::Edit {
-        threshold: case.fraction("editing_threshold").unwrap(),
-        max_post_steps: case.number("max_post_steps").unwrap(),
-    };
-    if !case.flag("eos_early_stop") {
-        plan.early_stop = EarlyStop::Never;
-    }
-    plan
+    plans::llada21(engine.spec(), case).unwrap()
 }
 
 #[test]
@@ -106,8 +81,7 @@ fn completions_of_llada21_with_edits_equal_the_official_and_dllms_runs() {
     ] {
         let case = case(EDITING, name);
         let engine = engine(EDITING, &case);
-        case.row()
-            .assert_equal(&engine, &editing_plan(&engine, &case), name);
+        assert_equal(&row(&case), &engine, &editing_plan(&engine, &case), name);
     }
 }
 
@@ -116,8 +90,8 @@ fn an_edited_slot_says_how_often_and_when_the_official_run_edited_it() {
     for name in ["hf_low_thresholds", "hf_zero_edit"] {
         let case = case(EDITING, name);
         let engine = engine(EDITING, &case);
-        let (plan, row) = (editing_plan(&engine, &case), case.row());
-        let (mask, start) = (engine.mask_token().unwrap(), row.start(&engine, &plan));
+        let (plan, row) = (editing_plan(&engine, &case), row(&case));
+        let (mask, start) = (engine.mask_token().unwrap(), start(&row, &engine, &plan));
         let mut edits = vec![0; start.len()];
         let mut written = vec![0; start.len()];
         let mut before: Vec<_> = start.tokens().collect();
@@ -153,8 +127,8 @@ fn completions_of_llada21_equal_the_official_run_until_it_commits_the_mask_token
     let case = case(EDITING, "hf_aligned_prompt");
     let engine = engine(EDITING, &case);
     let plan = editing_plan(&engine, &case);
-    let row = case.row();
-    let canvases = trace(&engine, row.start(&engine, &plan), &plan);
+    let row = row(&case);
+    let canvases = trace(&engine, start(&row, &engine, &plan), &plan);
     assert_eq!(canvases[..7], row.canvases[..7]);
     let last = canvases.last().unwrap();
     assert!(!last.contains(&engine.mask_token().unwrap()));

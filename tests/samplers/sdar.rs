@@ -4,31 +4,21 @@ use unmask::canvas::Canvas;
 use unmask::decode::{Budget, DecodePlan};
 use unmask::engine::Engine;
 use unmask::models::ModelSpec;
+use unmask::selftest::goldens::plans;
 
-use crate::run::{Case, case, preset_plan, respecified, tempered};
+use crate::run::{Case, assert_equal, case, preset_plan, respecified, row, tempered};
 use crate::support::denoise;
 
 const NAME: &str = "sdar";
 
 /// The official sampler takes the stop tokens as an argument.
 fn set_stop_tokens(spec: &mut ModelSpec, case: &Case) {
-    spec.stop_tokens = case.tokens("stopping_criteria_idx");
+    spec.stop_tokens = case.tokens("stopping_criteria_idx").unwrap();
 }
 
 /// The preset of a strategy with the arguments of a run.
 fn plan(engine: &Engine, case: &Case) -> DecodePlan {
-    let name = match case.word("remasking_strategy") {
-        "low_confidence_dynamic" => "sdar-dynamic",
-        "low_confidence_static" => "sdar-static",
-        "sequential" => "sdar-sequential",
-        other => panic!("{other}"),
-    };
-    let mut plan = preset_plan(engine, name);
-    plan.steps_per_block = case.number("denoising_steps");
-    if let Budget::Threshold(threshold) = &mut plan.budget {
-        *threshold = case.fraction("confidence_threshold").unwrap();
-    }
-    plan
+    plans::sdar(engine.spec(), case).unwrap()
 }
 
 /// The recorder takes the most probable token; temperature, top-k and top-p change its confidence only.
@@ -49,7 +39,7 @@ fn greedy_completions_equal_the_official_runs() {
         let mut plan = plan(&engine, &case);
         plan.sampling.top_k = case.number("top_k").filter(|k| *k > 0);
         plan.sampling.top_p = case.fraction("top_p");
-        case.row().assert_equal(&engine, &plan, name);
+        assert_equal(&row(&case), &engine, &plan, name);
     }
 }
 
@@ -61,7 +51,7 @@ fn completions_drawn_with_a_top_k_of_one_equal_the_unmodified_official_run() {
     let mut plan = plan(&engine, &case);
     plan.sampling.temperature = case.fraction("temperature").unwrap();
     plan.sampling.top_k = case.number("top_k");
-    case.row().assert_equal(&engine, &plan, "official_topk1");
+    assert_equal(&row(&case), &engine, &plan, "official_topk1");
 }
 
 /// The official `entropy_bounded` ends with an error: this follows the paper of the bound (arXiv:2505.24857).

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use unmask::canvas::TokenId;
-use unmask::models::{Checkpoint, Denoiser, RaggedBatch, Segment};
+use unmask::models::{Checkpoint, Denoiser, RaggedBatch};
+use unmask::selftest::goldens::{folder, forward};
 
 use crate::support::{golden, json};
 
@@ -47,38 +48,23 @@ pub fn tensors(name: &str, file: &str) -> Tensors {
 
 /// The sequences of `[B, L]` token ids.
 pub fn sequences(ids: &Tensor) -> Vec<Vec<TokenId>> {
-    let rows: Vec<Vec<i64>> = ids.to_vec2().unwrap();
-    let token = |id: &i64| TokenId::try_from(*id).unwrap();
-    rows.iter()
-        .map(|row| row.iter().map(token).collect())
-        .collect()
+    folder::sequences(ids).unwrap()
 }
 
 /// The numbers of a tensor.
 pub fn numbers(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
+    folder::numbers(tensor).unwrap()
 }
 
 /// One segment a sequence, at positions from 0, each with its own noise level.
 pub fn batch(sequences: &[Vec<TokenId>], sigmas: &[f32]) -> RaggedBatch {
     assert_eq!(sequences.len(), sigmas.len());
-    let mut batch = RaggedBatch::new();
-    for (tokens, sigma) in sequences.iter().zip(sigmas) {
-        let positions: Vec<u32> = (0..tokens.len() as u32).collect();
-        let sigma = Some(*sigma);
-        let segment = Segment {
-            sigma,
-            ..Segment::default()
-        };
-        batch.push_segment(tokens, &positions, segment);
-    }
-    batch
+    forward::noised_batch(sequences, sigmas)
 }
 
 /// The network's output `[rows, V]` of every row of a batch.
 pub fn outputs(model: &dyn Denoiser, batch: &RaggedBatch) -> Tensor {
-    let hidden = model.hidden(batch, None).unwrap();
-    model.head_rows(&hidden, &batch.row_inputs()).unwrap()
+    forward::outputs(model, batch, None).unwrap()
 }
 
 /// `[B, L, V]` → `[B · L, V]`.

@@ -1,13 +1,14 @@
 //! Attention on a CUDA device by `kernels/ragged_attention.cu`.
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
 
 use super::ragged::{self, QueryTile, RaggedPlan, RaggedSegment};
-use crate::kernels::cuda::{config, function};
+use crate::kernels::cuda::{Uploaded, config, function};
+use crate::kernels::packing::{Packing, Part};
 use crate::models::batch::Segment;
 
 /// The most rows of a segment for which the kernel is used. It multiplies on ordinary cores: for more rows,
@@ -31,31 +32,26 @@ pub(super) fn is_for(segments: &[Segment], q: &Tensor) -> bool {
 
 /// A plan on the device, uploaded once a forward.
 pub(super) struct DevicePlan {
-    tiles: usize,
-    segments: CudaSlice<RaggedSegment>,
-    query_tiles: CudaSlice<QueryTile>,
-    context: CudaSlice<u32>,
-    visible: CudaSlice<u32>,
-    allowed: CudaSlice<u32>,
+    lists: Uploaded,
+    segments: Part<RaggedSegment>,
+    tiles: Part<QueryTile>,
+    context: Part<u32>,
+    visible: Part<u32>,
+    allowed: Part<u32>,
 }
 
 impl DevicePlan {
     /// For heads of width `dim`.
     pub fn new(segments: &[Segment], dim: usize, device: &Device) -> Result<Self> {
         let plan = RaggedPlan::new(segments, dim);
-        let device = device.as_cuda_device()?;
-        // A list without entries is never read, but has to be somewhere.
-        let words = |words: &[u32]| match words.is_empty() {
-            true => device.alloc_zeros(1),
-            false => device.clone_htod(words),
-        };
+        let mut packing = Packing::new();
         Ok(Self {
-            tiles: plan.tiles.len(),
-            segments: device.clone_htod(&plan.segments)?,
-            query_tiles: device.clone_htod(&plan.tiles)?,
-            context: words(&plan.context)?,
-            visible: words(&plan.visible)?,
-            allowed: words(&plan.allowed)?,
+            segments: packing.push(&plan.segments),
+            tiles: packing.push(&plan.tiles),
+            context: packing.push(&plan.context),
+            visible: packing.push(&plan.visible),
+            allowed: packing.push(&plan.allowed),
+            lists: Uploaded::new(device.as_cuda_device()?, &packing)?,
         })
     }
 
@@ -164,14 +160,21 @@ impl RaggedAttention<'_> {
         let mut out = unsafe { device.alloc::<T>(rows * heads * dim)? };
         let (head_count, scale) = (heads as u32, self.scale);
         let plan = self.plan;
-        let launch = ragged::launch(kernel, plan.tiles, heads);
+        let launch = ragged::launch(kernel, plan.tiles.len(), heads);
+        let (segments, tiles) = (
+            plan.lists.list(plan.segments)?,
+            plan.lists.list(plan.tiles)?,
+        );
+        let [context, visible, allowed] =
+            [plan.context, plan.visible, plan.allowed].map(|words| plan.lists.list(words));
+        let (context, visible, allowed) = (context?, visible?, allowed?);
         let function = function(device, kernel)?;
         let stream = device.cuda_stream();
         let mut builder = stream.launch_builder(&function);
         builder.arg(&q).arg(&k).arg(&v).arg(&keys).arg(&values);
-        builder.arg(&plan.segments).arg(&plan.query_tiles);
-        builder.arg(&plan.context).arg(&plan.visible);
-        builder.arg(&plan.allowed).arg(&head_count).arg(&kv_heads);
+        builder.arg(&segments).arg(&tiles);
+        builder.arg(&context).arg(&visible);
+        builder.arg(&allowed).arg(&head_count).arg(&kv_heads);
         builder.arg(&scale).arg(&mut out);
         // SAFETY: the parameters of the kernel in their order; the plan names rows of the batch and slots of
         // the pool, which `Attention::new` has checked.
