@@ -28,6 +28,9 @@ pub struct SelftestArgs {
     /// `goldens` beside the binary in what `scripts/gpu-bundle` packs
     #[arg(long, value_name = "DIR")]
     goldens: Option<PathBuf>,
+    /// Check the kernels over fewer shapes and draws, as a device that is emulated needs it
+    #[arg(long)]
+    quick: bool,
     /// Repeat the checks until so many minutes have passed, at most 10080 (a week)
     #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(..=LONGEST_SOAK))]
     soak: Option<u64>,
@@ -71,11 +74,15 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<()> {
         None => writeln!(out, "device: the CPU")?,
     }
     let goldens = args.goldens.as_deref().map(Goldens::open).transpose()?;
+    let extent = match args.quick {
+        true => Extent::Small,
+        false => Extent::Full,
+    };
     let begun = Instant::now();
     let soak = Duration::from_secs(60 * args.soak.unwrap_or(0));
     let mut tally = Tally::default();
     loop {
-        kernels(&mut out, machine.as_deref_mut(), &mut tally)?;
+        kernels(&mut out, machine.as_deref_mut(), extent, &mut tally)?;
         server(&mut out, &device, &mut tally)?;
         families(&mut out, goldens.as_ref(), &device, &mut tally)?;
         if begun.elapsed() >= soak || tally.failed > 0 {
@@ -105,11 +112,12 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<()> {
 fn kernels(
     out: &mut impl Write,
     mut machine: Option<&mut (dyn Machine + 'static)>,
+    extent: Extent,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
     for check in CHECKS {
         let outcome = match machine.as_deref_mut() {
-            Some(machine) => Outcome::of((check.run)(machine, Extent::Full)),
+            Some(machine) => Outcome::of((check.run)(machine, extent)),
             None => {
                 tally.kernels_not_run += 1;
                 Outcome::NotRun(NO_DEVICE)
