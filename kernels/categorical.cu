@@ -99,8 +99,11 @@ __device__ void categorical(const T *logits, uint64_t stride, const T *unconditi
     largest = summary.best.logit;
   }
   float log_sum = logf(summary.model.exponentials);
-  if (threadIdx.x == 0)
-    found[blockIdx.x].log_probability = plain.at(chosen.token) - largest - log_sum;
+  if (threadIdx.x == 0) {
+    RowFound &result = found[blockIdx.x];
+    result.log_probability = plain.at(result.token) - largest - log_sum;
+    result.best_log_probability = plain.at(result.best_token) - largest - log_sum;
+  }
   for (uint32_t i = threadIdx.x; i < params.of; i += blockDim.x)
     of_found[params.first_of + i] = plain.at(of[params.first_of + i]) - largest - log_sum;
   if (params.top != 0)

@@ -55,6 +55,7 @@ fn logits_and_canvases_of_every_golden_equal_the_official_ones() {
     let families = [
         "a2d_qwen3",
         "bd3lm",
+        "diffusion_gemma",
         "dream",
         "llada",
         "llada21",
@@ -72,12 +73,17 @@ fn logits_and_canvases_of_every_golden_equal_the_official_ones() {
     assert!(found.others.contains(&"text".into()), "{:?}", found.others);
     for golden in found.goldens {
         let name = golden.name();
-        for checked in [
-            goldens::logits(&golden, &Device::Cpu),
-            goldens::runs(&golden, &Device::Cpu),
-        ] {
+        let logits = goldens::logits(&golden, &Device::Cpu).map(Some);
+        let runs = goldens::runs(&golden, &Device::Cpu);
+        // The draws of its runs are replayed by the samplers' tests.
+        let is_followed = runs.as_ref().is_ok_and(Option::is_some);
+        assert!(
+            is_followed || name == "diffusion_gemma" || runs.is_err(),
+            "{name}"
+        );
+        for checked in [logits, runs] {
             let seen = checked.unwrap_or_else(|error| panic!("{name}: {error}"));
-            println!("{name}: {seen}");
+            println!("{name}: {}", seen.as_deref().unwrap_or("not followed"));
         }
     }
 }
@@ -142,8 +148,9 @@ fn a_run_that_ends_in_another_canvas_does_not_hold_and_is_named() {
 fn a_folder_that_cannot_be_used_is_refused_with_the_reason() {
     let refusal = |folder: &tempfile::TempDir| {
         let golden = only(folder);
-        let [logits, runs] = [goldens::logits, goldens::runs]
-            .map(|check| check(&golden, &Device::Cpu).unwrap_err().to_string());
+        let logits = goldens::logits(&golden, &Device::Cpu).unwrap_err();
+        let runs = goldens::runs(&golden, &Device::Cpu).unwrap_err();
+        let [logits, runs] = [logits, runs].map(|error| error.to_string());
         assert_eq!(logits, runs);
         logits
     };

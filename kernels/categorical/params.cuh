@@ -67,6 +67,8 @@ struct RowFound {
   /// ln p of `token` under the model, if asked for; 0 otherwise.
   float log_probability;
   uint32_t best_token;
+  /// As `log_probability`, of `best_token`.
+  float best_log_probability;
 };
 
 struct TopToken {

@@ -368,6 +368,7 @@ API int cuDeviceGetDefaultMemPool(void **pool, int) {
   return success;
 }
 API int cuMemPoolSetAttribute(void *, int, void *) { return success; }
+API int cuMemPoolTrimTo(void *, size_t) { return success; }
 API int cuMemHostAlloc(void **pointer, size_t bytes, unsigned) {
   *pointer = malloc(bytes);
   return *pointer ? success : out_of_memory;
@@ -414,11 +415,12 @@ API int cuModuleUnload(Module *module) {
 API int cuModuleGetFunction(Function **function, Module *module, const char *name) {
   if (module->ptx.find(std::string(".entry ") + name + "(") == std::string::npos)
     return not_found;
-  auto &entry = module->functions[name];
-  entry.name = name;
-  if (void *library = host_library())
-    entry.kernel = reinterpret_cast<Kernel>(dlsym(library, (std::string("host_") + name).c_str()));
-  *function = &entry;
+  void *library = host_library();
+  std::lock_guard lock(device().mutex);
+  auto [entry, is_new] = module->functions.try_emplace(name, Function{name, nullptr});
+  if (is_new && library)
+    entry->second.kernel = reinterpret_cast<Kernel>(dlsym(library, (std::string("host_") + name).c_str()));
+  *function = &entry->second;
   return success;
 }
 API int cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,

@@ -16,7 +16,7 @@ use crate::models::{
     RaggedBatch, RowInput, Segment,
 };
 use crate::sampling::score::{self, ScoreStep};
-use crate::sampling::{self, Guidance, RowParams, RowSample, SamplingError};
+use crate::sampling::{self, Guidance, Logprobs, RowParams, RowSample, SamplingError};
 
 /// What one step did.
 #[derive(Debug, Clone, Copy, Default)]
@@ -344,7 +344,8 @@ fn commit(
         .enumerate()
         .map(|(i, (&slot, sample))| {
             let sample = sample?;
-            logprobs.extend(sample.logprobs.map(|logprobs| (slot, logprobs)));
+            let of_slot = sample.logprobs.map(|logprobs| (slot, logprobs));
+            logprobs.extend(of_slot.map(|of_slot| (of_slot, (sample.token, sample.most_probable))));
             Ok(Candidate {
                 slot,
                 token: sample.token,
@@ -366,11 +367,19 @@ fn commit(
         sequence.constraint.as_mut(),
     );
     let committed = change.committed;
-    logprobs.retain(|(slot, _)| {
-        committed
-            .binary_search_by_key(slot, |(slot, _)| *slot)
-            .is_ok()
-    });
+    let logprobs = logprobs
+        .into_iter()
+        .filter_map(|((slot, logprobs), (drawn, best))| {
+            let place = committed.binary_search_by_key(&slot, |(slot, _)| *slot);
+            let (_, commit) = &committed[place.ok()?];
+            // A plan may commit the most probable token in the place of the drawn one.
+            let token = match commit.token == best && best != drawn {
+                true => logprobs.most_probable,
+                false => logprobs.token,
+            };
+            Some((slot, Logprobs { token, ..logprobs }))
+        });
+    let logprobs = logprobs.collect();
     let count = committed.len();
     sequence
         .row_params

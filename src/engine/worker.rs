@@ -13,6 +13,7 @@ use super::scheduler::{Clock, Part, RowBudget, Schedule, schedule};
 use super::sequence::Running;
 use super::step::{Outcome, StepCost, step};
 use super::{EngineConfig, EngineStatus, Event, GenerationError, StepSummary};
+use crate::kernels;
 use crate::models::{Denoiser, ModelError};
 
 /// Told of every denoise step.
@@ -434,6 +435,9 @@ impl Worker {
         let failed = |index, _: &mut Running| parts.iter().any(|part| part.index == index);
         let failed = self.take_where(failed);
         self.end(failed, error);
+        if matches!(error, GenerationError::OutOfMemory) {
+            self.release_unused();
+        }
     }
 
     /// Ends sequences with an error and takes back their memory.
@@ -458,6 +462,14 @@ impl Worker {
         tracing::warn!(%error, sequences = shed.len(), "out of memory: the newest sequences are ended");
         let shed = self.take_where(|index, _| shed.contains(&index));
         self.end(shed, &GenerationError::OutOfMemory);
+        self.release_unused();
+    }
+
+    /// Gives unused memory back to a device that lacks some.
+    fn release_unused(&self) {
+        if let Err(error) = kernels::release_unused(self.model.device()) {
+            tracing::warn!(%error, "memory that is not used cannot be given back to the device");
+        }
     }
 
     /// Takes out the running sequences that a condition on index and sequence holds for, in order.

@@ -65,7 +65,7 @@ pub fn function(device: &CudaDevice, kernel: &str) -> candle_core::Result<CudaFu
 pub(super) fn prepare(device: &CudaDevice) -> candle_core::Result<()> {
     let stream = device.cuda_stream();
     let context = stream.context();
-    // SAFETY: a tensor is used by the operations of its device alone, which candle checks, and they have one stream.
+    // SAFETY: all operations of a card have one stream, since `cuda_device` makes one device of it for the process.
     unsafe { context.disable_event_tracking() };
     if context.has_async_alloc() {
         let mut threshold = u64::MAX;
@@ -78,6 +78,21 @@ pub(super) fn prepare(device: &CudaDevice) -> candle_core::Result<()> {
                 (&raw mut threshold).cast(),
             )
             .w()?;
+        }
+    }
+    Ok(())
+}
+
+/// As [`super::release_unused`].
+pub(super) fn release_unused(device: &CudaDevice) -> candle_core::Result<()> {
+    let stream = device.cuda_stream();
+    stream.synchronize().w()?;
+    let context = stream.context();
+    if context.has_async_alloc() {
+        // SAFETY: the context's device, and the pool that its streams allocate from.
+        unsafe {
+            let pool = driver::get_default_mem_pool(context.cu_device()).w()?;
+            mem_pool::trim_to(pool, 0).w()?;
         }
     }
     Ok(())

@@ -5,6 +5,9 @@
 pub mod cuda;
 pub mod packing;
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use bytemuck::{NoUninit, Pod};
 use candle_core::Device;
 
@@ -20,13 +23,35 @@ const NUMBERS_OF_THREAD: usize = 4;
 /// on one thread and used on another, and nothing orders the streams of two threads: a step might read what is not
 /// written yet.
 ///
+/// All callers get the same device: candle lets tensors of two handles of one card meet, whose streams nothing orders.
+///
 /// # Errors
 /// If there is no such device, or this build is without the feature `cuda`.
 pub fn cuda_device(ordinal: usize) -> candle_core::Result<Device> {
+    static DEVICES: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
+    let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = devices.get(&ordinal) {
+        return Ok(device.clone());
+    }
     let device = Device::new_cuda_with_stream(ordinal)?;
     #[cfg(feature = "cuda")]
     cuda::prepare(device.as_cuda_device()?)?;
+    devices.insert(ordinal, device.clone());
     Ok(device)
+}
+
+/// Gives memory that the process holds of a device and does not use back to it: when memory lacks, what libraries and
+/// kernels take at their first use has to come from there. Waits for the device. Nothing is held of a CPU.
+///
+/// # Errors
+/// If the device fails.
+pub fn release_unused(device: &Device) -> candle_core::Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        cuda::release_unused(device)?;
+    }
+    let _ = device;
+    Ok(())
 }
 
 /// What a device is called in reports.

@@ -105,7 +105,7 @@ fn reduce_row(logits: &[f32], params: &RowParams) -> Result<RowSample, SamplingE
         second: probability(second.0),
         entropy,
         uniform: Draws::new(params.seed, params.step, params.slot, Stream::Score).uniform(),
-        logprobs: asked.map(|asked| Logprobs::of_row(unadjusted, token, asked)),
+        logprobs: asked.map(|asked| Logprobs::of_row(unadjusted, token, best.1 as TokenId, asked)),
     })
 }
 

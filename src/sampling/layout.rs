@@ -103,6 +103,8 @@ pub struct Found {
     pub log_probability: f32,
     /// The most probable token.
     pub best_token: TokenId,
+    /// ln p of that under the model, if log-probabilities were asked for.
+    pub best_log_probability: f32,
 }
 
 /// One of a row's most probable tokens.
@@ -233,6 +235,7 @@ impl Batch {
             let mut sample = found.sample(params)?;
             sample.logprobs = (row.flags & LOG_PROBABILITIES != 0).then(|| Logprobs {
                 token: found.log_probability,
+                most_probable: found.best_log_probability,
                 top: top[..row.top as usize]
                     .iter()
                     .map(|top| (top.token, top.log_probability))

@@ -20,8 +20,10 @@ pub struct RowLogprobs {
 /// temperature, filters or bias.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logprobs {
-    /// The drawn token's.
+    /// The drawn token's; in what a step reports, the committed token's.
     pub token: f32,
+    /// That of [`RowSample::most_probable`](super::RowSample::most_probable).
+    pub most_probable: f32,
     /// The most probable tokens with theirs, best first; of equal ones the lower id first. Tokens of
     /// probability 0 are left out.
     pub top: Vec<(TokenId, f32)>,
@@ -31,7 +33,12 @@ pub struct Logprobs {
 
 impl Logprobs {
     /// Those of `logits`, of which at least one is finite and none is NaN or +∞.
-    pub(crate) fn of_row(logits: &[f32], token: TokenId, asked: &RowLogprobs) -> Self {
+    pub(crate) fn of_row(
+        logits: &[f32],
+        token: TokenId,
+        most_probable: TokenId,
+        asked: &RowLogprobs,
+    ) -> Self {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = logits
             .iter()
@@ -46,6 +53,7 @@ impl Logprobs {
         let top = best(logits, asked.top.min(MAX_TOP_LOGPROBS));
         Self {
             token: of(&token),
+            most_probable: of(&most_probable),
             top: top
                 .into_iter()
                 .map(|(token, logit)| (token, logprob(logit)))
@@ -109,9 +117,9 @@ mod tests {
             top: 2,
             of: [3, 99].into(),
         };
-        let logprobs = Logprobs::of_row(&logits, 1, &asked);
+        let logprobs = Logprobs::of_row(&logits, 1, 0, &asked);
         let close = |a: f32, p: f32| (a - p.ln()).abs() < 1e-6;
-        assert!(close(logprobs.token, 0.25));
+        assert!(close(logprobs.token, 0.25) && close(logprobs.most_probable, 0.5));
         assert_eq!(logprobs.top.len(), 2);
         assert!(logprobs.top[0].0 == 0 && close(logprobs.top[0].1, 0.5));
         assert!(close(logprobs.of[0], 0.125));

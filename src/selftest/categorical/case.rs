@@ -194,7 +194,8 @@ impl Batch {
         let twin = self.twin(shaped, &request.params)?;
         let twin = twin.map(|mut twin| {
             let asked = request.params.logprobs.as_ref();
-            twin.logprobs = asked.map(|asked| Logprobs::of_row(&plain, twin.token, asked));
+            twin.logprobs =
+                asked.map(|asked| Logprobs::of_row(&plain, twin.token, twin.most_probable, asked));
             twin
         });
         compare(&sample, &twin)
@@ -248,7 +249,8 @@ fn are_close(given: &Logprobs, wanted: &Logprobs) -> bool {
     let numbers = |logprobs: &Logprobs| -> Vec<f32> {
         let top = logprobs.top.iter().map(|(_, p)| *p);
         let of = logprobs.of.iter().copied();
-        std::iter::once(logprobs.token)
+        [logprobs.token, logprobs.most_probable]
+            .into_iter()
             .chain(top)
             .chain(of)
             .collect()
