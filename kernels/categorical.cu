@@ -47,7 +47,7 @@ __device__ void categorical(const T *logits, uint64_t stride, const T *unconditi
   Summary summary = summarise(row, params, tempered, race, scratch.summaries);
 
   Draws score = {params.seed, params.step, params.slot, STREAM_SCORE};
-  RowFound result = {STATUS_OK, NONE, 0, 0, 0, 0, score.uniform(), 0, 0, summary.best.token};
+  RowFound result = {STATUS_OK, NONE, 0, 0, 0, 0, score.uniform(), 0, 0, summary.best.token, 0};
   Scored drawable = summary.best.token == params.excluded ? summary.second : summary.best;
   if (summary.has_nan)
     result.status = STATUS_NAN;
