@@ -24,7 +24,8 @@ pub fn check(spec: &ModelSpec) -> Result<(), EvalError> {
     if matches!(spec.attention, AttentionPattern::EncodedBlocks { .. }) {
         return Err(EvalError::Unsupported {
             family: spec.family,
-            reason: "its blocks are denoised after what an encoder left of those before them, and the process                      that it was trained on is not published",
+            reason: "its blocks are denoised after what an encoder left of those before them, and the process \
+                     that it was trained on is not published",
         });
     }
     let block_causal = spec.attention != AttentionPattern::Bidirectional;
