@@ -600,6 +600,13 @@ fn what_the_network_cannot_do_is_refused_with_the_reason() {
             "{error}"
         );
     }
+    for slots in [4, 12] {
+        let canvas = Canvas::builder(engine.blank()).fixed(&[1, 2]).gap(slots);
+        let error = engine
+            .submit(canvas.build().unwrap(), &default)
+            .unwrap_err();
+        assert!(error.to_string().contains("a multiple of 8"), "{error}");
+    }
     let config = EngineConfig {
         kv_memory: 0,
         ..EngineConfig::unshared()
