@@ -523,6 +523,14 @@ fn the_default_plan_is_what_generation_config_json_says() {
             json!({"sampler_config": {"_cls_name": "OtherConfig"}}),
             "OtherConfig",
         ),
+        (
+            json!({"sampler_config": {"_cls_name": 7}}),
+            "sampler_config._cls_name is 7",
+        ),
+        (
+            json!({"sampler_config": "EntropyBoundSamplerConfig"}),
+            "sampler_config is \"EntropyBoundSamplerConfig\"",
+        ),
     ] {
         let error = spec(options).unwrap_err().to_string();
         assert!(
