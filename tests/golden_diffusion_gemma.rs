@@ -234,6 +234,11 @@ fn networks_that_are_not_built_are_refused_by_the_field_that_asks_for_them() {
         ),
         (
             "/text_config/per_layer_config",
+            json!({"2": 5}),
+            "per_layer_config.2 is 5",
+        ),
+        (
+            "/text_config/per_layer_config",
             json!({"1": {"head_dim": 32}}),
             "layers of one type heads of different head_dim",
         ),

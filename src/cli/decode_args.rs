@@ -75,7 +75,7 @@ pub struct DecodeArgs {
     /// When a stop token ends the denoising: never, after_block, at_once
     #[arg(long, value_name = "WHEN", value_parser = named::<EarlyStop>)]
     early_stop: Option<EarlyStop>,
-    /// 0 takes the most probable token
+    /// 0 takes the most probable token; holds for all steps unless a schedule is given too
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// How the temperature changes over the steps: constant, linear:END, linear_in_block:END

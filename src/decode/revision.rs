@@ -15,10 +15,10 @@ use crate::diffusion::{Error, Interval, Schedule, flow, remasking};
 const MAX_EXPANSIONS: usize = 4000;
 
 /// What a revision may be written as.
-const NAMES: &str = "none, renoise, renoise_rest:STABLE_STEPS,MAX_ENTROPY, remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, \
-                     remask_confidence_balanced:ETA, remask_stochastic:ETA, remask_corrector:BETA, \
-                     remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, edit:THRESHOLD,MAX_POST_STEPS, \
-                     resize:MAX_GAP,EXPANSIONS[,right]";
+const NAMES: &str = "none, renoise, renoise_rest:STABLE_STEPS,MAX_ENTROPY, remask_cap:ETA, \
+                     remask_rescale:ETA, remask_confidence:ETA, remask_confidence_balanced:ETA, \
+                     remask_stochastic:ETA, remask_corrector:BETA, remask_loop:ETA,T_ON,T_OFF,ALPHA_ON, \
+                     edit:THRESHOLD,MAX_POST_STEPS, resize:MAX_GAP,EXPANSIONS[,right]";
 
 /// What may happen to a slot after it was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
@@ -333,9 +333,8 @@ impl FromStr for Revision {
     type Err = PlanError;
 
     /// Reads what [`Display`](fmt::Display) writes: `none`, `renoise`, `renoise_rest:1,0.005` (stable steps, mean
-    /// entropy), `remask_cap:0.02`,
-    /// `remask_loop:0.02,0.55,0.05,0.9` (η, t_on, t_off, α_on), `edit:0.9,16` (threshold, post steps),
-    /// `resize:64,128` or `resize:64,128,right` (slots a gap, expansions, what is right of a deletion too).
+    /// entropy), `remask_cap:0.02`, `remask_loop:0.02,0.55,0.05,0.9` (η, t_on, t_off, α_on), `edit:0.9,16`
+    /// (threshold, post steps), `resize:64,128` or `resize:64,128,right` (slots a gap, expansions, what is right of a deletion too).
     fn from_str(text: &str) -> Result<Self, PlanError> {
         let unknown = || PlanError::UnknownName {
             field: "revision",

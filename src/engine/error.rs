@@ -94,6 +94,19 @@ pub enum SubmitError {
         /// The model's family.
         family: &'static str,
     },
+    /// A gap that ends within a block, for a model that denoises whole blocks after an encoder.
+    #[error(
+        "the canvas has {slots} slots from its gap on, and a {family} model denoises whole blocks of {block_length}; \
+         allowed: a multiple of {block_length}, to which scratch slots fill it up"
+    )]
+    PartialBlock {
+        /// Slots from the start of the gap to the end of the canvas, scratch slots included.
+        slots: usize,
+        /// Slots of a block.
+        block_length: usize,
+        /// The model's family.
+        family: &'static str,
+    },
     /// There is no memory for what the encoder has to leave.
     #[error(
         "the keys and values that the encoder leaves of this canvas take {needed} slots, and there is memory for \

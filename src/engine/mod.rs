@@ -282,7 +282,7 @@ impl Engine {
     }
 
     /// Whether a request with a seed gives the same answer whatever else is denoised at the same time: so of
-    /// weights in f32 on a CPU. Elsewhere the order of a sum may depend on the number of rows.
+    /// weights in f32 or q8_0 on a CPU. Elsewhere the order of a sum may depend on the number of rows.
     pub fn is_batch_invariant(&self) -> bool {
         self.batch_invariant
     }

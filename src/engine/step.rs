@@ -122,7 +122,7 @@ pub(super) fn step(
             let block = sequence.decoder.block();
             let signal = signals
                 .as_ref()
-                .map(|signals| signals.narrow(0, first, slots.len()));
+                .map(|signals| signals.narrow(0, first, slots.len())?.force_contiguous());
             first += slots.len();
             cost.committed += commit(sequence, &slots, samples, &unmasking)?;
             // A block begins without one.

@@ -85,12 +85,20 @@ fn check(
             family: spec.family,
         });
     }
-    if let AttentionPattern::EncodedBlocks { .. } = spec.attention {
+    if let AttentionPattern::EncodedBlocks { block_length } = spec.attention {
         let gaps = canvas.gaps();
         let end = canvas.scratch().start;
         if let Some(gap) = gaps.iter().position(|gap| gap.end < end) {
             return Err(SubmitError::OnlyGoesOn {
                 gap,
+                family: spec.family,
+            });
+        }
+        let slots = gaps.first().map_or(0, |gap| canvas.len() - gap.start);
+        if !slots.is_multiple_of(block_length) {
+            return Err(SubmitError::PartialBlock {
+                slots,
+                block_length,
                 family: spec.family,
             });
         }

@@ -11,6 +11,10 @@ const MAX_BLOCK_CAUSAL: usize = 4096;
 const SPANS_ARE_FOR_BIDIRECTIONAL: &str =
     "a span's right side is unseen by a block-causal model, which reads the blocks before it alone";
 
+/// Why spans are not filled in by models that denoise encoded blocks.
+const SPANS_ARE_NOT_FOR_ENCODED_BLOCKS: &str =
+    "a span's right side is unseen by a model that denoises one block after what an encoder read";
+
 /// Why spans are not filled in by models of log-scores and those that are told the noise level.
 const SPANS_HAVE_NO_LEVEL: &str =
     "masked spans in a clean text are of no noise level, and this model has to be told one";
@@ -24,7 +28,8 @@ pub fn check(spec: &ModelSpec) -> Result<(), EvalError> {
     if matches!(spec.attention, AttentionPattern::EncodedBlocks { .. }) {
         return Err(EvalError::Unsupported {
             family: spec.family,
-            reason: "its blocks are denoised after what an encoder left of those before them, and the process                      that it was trained on is not published",
+            reason: "its blocks are denoised after what an encoder left of those before them, and the process \
+                     that it was trained on is not published",
         });
     }
     let block_causal = spec.attention != AttentionPattern::Bidirectional;
@@ -48,25 +53,27 @@ pub fn depends_on_level(spec: &ModelSpec) -> bool {
 /// Why spans of a text cannot be masked and filled in by a model, if they cannot: a slot has to see what is on both
 /// sides of it, and nothing has to be said of the noise level.
 pub fn reason_against_spans(spec: &ModelSpec) -> Option<&'static str> {
-    if spec.attention != AttentionPattern::Bidirectional {
-        Some(SPANS_ARE_FOR_BIDIRECTIONAL)
-    } else if spec.parameterisation == Parameterisation::LogScore || spec.noise_conditioned {
-        Some(SPANS_HAVE_NO_LEVEL)
-    } else {
-        None
+    let is_told_level =
+        spec.parameterisation == Parameterisation::LogScore || spec.noise_conditioned;
+    match spec.attention {
+        AttentionPattern::BlockCausal { .. } => Some(SPANS_ARE_FOR_BIDIRECTIONAL),
+        AttentionPattern::EncodedBlocks { .. } => Some(SPANS_ARE_NOT_FOR_ENCODED_BLOCKS),
+        AttentionPattern::Bidirectional => is_told_level.then_some(SPANS_HAVE_NO_LEVEL),
     }
 }
 
 /// Why the likelihood of a model cannot be that of the guided one, if it cannot.
 pub fn reason_against_guidance(spec: &ModelSpec) -> Option<&'static str> {
-    if spec.attention != AttentionPattern::Bidirectional {
-        Some("guidance masks the prompt, which a block-causal model reads in clean blocks")
-    } else if depends_on_level(spec) {
-        Some(
+    match spec.attention {
+        AttentionPattern::BlockCausal { .. } => {
+            Some("guidance masks the prompt, which a block-causal model reads in clean blocks")
+        }
+        AttentionPattern::EncodedBlocks { .. } => Some(
+            "guidance masks the prompt, which this model's encoder reads, and it knows no mask",
+        ),
+        AttentionPattern::Bidirectional => depends_on_level(spec).then_some(
             "guidance masks the prompt, and this model's loss depends on the noise level of what it sees",
-        )
-    } else {
-        None
+        ),
     }
 }
 

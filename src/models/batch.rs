@@ -36,8 +36,8 @@ pub struct Segment {
     /// The noise level σ, for a network that takes it.
     pub sigma: Option<f32>,
     /// The rows go through the network's encoder, whose keys and values are kept and whose output means nothing: for
-    /// networks of [`AttentionPattern::EncodedBlocks`]. All slots of
-    /// `context` come right before the segment's first row, in their order.
+    /// networks of [`AttentionPattern::EncodedBlocks`]. All slots of `context` come right before the segment's first
+    /// row, in their order.
     pub encodes: bool,
     /// What [`Denoiser::self_conditioning`](crate::models::Denoiser::self_conditioning) made of the last prediction
     /// for these rows, `[rows, hidden]`, for a network that takes it; `None` at a block's first step.

@@ -380,9 +380,9 @@ impl ModelSpec {
         presets
     }
 
-    /// The plan of `preset` for this model. A block-causal network keeps its blocks, whose cache is exact;
-    /// another one takes the preset's, or those of the default plan where the preset names none. SEDD's
-    /// predictors draw every slot of the uniform process anew.
+    /// The plan of `preset` for this model. A network that is block-causal or denoises encoded blocks
+    /// keeps its blocks, whose cache is exact; another one takes the preset's, or those of the default plan where
+    /// the preset names none. SEDD's predictors draw every slot of the uniform process anew.
     pub fn plan(&self, preset: &Preset) -> DecodePlan {
         let mut plan = preset.plan().clone();
         let default = &self.default_plan;

@@ -380,6 +380,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::UnknownToken { .. } => bad_request("invalid_value"),
             SubmitError::CannotSeeAhead { .. }
             | SubmitError::OnlyGoesOn { .. }
+            | SubmitError::PartialBlock { .. }
             | SubmitError::CannotConstrain { .. } => bad_request("unsupported_value"),
             SubmitError::Plan(error) => Self::plan(&error),
             SubmitError::Stopped => {

@@ -20,7 +20,9 @@
 //! Where OpenAI's API leaves a choice, or a diffusion model asks for another one:
 //!
 //! - `temperature`, `top_p`, `min_p` and `top_k` are those of the decode plan unless given: the plan of
-//!   `diffusion.preset` if it is named, the model's default plan otherwise. Both may be greedy.
+//!   `diffusion.preset` if it is named, the model's default plan otherwise. Both may be greedy. A
+//!   `temperature` that is given holds for all steps, whatever schedule the plan has, unless the request
+//!   names a `diffusion.temperature_schedule` too.
 //! - A completion is final when the committed slots from the left on hold a stop token or a stop
 //!   string; what is still masked then is never denoised. Of several stop strings the one that is
 //!   complete first wins, whatever the token borders. Under a plan with revision nothing is final

@@ -106,6 +106,11 @@ async fn what_it_cannot_do_is_refused_with_the_reason() {
             with(json!({"preset": "uniform-ancestral"})),
             "renoise_rest",
         ),
+        (
+            "/v1/score",
+            json!({"input": "ab"}),
+            "after what an encoder read",
+        ),
     ] {
         let (status, answer) = server.ask(path, &body).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");

@@ -146,7 +146,7 @@ test("the slider goes back through the steps", async () => {
 test("the same seed shows the same text, and it is what the API answers", async () => {
   await run({ text: TEXT });
   await idle();
-  const body = { text: TEXT, seed: 5, temperature: 0.7 };
+  const body = { text: TEXT, seed: 5 };
   const headers = { "content-type": "application/json" };
   const answer = await fetch(`${SERVER}/v1/infill`, { method: "POST", headers, body: JSON.stringify(body) });
   assert.equal(await shown("#canvas"), (await answer.json()).choices[0].text);
@@ -231,7 +231,7 @@ test("escaped braces are text, and a gap may stand in braces", async () => {
   const text = "\\{{8}} of {{{2}}} and\\{{{{{1}}.";
   await run({ text });
   await idle();
-  const body = { text, seed: 5, temperature: 0.7 };
+  const body = { text, seed: 5 };
   const headers = { "content-type": "application/json" };
   const answer = await fetch(`${SERVER}/v1/infill`, { method: "POST", headers, body: JSON.stringify(body) });
   assert.equal(await shown("#canvas"), (await answer.json()).choices[0].text);
@@ -465,9 +465,11 @@ test("a copied request has the seed of the canvas, as long as it is of the same 
   await idle();
   const seed = (await shown("#figures")).match(/Seed(\d+)/)[1];
   assert.ok((await snippet("curl")).includes(`"seed": ${seed}`));
+  assert.ok(!(await snippet("curl")).includes("temperature"), "a field that is left empty is the plan's");
   await page.fill("#temperature", "0.9");
+  assert.ok((await snippet("curl")).includes('"temperature": 0.9'));
   assert.ok(!(await snippet("curl")).includes("seed"));
-  await page.fill("#temperature", "0.7");
+  await page.fill("#temperature", "");
   assert.ok((await snippet("curl")).includes(`"seed": ${seed}`));
   await page.check("[value=complete]");
   assert.ok(!(await snippet("curl")).includes("seed"));

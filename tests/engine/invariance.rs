@@ -67,7 +67,7 @@ fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
                 }
                 engine.spec().with_scratch(&plan, builder.build().unwrap())
             };
-            plan.sampling.temperature = [0.0, 1.0][index / 2 % 2];
+            plan.sampling.set_temperature([0.0, 1.0][index / 2 % 2]);
             plan.sampling.top_p = [None, Some(0.8)][index / 4 % 2];
             if by_logits && engine.mask_token().is_some() {
                 plan.sampling.guidance_scale = [0.0, 0.0, 1.5][index % 3];

@@ -523,6 +523,14 @@ fn the_default_plan_is_what_generation_config_json_says() {
             json!({"sampler_config": {"_cls_name": "OtherConfig"}}),
             "OtherConfig",
         ),
+        (
+            json!({"sampler_config": {"_cls_name": 7}}),
+            "sampler_config._cls_name is 7",
+        ),
+        (
+            json!({"sampler_config": "EntropyBoundSamplerConfig"}),
+            "sampler_config is \"EntropyBoundSamplerConfig\"",
+        ),
     ] {
         let error = spec(options).unwrap_err().to_string();
         assert!(
@@ -599,6 +607,13 @@ fn what_the_network_cannot_do_is_refused_with_the_reason() {
             matches!(error, SubmitError::OnlyGoesOn { gap: 0, .. }),
             "{error}"
         );
+    }
+    for slots in [4, 12] {
+        let canvas = Canvas::builder(engine.blank()).fixed(&[1, 2]).gap(slots);
+        let error = engine
+            .submit(canvas.build().unwrap(), &default)
+            .unwrap_err();
+        assert!(error.to_string().contains("a multiple of 8"), "{error}");
     }
     let config = EngineConfig {
         kv_memory: 0,

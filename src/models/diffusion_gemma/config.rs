@@ -319,11 +319,13 @@ fn other_layers(
         .iter()
         .map(|(layer, given)| {
             let known = ["head_dim", "num_key_value_heads"];
-            let unknown = given.as_object().and_then(|given| {
-                let mut names = given.keys();
-                names.find(|name| !known.contains(&name.as_str()))
-            });
-            if let Some(name) = unknown {
+            let Value::Object(fields) = given else {
+                return Err(config_error(format!(
+                    "per_layer_config.{layer} is {given}; it must be an object"
+                )));
+            };
+            let mut names = fields.keys();
+            if let Some(name) = names.find(|name| !known.contains(&name.as_str())) {
                 return Err(config_error(format!(
                     "per_layer_config.{layer}.{name} is not supported; supported: {}",
                     known.join(", ")

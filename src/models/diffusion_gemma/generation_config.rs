@@ -26,11 +26,17 @@ pub(super) fn take_over(options: &Value, plan: &mut DecodePlan) -> Result<(), Mo
         plan.sampling.temperature_schedule = TemperatureSchedule::LinearInBlock(last);
     }
     let sampler = &options["sampler_config"];
-    match sampler["_cls_name"].as_str() {
-        None | Some(SAMPLER) => {}
-        Some(other) => {
+    if !(sampler.is_object() || sampler.is_null()) {
+        return Err(invalid(format!(
+            "sampler_config is {sampler}; it must be an object"
+        )));
+    }
+    match &sampler["_cls_name"] {
+        Value::Null => {}
+        Value::String(class) if class == SAMPLER => {}
+        other => {
             return Err(invalid(format!(
-                "sampler_config is of the class {other:?}; only {SAMPLER:?} is supported"
+                "sampler_config._cls_name is {other}; only {SAMPLER:?} is supported"
             )));
         }
     }

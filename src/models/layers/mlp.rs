@@ -7,10 +7,9 @@ use crate::models::layers::{Linear, MixtureOfExperts};
 use crate::models::weights::Weights;
 
 /// What the gate of an MLP goes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::models) enum Activation {
     /// x / (1 + e^−x).
-    #[default]
     Silu,
     /// The tanh approximation of gelu.
     GeluTanh,

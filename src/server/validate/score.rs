@@ -39,11 +39,20 @@ pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiErr
         let model = format_args!("{:?}", state.model_name);
         ApiError::unsupported("model", model, reason)
     };
-    if spec.attention != AttentionPattern::Bidirectional {
-        return Err(unsupported(
-            "texts are scored where every slot sees all others, and this model is block-causal; `unmask eval` \
-             bounds its likelihood",
-        ));
+    match spec.attention {
+        AttentionPattern::Bidirectional => {}
+        AttentionPattern::BlockCausal { .. } => {
+            return Err(unsupported(
+                "texts are scored where every slot sees all others, and this model is block-causal; `unmask eval` \
+                 bounds its likelihood",
+            ));
+        }
+        AttentionPattern::EncodedBlocks { .. } => {
+            return Err(unsupported(
+                "texts are scored where every slot sees all others, and this model denoises one block after what \
+                 an encoder read; nothing bounds its likelihood",
+            ));
+        }
     }
     let mask = state.engine.mask_token().ok_or_else(|| {
         unsupported(

@@ -40,7 +40,7 @@ impl Setup {
     /// Starts an engine on `model`.
     ///
     /// # Errors
-    /// If its canvases have no masks, or are denoised by a noise schedule only.
+    /// If its canvases have no masks, or are denoised by a noise schedule only or after an encoder.
     pub fn new(
         checkpoint: &Checkpoint,
         model: Box<dyn Denoiser>,
@@ -49,6 +49,12 @@ impl Setup {
     ) -> anyhow::Result<Self> {
         let engine = Engine::start(model, EngineConfig::default())?;
         let spec = engine.spec();
+        ensure!(
+            !matches!(spec.attention, AttentionPattern::EncodedBlocks { .. }),
+            "bench engine commits an even share of the masked slots a step, and a {} model has no masks: it denoises \
+             all slots of a block in every step",
+            spec.family
+        );
         ensure!(
             matches!(spec.corruption, Corruption::Absorbing { .. }) && !spec.noise_conditioned,
             "bench engine commits an even share of the masked slots a step, and a {} model of this kind is denoised \
@@ -98,22 +104,13 @@ impl Setup {
     /// block-causal model takes at most four steps a block instead.
     pub fn plan(&self, steps: Option<usize>) -> DecodePlan {
         let spec = self.engine.spec();
-        let default = spec.default_plan.clone();
-        if let AttentionPattern::EncodedBlocks { .. } = spec.attention {
-            return DecodePlan {
-                steps_per_block: steps.map(|steps| steps.min(4)).or(default.steps_per_block),
-                early_stop: EarlyStop::Never,
-                ..default
-            };
-        }
+        let default = &spec.default_plan;
         let (block_length, steps, steps_per_block) = match spec.attention {
-            AttentionPattern::Bidirectional | AttentionPattern::EncodedBlocks { .. } => {
-                (None, steps, None)
-            }
             AttentionPattern::BlockCausal { block_length } => {
                 let most = steps.map(|steps| steps.min(block_length).min(4));
                 (Some(block_length), None, most)
             }
+            _ => (None, steps, None),
         };
         DecodePlan {
             steps,

@@ -76,9 +76,6 @@ pub fn cache(setup: &Setup) -> anyhow::Result<Figure> {
     let spec = setup.engine.spec();
     let refused = match spec.attention {
         AttentionPattern::BlockCausal { .. } => Some("the model is block-causal".to_owned()),
-        AttentionPattern::EncodedBlocks { .. } => {
-            Some("the model denoises one block after an encoder".to_owned())
-        }
         _ if spec.max_canvas < LENGTH => {
             Some(format!("the model's context is {} slots", spec.max_canvas))
         }

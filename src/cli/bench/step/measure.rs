@@ -78,11 +78,13 @@ fn generate(setup: &Setup, seed: u64) -> anyhow::Result<Statistics> {
         .fixed(&setup.prompt_ids)
         .gap(setup.gap)
         .build()?;
-    let mut plan = setup.engine.spec().default_plan.clone();
+    let spec = setup.engine.spec();
+    let mut plan = spec.default_plan.clone();
     // A measurement is of canvases that keep their length.
     plan.revision = plan.revision.at_fixed_length();
     plan.steps = setup.steps.or(plan.steps);
     plan.sampling.seed = seed;
+    let canvas = spec.with_scratch(&plan, canvas);
     let mut generation = setup.engine.submit(canvas, &plan)?;
     loop {
         match generation.next_blocking() {
