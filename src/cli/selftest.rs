@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use candle_core::Device;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use unmask::kernels::Machine;
 use unmask::selftest::goldens::{self, Goldens};
 use unmask::selftest::{CHECKS, DEVICE_CHECKS, Extent, engine, memory, model};
@@ -28,12 +28,28 @@ pub struct SelftestArgs {
     /// `goldens` beside the binary in what `scripts/gpu-bundle` packs
     #[arg(long, value_name = "DIR")]
     goldens: Option<PathBuf>,
+    /// What to check [default: all of it]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PARTS")]
+    parts: Vec<Part>,
     /// Check the kernels over fewer shapes and draws, as a device that is emulated needs it
     #[arg(long)]
     quick: bool,
     /// Repeat the checks until so many minutes have passed, at most 10080 (a week)
     #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(..=LONGEST_SOAK))]
     soak: Option<u64>,
+}
+
+/// Values of `--parts`.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Every kernel against its twin.
+    Kernels,
+    /// What the server launches from tensors, and training steps.
+    Device,
+    /// The embedded model, and the engine with it.
+    Engine,
+    /// The golden checkpoints.
+    Families,
 }
 
 /// A week, in minutes.
@@ -74,6 +90,7 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<()> {
         None => writeln!(out, "device: the CPU")?,
     }
     let goldens = args.goldens.as_deref().map(Goldens::open).transpose()?;
+    let has = |part| args.parts.is_empty() || args.parts.contains(&part);
     let extent = match args.quick {
         true => Extent::Small,
         false => Extent::Full,
@@ -82,9 +99,18 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<()> {
     let soak = Duration::from_secs(60 * args.soak.unwrap_or(0));
     let mut tally = Tally::default();
     loop {
-        kernels(&mut out, machine.as_deref_mut(), extent, &mut tally)?;
-        server(&mut out, &device, &mut tally)?;
-        families(&mut out, goldens.as_ref(), &device, &mut tally)?;
+        if has(Part::Kernels) {
+            kernels(&mut out, machine.as_deref_mut(), extent, &mut tally)?;
+        }
+        if has(Part::Device) {
+            launches(&mut out, &device, &mut tally)?;
+        }
+        if has(Part::Engine) {
+            server(&mut out, &device, &mut tally)?;
+        }
+        if has(Part::Families) {
+            families(&mut out, goldens.as_ref(), &device, &mut tally)?;
+        }
         if begun.elapsed() >= soak || tally.failed > 0 {
             break;
         }
@@ -128,17 +154,25 @@ fn kernels(
     Ok(())
 }
 
-/// Runs what the server does on a device: launches, the embedded model, and the engine with it.
+/// Runs what is launched on a device.
+fn launches(out: &mut impl Write, device: &Device, tally: &mut Tally) -> anyhow::Result<()> {
+    for check in DEVICE_CHECKS {
+        let outcome = match device.is_cpu() {
+            true => Outcome::NotRun(NO_DEVICE),
+            false => Outcome::of((check.run)(device)),
+        };
+        report(out, check.name, outcome, tally)?;
+    }
+    Ok(())
+}
+
+/// Runs the embedded model on a device, and the engine with it.
 fn server(out: &mut impl Write, device: &Device, tally: &mut Tally) -> anyhow::Result<()> {
     let on_device = !device.is_cpu();
     let of_device = |run: &dyn Fn() -> Outcome| match on_device {
         true => run(),
         false => Outcome::NotRun(NO_DEVICE),
     };
-    for check in DEVICE_CHECKS {
-        let outcome = of_device(&|| Outcome::of((check.run)(device)));
-        report(out, check.name, outcome, tally)?;
-    }
     let equal = of_device(&|| Outcome::of(model::equals_the_cpu(device)));
     report(out, "model: logits equal those of the CPU", equal, tally)?;
     let same = Outcome::of(model::is_the_same_in_any_batch(device));
