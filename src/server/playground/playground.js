@@ -302,6 +302,7 @@ function slotElement(slot, step) {
   }
   element.className = slot.step === step ? "slot new" : "slot";
   element.textContent = slot.text || "∅";
+  if (/^\n+$/.test(slot.text)) element.classList.add("breaks");
   element.style.setProperty("--p", slot.probability ?? 0.5);
   element.tabIndex = 0;
   const detail = describe(slot);
