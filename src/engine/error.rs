@@ -2,6 +2,7 @@
 
 use crate::canvas::{Blank, TokenId};
 use crate::decode::PlanError;
+use crate::models::ModelError;
 
 /// Why an engine was not started.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,9 @@ pub enum StartError {
         /// What the device said.
         reason: String,
     },
+    /// The keys and values cannot be made, though the device has room for them.
+    #[error("cannot make the cached keys and values: {0}")]
+    KvPool(ModelError),
     /// The system gives no thread.
     #[error(transparent)]
     Thread(#[from] std::io::Error),

@@ -5,6 +5,7 @@ mod digest;
 mod failures;
 mod guidance;
 mod invariance;
+mod logprobs;
 mod promises;
 mod queue;
 mod soak;

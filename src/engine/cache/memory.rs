@@ -2,7 +2,7 @@
 
 use super::blocks::{BlockId, Blocks};
 use crate::engine::StartError;
-use crate::models::{AttentionPattern, Denoiser, KvPool, ModelSpec};
+use crate::models::{AttentionPattern, Denoiser, KvPool, ModelError, ModelSpec};
 
 /// The fewest slots of a block.
 const BLOCK_SLOTS: usize = 16;
@@ -20,7 +20,7 @@ impl CacheMemory {
     /// as many as can be asked for at a time.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device has not enough memory, or fails.
     pub fn new(model: &dyn Denoiser, bytes: usize, slots: usize) -> Result<Self, StartError> {
         let spec = model.spec();
         let dtype = model.dtype();
@@ -31,9 +31,15 @@ impl CacheMemory {
         let pool = (count > 0)
             .then(|| KvPool::new(spec, count * block_slots, dtype, model.device()))
             .transpose()
-            .map_err(|error| StartError::KvMemory {
-                bytes: count * block_slots * slot_bytes,
-                reason: error.to_string(),
+            .map_err(|error| {
+                let error = ModelError::from(error);
+                match error.is_out_of_memory() {
+                    true => StartError::KvMemory {
+                        bytes: count * block_slots * slot_bytes,
+                        reason: error.to_string(),
+                    },
+                    false => StartError::KvPool(error),
+                }
             })?;
         Ok(Self {
             pool,
