@@ -31,6 +31,7 @@ fn main() {
 
 fn compile() -> Result<(), String> {
     let nvcc = nvcc();
+    println!("cargo::rustc-env=UNMASK_CUDA_VERSION={}", version(&nvcc)?);
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
     let folder = variable("CARGO_MANIFEST_DIR")?.join("kernels");
     let out = variable("OUT_DIR")?;
@@ -42,13 +43,7 @@ fn compile() -> Result<(), String> {
             .arg("-o")
             .arg(out.join(format!("{kernel}.ptx")))
             .status()
-            .map_err(|error| {
-                format!(
-                    "the feature `cuda` needs nvcc, but {} does not start ({error}); put it on PATH or name \
-                     it in NVCC or CUDA_HOME, or run: eval \"$(scripts/cuda-toolchain)\"",
-                    nvcc.display()
-                )
-            })?;
+            .map_err(|error| does_not_start(&nvcc, error))?;
         if !status.success() {
             return Err(format!(
                 "nvcc cannot compile kernels/{kernel}.cu for compute capability {capability}"
@@ -56,6 +51,34 @@ fn compile() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The version of CUDA that is compiled with, as drivers tell theirs: 13.1 is 13010.
+fn version(nvcc: &Path) -> Result<u32, String> {
+    let output = Command::new(nvcc)
+        .arg("--version")
+        .output()
+        .map_err(|error| does_not_start(nvcc, error))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.split_once("release ")
+        .and_then(|(_, rest)| rest.split(',').next()?.split_once('.'))
+        .and_then(|(major, minor)| {
+            Some(major.parse::<u32>().ok()? * 1000 + minor.parse::<u32>().ok()? * 10)
+        })
+        .ok_or_else(|| {
+            format!(
+                "{} --version names no release, but says: {text}",
+                nvcc.display()
+            )
+        })
+}
+
+fn does_not_start(nvcc: &Path, error: std::io::Error) -> String {
+    format!(
+        "the feature `cuda` needs nvcc, but {} does not start ({error}); put it on PATH or name \
+         it in NVCC or CUDA_HOME, or run: eval \"$(scripts/cuda-toolchain)\"",
+        nvcc.display()
+    )
 }
 
 fn nvcc() -> PathBuf {

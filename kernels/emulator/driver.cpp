@@ -5,6 +5,7 @@
 // allocation ends the process, memory that was not written holds NaN, and grids that no card takes are refused.
 //
 // UNMASK_EMULATOR_MEMORY  bytes that the device has [default: 16 GiB]
+// UNMASK_EMULATOR_CUDA    the version of CUDA that the driver is for [default: 13000, which is 13.0]
 // UNMASK_EMULATOR_REPORT  a file for what was done, in JSON, written at the end of the process
 #include <cstdint>
 #include <cstdio>
@@ -56,7 +57,7 @@ struct Stream {
 struct Counts {
   uint64_t launches = 0, products = 0;
   uint64_t to_device = 0, to_device_bytes = 0, to_host = 0, to_host_bytes = 0, within = 0, within_bytes = 0;
-  uint64_t synchronisations = 0, allocations = 0, peak_bytes = 0;
+  uint64_t synchronisations = 0, allocations = 0, peak_bytes = 0, peak_host_bytes = 0;
   std::map<std::string, uint64_t> kernels;
   /// Streams that work was given to.
   std::set<unsigned> streams;
@@ -73,6 +74,7 @@ struct Device {
   std::map<Pointer, Allocation> allocations;
   size_t used = 0, memory = size_t(16) << 30;
   unsigned streams = 0;
+  const char *report_to = getenv("UNMASK_EMULATOR_REPORT");
   Counts counts;
 
   Device() {
@@ -83,8 +85,7 @@ struct Device {
   ~Device() { report(); }
 
   void report() {
-    const char *path = getenv("UNMASK_EMULATOR_REPORT");
-    FILE *file = path ? fopen(path, "w") : nullptr;
+    FILE *file = report_to ? fopen(report_to, "w") : nullptr;
     if (!file)
       return;
     auto number = [&](const char *name, uint64_t value) {
@@ -102,6 +103,7 @@ struct Device {
     number("synchronisations", counts.synchronisations);
     number("allocations", counts.allocations);
     number("peak_bytes", counts.peak_bytes);
+    number("peak_host_bytes", counts.peak_host_bytes);
     number("streams", counts.streams.size());
     fprintf(file, "  \"kernels\": {");
     const char *before = "\n";
@@ -140,6 +142,21 @@ size_t page() {
   return bytes;
 }
 
+/// Counts what this process holds of the host's memory, mapped files among it. The device's memory, being shared memory, is
+/// not in it. The device's mutex is held.
+void count_host_memory(Device &of) {
+  FILE *status = of.report_to ? fopen("/proc/self/status", "r") : nullptr;
+  if (!status)
+    return;
+  unsigned long long held = 0, kilobytes;
+  for (char line[256]; fgets(line, sizeof line, status);)
+    if (sscanf(line, "RssAnon: %llu", &kilobytes) == 1 || sscanf(line, "RssFile: %llu", &kilobytes) == 1)
+      held += kilobytes * 1024;
+  fclose(status);
+  if (held > of.counts.peak_host_bytes)
+    of.counts.peak_host_bytes = held;
+}
+
 /// Memory that ends, but for alignment to 16 bytes, where the process may not go on.
 Result allocate(Pointer *pointer, size_t bytes) {
   if (!has_context())
@@ -154,7 +171,7 @@ Result allocate(Pointer *pointer, size_t bytes) {
     return out_of_memory;
   size_t aligned = (bytes + 15) / 16 * 16;
   size_t body = (aligned + page() - 1) / page() * page();
-  void *mapping = mmap(nullptr, body + page(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void *mapping = mmap(nullptr, body + page(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED)
     return out_of_memory;
   char *start = static_cast<char *>(mapping);
@@ -209,6 +226,9 @@ Result copy(void *to, const void *from, size_t bytes, Direction direction, const
       (writes && !is_allocated(of, reinterpret_cast<Pointer>(to), bytes)))
     return refuse(invalid_value, "a copy beyond the ends of an allocation");
   memcpy(to, from, bytes);
+  // After the copy: it reads what a file was mapped for.
+  if (direction == Direction::to_device)
+    count_host_memory(of);
   counts.streams.insert(stream ? stream->number : 0);
   switch (direction) {
   case Direction::to_device:
@@ -266,7 +286,8 @@ API void unmask_emulator_product() {
 
 API int cuInit(unsigned) { return success; }
 API int cuDriverGetVersion(int *version) {
-  *version = 13000;
+  const char *given = getenv("UNMASK_EMULATOR_CUDA");
+  *version = given ? atoi(given) : 13000;
   return success;
 }
 API int cuDeviceGetCount(int *count) {

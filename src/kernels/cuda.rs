@@ -2,6 +2,7 @@
 
 use candle_core::cuda_backend::cudarc::driver::result::{device as driver, mem_pool};
 use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+use candle_core::cuda_backend::cudarc::driver::sys::cuDriverGetVersion;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaSlice, CudaView, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
 };
@@ -38,6 +39,34 @@ const MODULES: [(&str, &str); 6] = [
         include_str!(concat!(env!("OUT_DIR"), "/layers.ptx")),
     ),
 ];
+
+/// The version of CUDA that this build is compiled with, as `cuDriverGetVersion` tells the driver's: 13.1 is 13010.
+const CUDA_VERSION: &str = env!("UNMASK_CUDA_VERSION");
+
+/// Refuses a driver that is older than this build's CUDA: it cannot read its kernels, and says so only when the first one
+/// is loaded.
+///
+/// # Errors
+/// Names both versions.
+pub(super) fn check_driver() -> candle_core::Result<()> {
+    let needed: i32 = CUDA_VERSION.parse().map_err(candle_core::Error::wrap)?;
+    let mut found = 0;
+    // SAFETY: the driver writes one number, and may be asked before anything else.
+    unsafe { cuDriverGetVersion(&raw mut found) }.result().w()?;
+    if found < needed {
+        candle_core::bail!(
+            "the NVIDIA driver of this machine is for CUDA {}, and this build needs one for CUDA {} or later: update the \
+             driver",
+            version(found),
+            version(needed)
+        );
+    }
+    Ok(())
+}
+
+fn version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
 
 /// A kernel of this crate, loaded on `device`.
 ///

@@ -26,13 +26,15 @@ const NUMBERS_OF_THREAD: usize = 4;
 /// All callers get the same device: candle lets tensors of two handles of one card meet, whose streams nothing orders.
 ///
 /// # Errors
-/// If there is no such device, or this build is without the feature `cuda`.
+/// If there is no such device, its driver is older than this build's CUDA, or this build is without the feature `cuda`.
 pub fn cuda_device(ordinal: usize) -> candle_core::Result<Device> {
     static DEVICES: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
     let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(device) = devices.get(&ordinal) {
         return Ok(device.clone());
     }
+    #[cfg(feature = "cuda")]
+    cuda::check_driver()?;
     let device = Device::new_cuda_with_stream(ordinal)?;
     #[cfg(feature = "cuda")]
     cuda::prepare(device.as_cuda_device()?)?;
