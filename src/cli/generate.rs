@@ -13,7 +13,7 @@ use unmask::text::gaps::Piece;
 
 use crate::cli::decode_args::DecodeArgs;
 use crate::cli::denoise::{Form, denoise, denoise_each};
-use crate::cli::model::{ModelArgs, tokenizer};
+use crate::cli::model::{ModelArgs, tokenizer_for};
 use crate::cli::output::OutputArgs;
 
 /// Shown below the help.
@@ -79,7 +79,8 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
     let spec = checkpoint.spec()?;
     let mut plan = args.decode.plan(&spec)?;
-    let tokenizer = tokenizer(&checkpoint)?;
+    let has_text = args.prompt.is_some() || args.negative_prompt.is_some() || !forms.is_empty();
+    let tokenizer = tokenizer_for(&checkpoint, has_text || args.output.shows_text())?;
     if let Some(text) = &args.negative_prompt {
         plan.sampling.negative_prompt = Some(tokenizer.encode(text)?);
         plan.validate()?;

@@ -11,7 +11,7 @@ use unmask::text::gaps::{self, Piece};
 
 use crate::cli::decode_args::DecodeArgs;
 use crate::cli::denoise::{Form, denoise};
-use crate::cli::model::{ModelArgs, tokenizer};
+use crate::cli::model::{ModelArgs, tokenizer_for};
 use crate::cli::output::OutputArgs;
 
 /// Shown below the help.
@@ -60,7 +60,8 @@ pub fn run(args: InfillArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
     let spec = checkpoint.spec()?;
     let plan = args.decode.infill_plan(&spec)?;
-    let tokenizer = tokenizer(&checkpoint)?;
+    let has_text = args.canvas_ids.is_none() || !forms.is_empty();
+    let tokenizer = tokenizer_for(&checkpoint, has_text || args.output.shows_text())?;
     let engine = args.model.engine(&checkpoint, EngineConfig::unshared())?;
     let (layout, canvas) = match args.canvas_ids {
         Some(ids) => {

@@ -219,11 +219,35 @@ impl Told {
 
 /// The tokenizer of `checkpoint`; one of bytes where weights are made up and there is none.
 pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Arc<dyn Tokenizer>> {
-    let json = match checkpoint.tokenizer_json() {
-        Err(_) if checkpoint.is_dummy() => return Ok(Arc::new(ByteTokenizer::default())),
-        json => json?,
-    };
-    let tokenizer = HfTokenizer::from_bytes(&json)?;
+    if checkpoint.is_dummy() {
+        tokenizer_or_bytes(checkpoint)
+    } else {
+        checked_tokenizer(checkpoint, &checkpoint.tokenizer_json()?)
+    }
+}
+
+/// The tokenizer of `checkpoint` for what reads or shows text only if `has_text`: without, a checkpoint needs none, and
+/// bytes stand in for it.
+pub fn tokenizer_for(
+    checkpoint: &Checkpoint,
+    has_text: bool,
+) -> anyhow::Result<Arc<dyn Tokenizer>> {
+    if has_text {
+        tokenizer(checkpoint)
+    } else {
+        tokenizer_or_bytes(checkpoint)
+    }
+}
+
+fn tokenizer_or_bytes(checkpoint: &Checkpoint) -> anyhow::Result<Arc<dyn Tokenizer>> {
+    match checkpoint.own_tokenizer_json()? {
+        Some(json) => checked_tokenizer(checkpoint, &json),
+        None => Ok(Arc::new(ByteTokenizer::default())),
+    }
+}
+
+fn checked_tokenizer(checkpoint: &Checkpoint, json: &[u8]) -> anyhow::Result<Arc<dyn Tokenizer>> {
+    let tokenizer = HfTokenizer::from_bytes(json)?;
     let vocab_size = checkpoint.spec()?.vocab_size;
     ensure!(
         tokenizer.vocab_size() <= vocab_size,

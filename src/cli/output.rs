@@ -33,6 +33,11 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
+    /// Whether anything is shown as text.
+    pub fn shows_text(&self) -> bool {
+        self.animate || !self.ids
+    }
+
     /// Prints a finished canvas.
     pub fn print(
         &self,

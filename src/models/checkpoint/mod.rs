@@ -194,7 +194,7 @@ impl Checkpoint {
     /// # Errors
     /// If the checkpoint has neither, or its files cannot be read as a tokenizer that is known.
     pub fn tokenizer_json(&self) -> Result<Cow<'_, [u8]>, ModelError> {
-        self.own_tokenizer()?.ok_or_else(|| ModelError::Invalid {
+        self.own_tokenizer_json()?.ok_or_else(|| ModelError::Invalid {
             file: TOKENIZER.into(),
             reason: format!(
                 "{} has none; texts cannot be read or written without it{}",
@@ -211,8 +211,11 @@ impl Checkpoint {
         })
     }
 
-    /// The tokenizer.json, if the checkpoint has files of a tokenizer.
-    fn own_tokenizer(&self) -> Result<Option<Cow<'_, [u8]>>, ModelError> {
+    /// As [`tokenizer_json`](Self::tokenizer_json), and `None` where the checkpoint has no files of a tokenizer.
+    ///
+    /// # Errors
+    /// If its files cannot be read as a tokenizer that is known.
+    pub fn own_tokenizer_json(&self) -> Result<Option<Cow<'_, [u8]>>, ModelError> {
         if let Some(json) = &self.tokenizer {
             return Ok(Some(Cow::Borrowed(json)));
         }
@@ -228,7 +231,7 @@ impl Checkpoint {
     /// without any is none to refuse: token ids need no tokenizer.
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         self.spec()?;
-        self.own_tokenizer().map(drop)
+        self.own_tokenizer_json().map(drop)
     }
 
     /// What config.json and generation_config.json say of the model, and where neither names a stop token, the
