@@ -88,7 +88,8 @@ impl BlockSchedule {
         let steps = self.steps.filter(|steps| step + 1 < *steps)?;
         let t = self.time(step, last)?;
         let s = match self.finish {
-            Finish::DrawnAfterShortSteps => t - (1.0 - last) / steps as f32,
+            // The shorter step ends before `last`, but not always when it is rounded.
+            Finish::DrawnAfterShortSteps => (t - (1.0 - last) / steps as f32).max(last),
             _ => self.time(step + 1, last)?,
         };
         Some((t, s))

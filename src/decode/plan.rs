@@ -16,6 +16,9 @@ pub const MAX_STEPS: usize = 10_000;
 /// The most tokens that a plan commits last: a model has a few that end a text.
 const MAX_COMMIT_LAST: usize = 64;
 
+/// The most numbers that are drawn in a row, on average, for steps that unmask nothing.
+const MAX_IDLE_DRAWS: f32 = 1e6;
+
 /// The largest guidance scale, which errors name as well: far above any that is of use, and low enough that no logit
 /// overflows.
 pub const MAX_GUIDANCE_SCALE: f32 = 1000.0;
@@ -457,6 +460,9 @@ impl DecodePlan {
                 );
             }
         }
+        if let Budget::Ancestral { eps } = self.budget {
+            self.validate_idle_steps(eps)?;
+        }
         if let Revision::RenoiseRest { .. } = self.revision {
             self.validate_renoising_of_the_rest()?;
         }
@@ -488,6 +494,22 @@ impl DecodePlan {
             }
         }
         Ok(())
+    }
+
+    /// Checks that chance unmasks something often enough: the steps before it are taken without the network, but a number
+    /// is drawn for each slot in each of them, about steps / (1 − eps) numbers in a row.
+    fn validate_idle_steps(&self, eps: f32) -> Result<(), PlanError> {
+        let steps = self.steps.or(self.steps_per_block).unwrap_or(MAX_STEPS);
+        if steps as f32 <= MAX_IDLE_DRAWS * (1.0 - eps) {
+            return Ok(());
+        }
+        Err(PlanError::Invalid {
+            field: "budget.ancestral.eps",
+            reason: format!(
+                "next to none of {steps} steps from time 1 to {eps} unmasks anything; allowed: steps / (1 − eps) of at \
+                 most {MAX_IDLE_DRAWS}"
+            ),
+        })
     }
 
     /// Whether the plan says how many steps it has at most.

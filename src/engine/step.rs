@@ -1,6 +1,7 @@
 //! One denoise step over all running sequences.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use candle_core::{DType, Tensor};
 
@@ -8,6 +9,7 @@ use super::cache::Window;
 use super::phases::{Phases, Stopwatch};
 use super::scheduler::Part;
 use super::sequence::{Running, Sequence};
+use super::worker::panic_message;
 use super::{GenerationError, StepReport};
 use crate::canvas::TokenId;
 use crate::decode::Candidate;
@@ -118,22 +120,30 @@ pub(super) fn step(
             let slots: Vec<usize> = scored.into_iter().map(|(slot, _)| slot).collect();
             let samples: Vec<_> = samples.by_ref().take(slots.len()).collect();
             let totals: Vec<_> = totals.by_ref().take(slots.len()).collect();
-            let unmasking = unmasking(model.spec(), sequence, &totals);
-            let block = sequence.decoder.block();
             let signal = signals
                 .as_ref()
                 .map(|signals| signals.narrow(0, first, slots.len())?.force_contiguous());
             first += slots.len();
-            cost.committed += commit(sequence, &slots, samples, &unmasking)?;
-            // A block begins without one.
-            let signal = signal.filter(|_| sequence.decoder.block() == block);
-            let failed = |error: candle_core::Error| GenerationError::Step(error.to_string());
-            sequence.self_conditioning = signal.transpose().map_err(failed)?;
-            Ok(())
+            failing_alone(|| {
+                let unmasking = unmasking(model.spec(), sequence, &totals);
+                let block = sequence.decoder.block();
+                cost.committed += commit(sequence, &slots, samples, &unmasking)?;
+                // A block begins without one.
+                let signal = signal.filter(|_| sequence.decoder.block() == block);
+                let failed = |error: candle_core::Error| GenerationError::Step(error.to_string());
+                sequence.self_conditioning = signal.transpose().map_err(failed)?;
+                Ok(())
+            })
         })
         .collect();
     cost.phases.decode = stopwatch.lap();
     Ok((outcomes, cost))
+}
+
+/// Does a sequence's own part of a step: a panic in it fails that sequence, and none of those beside it.
+fn failing_alone(work: impl FnOnce() -> Outcome) -> Outcome {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(GenerationError::Step(panic_message(&*panic))))
 }
 
 /// Appends a sequence's rows to the batch, and the rows that the head is to score.

@@ -11,12 +11,12 @@ pub enum ScoreStep {
     /// From σ to σ − Δσ by the analytic predictor (Tweedie τ-leaping, theorem 4.2); with Δσ = σ to clean text
     /// (`Denoiser`).
     Analytic {
-        /// Δσ, more than 0.
+        /// Δσ, at least 0; at 0, to which the times of short steps may round, every slot keeps its token.
         delta_sigma: f32,
     },
     /// Through a time h by Euler's method.
     Euler {
-        /// h σ′(t), more than 0.
+        /// h σ′(t), at least 0.
         amount: f32,
     },
 }
@@ -33,18 +33,21 @@ impl ScoreStep {
     }
 
     /// c, a and b for the step over a vocabulary of `vocab` tokens: the weight of another token y is
-    /// s(y) − c Σ s, that of the row's own a + b Σ s, up to a common factor.
+    /// a (s(y) − c Σ s), that of the row's own 1 − b Σ s, up to a common factor.
     fn weights(self, vocab: usize) -> [f32; 3] {
         let vocab = vocab as f64;
         let [c, a, b] = match self {
             Self::Analytic { delta_sigma } => {
                 let delta = f64::from(delta_sigma);
-                // What the own token is more likely than another to be kept by the forward step.
-                let kept = 1.0 + vocab / delta.exp_m1();
                 let c = -(-delta).exp_m1() / vocab;
-                [c, kept, -kept * c]
+                // How much less likely than the own token the forward step makes another.
+                let another = delta.exp_m1() / (delta.exp_m1() + vocab);
+                [c, another, c]
             }
-            Self::Euler { amount } => [0.0, 1.0 + vocab / f64::from(amount), -1.0],
+            Self::Euler { amount } => {
+                let another = f64::from(amount) / (f64::from(amount) + vocab);
+                [0.0, another, another]
+            }
         };
         [c as f32, a as f32, b as f32]
     }
@@ -75,7 +78,8 @@ pub fn uniform_reverse(
     let scores = log_scores.broadcast_sub(&largest)?.exp()?;
     let total = scores.sum_keepdim(D::Minus1)?;
     let others = scores.broadcast_sub(&(&total * column(0)?)?)?.relu()?;
-    let own = ((largest.neg()?.exp()? * column(1)?)? + (total * column(2)?)?)?.relu()?;
+    let others = others.broadcast_mul(&column(1)?)?;
+    let own = (largest.neg()?.exp()? - (total * column(2)?)?)?.relu()?;
     let held = Tensor::from_slice(held, (rows, 1), device)?;
     others.contiguous()?.scatter(&held, &own, 1)?.log()
 }
