@@ -216,6 +216,21 @@ fn scores_beyond_the_range_of_numbers_still_give_a_distribution() {
 }
 
 #[test]
+fn a_reverse_step_of_no_length_keeps_every_token() {
+    let device = candle_core::Device::Cpu;
+    let rows = Tensor::new(&[[0f32, 1.0, -2.0], [0.0, 200.0, 199.0]], &device).unwrap();
+    for step in [
+        ScoreStep::Analytic { delta_sigma: 0.0 },
+        ScoreStep::Euler { amount: 0.0 },
+    ] {
+        let reversed = uniform_reverse(&rows, &[0, 0], &[step; 2]).unwrap();
+        let got: Vec<Vec<f32>> = normalised(&reversed.exp().unwrap()).to_vec2().unwrap();
+        assert_eq!(got, [[1.0, 0.0, 0.0]; 2], "{step:?}");
+        assert_eq!(step.unmasking(3.0), 0.0);
+    }
+}
+
+#[test]
 fn the_engine_denoises_with_models_of_both_processes() {
     for name in CHECKPOINTS {
         assert!(Engine::start(load(name), EngineConfig::default()).is_ok());

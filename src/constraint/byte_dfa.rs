@@ -110,6 +110,11 @@ impl ByteDfa {
         self.accepting.len()
     }
 
+    /// Bytes of memory that it takes, about.
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.classes) + size_of_val(&*self.next) + size_of_val(&*self.accepting)
+    }
+
     /// Where `byte` leads from a state, or [`DEAD`].
     pub(super) fn next(&self, state: u32, byte: u8) -> u32 {
         self.next[state as usize * self.class_count + usize::from(self.classes[usize::from(byte)])]

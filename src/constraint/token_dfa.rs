@@ -12,11 +12,11 @@ use crate::sampling::TokenSet;
 /// The most bytes of the sets of tokens that lead from state to state.
 const MAX_SET_BYTES: usize = 1 << 26;
 
-/// The most nodes of the vocabulary's tree that are looked at: about a second of work.
+/// The most nodes of the vocabulary's tree that are looked at, and tokens that are found: about a second of work.
 const MAX_WORK: usize = 1 << 28;
 
 /// A language over the tokens of a vocabulary: which tokens lead from which state to which other. All of it is
-/// made at once, so that denoising only follows it; it takes 64 MiB at most.
+/// made at once, so that denoising only follows it; beside its automaton over bytes it takes 64 MiB at most.
 #[derive(Debug)]
 pub struct TokenDfa {
     bytes: ByteDfa,
@@ -45,9 +45,9 @@ enum Tokens {
 }
 
 impl Tokens {
-    /// `tokens` ascending.
-    fn new(tokens: &[TokenId], vocab: usize) -> Self {
+    fn new(mut tokens: Vec<TokenId>, vocab: usize) -> Self {
         if tokens.len() <= vocab.div_ceil(32) {
+            tokens.sort_unstable();
             return Self::Few(tokens.into());
         }
         let mut set = TokenSet::empty(vocab);
@@ -79,8 +79,8 @@ impl TokenDfa {
         let vocab = vocabulary.size();
         let mut ids: HashMap<Tokens, u32> = HashMap::new();
         let mut edges = Vec::with_capacity(bytes.states());
-        let (mut memory, mut work) = (0, 0);
-        // The tokens that lead to each state, and the states that any leads to.
+        let (mut memory, mut work, mut found) = (0, 0, 0);
+        // The tokens that lead to each state from one, and the states that any leads to.
         let mut by_target: Vec<Vec<TokenId>> = vec![Vec::new(); bytes.states()];
         let mut targets = Vec::new();
         for state in 0..bytes.states() as u32 {
@@ -93,14 +93,14 @@ impl TokenDfa {
                         targets.push(target);
                     }
                     tokens.push(token);
+                    found += 1;
                 },
             );
             targets.sort_unstable();
             let of_state = targets.drain(..).map(|target| {
-                let tokens = &mut by_target[target as usize];
-                tokens.sort_unstable();
+                // Taken whole: room kept for every state would come to many times what the sets take.
+                let tokens = std::mem::take(&mut by_target[target as usize]);
                 let set = Tokens::new(tokens, vocab);
-                tokens.clear();
                 let count = ids.len() as u32;
                 let of_set = set.bytes(vocab);
                 let set = *ids.entry(set).or_insert_with(|| {
@@ -112,7 +112,7 @@ impl TokenDfa {
             let of_state: Box<[Edge]> = of_state.collect();
             memory += size_of_val(&*of_state);
             edges.push(of_state);
-            if memory > MAX_SET_BYTES || work > MAX_WORK {
+            if memory > MAX_SET_BYTES || work + found > MAX_WORK {
                 return Err(ConstraintError::TooLarge(format!(
                     "over this model's vocabulary of {vocab} tokens its automaton of {} states takes more than {}",
                     bytes.states(),
@@ -141,7 +141,7 @@ impl TokenDfa {
 
     /// Bytes of memory that it takes, about.
     pub fn memory_bytes(&self) -> usize {
-        self.memory
+        self.memory + self.bytes.memory_bytes()
     }
 
     /// Which numbers of tokens, from 0 to `most`, a text can have; with `may_end` it is then filled up with

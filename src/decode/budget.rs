@@ -136,7 +136,7 @@ impl Budget {
     }
 
     /// Whether each slot is unmasked by itself, by chance, and not the best of them.
-    pub(super) fn is_by_chance(self) -> bool {
+    pub(crate) fn is_by_chance(self) -> bool {
         matches!(self, Budget::Ancestral { .. }) || self.is_by_scores()
     }
 

@@ -225,6 +225,11 @@ fn ancestral(revision: Revision) -> DecodePlan {
     }
 }
 
+/// MDLM's ancestral sampling (`diffusion.py` of kuleshov-group/mdlm).
+pub(crate) fn mdlm_ancestral() -> DecodePlan {
+    ancestral(Revision::None)
+}
+
 /// ReMDM-conf, whose confidences are those of the distribution that tokens are drawn from: the official code takes
 /// them after the nucleus.
 fn remdm_confidence() -> DecodePlan {
@@ -333,7 +338,7 @@ pub fn all() -> Vec<Preset> {
         preset(
             "mdlm-ancestral",
             "MDLM's ancestral sampling on the log-linear schedule",
-            ancestral(Revision::None),
+            mdlm_ancestral(),
         ),
         preset(
             "bd3lm-first-hitting",

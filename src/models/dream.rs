@@ -74,7 +74,11 @@ fn are_defaults(options: &Value) -> bool {
 
 /// The options that say how tokens are drawn and ranked.
 fn sampling(options: &Value, plan: &mut DecodePlan) -> std::result::Result<(), ModelError> {
-    plan.score_temperature = option(options, "alg_temp")?.unwrap_or(0.0);
+    let score_temperature = option(options, "alg_temp")?.unwrap_or(0.0);
+    // The official `origin` takes it, and ranks nothing by it.
+    if !plan.budget.is_by_chance() {
+        plan.score_temperature = score_temperature;
+    }
     plan.sampling.temperature = option(options, "temperature")?.unwrap_or(0.0);
     plan.sampling.top_p = option(options, "top_p")?;
     plan.sampling.top_k = option(options, "top_k")?;

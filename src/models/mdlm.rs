@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use crate::decode::preset;
 use crate::diffusion::Schedule;
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitConfig, DitShape, GPT2, LOG_LINEAR_EPS};
@@ -37,8 +38,14 @@ fn read(config: &Value) -> Result<(DitShape, ModelSpec), ModelError> {
     let spec = config.spec(FAMILY.name, &shape)?;
     let noise =
         Schedule::table(&[1.0, LOG_LINEAR_EPS]).map_err(|error| config_error(error.to_string()))?;
+    let default_plan = match spec.noise_conditioned {
+        // The noise level is that of a step on the schedule.
+        true => preset::mdlm_ancestral(),
+        false => spec.default_plan.clone(),
+    };
     let spec = ModelSpec {
         noise_schedule: Some(noise),
+        default_plan,
         ..spec
     };
     Ok((shape, spec))
@@ -67,6 +74,15 @@ mod tests {
         assert_eq!(spec.mask_token(), Some(50257));
         assert_eq!((spec.head_dim, spec.max_canvas), (64, 1024));
         assert!(!spec.noise_conditioned);
+    }
+
+    #[test]
+    fn a_model_that_is_told_the_noise_level_has_a_default_plan_with_one() {
+        let mut config = released();
+        config["time_conditioning"] = true.into();
+        let spec = read(&config).unwrap().1;
+        assert!(spec.noise_conditioned);
+        assert!(spec.check_plan(&spec.default_plan).is_ok());
     }
 
     #[test]

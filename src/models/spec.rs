@@ -448,6 +448,16 @@ impl ModelSpec {
         (1..=at_most).rev().find(fits).unwrap_or(0)
     }
 
+    /// Fixed slots that a canvas for `plan` has room for before a gap of `gap` slots; `None` if it has no room for the gap.
+    pub fn room_before(&self, plan: &DecodePlan, gap: usize) -> Option<usize> {
+        let longest = self.longest_canvas(plan);
+        let fits = |fixed: &usize| {
+            let length = fixed.saturating_add(gap);
+            self.canvas_length(plan, *fixed..length, length) <= longest
+        };
+        (0..=longest).rev().find(fits)
+    }
+
     /// `canvas` with the scratch slots that `plan` needs: as many slots as
     /// [`ModelSpec::canvas_length`] says.
     pub fn with_scratch(&self, plan: &DecodePlan, canvas: Canvas) -> Canvas {

@@ -79,7 +79,9 @@ pub fn uniform_reverse(
     let total = scores.sum_keepdim(D::Minus1)?;
     let others = scores.broadcast_sub(&(&total * column(0)?)?)?.relu()?;
     let others = others.broadcast_mul(&column(1)?)?;
-    let own = (largest.neg()?.exp()? - (total * column(2)?)?)?.relu()?;
+    // However small it is beside the largest score, a step of no length keeps the own token.
+    let own = largest.neg()?.exp()?.maximum(f32::MIN_POSITIVE)?;
+    let own = (own - (total * column(2)?)?)?.relu()?;
     let held = Tensor::from_slice(held, (rows, 1), device)?;
     others.contiguous()?.scatter(&held, &own, 1)?.log()
 }

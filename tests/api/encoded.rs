@@ -122,3 +122,20 @@ async fn what_it_cannot_do_is_refused_with_the_reason() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert_eq!(answer["error"]["code"], "context_length_exceeded");
 }
+
+#[tokio::test]
+async fn what_an_editor_sends_is_cut_to_what_leaves_room_for_whole_blocks() {
+    let server = server().await;
+    let mut body = json!({"input_prefix": "x".repeat(2 * CONTEXT), "n_predict": 4});
+    let answer = server.answer("/infill", &body).await;
+    assert_eq!(answer["truncated"], true);
+    assert_eq!(answer["tokens_predicted"], 4);
+    body["prompt"] = json!("y".repeat(CONTEXT - 4));
+    let (status, refused) = server.ask("/infill", &body).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("n_predict is 4; allowed: 0 to 0"),
+        "{message}"
+    );
+}

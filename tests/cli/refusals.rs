@@ -7,6 +7,17 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
     for (arguments, expected) in [
         (&["infill", "a {{x}}"][..], "at byte 2"),
         (&["infill", "no gap"], "write {{8}} where"),
+        (
+            &[
+                "generate",
+                "x",
+                "--budget",
+                "ancestral:0.999999",
+                "--steps",
+                "10000",
+            ],
+            "allowed: steps / (1 − eps) of at most 1000000",
+        ),
         (&["infill", "a {{0}} b"], "at least 1"),
         (
             &["generate", "x", "--temperature", "-1"],

@@ -156,10 +156,13 @@ fn dreams_default_plan_has_the_options_of_generation_config_json() {
         "top_p": 0.95, "top_k": 50,
     });
     assert_eq!(plan(options).unwrap(), expected);
-    assert_eq!(
-        plan(json!({"alg": "origin", "top_p": null})).unwrap(),
-        origin
-    );
+    // `origin` ranks no slots, so that it has no use for a temperature of their ranking.
+    for options in [
+        json!({"alg": "origin", "top_p": null}),
+        json!({"alg": "origin", "alg_temp": 0.3}),
+    ] {
+        assert_eq!(plan(options).unwrap(), origin);
+    }
 
     for (options, says) in [
         (json!({"alg": "magic"}), "alg is \"magic\""),

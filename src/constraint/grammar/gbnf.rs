@@ -3,7 +3,7 @@
 use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
 
 use super::cursor::Cursor;
-use super::rules::{Expr, MAX_GROUPS, MAX_REPEATED, RuleTable, Rules, braced_counts};
+use super::rules::{Classes, Expr, MAX_GROUPS, MAX_REPEATED, RuleTable, Rules, braced_counts};
 use crate::constraint::ConstraintError;
 
 /// The rule of whole texts.
@@ -16,6 +16,7 @@ pub(super) fn parse(cursor: Cursor) -> Result<Rules, ConstraintError> {
     let mut parser = Parser {
         cursor,
         rules: RuleTable::default(),
+        classes: Classes::default(),
     };
     parser.skip();
     while parser.cursor.peek().is_some() {
@@ -27,6 +28,7 @@ pub(super) fn parse(cursor: Cursor) -> Result<Rules, ConstraintError> {
 struct Parser<'a> {
     cursor: Cursor<'a>,
     rules: RuleTable,
+    classes: Classes,
 }
 
 impl<'a> Parser<'a> {
@@ -97,7 +99,7 @@ impl<'a> Parser<'a> {
             Some('.') => {
                 self.cursor.next();
                 let any = ClassUnicodeRange::new('\0', char::MAX);
-                Expr::class(ClassUnicode::new([any]))?
+                self.classes.one_of(ClassUnicode::new([any]))?
             }
             Some('(') => {
                 if depth == MAX_GROUPS {
@@ -217,6 +219,6 @@ impl<'a> Parser<'a> {
         if is_negated {
             class.negate();
         }
-        Expr::class(class)
+        self.classes.one_of(class)
     }
 }

@@ -10,7 +10,7 @@ use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
 
 use super::cursor::Cursor;
 use super::rules::{
-    Expr, MAX_GROUPS, MAX_REPEATED, MAX_WORK, RuleId, RuleTable, Rules, braced_counts,
+    Classes, Expr, MAX_GROUPS, MAX_REPEATED, MAX_WORK, RuleId, RuleTable, Rules, braced_counts,
     check_counts, count,
 };
 use crate::constraint::{ByteDfa, ConstraintError};
@@ -41,6 +41,7 @@ pub(super) fn parse(cursor: Cursor) -> Result<Rules, ConstraintError> {
         ignored,
         ignores: Vec::new(),
         patterns: Patterns::default(),
+        classes: Classes::default(),
     };
     parser.statements()?;
     let Parser {
@@ -71,6 +72,7 @@ struct Parser<'a> {
     /// What may come between terminals.
     ignores: Vec<Expr>,
     patterns: Patterns,
+    classes: Classes,
 }
 
 /// The regular expressions of a grammar: one automaton for each, however often it is written.
@@ -418,7 +420,8 @@ impl<'a> Parser<'a> {
             };
             return match (only(&text), only(&last)) {
                 (Some(first), Some(last)) if first <= last => {
-                    Expr::class(ClassUnicode::new([ClassUnicodeRange::new(first, last)]))
+                    let range = ClassUnicodeRange::new(first, last);
+                    self.classes.one_of(ClassUnicode::new([range]))
                 }
                 _ => {
                     let reason = "a range is of two characters, the smaller one first";

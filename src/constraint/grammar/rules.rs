@@ -8,7 +8,7 @@ use regex_syntax::hir::{Class, ClassUnicode, Hir};
 use super::cursor::Cursor;
 use crate::constraint::{ByteDfa, ConstraintError};
 
-/// The most states that are made for the regular expressions of a grammar, and for its rules.
+/// The most states that are made for the regular expressions of a grammar, for its classes, and for its rules.
 pub(super) const MAX_WORK: usize = 100_000;
 
 /// The most rules of a grammar.
@@ -87,11 +87,6 @@ impl Expr {
         }
     }
 
-    /// One character of a class.
-    pub fn class(class: ClassUnicode) -> Result<Self, ConstraintError> {
-        Self::of(ByteDfa::of_hir(&Hir::class(Class::Unicode(class)), &mut 0))
-    }
-
     /// Calls `visit` with every rule that it refers to.
     pub fn rules(&self, visit: &mut impl FnMut(RuleId)) {
         match self {
@@ -113,6 +108,38 @@ impl Expr {
             Self::Either(parts) => parts.iter().any(|part| part.has_text(of_rule)),
             Self::Repeat { of, least, .. } => *least == 0 || of.has_text(of_rule),
         }
+    }
+}
+
+/// The classes of characters of a grammar: one automaton for each, however often it is written.
+#[derive(Default)]
+pub(super) struct Classes {
+    /// By their ranges of characters.
+    known: HashMap<Vec<(char, char)>, Expr>,
+    /// States that were made for them.
+    made: usize,
+}
+
+impl Classes {
+    /// One character of a class.
+    ///
+    /// # Errors
+    /// If the classes of the grammar come to too many states.
+    pub fn one_of(&mut self, class: ClassUnicode) -> Result<Expr, ConstraintError> {
+        let ranges = class.iter().map(|range| (range.start(), range.end()));
+        let key: Vec<(char, char)> = ranges.collect();
+        if let Some(known) = self.known.get(&key) {
+            return Ok(known.clone());
+        }
+        let hir = Hir::class(Class::Unicode(class));
+        let class = Expr::of(ByteDfa::of_hir(&hir, &mut self.made))?;
+        if self.made > MAX_WORK {
+            return Err(ConstraintError::TooLarge(format!(
+                "its classes of characters come to more than {MAX_WORK} states"
+            )));
+        }
+        self.known.insert(key, class.clone());
+        Ok(class)
     }
 }
 

@@ -207,14 +207,25 @@ pub fn ancestral(model: &dyn Denoiser, run: &Recording) -> Result<(), GoldenErro
     let mask = mask_token(spec)?;
     let (steps, recorded) = (run.number("num_steps")?, run.canvases());
     same("recorded steps", &recorded.len(), &steps)?;
+    let mut plan = preset::by_name("mdlm-ancestral")?.plan().clone();
+    plan.steps = Some(steps + 1);
     let length = run.output.len();
+    let mut canvas = Canvas::builder(mask).gap(length).build()?;
+    // Of a network that is told it, the noise level at each step, and where the rest is drawn.
+    let sigmas: Vec<Option<f32>> = (0..=steps)
+        .map(|step| {
+            let last = plan.budget.last_time()?;
+            let time = 1.0 - step as f32 / steps as f32 * (1.0 - last);
+            spec.sigma(time).filter(|_| spec.noise_conditioned)
+        })
+        .collect();
     let before = |step: usize| match step {
         0 => vec![mask; length],
         step => recorded[step - 1].clone(),
     };
     let mut replayed: Vec<Vec<Replayed>> = Vec::new();
     for step in 0..steps {
-        let rows = output(model, &before(step), None)?;
+        let rows = output(model, &before(step), sigmas[step])?;
         let uniforms = run.uniforms(step, length, spec.vocab_size)?;
         let rows = rows.iter().zip(uniforms);
         replayed.push(
@@ -225,15 +236,11 @@ pub fn ancestral(model: &dyn Denoiser, run: &Recording) -> Result<(), GoldenErro
     let draws = replayed
         .iter()
         .map(|slots| slots.iter().map(|r| r.uniform).collect());
-    let mut plan = preset::by_name("mdlm-ancestral")?.plan().clone();
-    plan.steps = Some(steps + 1);
-
-    let mut canvas = Canvas::builder(mask).gap(length).build()?;
     let mut decoder = Decoder::replay(&plan, &canvas, &[], draws.collect())?;
     let (mut nfe, mut canvases) = (0, vec![tokens(&canvas); decoder.steps()]);
     while !decoder.is_done() {
         let step = decoder.steps();
-        let last = output(model, &tokens(&canvas), None)?;
+        let last = output(model, &tokens(&canvas), sigmas[step.min(steps)])?;
         let temperature = if step == steps { 0.0 } else { 1.0 };
         same("the temperature", &decoder.temperature(), &temperature)?;
         let candidates: Vec<Candidate> = decoder

@@ -13,6 +13,7 @@ use super::decoding::{DecodeFields, plan, size};
 use super::neutral::{neutral, only};
 use super::{Place, check_model, encode};
 use crate::canvas::TokenId;
+use crate::decode::DecodePlan;
 
 /// Slots of a gap whose length is not given.
 const DEFAULT_N_PREDICT: usize = 128;
@@ -92,7 +93,7 @@ pub fn llama_infill(
             prompt: request.prompt.unwrap_or_default(),
             suffix: request.input_suffix.unwrap_or_default(),
         };
-        let fitted = texts.fit(n_predict, state)?;
+        let fitted = texts.fit(n_predict, &plan, state)?;
         truncated = fitted.truncated;
         let given = Given {
             path: "input_prefix".into(),
@@ -185,16 +186,24 @@ impl Texts {
     /// The tokens that fit the model's context beside a gap: of what comes before the gap the end, of what
     /// comes after it the beginning. The suffix has a quarter of the room, and what the prefix leaves; the
     /// extra texts have the rest.
-    fn fit(self, n_predict: usize, state: &AppState) -> Result<Fitted, ApiError> {
-        let context = state.engine.spec().max_canvas;
+    fn fit(
+        self,
+        n_predict: usize,
+        plan: &DecodePlan,
+        state: &AppState,
+    ) -> Result<Fitted, ApiError> {
+        let spec = state.engine.spec();
+        let context = spec.longest_canvas(plan);
         let prompt = encode(&self.prompt, Place::Later, "prompt", state)?;
         if prompt.len() >= context {
             let given = format_args!("a text of {} tokens", prompt.len());
             let allowed = format_args!("less than the context of {context}");
             return Err(ApiError::value("prompt", given, allowed));
         }
-        let most = context - prompt.len();
-        let room = most.checked_sub(n_predict).ok_or_else(|| {
+        let room = spec.room_before(plan, n_predict);
+        let room = room.and_then(|room| room.checked_sub(prompt.len()));
+        let room = room.ok_or_else(|| {
+            let most = spec.longest_gap(plan, prompt.len(), context);
             let allowed = format_args!("0 to {most}, what prompt leaves of a context of {context}");
             ApiError::value("n_predict", n_predict, allowed)
         })?;
