@@ -189,19 +189,30 @@ pub fn run(
     Ok(trainer)
 }
 
-/// Takes the output directory for this run, until the file is closed.
-fn lock(out: &Path, watch: &mut impl FnMut(&Event)) -> Result<File, TrainError> {
+/// The output directory is a run's as long as it has this.
+struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a process that is being started elsewhere in this one holds it too, for a moment.
+    fn drop(&mut self) {
+        // Fails only where there are no locks.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Takes the output directory for this run.
+fn lock(out: &Path, watch: &mut impl FnMut(&Event)) -> Result<Lock, TrainError> {
     let directory = out.join("state");
     fs::create_dir_all(&directory).map_err(TrainError::io("create", &directory))?;
     let path = directory.join("lock");
     let file = File::create(&path).map_err(TrainError::io("create", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(TrainError::RunIsActive { path: out.into() }),
         // Some network file systems have no locks: a run there is on its own.
         Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
             watch(&Event::Unlocked);
-            Ok(file)
+            Ok(Lock(file))
         }
         Err(TryLockError::Error(error)) => Err(TrainError::io("lock", &path)(error)),
     }
