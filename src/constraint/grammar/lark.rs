@@ -221,10 +221,12 @@ impl<'a> Parser<'a> {
                 ignored: self.ignored,
                 ignores: Vec::new(),
                 patterns: std::mem::take(&mut self.patterns),
+                classes: std::mem::take(&mut self.classes),
             };
             common.statements()?;
             self.rules = common.rules;
             self.patterns = common.patterns;
+            self.classes = common.classes;
         }
         let common = format!("{COMMON_PREFIX}{name}");
         if !self.rules.is_defined(&common) {

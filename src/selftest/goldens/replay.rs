@@ -211,21 +211,19 @@ pub fn ancestral(model: &dyn Denoiser, run: &Recording) -> Result<(), GoldenErro
     plan.steps = Some(steps + 1);
     let length = run.output.len();
     let mut canvas = Canvas::builder(mask).gap(length).build()?;
-    // Of a network that is told it, the noise level at each step, and where the rest is drawn.
-    let sigmas: Vec<Option<f32>> = (0..=steps)
-        .map(|step| {
-            let last = plan.budget.last_time()?;
-            let time = 1.0 - step as f32 / steps as f32 * (1.0 - last);
-            spec.sigma(time).filter(|_| spec.noise_conditioned)
-        })
-        .collect();
+    // Of a network that is told it, the noise level at a step, or where the rest is drawn.
+    let sigma = |step: usize| {
+        let last = plan.budget.last_time()?;
+        let time = 1.0 - step.min(steps) as f32 / steps as f32 * (1.0 - last);
+        spec.sigma(time).filter(|_| spec.noise_conditioned)
+    };
     let before = |step: usize| match step {
         0 => vec![mask; length],
         step => recorded[step - 1].clone(),
     };
     let mut replayed: Vec<Vec<Replayed>> = Vec::new();
     for step in 0..steps {
-        let rows = output(model, &before(step), sigmas[step])?;
+        let rows = output(model, &before(step), sigma(step))?;
         let uniforms = run.uniforms(step, length, spec.vocab_size)?;
         let rows = rows.iter().zip(uniforms);
         replayed.push(
@@ -240,7 +238,7 @@ pub fn ancestral(model: &dyn Denoiser, run: &Recording) -> Result<(), GoldenErro
     let (mut nfe, mut canvases) = (0, vec![tokens(&canvas); decoder.steps()]);
     while !decoder.is_done() {
         let step = decoder.steps();
-        let last = output(model, &tokens(&canvas), sigmas[step.min(steps)])?;
+        let last = output(model, &tokens(&canvas), sigma(step))?;
         let temperature = if step == steps { 0.0 } else { 1.0 };
         same("the temperature", &decoder.temperature(), &temperature)?;
         let candidates: Vec<Candidate> = decoder
