@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use support::{TOLERANCE, assert_close, forward_goldens, golden, integers, load, max_difference};
 use unmask::canvas::TokenId;
+use unmask::models::encoded_forward::{self, EncodedText};
 use unmask::models::{
     AttentionPattern, Checkpoint, Corruption, Denoiser, KvPool, KvShape, ModelError, RaggedBatch,
     Segment,
@@ -311,6 +312,27 @@ fn what_a_network_does_not_take_is_refused() {
             .unwrap()
             > TOLERANCE
     );
+}
+
+#[test]
+fn texts_without_an_encoder_or_with_blocks_of_several_lengths_are_refused() {
+    let (model, llada) = (load(NAME), load("llada"));
+    let text = |block: &[TokenId]| EncodedText {
+        first: 0,
+        encoded: vec![1],
+        block: block.to_vec(),
+        predicted: None,
+    };
+    let refused = |model: &dyn Denoiser, texts: &[EncodedText]| {
+        let pool = KvPool::new(model.spec(), 16, DType::F32, &Device::Cpu).unwrap();
+        let slot_of = |text: usize, slot: usize| (8 * text + slot) as u32;
+        let error = encoded_forward::logits(model, texts, 1, &pool, slot_of).unwrap_err();
+        error.to_string()
+    };
+    assert!(refused(&*llada, &[text(&[1, 2])]).contains("encodes no blocks"));
+    let several = [text(&[1, 2]), text(&[1])];
+    assert!(refused(&*model, &several).contains("blocks of one length"));
+    assert!(refused(&*model, &[]).contains("no rows"));
 }
 
 #[test]

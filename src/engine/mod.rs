@@ -28,11 +28,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::canvas::{Blank, Canvas, TokenId};
-use crate::decode::{CachePolicy, DecodePlan, PlanError};
+use crate::decode::{CachePolicy, DecodePlan, Decoder, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 
 pub use cache::CacheScheme;
-use cache::{CacheMemory, SequenceCache};
+use cache::{CacheMemory, Room};
 pub use error::{GenerationError, StartError, SubmitError};
 pub use event::{Event, Statistics, StepReport};
 pub use phases::Phases;
@@ -260,8 +260,9 @@ impl Engine {
             constraint,
         } = submission;
         let canvas = plan.noised(canvas);
-        let scheme = self.affordable_scheme(plan, canvas.len())?;
+        let scheme = self.cache_scheme(plan)?;
         let decoder = submission::decoder(&self.spec, &canvas, plan)?;
+        let scheme = self.affordable_scheme(scheme, plan, &canvas, &decoder)?;
         let (sender, receiver) = reports(self.coalesces.then_some(canvas.len()));
         let row_params = SequenceRows::new(plan, &canvas, &self.spec, logprobs);
         let sequence = Sequence {
@@ -299,15 +300,17 @@ impl Engine {
         }
     }
 
-    /// The scheme for a canvas of `length` slots: without the memory for it, `auto` recomputes everything.
+    /// `scheme`, or where there is no memory for it and the policy is `auto`, recomputing everything.
     fn affordable_scheme(
         &self,
+        scheme: CacheScheme,
         plan: &DecodePlan,
-        length: usize,
+        canvas: &Canvas,
+        decoder: &Decoder,
     ) -> Result<CacheScheme, SubmitError> {
-        let scheme = self.cache_scheme(plan)?;
-        let guided = plan.sampling.guidance_scale > 0.0;
-        let needed = self.kv_block * SequenceCache::needs(scheme, &self.spec, length, guided);
+        let is_guided = plan.sampling.guidance_scale > 0.0;
+        let room = Room::of(scheme, &self.spec, canvas, decoder, is_guided);
+        let needed = self.kv_block * room.total_blocks();
         if needed <= self.kv_slots {
             return Ok(scheme);
         }

@@ -15,6 +15,7 @@ mod diffusion_gemma;
 mod dit;
 mod dream;
 pub mod embedded;
+pub mod encoded_forward;
 mod error;
 mod fields;
 mod illada;

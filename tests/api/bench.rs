@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::mock::Mock;
 use crate::server::{Server, Setup, eventually};
+use crate::support::golden;
 use unmask::server::{Access, ApiKeys};
 
 fn bench(arguments: &[&str]) -> Output {
@@ -333,6 +334,25 @@ fn a_device_s_rates_and_the_reduction_s_times_come_with_their_floors() {
     let refused = bench(&["device", "--rows", "0"]);
     let error = String::from_utf8(refused.stderr).unwrap();
     assert!(error.contains("--rows"), "{error}");
+}
+
+#[test]
+fn the_engine_is_not_measured_on_a_model_of_encoded_blocks_and_says_why() {
+    let model = golden("diffusion_gemma");
+    let output = bench(&[
+        "engine",
+        "--device",
+        "cpu",
+        "--only",
+        "overhead",
+        "--model",
+        model.to_str().unwrap(),
+    ]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    let reason =
+        "a diffusion_gemma model has no masks: it denoises all slots of a block in every step";
+    assert!(error.contains(reason), "{error}");
 }
 
 #[test]

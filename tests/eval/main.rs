@@ -5,6 +5,7 @@ mod accuracy;
 mod blocks;
 mod command;
 mod corpus;
+mod encoded;
 mod likelihood;
 mod noise_level;
 mod oracle;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, ensure};
-use candle_core::{DType, Device, IndexOp, Tensor};
-use unmask::canvas::TokenId;
-use unmask::models::{Denoiser, KvPool, RaggedBatch, Segment};
+use candle_core::{IndexOp, Tensor};
+use unmask::models::encoded_forward::{self, EncodedText};
+use unmask::models::{Denoiser, KvPool};
 
 use super::{integers, unsigned};
 
@@ -14,20 +14,9 @@ pub const BLOCKS: &str = "decoder_input_ids";
 
 /// A batch of such inputs.
 pub struct Inputs {
-    rows: Vec<Row>,
-    /// Slots of a block.
-    length: usize,
+    texts: Vec<EncodedText>,
     /// Slots of a prompt, padding included.
     prompt: usize,
-}
-
-struct Row {
-    /// Of the prompt, on its left.
-    padding: usize,
-    prompt: Vec<TokenId>,
-    block: Vec<TokenId>,
-    /// `[block, vocab]`, of the step before.
-    logits: Option<Tensor>,
 }
 
 impl Inputs {
@@ -79,16 +68,15 @@ impl Inputs {
                 .transpose()?;
             let logits = logits.filter(|_| told.is_none_or(|told| told[0] != 0));
             let tokens = of_row("input_ids", prompts)?;
-            Ok(Row {
-                padding,
-                prompt: unsigned("input_ids", &tokens[padding..])?,
+            Ok(EncodedText {
+                first: padding,
+                encoded: unsigned("input_ids", &tokens[padding..])?,
                 block: unsigned(BLOCKS, &of_row(BLOCKS, blocks)?)?,
-                logits: logits.map(|logits| logits.i(row)).transpose()?,
+                predicted: logits.map(|logits| logits.i(row)).transpose()?,
             })
         };
         Ok(Self {
-            rows: (0..count).map(row).collect::<anyhow::Result<_>>()?,
-            length,
+            texts: (0..count).map(row).collect::<anyhow::Result<_>>()?,
             prompt,
         })
     }
@@ -98,52 +86,13 @@ impl Inputs {
     /// # Errors
     /// If the inputs do not fit the model, or the device fails.
     pub fn logits(&self, model: &dyn Denoiser) -> anyhow::Result<Tensor> {
-        let (count, each) = (self.rows.len(), self.prompt);
-        let pool = KvPool::new(
-            model.spec(),
-            (count * each).max(1),
-            model.dtype(),
-            model.device(),
-        )?;
-        let (mut encoded, mut blocks) = (RaggedBatch::new(), RaggedBatch::new());
-        for (index, row) in self.rows.iter().enumerate() {
-            let positions: Vec<u32> = (row.padding as u32..each as u32).collect();
-            let slots: Vec<u32> = positions
-                .iter()
-                .map(|position| (index * each) as u32 + position)
-                .collect();
-            if !row.prompt.is_empty() {
-                let segment = Segment {
-                    allowed: model
-                        .spec()
-                        .attention
-                        .allowed_among(0..row.prompt.len(), row.prompt.len()),
-                    store: slots.clone(),
-                    encodes: true,
-                    ..Segment::default()
-                };
-                encoded.push_segment(&row.prompt, &positions, segment);
-            }
-            let logits = row.logits.as_ref();
-            let signal = logits
-                .map(|logits| model.self_conditioning(&logits.to_device(model.device())?))
-                .transpose()?;
-            let segment = Segment {
-                context: slots,
-                self_conditioning: signal,
-                ..Segment::default()
-            };
-            let positions: Vec<u32> = (each..each + self.length).map(|p| p as u32).collect();
-            blocks.push_segment(&row.block, &positions, segment);
-        }
-        if encoded.rows() > 0 {
-            model.hidden(&encoded, Some(&pool))?;
-        }
-        let hidden = model.hidden(&blocks, Some(&pool))?;
-        let logits = model.head(&hidden)?.to_dtype(DType::F32)?;
-        let vocab = logits.dim(1)?;
-        Ok(logits
-            .reshape((count, self.length, vocab))?
-            .to_device(&Device::Cpu)?)
+        let slots = self.texts.len() * self.prompt;
+        let (dtype, device) = (model.dtype(), model.device());
+        let pool = KvPool::new(model.spec(), slots.max(1), dtype, device)?;
+        let slot_of = |row: usize, slot: usize| (row * self.prompt + slot) as u32;
+        // The whole prompt at once, as the official forward reads it.
+        let part = self.prompt;
+        let logits = encoded_forward::logits(model, &self.texts, part, &pool, slot_of)?;
+        Ok(logits)
     }
 }

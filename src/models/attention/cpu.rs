@@ -3,6 +3,7 @@
 //! Rows that see the same slots are multiplied together, with those slots alone: what a row gets
 //! depends neither on the other segments nor on whether its keys are cached or recomputed beside it.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use gemm::Parallelism;
@@ -74,13 +75,6 @@ impl Visible {
             Self::First(first)
         }
     }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::First(count) => *count,
-            Self::At(places) => places.len(),
-        }
-    }
 }
 
 /// The rows of a segment, numbered from 0, in tiles.
@@ -110,39 +104,95 @@ fn tiles(segment: &Segment) -> Vec<Tile> {
     tiles
 }
 
+/// What the rows of a segment may see of one key/value head: its context, then its own rows, each `[slots, dim]`. It is
+/// gathered once for all tiles, since of causal rows each is a tile of its own, which sees one slot more than the last.
+struct Seen {
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// Slots of the context.
+    context: usize,
+}
+
+impl Seen {
+    fn of(segment: &Segment, head: usize, layer: Layer) -> Self {
+        let Heads { key_value, dim, .. } = layer.heads;
+        let gather = |cached: &[f32], own: &[f32]| {
+            let slots = segment.context.len() + segment.rows.len();
+            let mut gathered = Vec::with_capacity(slots * dim);
+            let mut take = |from: &[f32], slot: usize| {
+                let at = (slot * key_value + head) * dim;
+                gathered.extend_from_slice(&from[at..at + dim]);
+            };
+            let context = segment.context.iter();
+            context.for_each(|slot| take(cached, *slot as usize));
+            segment.rows.clone().for_each(|row| take(own, row));
+            gathered
+        };
+        Self {
+            k: gather(layer.cached.0, layer.k),
+            v: gather(layer.cached.1, layer.v),
+            context: segment.context.len(),
+        }
+    }
+
+    /// What the rows of `tile` see of `all`, which is one of the two: `[keys, dim]`.
+    fn by<'a>(&self, tile: &Tile, all: &'a [f32], dim: usize) -> Cow<'a, [f32]> {
+        let from = tile.context_from.min(self.context);
+        let slots = |slots: Range<usize>| &all[slots.start * dim..slots.end * dim];
+        match &tile.visible {
+            Visible::First(count) => Cow::Borrowed(slots(from..self.context + count)),
+            Visible::At(places) => {
+                let mut seen = slots(from..self.context).to_vec();
+                let places = places.iter().map(|place| self.context + place);
+                places.for_each(|slot| seen.extend_from_slice(slots(slot..slot + 1)));
+                Cow::Owned(seen)
+            }
+        }
+    }
+}
+
 /// Dot-product attention, of products times `layer.scale`, of every row to its segment's context and rows:
 /// `[rows, heads.query · heads.dim]`. A row that sees nothing gets zeros.
 pub(super) fn attend(segments: &[Segment], layer: Layer) -> Vec<f32> {
     let Heads { query, dim, .. } = layer.heads;
-    let tiled: Vec<(&Segment, Tile)> = segments
+    let tiled: Vec<(&Segment, Vec<Tile>)> = segments
         .iter()
-        .flat_map(|segment| tiles(segment).into_iter().map(move |tile| (segment, tile)))
+        .filter(|segment| !segment.rows.is_empty())
+        .map(|segment| (segment, tiles(segment)))
         .collect();
-    let tasks: Vec<(&Segment, &Tile, usize)> = tiled
+    let tasks: Vec<(&Segment, &[Tile], usize)> = tiled
         .iter()
-        .flat_map(|(segment, tile)| {
-            (0..layer.heads.key_value).map(move |head| (*segment, tile, head))
+        .flat_map(|(segment, tiles)| {
+            (0..layer.heads.key_value).map(move |head| (*segment, tiles.as_slice(), head))
         })
         .collect();
-    let outputs: Vec<Vec<f32>> = tasks
+    let outputs: Vec<Vec<Vec<f32>>> = tasks
         .par_iter()
-        .map(|(segment, tile, head)| attend_tile(segment, tile, *head, layer))
+        .map(|(segment, tiles, head)| {
+            let seen = Seen::of(segment, *head, layer);
+            let tiles = tiles.par_iter();
+            tiles
+                .map(|tile| attend_tile(segment.rows.start, tile, &seen, *head, layer))
+                .collect()
+        })
         .collect();
     let mut attended = vec![0.0; layer.q.len()];
     let group = query / layer.heads.key_value;
-    for ((segment, tile, head), output) in tasks.into_iter().zip(outputs) {
-        let first = segment.rows.start + tile.rows.start;
-        for (row, output) in output.chunks_exact(group * dim).enumerate() {
-            let at = ((first + row) * query + head * group) * dim;
-            attended[at..at + group * dim].copy_from_slice(output);
+    for ((segment, tiles, head), outputs) in tasks.into_iter().zip(outputs) {
+        for (tile, output) in tiles.iter().zip(outputs) {
+            let first = segment.rows.start + tile.rows.start;
+            for (row, output) in output.chunks_exact(group * dim).enumerate() {
+                let at = ((first + row) * query + head * group) * dim;
+                attended[at..at + group * dim].copy_from_slice(output);
+            }
         }
     }
     attended
 }
 
-/// The rows of `tile` through the query heads that read key/value head `head`:
-/// `[rows, query heads a key/value head · dim]`.
-fn attend_tile(segment: &Segment, tile: &Tile, head: usize, layer: Layer) -> Vec<f32> {
+/// The rows of `tile`, of a segment that begins at row `start`, through the query heads that read key/value head
+/// `head`, of which its rows see a part of `seen`: `[rows, query heads a key/value head · dim]`.
+fn attend_tile(start: usize, tile: &Tile, seen: &Seen, head: usize, layer: Layer) -> Vec<f32> {
     let Heads {
         query,
         key_value,
@@ -150,16 +200,12 @@ fn attend_tile(segment: &Segment, tile: &Tile, head: usize, layer: Layer) -> Vec
     } = layer.heads;
     let group = query / key_value;
     let rows = tile.rows.len();
-    let context = segment.context.get(tile.context_from..).unwrap_or(&[]);
-    let keys = context.len() + tile.visible.len();
+    let (k, v) = (seen.by(tile, &seen.k, dim), seen.by(tile, &seen.v, dim));
+    let keys = k.len() / dim;
     let mut output = vec![0.0; rows * group * dim];
     if keys == 0 {
         return output;
     }
-    let start = segment.rows.start;
-    let seen = (context, start, &tile.visible);
-    let k = gather(seen, head, layer.heads, layer.cached.0, layer.k);
-    let v = gather(seen, head, layer.heads, layer.cached.1, layer.v);
     let mut scores = vec![0.0; rows * keys];
     let scale = layer.scale;
     for in_group in 0..group {
@@ -207,31 +253,6 @@ fn attend_tile(segment: &Segment, tile: &Tile, head: usize, layer: Layer) -> Vec
         );
     }
     output
-}
-
-/// What the rows of a tile see of one head of `own` and of the `cached`, `[keys, dim]`: slots of the context, and
-/// rows of the segment that begins at `start`.
-fn gather(
-    (context, start, visible): (&[u32], usize, &Visible),
-    head: usize,
-    heads: Heads,
-    cached: &[f32],
-    own: &[f32],
-) -> Vec<f32> {
-    let Heads { key_value, dim, .. } = heads;
-    let mut gathered = Vec::with_capacity((context.len() + visible.len()) * dim);
-    let mut take = |from: &[f32], slot: usize| {
-        let at = (slot * key_value + head) * dim;
-        gathered.extend_from_slice(&from[at..at + dim]);
-    };
-    for slot in context {
-        take(cached, *slot as usize);
-    }
-    match visible {
-        Visible::First(count) => (0..*count).for_each(|row| take(own, start + row)),
-        Visible::At(places) => places.iter().for_each(|row| take(own, start + row)),
-    }
-    gathered
 }
 
 #[derive(Debug, Clone, Copy)]
