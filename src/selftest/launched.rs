@@ -7,7 +7,7 @@ use super::Failure;
 use super::categorical::{compare, params, row};
 use super::element::{ELEMENTS, Element};
 use super::random::Random;
-use crate::models::{RmsNorm, Rotary, silu_times};
+use crate::models::{Activation, RmsNorm, Rotary, gated};
 use crate::sampling::{self, Guidance, RowParams, RowSample, SamplingError};
 
 /// Draws from logits of every type and layout.
@@ -152,7 +152,7 @@ impl LayerInput {
         &self,
         dtype: DType,
         device: &Device,
-    ) -> candle_core::Result<[(&'static str, Tensor); 6]> {
+    ) -> candle_core::Result<[(&'static str, Tensor); 7]> {
         let [rows, heads, dim, half] = self.shape;
         let place = |x: &Tensor| x.to_dtype(dtype)?.to_device(device);
         let (x, residual) = (part(&place(&self.x)?)?, part(&place(&self.residual)?)?);
@@ -180,7 +180,14 @@ impl LayerInput {
                 "normed and rotated heads",
                 rotary.apply_normed(&by_head, &head_norm)?,
             ),
-            ("silu(x) ⊙ residual", silu_times(&x, &residual)?),
+            (
+                "silu(x) ⊙ residual",
+                gated(Activation::Silu, &x, &residual)?,
+            ),
+            (
+                "gelu(x) ⊙ residual",
+                gated(Activation::GeluTanh, &x, &residual)?,
+            ),
         ])
     }
 }

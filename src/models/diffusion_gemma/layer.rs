@@ -138,8 +138,10 @@ fn experts(config: &Config, router: &Weights, weights: &Weights) -> Result<Mixtu
     let experts = inner.into_iter().zip(outer).map(|([gate, up], [down])| {
         GatedMlp::new(gate, up, down).with_activation(Activation::GeluTanh)
     });
-    let router = Router::ScaledSoftmax {
-        scales: scales.to_vec1()?,
+    let router = Router::Softmax {
+        bias: None,
+        normalized: true,
+        scales: Some(scales.to_vec1()?),
     };
     MixtureOfExperts::new(gate, router, experts.collect(), shape.per_row, None)
 }
