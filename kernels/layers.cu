@@ -28,7 +28,7 @@ __device__ void rms_norm(const T *x, const T *residual, const T *weight, uint32_
 }
 
 /// Heads [rows, heads, dim], normed by `weight` [dim] unless it is nullptr, then the first 2 · `half` dimensions
-/// rotated by cos and sin [rows, half], half-split. A warp a head; `dim` ≤ 256. `out` may be `x`.
+/// rotated by cos and sin [rows, half], half-split. A warp a head; `dim` ≤ 512. `out` may be `x`.
 template <class T, class Angle>
 __device__ void rotate(const T *x, const T *weight, const Angle *cosines, const Angle *sines, uint32_t heads,
                        uint32_t row_heads, uint32_t dim, uint32_t half, float epsilon, T *out) {

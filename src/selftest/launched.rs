@@ -86,6 +86,7 @@ pub(super) fn layers(device: &Device) -> Result<String, Failure> {
             [1, 1, 64, 32],
             [5, 3, 128, 16],
             [3, 2, 256, 128],
+            [2, 2, 512, 256],
             [40, 4, 48, 24],
         ] {
             let input = LayerInput::random(&mut random, element, shape)?;

@@ -118,7 +118,13 @@ pub(super) fn rotations(machine: &mut dyn Machine, extent: Extent) -> Result<Str
             element: Element::F32,
             random: Random::new(33),
         };
-        for (heads, dim, half) in [(1, 64, 32), (3, 128, 64), (2, 256, 32), (5, 96, 48)] {
+        for (heads, dim, half) in [
+            (1, 64, 32),
+            (3, 128, 64),
+            (2, 256, 32),
+            (5, 96, 48),
+            (2, 512, 256),
+        ] {
             let (x, x_bytes) = input.numbers(rows * heads * dim);
             let (weight, weight_bytes) = input.numbers(dim);
             let (cos, cos_bytes) = input.numbers(rows * half);

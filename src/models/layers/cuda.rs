@@ -13,7 +13,7 @@ use crate::kernels::{Launch, ROW_THREADS};
 use crate::models::layers::{Activation, RmsNorm};
 
 /// The widest head that the kernel rotates.
-const WIDEST_HEAD: usize = 256;
+const WIDEST_HEAD: usize = 512;
 
 /// A number that a kernel takes.
 enum Number {
