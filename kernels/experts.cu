@@ -7,8 +7,8 @@
 
 extern "C" __global__ void __launch_bounds__(MOST_EXPERTS)
     experts_route_softmax(const float *logits, uint64_t stride, const float *bias, uint32_t experts, uint32_t per_row,
-                          uint32_t normalized, uint32_t *chosen, float *weights) {
-  route_softmax({logits + blockIdx.x * stride, bias, experts, per_row}, normalized != 0, chosen, weights);
+                          uint32_t normalized, const float *scales, uint32_t *chosen, float *weights) {
+  route_softmax({logits + blockIdx.x * stride, bias, experts, per_row}, normalized != 0, scales, chosen, weights);
 }
 
 extern "C" __global__ void __launch_bounds__(MOST_EXPERTS)
@@ -41,8 +41,8 @@ __device__ void weighted_sum(const float *outputs, const float *weights, uint32_
   extern "C" __global__ void __launch_bounds__(256, blocks)                                                        \
       experts_gate_up_##suffix(const type *x, const ExpertWeights<type> *experts, const ExpertTile *tiles,         \
                                const uint32_t *order, uint32_t per_row, uint32_t hidden, uint32_t intermediate,    \
-                               type *activations) {                                                                \
-    gate_up<type>(x, experts, tiles, order, per_row, hidden, intermediate, activations);                           \
+                               uint32_t activation, type *activations) {                                           \
+    gate_up<type>(x, experts, tiles, order, per_row, hidden, intermediate, activation, activations);               \
   }                                                                                                                \
   extern "C" __global__ void __launch_bounds__(256, blocks)                                                        \
       experts_down_##suffix(const type *activations, const ExpertWeights<type> *experts, const ExpertTile *tiles,  \

@@ -1,5 +1,6 @@
 // What stands between a block's matrix products, each in one pass. CPU twins: src/models/layers (norms,
-// rotary.rs, mlp.rs); equal within rounding.
+// rotary.rs, elementwise.rs); equal within rounding.
+#include "activation.cuh"
 #include "reduce.cuh"
 
 /// sum = x + residual and normed = sum / rms(sum) · weight, rows of `width`, a block each. Without a residual
@@ -27,7 +28,7 @@ __device__ void rms_norm(const T *x, const T *residual, const T *weight, uint32_
 }
 
 /// Heads [rows, heads, dim], normed by `weight` [dim] unless it is nullptr, then the first 2 · `half` dimensions
-/// rotated by cos and sin [rows, half], half-split. A warp a head; `dim` ≤ 256. `out` may be `x`.
+/// rotated by cos and sin [rows, half], half-split. A warp a head; `dim` ≤ 512. `out` may be `x`.
 template <class T, class Angle>
 __device__ void rotate(const T *x, const T *weight, const Angle *cosines, const Angle *sines, uint32_t heads,
                        uint32_t row_heads, uint32_t dim, uint32_t half, float epsilon, T *out) {
@@ -62,12 +63,12 @@ __device__ void rotate(const T *x, const T *weight, const Angle *cosines, const 
     to[i] = narrow<T>(normed(i));
 }
 
-/// silu(gate) ⊙ up, `count` numbers.
-template <class T> __device__ void gated(const T *gate, const T *up, uint64_t count, T *out) {
+/// activation(gate) ⊙ up, `count` numbers.
+template <class T>
+__device__ void gated(const T *gate, const T *up, uint64_t count, uint32_t activation, T *out) {
   uint64_t step = uint64_t(gridDim.x) * blockDim.x;
   for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-    float value = widen(gate[i]);
-    out[i] = narrow<T>(value / (1.0f + __expf(-value)) * widen(up[i]));
+    out[i] = narrow<T>(activated(activation, widen(gate[i])) * widen(up[i]));
   }
 }
 
@@ -93,8 +94,8 @@ template <class T> __device__ void gated(const T *gate, const T *up, uint64_t co
     rotate<type, type>(x, weight, cosines, sines, heads, row_heads, dim, half, epsilon, out);                      \
   }                                                                                                                \
   extern "C" __global__ void __launch_bounds__(512)                                                                \
-      gated_##suffix(const type *gate, const type *up, uint64_t count, type *out) {                                \
-    gated<type>(gate, up, count, out);                                                                             \
+      gated_##suffix(const type *gate, const type *up, uint64_t count, uint32_t activation, type *out) {           \
+    gated<type>(gate, up, count, activation, out);                                                                 \
   }
 
 LAYERS(f32, float)

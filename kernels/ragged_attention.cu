@@ -23,16 +23,22 @@ struct Segment {
 /// Rows of a block: as many as shared memory has room for.
 #define ROWS_OF_BLOCK(dim) ((dim) > 128 ? 8 : 16)
 
+/// Dimensions of a tile of keys or values that are in shared memory at a time: as many as it has room for.
+#define DIMS_OF_TILE(dim) ((dim) > 256 ? 128 : (dim))
+
 /// ROWS_OF_BLOCK rows of a segment, or fewer at its end.
 struct QueryTile {
   uint32_t segment, first;
 };
 
+/// The dimensions from `first_dim` on of the keys, or values, from `first_key` on.
 template <class T, int DIM>
-__device__ void load_tile(float (*to)[DIM + 1], const T *own, const T *pool, const uint32_t *context, Segment segment,
-                          uint32_t first_key, uint32_t keys, uint32_t kv_heads, uint32_t kv_head) {
-  for (uint32_t i = threadIdx.x; i < TILE * DIM; i += blockDim.x) {
-    uint32_t key = first_key + i / DIM, dim = i % DIM;
+__device__ void load_tile(float (*to)[DIMS_OF_TILE(DIM) + 1], const T *own, const T *pool, const uint32_t *context,
+                          Segment segment, uint32_t first_key, uint32_t keys, uint32_t kv_heads, uint32_t kv_head,
+                          uint32_t first_dim) {
+  constexpr int WIDTH = DIMS_OF_TILE(DIM);
+  for (uint32_t i = threadIdx.x; i < TILE * WIDTH; i += blockDim.x) {
+    uint32_t key = first_key + i / WIDTH, dim = first_dim + i % WIDTH;
     float value = 0;
     if (key < keys) {
       bool cached = key < segment.context;
@@ -40,7 +46,7 @@ __device__ void load_tile(float (*to)[DIM + 1], const T *own, const T *pool, con
       uint64_t place = cached ? context[segment.first_context + key] : segment.first_row + key - segment.context;
       value = widen(from[(place * kv_heads + kv_head) * DIM + dim]);
     }
-    to[i / DIM][dim] = value;
+    to[i / WIDTH][i % WIDTH] = value;
   }
 }
 
@@ -49,10 +55,10 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
                                  const Segment *segments, const QueryTile *tiles, const uint32_t *context,
                                  const uint32_t *visible, const uint32_t *allowed, uint32_t heads, uint32_t kv_heads,
                                  float scale, T *out) {
-  constexpr int ROWS = ROWS_OF_BLOCK(DIM), OWN = ROWS / WARPS, PART = DIM / 32;
+  constexpr int ROWS = ROWS_OF_BLOCK(DIM), OWN = ROWS / WARPS, PART = DIM / 32, WIDTH = DIMS_OF_TILE(DIM);
   __shared__ float queries[ROWS][DIM];
   // Padded, so that the lanes read a column of keys without conflicts.
-  __shared__ float tile[TILE][DIM + 1];
+  __shared__ float tile[TILE][WIDTH + 1];
   uint32_t lane = threadIdx.x & 31, warp = threadIdx.x / 32, head = blockIdx.y;
   uint32_t kv_head = head / (heads / kv_heads);
   QueryTile query_tile = tiles[blockIdx.x];
@@ -86,17 +92,20 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
   __syncthreads();
 
   for (uint32_t first_key = 0; first_key < keys; first_key += TILE) {
-    load_tile<T, DIM>(tile, k, pool_keys, context, segment, first_key, keys, kv_heads, kv_head);
-    __syncthreads();
     float score[OWN];
 #pragma unroll
     for (int r = 0; r < OWN; ++r)
       score[r] = 0;
-    for (int d = 0; d < DIM; ++d) {
-      float key = tile[lane][d];
+    for (int first_dim = 0; first_dim < DIM; first_dim += WIDTH) {
+      load_tile<T, DIM>(tile, k, pool_keys, context, segment, first_key, keys, kv_heads, kv_head, first_dim);
+      __syncthreads();
+      for (int d = 0; d < WIDTH; ++d) {
+        float key = tile[lane][d];
 #pragma unroll
-      for (int r = 0; r < OWN; ++r)
-        score[r] += queries[warp * OWN + r][d] * key;
+        for (int r = 0; r < OWN; ++r)
+          score[r] += queries[warp * OWN + r][first_dim + d] * key;
+      }
+      __syncthreads();
     }
     uint32_t key = first_key + lane;
 #pragma unroll
@@ -124,19 +133,21 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
       for (int i = 0; i < PART; ++i)
         result[r][i] *= shrink;
     }
-    __syncthreads();
-    load_tile<T, DIM>(tile, v, pool_values, context, segment, first_key, keys, kv_heads, kv_head);
-    __syncthreads();
-    for (int j = 0; j < TILE; ++j) {
 #pragma unroll
-      for (int r = 0; r < OWN; ++r) {
-        float weight = __shfl_sync(FULL_WARP, score[r], j);
+    for (int first_dim = 0; first_dim < DIM; first_dim += WIDTH) {
+      load_tile<T, DIM>(tile, v, pool_values, context, segment, first_key, keys, kv_heads, kv_head, first_dim);
+      __syncthreads();
+      for (int j = 0; j < TILE; ++j) {
 #pragma unroll
-        for (int i = 0; i < PART; ++i)
-          result[r][i] += weight * tile[j][i * 32 + lane];
+        for (int r = 0; r < OWN; ++r) {
+          float weight = __shfl_sync(FULL_WARP, score[r], j);
+#pragma unroll
+          for (int i = 0; i < WIDTH / 32; ++i)
+            result[r][first_dim / 32 + i] += weight * tile[j][i * 32 + lane];
+        }
       }
+      __syncthreads();
     }
-    __syncthreads();
   }
 #pragma unroll
   for (int r = 0; r < OWN; ++r) {
@@ -165,9 +176,12 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
 RAGGED_ATTENTION(ragged_attention_f32_64, float, 64)
 RAGGED_ATTENTION(ragged_attention_f32_128, float, 128)
 RAGGED_ATTENTION(ragged_attention_f32_256, float, 256)
+RAGGED_ATTENTION(ragged_attention_f32_512, float, 512)
 RAGGED_ATTENTION(ragged_attention_bf16_64, Bf16, 64)
 RAGGED_ATTENTION(ragged_attention_bf16_128, Bf16, 128)
 RAGGED_ATTENTION(ragged_attention_bf16_256, Bf16, 256)
+RAGGED_ATTENTION(ragged_attention_bf16_512, Bf16, 512)
 RAGGED_ATTENTION(ragged_attention_f16_64, F16, 64)
 RAGGED_ATTENTION(ragged_attention_f16_128, F16, 128)
 RAGGED_ATTENTION(ragged_attention_f16_256, F16, 256)
+RAGGED_ATTENTION(ragged_attention_f16_512, F16, 512)

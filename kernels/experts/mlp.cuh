@@ -5,7 +5,7 @@
 // row's sums are added in an order that depends neither on its place in a tile nor on the tile's other rows.
 #pragma once
 
-#include "../common.cuh"
+#include "../activation.cuh"
 #include "group.cuh"
 
 /// Rows of weights of a warp: with ROWS_OF_TILE as many sums as lanes.
@@ -101,11 +101,11 @@ __device__ __forceinline__ float products(WeightRows<T> weights, const T *x, con
   return sum_of_lane(sums);
 }
 
-/// activations[i] = silu(gate(x)) ⊙ up(x) for the i-th entry of `order`. A block a tile and a part of the columns, a
-/// warp two columns.
+/// activations[i] = activation(gate(x)) ⊙ up(x) for the i-th entry of `order`. A block a tile and a part of the columns,
+/// a warp two columns.
 template <class T>
 __device__ void gate_up(const T *x, const ExpertWeights<T> *experts, const ExpertTile *tiles, const uint32_t *order,
-                        uint32_t per_row, uint32_t hidden, uint32_t intermediate, T *activations) {
+                        uint32_t per_row, uint32_t hidden, uint32_t intermediate, uint32_t activation, T *activations) {
   ExpertTile tile = tiles[blockIdx.x];
   uint32_t lane = threadIdx.x & 31;
   uint32_t column = 2 * (blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32);
@@ -122,7 +122,7 @@ __device__ void gate_up(const T *x, const ExpertWeights<T> *experts, const Exper
   uint32_t row = lane / WEIGHT_ROWS;
   if (row < tile.rows && lane % 2 == 0)
     activations[uint64_t(tile.first + row) * intermediate + column + lane % WEIGHT_ROWS / 2] =
-        narrow<T>(mine / (1.0f + __expf(-mine)) * beside);
+        narrow<T>(activated(activation, mine) * beside);
 }
 
 /// outputs[order[i]] = down(activations[i]). A block a tile and a part of the columns, a warp four columns.

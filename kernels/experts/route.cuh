@@ -41,7 +41,7 @@ __device__ __forceinline__ uint32_t rank(const uint32_t *keys, uint32_t count, u
 /// e^x for x ≤ 0, and NaN for NaN.
 __device__ __forceinline__ float exponential(float x) { return x != x ? x : exact::exp(x); }
 
-/// Chooses by the keys, once they are all written; `weigh(score, sum of the chosen scores)` is a weight.
+/// Chooses by the keys, once they are all written; `weigh(expert, sum of the chosen scores)` is a weight.
 template <class Weigh>
 __device__ void choose(RouterRow row, RouterScratch &scratch, Weigh weigh, uint32_t *chosen, float *weights) {
   __syncthreads();
@@ -57,12 +57,14 @@ __device__ void choose(RouterRow row, RouterScratch &scratch, Weigh weigh, uint3
   uint64_t first = uint64_t(blockIdx.x) * row.per_row;
   for (uint32_t i = threadIdx.x; i < row.per_row; i += blockDim.x) {
     chosen[first + i] = scratch.chosen[i];
-    weights[first + i] = weigh(scratch.scores[scratch.chosen[i]], sum);
+    weights[first + i] = weigh(scratch.chosen[i], sum);
   }
 }
 
-/// By probability, plus the bias, which stays in the weights; divided by their sum if they are normalised.
-__device__ __forceinline__ void route_softmax(RouterRow row, bool normalized, uint32_t *chosen, float *weights) {
+/// By probability, plus the bias, which stays in the weights; divided by their sum if they are normalised, then each
+/// times its expert's scale.
+__device__ __forceinline__ void route_softmax(RouterRow row, bool normalized, const float *scales, uint32_t *chosen,
+                                              float *weights) {
   __shared__ RouterScratch scratch;
   // Each warp for itself: what they compute is the same, and they need not wait for each other.
   uint32_t lane = threadIdx.x & 31;
@@ -78,7 +80,10 @@ __device__ __forceinline__ void route_softmax(RouterRow row, bool normalized, ui
     scratch.scores[expert] = __fadd_rn(probability, row.bias[expert]);
     scratch.keys[expert] = ordered(scratch.scores[expert]);
   }
-  auto weigh = [&](float score, float sum) { return normalized ? __fdiv_rn(score, sum) : score; };
+  auto weigh = [&](uint32_t expert, float sum) {
+    float score = scratch.scores[expert];
+    return __fmul_rn(normalized ? __fdiv_rn(score, sum) : score, scales[expert]);
+  };
   choose(row, scratch, weigh, chosen, weights);
 }
 
@@ -117,7 +122,8 @@ __device__ __forceinline__ void route_grouped(RouterRow row, uint32_t groups, ui
     if (rank(scratch.group_keys, groups, expert / size) >= kept_groups)
       scratch.keys[expert] = ordered(-INFINITY);
   }
-  auto weigh = [&](float score, float sum) {
+  auto weigh = [&](uint32_t expert, float sum) {
+    float score = scratch.scores[expert];
     float share = row.per_row > 1 ? __fdiv_rn(score, __fadd_rn(sum, 1e-20f)) : score;
     return __fmul_rn(share, scale);
   };

@@ -122,6 +122,7 @@ impl LladaMoe {
         let router = Router::Softmax {
             bias,
             normalized: false,
+            scales: None,
         };
         MixtureOfExperts::load(self.experts, router, shared, mlp)
     }

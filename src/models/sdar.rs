@@ -113,6 +113,7 @@ impl Architecture for Sdar {
                         let router = Router::Softmax {
                             bias: None,
                             normalized: experts.normalized,
+                            scales: None,
                         };
                         let experts =
                             MixtureOfExperts::load(experts.shape, router, None, &weights)?;

@@ -164,7 +164,7 @@ pub(super) fn random(machine: &mut dyn Machine, extent: Extent) -> Result<String
         Extent::Full => (600, 300),
     };
     let mut worst = [0f64; 3];
-    for dim in [64, 128, 256] {
+    for dim in [64, 128, 256, 512] {
         for element in ELEMENTS {
             let heads = random.pick(&[(1, 1), (4, 2), (3, 3), (4, 1)]);
             let batch = batch(&mut random, slots, longest);

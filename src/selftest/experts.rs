@@ -1,11 +1,13 @@
 //! The kernels of a mixture of experts against the router and the definition.
 
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
 use super::element::{ELEMENTS, Element};
 use super::random::Random;
 use super::{Extent, Failure};
 use crate::kernels::{Argument, Machine};
-use crate::models::Router;
 use crate::models::grouped::{self, ExpertTile, ROWS_OF_TILE};
+use crate::models::{Activation, Router};
 
 /// What no kernel writes.
 const UNWRITTEN: u32 = 0xdead_beef;
@@ -75,8 +77,8 @@ fn compare(
 
 /// One of each kind.
 fn routers(random: &mut Random, experts: usize) -> Vec<Router> {
-    let mut bias = || (0..experts).map(|_| random.normal() / 8.0).collect();
-    let (of_softmax, of_groups) = (bias(), bias());
+    let mut numbers = |size: f32| (0..experts).map(|_| size * random.normal()).collect();
+    let (of_softmax, of_groups, scales) = (numbers(0.125), numbers(0.125), numbers(1.0));
     let divisors: Vec<usize> = (1..=experts)
         .filter(|n| experts.is_multiple_of(*n))
         .collect();
@@ -85,6 +87,7 @@ fn routers(random: &mut Random, experts: usize) -> Vec<Router> {
         Router::Softmax {
             bias: random.chance(0.5).then_some(of_softmax),
             normalized: random.chance(0.5),
+            scales: random.chance(0.5).then_some(scales),
         },
         Router::GroupedSigmoid {
             bias: of_groups,
@@ -137,11 +140,18 @@ fn route(
     let rows = logits.len() / stride;
     let mut chosen = vec![UNWRITTEN; rows * per_row];
     let mut weights = vec![f32::NAN; rows * per_row];
-    let none = vec![0.0; experts];
-    let (bias, numbers) = match router {
-        Router::Softmax { bias, normalized } => (
-            bias.as_ref().unwrap_or(&none),
-            vec![Argument::U32(u32::from(*normalized))],
+    let [zeros, ones] = [0.0, 1.0].map(|number| vec![number; experts]);
+    let (bias, rest) = match router {
+        Router::Softmax {
+            bias,
+            normalized,
+            scales,
+        } => (
+            bias.as_ref().unwrap_or(&zeros),
+            vec![
+                Argument::U32(u32::from(*normalized)),
+                Argument::input(scales.as_ref().unwrap_or(&ones)),
+            ],
         ),
         Router::GroupedSigmoid {
             bias,
@@ -150,14 +160,9 @@ fn route(
             scale,
         } => {
             let groups = [groups, kept_groups].map(|number| Argument::U32(*number as u32));
-            let mut numbers = Vec::from(groups);
-            numbers.push(Argument::F32(*scale));
-            (bias, numbers)
-        }
-        Router::ScaledSoftmax { .. } => {
-            return Err(Failure::Differs(
-                "no kernel scales a router's weights".into(),
-            ));
+            let mut rest = Vec::from(groups);
+            rest.push(Argument::F32(*scale));
+            (bias, rest)
         }
     };
     let mut arguments = vec![
@@ -167,11 +172,11 @@ fn route(
         Argument::U32(experts as u32),
         Argument::U32(per_row as u32),
     ];
-    arguments.extend(numbers);
+    arguments.extend(rest);
     arguments.push(Argument::output(&mut chosen));
     arguments.push(Argument::output(&mut weights));
     let launch = grouped::route(router, rows, experts);
-    // SAFETY: the parameters of the router's kernel; rows of `experts` logits, and as many numbers of a bias.
+    // SAFETY: the parameters of the router's kernel; rows of `experts` logits, and as many numbers of a bias and scales.
     unsafe { machine.launch(&launch, &mut arguments) }?;
     Ok(Routed {
         per_row,
@@ -328,6 +333,7 @@ impl Aligned {
 /// Experts' weights, rounded to an element.
 struct Experts {
     element: Element,
+    activation: Activation,
     hidden: usize,
     intermediate: usize,
     /// Gate and up `[intermediate, hidden]`, down `[hidden, intermediate]` of each.
@@ -339,6 +345,7 @@ impl Experts {
     fn random(
         random: &mut Random,
         element: Element,
+        activation: Activation,
         (hidden, intermediate): (usize, usize),
         experts: usize,
     ) -> Self {
@@ -350,6 +357,7 @@ impl Experts {
         let expert = |_| [matrix(hidden), matrix(hidden), matrix(intermediate)];
         Self {
             element,
+            activation,
             hidden,
             intermediate,
             weights: (0..experts).map(expert).collect(),
@@ -388,6 +396,7 @@ impl Experts {
             number(routed.per_row),
             number(self.hidden),
             number(self.intermediate),
+            Argument::U32(self.activation as u32),
             Argument::Out(activations.bytes_mut()),
         ];
         let launch = grouped::gate_up(kernel, tiles.len(), self.intermediate);
@@ -439,10 +448,7 @@ impl Experts {
                 let [gate, up, down] = &self.weights[routed.chosen[entry] as usize];
                 let gated = gate.chunks(self.hidden).zip(up.chunks(self.hidden));
                 let activations: Vec<f64> = gated
-                    .map(|(gate, up)| {
-                        let gate = dot(gate, &x);
-                        gate / (1.0 + (-gate).exp()) * dot(up, &x)
-                    })
+                    .map(|(gate, up)| activated(self.activation, dot(gate, &x)) * dot(up, &x))
                     .collect();
                 let weight = f64::from(routed.weights[entry]);
                 for (sum, down) in sum.iter_mut().zip(down.chunks(self.intermediate)) {
@@ -455,6 +461,16 @@ impl Experts {
     }
 }
 
+fn activated(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            let u = FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * (x + 0.044_715 * x.powi(3));
+            x * (1.0 + u.tanh()) / 2.0
+        }
+    }
+}
+
 pub(super) fn mixtures(machine: &mut dyn Machine, extent: Extent) -> Result<String, Failure> {
     let mut random = Random::new(62);
     let widths: &[(usize, usize)] = match extent {
@@ -462,7 +478,8 @@ pub(super) fn mixtures(machine: &mut dyn Machine, extent: Extent) -> Result<Stri
         Extent::Full => &[(264, 520), (2048, 512), (1024, 768)],
     };
     let mut worst = [0f64; 3];
-    for (rows, experts, per_row) in SIZES {
+    let activations = [Activation::Silu, Activation::GeluTanh].into_iter().cycle();
+    for ((rows, experts, per_row), activation) in SIZES.into_iter().zip(activations) {
         for element in ELEMENTS {
             let experts = match extent {
                 Extent::Small => experts.min(16),
@@ -478,7 +495,7 @@ pub(super) fn mixtures(machine: &mut dyn Machine, extent: Extent) -> Result<Stri
             let widths = random.pick(widths);
             let choice = random.pick(&[Choice::Random, Choice::First]);
             let routed = choice.routed(&mut random, rows, experts, per_row);
-            let mixture = Experts::random(&mut random, element, widths, experts);
+            let mixture = Experts::random(&mut random, element, activation, widths, experts);
             let x = mixture.rows(&mut random, rows);
             let out = mixture.run(machine, &x, &routed)?;
             // Of a number of its size or of 1: activations are rounded to the element too.
@@ -488,8 +505,8 @@ pub(super) fn mixtures(machine: &mut dyn Machine, extent: Extent) -> Result<Stri
                 worst[element as usize] = worst[element as usize].max(error);
                 if error.is_nan() || error > tolerance {
                     return Err(Failure::Differs(format!(
-                        "{element:?}, {rows} rows of {widths:?} to {per_row} of {experts} experts, {choice:?}: \
-                         {given} for {wanted}"
+                        "{element:?}, {activation:?}, {rows} rows of {widths:?} to {per_row} of {experts} experts, \
+                         {choice:?}: {given} for {wanted}"
                     )));
                 }
             }
@@ -505,7 +522,8 @@ pub(super) fn invariance(machine: &mut dyn Machine, _: Extent) -> Result<String,
     let mut random = Random::new(63);
     let (rows, experts, per_row, width) = (37, 5, 2, 72);
     for element in ELEMENTS {
-        let mixture = Experts::random(&mut random, element, (width, 40), experts);
+        let activation = random.pick(&[Activation::Silu, Activation::GeluTanh]);
+        let mixture = Experts::random(&mut random, element, activation, (width, 40), experts);
         let routed = Choice::Random.routed(&mut random, rows, experts, per_row);
         let mut x = mixture.rows(&mut random, rows);
         let bad = random.below(rows);

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use super::Failure;
 use super::element::{ELEMENTS, Element};
 use super::random::Random;
-use crate::models::{MixtureOfExperts, Router};
+use crate::models::{Activation, MixtureOfExperts, Router};
 
 /// How large a mixture is.
 #[derive(Debug, Clone, Copy)]
@@ -47,17 +47,18 @@ pub(super) fn mixtures(device: &Device) -> Result<String, Failure> {
     let mut random = Random::new(64);
     let mut compared = 0;
     for size in SIZES {
-        for router in routers(&mut random, size.experts) {
+        for (router, activation) in kinds(&mut random, size.experts) {
             for element in ELEMENTS {
                 let input = Input::random(&mut random, element, size)?;
-                let found = input.output(&router, element.dtype(), device)?;
-                let wanted = input.output(&router, DType::F32, &Device::Cpu)?;
+                let output = |dtype, device| input.output(&router, activation, dtype, device);
+                let found = output(element.dtype(), device)?;
+                let wanted = output(DType::F32, &Device::Cpu)?;
                 let unit = [1e-6, 1.0 / 128.0, 1.0 / 1024.0][element as usize];
                 for (found, wanted) in found.iter().zip(&wanted) {
                     let error = (found - wanted).abs();
                     if error.is_nan() || error > 8.0 * unit * wanted.abs().max(2.0) {
                         return Err(Failure::Differs(format!(
-                            "{size:?} by {router:?}, {element:?}: {found} for {wanted}"
+                            "{size:?} by {router:?}, {activation:?}, {element:?}: {found} for {wanted}"
                         )));
                     }
                 }
@@ -70,11 +71,14 @@ pub(super) fn mixtures(device: &Device) -> Result<String, Failure> {
     ))
 }
 
-fn routers(random: &mut Random, experts: usize) -> [Router; 3] {
+/// Every router, and experts of every activation.
+fn kinds(random: &mut Random, experts: usize) -> [(Router, Activation); 4] {
     let bias = (0..experts).map(|_| random.normal() / 8.0).collect();
-    let softmax = |normalized| Router::Softmax {
+    let scales = (0..experts).map(|_| 0.5 + random.uniform()).collect();
+    let softmax = |normalized, scales| Router::Softmax {
         bias: None,
         normalized,
+        scales,
     };
     let groups = if experts.is_multiple_of(4) { 4 } else { 1 };
     let of_groups = Router::GroupedSigmoid {
@@ -83,7 +87,12 @@ fn routers(random: &mut Random, experts: usize) -> [Router; 3] {
         kept_groups: groups.div_ceil(2),
         scale: 2.5,
     };
-    [softmax(false), softmax(true), of_groups]
+    [
+        (softmax(false, None), Activation::Silu),
+        (softmax(true, None), Activation::GeluTanh),
+        (softmax(true, Some(scales)), Activation::GeluTanh),
+        (of_groups, Activation::Silu),
+    ]
 }
 
 /// Tensors on the CPU, in f32 but rounded to an element.
@@ -136,6 +145,7 @@ impl Input {
     fn output(
         &self,
         router: &Router,
+        activation: Activation,
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Vec<f32>> {
@@ -147,6 +157,7 @@ impl Input {
         let mixture = MixtureOfExperts::from_tensors(
             self.gate.to_device(device)?,
             router.clone(),
+            activation,
             experts.collect::<candle_core::Result<_>>()?,
             self.size.per_row,
         )?;

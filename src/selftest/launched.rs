@@ -7,7 +7,7 @@ use super::Failure;
 use super::categorical::{compare, params, row};
 use super::element::{ELEMENTS, Element};
 use super::random::Random;
-use crate::models::{RmsNorm, Rotary, silu_times};
+use crate::models::{Activation, RmsNorm, Rotary, gated};
 use crate::sampling::{self, Guidance, RowParams, RowSample, SamplingError};
 
 /// Draws from logits of every type and layout.
@@ -86,6 +86,7 @@ pub(super) fn layers(device: &Device) -> Result<String, Failure> {
             [1, 1, 64, 32],
             [5, 3, 128, 16],
             [3, 2, 256, 128],
+            [2, 2, 512, 256],
             [40, 4, 48, 24],
         ] {
             let input = LayerInput::random(&mut random, element, shape)?;
@@ -152,7 +153,7 @@ impl LayerInput {
         &self,
         dtype: DType,
         device: &Device,
-    ) -> candle_core::Result<[(&'static str, Tensor); 6]> {
+    ) -> candle_core::Result<[(&'static str, Tensor); 7]> {
         let [rows, heads, dim, half] = self.shape;
         let place = |x: &Tensor| x.to_dtype(dtype)?.to_device(device);
         let (x, residual) = (part(&place(&self.x)?)?, part(&place(&self.residual)?)?);
@@ -180,7 +181,14 @@ impl LayerInput {
                 "normed and rotated heads",
                 rotary.apply_normed(&by_head, &head_norm)?,
             ),
-            ("silu(x) ⊙ residual", silu_times(&x, &residual)?),
+            (
+                "silu(x) ⊙ residual",
+                gated(Activation::Silu, &x, &residual)?,
+            ),
+            (
+                "gelu(x) ⊙ residual",
+                gated(Activation::GeluTanh, &x, &residual)?,
+            ),
         ])
     }
 }

@@ -6,6 +6,7 @@ use super::element::{ELEMENTS, Element};
 use super::random::Random;
 use super::{Extent, Failure};
 use crate::kernels::{Argument, Launch, Machine};
+use crate::models::Activation;
 
 const EPSILON: f32 = 1e-5;
 
@@ -117,7 +118,13 @@ pub(super) fn rotations(machine: &mut dyn Machine, extent: Extent) -> Result<Str
             element: Element::F32,
             random: Random::new(33),
         };
-        for (heads, dim, half) in [(1, 64, 32), (3, 128, 64), (2, 256, 32), (5, 96, 48)] {
+        for (heads, dim, half) in [
+            (1, 64, 32),
+            (3, 128, 64),
+            (2, 256, 32),
+            (5, 96, 48),
+            (2, 512, 256),
+        ] {
             let (x, x_bytes) = input.numbers(rows * heads * dim);
             let (weight, weight_bytes) = input.numbers(dim);
             let (cos, cos_bytes) = input.numbers(rows * half);
@@ -187,22 +194,29 @@ pub(super) fn gates(machine: &mut dyn Machine, extent: Extent) -> Result<String,
             let count = rows * width;
             let (gate, gate_bytes) = input.numbers(count);
             let (up, up_bytes) = input.numbers(count);
-            let mut out = gate_bytes.clone();
-            let kernel = element.kernel(["gated_f32", "gated_bf16", "gated_f16"]);
-            // SAFETY: the parameters of the kernel; all memory is of `count` numbers.
-            unsafe {
-                machine.launch(
-                    &Launch::numbers(kernel, count, machine.row_threads()),
-                    &mut [
-                        Argument::In(&gate_bytes),
-                        Argument::In(&up_bytes),
-                        Argument::U64(count as u64),
-                        Argument::Out(&mut out),
-                    ],
-                )
-            }?;
-            let twin = (tensor(&gate, count)?.silu()? * tensor(&up, count)?)?;
-            compare(element, &out, &twin, "gated")?;
+            let (gate, up) = (tensor(&gate, count)?, tensor(&up, count)?);
+            for (activation, activated) in [
+                (Activation::Silu, gate.silu()?),
+                (Activation::GeluTanh, gate.gelu()?),
+            ] {
+                let mut out = gate_bytes.clone();
+                let kernel = element.kernel(["gated_f32", "gated_bf16", "gated_f16"]);
+                // SAFETY: the parameters of the kernel; all memory is of `count` numbers.
+                unsafe {
+                    machine.launch(
+                        &Launch::numbers(kernel, count, machine.row_threads()),
+                        &mut [
+                            Argument::In(&gate_bytes),
+                            Argument::In(&up_bytes),
+                            Argument::U64(count as u64),
+                            Argument::U32(activation as u32),
+                            Argument::Out(&mut out),
+                        ],
+                    )
+                }?;
+                let what = format!("gated by {activation:?}");
+                compare(element, &out, &(activated * &up)?, &what)?;
+            }
         }
     }
     Ok("within two units in the last place".into())

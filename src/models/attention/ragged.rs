@@ -67,6 +67,11 @@ pub(crate) fn kernels(dim: usize) -> Option<[&'static str; 3]> {
             "ragged_attention_bf16_256",
             "ragged_attention_f16_256",
         ]),
+        512 => Some([
+            "ragged_attention_f32_512",
+            "ragged_attention_bf16_512",
+            "ragged_attention_f16_512",
+        ]),
         _ => None,
     }
 }

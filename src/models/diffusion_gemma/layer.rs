@@ -116,11 +116,21 @@ impl Layer {
             norms.post_feedforward_2.forward(&routed)?,
         ];
         let sum = (x + norms.post_feedforward.forward(&(dense + routed)?)?)?;
-        let scales = encodes
-            .iter()
-            .map(|encodes| self.scales[usize::from(*encodes)]);
-        let scales = Tensor::from_iter(scales, sum.device())?.reshape((encodes.len(), 1))?;
-        sum.broadcast_mul(&scales.to_dtype(sum.dtype())?)
+        self.scaled(&sum, encodes)
+    }
+
+    /// `x` `[rows, hidden]` times the decoder's scale or, where a row is the encoder's, that of the encoder.
+    fn scaled(&self, x: &Tensor, encodes: &[bool]) -> Result<Tensor> {
+        let (mut parts, mut first) = (Vec::new(), 0);
+        for alike in encodes.chunk_by(|a, b| a == b) {
+            let scale = self.scales[usize::from(alike[0])];
+            parts.push((x.narrow(0, first, alike.len())? * f64::from(scale))?);
+            first += alike.len();
+        }
+        match parts.as_slice() {
+            [part] => Ok(part.clone()),
+            parts => Tensor::cat(parts, 0),
+        }
     }
 }
 
@@ -138,8 +148,10 @@ fn experts(config: &Config, router: &Weights, weights: &Weights) -> Result<Mixtu
     let experts = inner.into_iter().zip(outer).map(|([gate, up], [down])| {
         GatedMlp::new(gate, up, down).with_activation(Activation::GeluTanh)
     });
-    let router = Router::ScaledSoftmax {
-        scales: scales.to_vec1()?,
+    let router = Router::Softmax {
+        bias: None,
+        normalized: true,
+        scales: Some(scales.to_vec1()?),
     };
     MixtureOfExperts::new(gate, router, experts.collect(), shape.per_row, None)
 }

@@ -10,10 +10,10 @@ use half::{bf16, f16};
 
 use crate::kernels::cuda::{config, function};
 use crate::kernels::{Launch, ROW_THREADS};
-use crate::models::layers::RmsNorm;
+use crate::models::layers::{Activation, RmsNorm};
 
 /// The widest head that the kernel rotates.
-const WIDEST_HEAD: usize = 256;
+const WIDEST_HEAD: usize = 512;
 
 /// A number that a kernel takes.
 enum Number {
@@ -84,8 +84,8 @@ pub(super) fn rotated(
     Ok(Some(rotated))
 }
 
-/// silu(gate) ⊙ up
-pub(super) fn gated(gate: &Tensor, up: &Tensor) -> Result<Option<Tensor>> {
+/// activation(gate) ⊙ up
+pub(super) fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Option<Tensor>> {
     let inputs = [gate, up];
     if !are_for(&inputs) || up.dims() != gate.dims() {
         return Ok(None);
@@ -93,7 +93,8 @@ pub(super) fn gated(gate: &Tensor, up: &Tensor) -> Result<Option<Tensor>> {
     let count = gate.elem_count();
     let launch = |name| Launch::numbers(name, count, ROW_THREADS);
     let names = ["gated_f32", "gated_bf16", "gated_f16"];
-    let [gated] = run(names.map(launch), &inputs, &[Number::U64(count as u64)])?;
+    let numbers = [Number::U64(count as u64), Number::U32(activation as u32)];
+    let [gated] = run(names.map(launch), &inputs, &numbers)?;
     Ok(Some(gated))
 }
 

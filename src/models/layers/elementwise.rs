@@ -16,38 +16,40 @@ fn is_on_cpu_in_f32(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-/// silu(gate) ⊙ up of two tensors of the same shape, where silu(x) = x / (1 + e^−x).
-pub(crate) fn silu_times(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+/// What the gate of an MLP goes through, numbered as in `kernels/activation.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Activation {
+    /// silu(x) = x / (1 + e^−x).
+    Silu = 0,
+    /// gelu in its tanh approximation (Hendrycks & Gimpel, arXiv:1606.08415):
+    /// x (1 + tanh u) / 2 = x / (1 + e^−2u) with u = √(2/π) (x + 0.044715 x³).
+    GeluTanh = 1,
+}
+
+/// activation(gate) ⊙ up of two tensors of the same shape.
+pub(crate) fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
-    if let Some(product) = cuda::gated(gate, up)? {
+    if let Some(product) = cuda::gated(activation, gate, up)? {
         return Ok(product);
     }
     if !is_on_cpu_in_f32(gate) {
-        return gate.silu()? * up;
+        let activated = match activation {
+            Activation::Silu => gate.silu()?,
+            Activation::GeluTanh => gate.gelu()?,
+        };
+        return activated * up;
     }
+    let write = match activation {
+        Activation::Silu => write_silu_times,
+        Activation::GeluTanh => write_gelu_times,
+    };
     let product = with_floats([gate, up], |[gate, up]| {
         let mut product = vec![0.0; gate.len()];
         product
             .par_chunks_mut(CHUNK)
             .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
-            .for_each(|(product, (gate, up))| write_silu_times(product, gate, up));
-        product
-    })?;
-    Tensor::from_vec(product, gate.shape(), gate.device())
-}
-
-/// gelu(gate) ⊙ up of two tensors of the same shape, with the tanh approximation of gelu (Hendrycks & Gimpel,
-/// arXiv:1606.08415): x (1 + tanh u) / 2 = x / (1 + e^−2u) with u = √(2/π) (x + 0.044715 x³).
-pub(super) fn gelu_times(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if !is_on_cpu_in_f32(gate) {
-        return gate.gelu()? * up;
-    }
-    let product = with_floats([gate, up], |[gate, up]| {
-        let mut product = vec![0.0; gate.len()];
-        product
-            .par_chunks_mut(CHUNK)
-            .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
-            .for_each(|(product, (gate, up))| write_gelu_times(product, gate, up));
+            .for_each(|(product, (gate, up))| write(product, gate, up));
         product
     })?;
     Tensor::from_vec(product, gate.shape(), gate.device())
@@ -135,8 +137,13 @@ mod tests {
     #[test]
     fn the_product_equals_candles() -> Result<()> {
         let (gate, up) = (values((5, 7, 300), 20.0), values((5, 7, 300), 3.0));
-        let expected = (gate.silu()? * &up)?;
-        assert!(most(&silu_times(&gate, &up)?, &expected) < 1e-5);
+        for (activation, activated) in [
+            (Activation::Silu, gate.silu()?),
+            (Activation::GeluTanh, gate.gelu()?),
+        ] {
+            let expected = (activated * &up)?;
+            assert!(most(&gated(activation, &gate, &up)?, &expected) < 1e-5);
+        }
         Ok(())
     }
 

@@ -2,18 +2,8 @@
 
 use candle_core::{Module, Result, Tensor};
 
-use crate::models::layers::elementwise::{gelu_times, silu_times};
-use crate::models::layers::{Linear, MixtureOfExperts};
+use crate::models::layers::{Activation, Linear, MixtureOfExperts, gated};
 use crate::models::weights::Weights;
-
-/// What the gate of an MLP goes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::models) enum Activation {
-    /// x / (1 + e^−x).
-    Silu,
-    /// The tanh approximation of gelu.
-    GeluTanh,
-}
 
 /// A gated MLP.
 #[derive(Debug, Clone)]
@@ -49,12 +39,15 @@ impl GatedMlp {
         ))
     }
 
-    /// The weights gate, up and down, where none is quantised or has a bias beside it, and the activation is silu.
+    /// What the gate goes through.
     #[cfg(feature = "cuda")]
-    pub fn float_weights_around_silu(&self) -> Option<[&Tensor; 3]> {
-        if self.activation != Activation::Silu {
-            return None;
-        }
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// The weights gate, up and down, where none is quantised or has a bias beside it.
+    #[cfg(feature = "cuda")]
+    pub fn float_weights(&self) -> Option<[&Tensor; 3]> {
         let [gate, up, down] = [&self.gate, &self.up, &self.down].map(Linear::float_weight);
         Some([gate?, up?, down?])
     }
@@ -62,11 +55,7 @@ impl GatedMlp {
     /// `[rows, hidden]` → `[rows, hidden]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [gate, up] = Linear::forward_each([&self.gate, &self.up], x)?;
-        let activated = match self.activation {
-            Activation::Silu => silu_times(&gate, &up)?,
-            Activation::GeluTanh => gelu_times(&gate, &up)?,
-        };
-        self.down.forward(&activated)
+        self.down.forward(&gated(self.activation, &gate, &up)?)
     }
 }
 

@@ -13,7 +13,7 @@ mod q8;
 mod rotary;
 mod transformer;
 
-pub(crate) use elementwise::silu_times;
+pub(crate) use elementwise::{Activation, gated};
 pub(crate) use moe::{MixtureOfExperts, Router, grouped};
 pub(crate) use norm::RmsNorm;
 pub(crate) use rotary::{Rotary, RotaryRows};
@@ -21,7 +21,7 @@ pub(crate) use rotary::{Rotary, RotaryRows};
 pub(super) use block::{Block, SelfAttention};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
 pub(super) use linear::{Linear, product};
-pub(super) use mlp::{Activation, GatedMlp, Mlp};
+pub(super) use mlp::{GatedMlp, Mlp};
 pub(super) use moe::{EXPERTS, ExpertShape};
 pub(super) use rotary::{Llama3Scaling, frequencies};
 pub(super) use transformer::{Network, Transformer, embedding_and_head};

@@ -7,7 +7,7 @@ use super::arrangement::{BlockParameters, Place};
 use super::derivatives;
 use super::gradient::Gradient;
 use super::inputs::{BackwardInputs, Inputs};
-use crate::models::silu_times;
+use crate::models::{Activation, gated};
 use crate::train::layout::NetworkShape;
 
 /// A block, and the batch that goes through it.
@@ -94,7 +94,7 @@ impl Block<'_> {
         let middle_normed = self.norm(&middle, &weights.ff_norm)?;
         let gate = middle_normed.matmul(&weights.gate.t()?)?;
         let up = middle_normed.matmul(&weights.up.t()?)?;
-        let gated = silu_times(&gate, &up)?;
+        let gated = gated(Activation::Silu, &gate, &up)?;
         let out = self.add(&middle, &gated.matmul(&weights.ff_out.t()?)?)?;
         let trace = BlockTrace {
             x,

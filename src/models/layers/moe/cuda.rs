@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Storage, Tensor};
 use half::{bf16, f16};
 
 use super::grouped::{self, ExpertTile};
-use super::{GatedMlp, Router};
+use super::{Activation, GatedMlp, Router};
 use crate::kernels::cuda::{config, function};
 
 /// Rows an expert, on average, up to which the kernels are used. They multiply on ordinary cores: for more rows,
@@ -31,6 +31,9 @@ pub(super) struct DeviceExperts {
     router: Router,
     /// `[experts]`, zeros if the router has none.
     bias: CudaSlice<f32>,
+    /// `[experts]`, ones if the router has none.
+    scales: CudaSlice<f32>,
+    activation: Activation,
     /// Addresses `[experts, 3]` of gate, up and down.
     table: CudaSlice<u64>,
     /// What the addresses point to.
@@ -57,20 +60,19 @@ struct Grouped {
 }
 
 impl DeviceExperts {
-    /// `None` if the experts are not on a CUDA device, are quantised, or have a type or shape that the kernels are not
-    /// built for.
+    /// `None` if the experts are not on a CUDA device, are quantised, differ in their activations, or have a type or
+    /// shape that the kernels are not built for.
     ///
     /// # Errors
     /// If the device fails.
     pub fn new(router: &Router, experts: &[GatedMlp], per_row: usize) -> Result<Option<Self>> {
-        let weights: Option<Vec<_>> = experts
-            .iter()
-            .map(GatedMlp::float_weights_around_silu)
-            .collect();
+        let weights: Option<Vec<_>> = experts.iter().map(GatedMlp::float_weights).collect();
         let Some(weights) = weights else {
             return Ok(None);
         };
-        let Some([first, ..]) = weights.first() else {
+        let (Some([first, ..]), Some(activation)) =
+            (weights.first(), experts.first().map(GatedMlp::activation))
+        else {
             return Ok(None);
         };
         let (intermediate, hidden) = first.dims2()?;
@@ -85,7 +87,8 @@ impl DeviceExperts {
             is_for(gate, [intermediate, hidden])
                 && is_for(up, [intermediate, hidden])
                 && is_for(down, [hidden, intermediate])
-        }) || !chooses(router, experts.len(), per_row)
+        }) || experts.iter().any(|other| other.activation() != activation)
+            || !chooses(router, experts.len(), per_row)
             || !hidden.is_multiple_of(LANE_NUMBERS)
             || !intermediate.is_multiple_of(LANE_NUMBERS)
         {
@@ -103,14 +106,16 @@ impl DeviceExperts {
             return Ok(None);
         };
         let device = first.device().as_cuda_device()?;
-        let bias = match router {
-            Router::Softmax { bias, .. } => bias.clone(),
-            Router::GroupedSigmoid { bias, .. } => Some(bias.clone()),
-            Router::ScaledSoftmax { .. } => return Ok(None),
+        let (bias, scales) = match router {
+            Router::Softmax { bias, scales, .. } => (bias.clone(), scales.clone()),
+            Router::GroupedSigmoid { bias, .. } => (Some(bias.clone()), None),
         };
+        let all = |number: f32| vec![number; experts.len()];
         Ok(Some(Self {
             router: router.clone(),
-            bias: device.clone_htod(&bias.unwrap_or_else(|| vec![0.0; experts.len()]))?,
+            bias: device.clone_htod(&bias.unwrap_or_else(|| all(0.0)))?,
+            scales: device.clone_htod(&scales.unwrap_or_else(|| all(1.0)))?,
+            activation,
             table: device.clone_htod(&addresses)?,
             weights: weights
                 .into_iter()
@@ -183,7 +188,7 @@ impl DeviceExperts {
         match &self.router {
             Router::Softmax { normalized, .. } => {
                 softmax = u32::from(*normalized);
-                builder.arg(&softmax);
+                builder.arg(&softmax).arg(&self.scales);
             }
             Router::GroupedSigmoid {
                 groups: count,
@@ -194,7 +199,6 @@ impl DeviceExperts {
                 groups = (*count as u32, *kept_groups as u32);
                 builder.arg(&groups.0).arg(&groups.1).arg(scale);
             }
-            Router::ScaledSoftmax { .. } => candle_core::bail!("no kernel scales its weights"),
         }
         builder.arg(&mut chosen).arg(&mut weights);
         // SAFETY: the parameters of the kernel in their order; `chooses` has seen the router and its sizes.
@@ -257,7 +261,12 @@ impl DeviceExperts {
         let mut activations = unsafe { device.alloc::<T>(entries * self.intermediate)? };
         let kernel = grouped::GATE_UP[element];
         let launch = grouped::gate_up(kernel, grouped.tile_count, self.intermediate);
-        let numbers = [self.per_row, self.hidden, self.intermediate].map(|number| number as u32);
+        let numbers = [
+            self.per_row as u32,
+            self.hidden as u32,
+            self.intermediate as u32,
+            self.activation as u32,
+        ];
         let function = function(device, launch.kernel)?;
         let stream = device.cuda_stream();
         let mut builder = stream.launch_builder(&function);
@@ -333,7 +342,6 @@ impl DeviceExperts {
 fn chooses(router: &Router, experts: usize, per_row: usize) -> bool {
     let in_groups = match router {
         Router::Softmax { .. } => true,
-        Router::ScaledSoftmax { .. } => false,
         Router::GroupedSigmoid { groups, .. } => *groups > 0 && experts.is_multiple_of(*groups),
     };
     in_groups && (1..=MOST_EXPERTS).contains(&experts) && (1..=experts).contains(&per_row)

@@ -16,7 +16,7 @@ const WARPS: usize = THREADS / 32;
 const ACTIVATIONS_OF_WARP: usize = 2;
 const OUTPUTS_OF_WARP: usize = 4;
 
-/// silu(gate(x)) ⊙ up(x) of each entry, for f32, bf16 and f16.
+/// activation(gate(x)) ⊙ up(x) of each entry, for f32, bf16 and f16.
 pub(crate) const GATE_UP: [&str; 3] = [
     "experts_gate_up_f32",
     "experts_gate_up_bf16",
@@ -47,8 +47,7 @@ pub(crate) fn most_tiles(entries: usize, experts: usize) -> usize {
 /// The choice of experts, a block a row.
 pub(crate) fn route(router: &Router, rows: usize, experts: usize) -> Launch {
     let kernel = match router {
-        // The scales are not the kernel's: `cuda.rs` leaves such mixtures to the host.
-        Router::Softmax { .. } | Router::ScaledSoftmax { .. } => "experts_route_softmax",
+        Router::Softmax { .. } => "experts_route_softmax",
         Router::GroupedSigmoid { .. } => "experts_route_grouped",
     };
     Launch::rows(kernel, rows, experts.next_multiple_of(32) as u32)

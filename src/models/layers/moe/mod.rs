@@ -7,7 +7,7 @@ mod router;
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::models::layers::{GatedMlp, Linear, product};
+use crate::models::layers::{Activation, GatedMlp, Linear, product};
 use crate::models::weights::Weights;
 
 pub(crate) use router::Router;
@@ -65,19 +65,20 @@ impl MixtureOfExperts {
     }
 
     /// As from a checkpoint without a shared MLP: `gate` `[experts, hidden]`, in f32, and of each expert the weights
-    /// gate and up `[intermediate, hidden]` and down `[hidden, intermediate]`.
+    /// gate and up `[intermediate, hidden]` and down `[hidden, intermediate]`, around an `activation`.
     ///
     /// # Errors
     /// If the device fails.
     pub fn from_tensors(
         gate: Tensor,
         router: Router,
+        activation: Activation,
         experts: Vec<[Tensor; 3]>,
         per_row: usize,
     ) -> Result<Self> {
         let experts = experts.into_iter().map(|weights| {
             let [gate, up, down] = weights.map(|weight| Linear::new(weight, None));
-            GatedMlp::new(gate, up, down)
+            GatedMlp::new(gate, up, down).with_activation(activation)
         });
         Self::new(gate, router, experts.collect(), per_row, None)
     }
@@ -234,6 +235,7 @@ mod tests {
             Router::Softmax {
                 bias: None,
                 normalized: false,
+                scales: None,
             },
             Router::GroupedSigmoid {
                 bias: values(50, &[8]).to_vec1().unwrap(),
@@ -285,6 +287,7 @@ mod tests {
         let router = Router::Softmax {
             bias: None,
             normalized: true,
+            scales: None,
         };
         let tensors = tensors();
         let weights = Weights::new(&tensors, DType::F32.into(), &Device::Cpu);

@@ -20,11 +20,8 @@ pub(crate) enum Router {
         bias: Option<Vec<f32>>,
         /// Whether weights are divided by their sum.
         normalized: bool,
-    },
-    /// As `Softmax` with weights divided by their sum, each then multiplied by its expert's scale (Gemma 4).
-    ScaledSoftmax {
-        /// `[experts]`.
-        scales: Vec<f32>,
+        /// `[experts]`, what weights are multiplied by at the end (Gemma 4).
+        scales: Option<Vec<f32>>,
     },
     /// Sigmoid scores, chosen within the best groups of experts (DeepSeek-V3, arXiv:2412.19437, §2.1.2;
     /// `LLaDA2MoeGate`). `bias` decides the choice only. Weights are the scores divided by their
@@ -45,14 +42,11 @@ impl Router {
     /// The `count` experts of a row with the router's `logits` `[experts]`, best first, and their weights.
     pub fn route(&self, logits: &[f32], count: usize) -> Vec<(usize, f32)> {
         match self {
-            Self::ScaledSoftmax { scales } => {
-                let scores = softmax(logits);
-                let chosen = best(&scores, count);
-                let sum = sum_of(&chosen, &scores);
-                let weight = |expert| (expert, scores[expert] / sum * scales[expert]);
-                chosen.into_iter().map(weight).collect()
-            }
-            Self::Softmax { bias, normalized } => {
+            Self::Softmax {
+                bias,
+                normalized,
+                scales,
+            } => {
                 let mut scores = softmax(logits);
                 if let Some(bias) = bias {
                     scores.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
@@ -63,7 +57,8 @@ impl Router {
                 } else {
                     1.0
                 };
-                let weight = |expert| (expert, scores[expert] / divisor);
+                let scale = |expert: usize| scales.as_ref().map_or(1.0, |scales| scales[expert]);
+                let weight = |expert| (expert, scores[expert] / divisor * scale(expert));
                 chosen.into_iter().map(weight).collect()
             }
             Self::GroupedSigmoid {
@@ -177,7 +172,11 @@ mod tests {
     #[test]
     fn softmax_weights_are_the_probabilities_of_the_best() {
         let logits = [ln(0.1), ln(0.4), ln(0.2), ln(0.3)];
-        let router = |normalized, bias| Router::Softmax { bias, normalized };
+        let router = |normalized, bias| Router::Softmax {
+            bias,
+            normalized,
+            scales: None,
+        };
         close(
             &router(false, None).route(&logits, 2),
             &[(1, 0.4), (3, 0.3)],
@@ -196,11 +195,18 @@ mod tests {
     #[test]
     fn scales_multiply_the_weights_after_they_are_normalised_and_decide_no_choice() {
         let logits = [ln(0.1), ln(0.4), ln(0.2), ln(0.3)];
-        let scales = vec![9.0, 0.5, 9.0, 2.0];
-        let router = Router::ScaledSoftmax { scales };
+        let router = |normalized| Router::Softmax {
+            bias: None,
+            normalized,
+            scales: Some(vec![9.0, 0.5, 9.0, 2.0]),
+        };
         close(
-            &router.route(&logits, 2),
+            &router(true).route(&logits, 2),
             &[(1, 0.5 * 4.0 / 7.0), (3, 2.0 * 3.0 / 7.0)],
+        );
+        close(
+            &router(false).route(&logits, 2),
+            &[(1, 0.5 * 0.4), (3, 2.0 * 0.3)],
         );
     }
 
@@ -235,6 +241,7 @@ mod tests {
         let router = Router::Softmax {
             bias: None,
             normalized: true,
+            scales: None,
         };
         close(&router.route(&[0.0, 0.0], 2), &[(0, 0.5), (1, 0.5)]);
     }
@@ -245,6 +252,7 @@ mod tests {
             Router::Softmax {
                 bias: None,
                 normalized: false,
+                scales: None,
             },
             Router::GroupedSigmoid {
                 bias: vec![0.0; 4],
