@@ -3,6 +3,7 @@
 use candle_core::{DType, Module, Result, Tensor};
 
 use super::config::{Config, LayerKind, LayerShape};
+use crate::kernels::transfer;
 use crate::models::attention::Attention;
 use crate::models::layers::{
     Activation, GatedMlp, Linear, MixtureOfExperts, RmsNorm, RotaryRows, Router,
@@ -116,10 +117,11 @@ impl Layer {
             norms.post_feedforward_2.forward(&routed)?,
         ];
         let sum = (x + norms.post_feedforward.forward(&(dense + routed)?)?)?;
-        let scales = encodes
+        let scales: Vec<f32> = encodes
             .iter()
-            .map(|encodes| self.scales[usize::from(*encodes)]);
-        let scales = Tensor::from_iter(scales, sum.device())?.reshape((encodes.len(), 1))?;
+            .map(|encodes| self.scales[usize::from(*encodes)])
+            .collect();
+        let scales = transfer::to_device(&scales, (encodes.len(), 1), sum.device())?;
         sum.broadcast_mul(&scales.to_dtype(sum.dtype())?)
     }
 }
