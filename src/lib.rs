@@ -45,7 +45,7 @@
 //! | [`hub`] | a checkpoint's directory by the name of a model: the Hugging Face hub and its cache |
 //! | [`text`] | tokenizer, text templates with gaps, incremental detokenisation |
 //! | [`engine`] | queue, worker thread, ragged denoise steps, events |
-//! | [`kernels`] | launches of the CUDA kernels, on a device or on the host's shim |
+//! | [`kernels`] | launches of the CUDA kernels, on a device or on the host's shim; lists to a device and back |
 //! | [`selftest`] | whether a device computes what it should |
 //! | [`server`] | the HTTP API |
 //! | [`train`] | tokenizer training, data, objective, optimiser loop, checkpoints |

@@ -1,8 +1,13 @@
 // libcuda.so.1 for a machine without a GPU: the part of CUDA's driver that the CUDA build calls. Memory of the device is
-// memory of this process; kernels are those of the host library, by name. Everything is done when it is asked for.
+// memory of this process; kernels are those of the host library, by name. What the device does it does when it is asked
+// for; what the host may know of it it does not know before it waits.
 //
 // Stricter than a driver: a call from a thread without a current context fails, an access beyond the end of an
 // allocation ends the process, memory that was not written holds NaN, and grids that no card takes are refused.
+//
+// A copy from or to page-locked memory of the host is under way until the host waits for the stream, or for an event that
+// was recorded after it; so late may a card do it, whatever was launched since. If the host has written by then what is
+// copied from, the process ends. What is copied to holds NaN until then, and is written at that moment.
 //
 // UNMASK_EMULATOR_MEMORY  bytes that the device has [default: 16 GiB]
 // UNMASK_EMULATOR_CUDA    the version of CUDA that the driver is for [default: 13000, which is 13.0]
@@ -11,6 +16,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <set>
@@ -54,9 +60,29 @@ struct Stream {
   unsigned number;
 };
 
+struct Event {
+  /// Whether it was ever recorded.
+  bool recorded;
+  unsigned stream;
+  /// Copies of page-locked memory that were asked for before it was.
+  uint64_t copies;
+};
+
+/// A copy from or to page-locked memory that the host has not waited for.
+struct Copy {
+  uint64_t number;
+  unsigned stream;
+  bool to_host;
+  char *host;
+  /// What is copied.
+  std::string bytes;
+};
+
 struct Counts {
   uint64_t launches = 0, products = 0;
   uint64_t to_device = 0, to_device_bytes = 0, to_host = 0, to_host_bytes = 0, within = 0, within_bytes = 0;
+  /// Of these the ones from and to page-locked memory, and of the others to the device those that look like shapes.
+  uint64_t pinned_to_device = 0, pinned_to_host = 0, shapes_to_device = 0;
   uint64_t synchronisations = 0, allocations = 0, peak_bytes = 0, peak_host_bytes = 0;
   std::map<std::string, uint64_t> kernels;
   /// Streams that work was given to.
@@ -69,9 +95,19 @@ struct Allocation {
   size_t mapping_bytes;
 };
 
+[[noreturn]] void end(const char *what) {
+  fprintf(stderr, "emulated driver: %s\n", what);
+  abort();
+}
+
 struct Device {
   std::mutex mutex;
   std::map<Pointer, Allocation> allocations;
+  /// Page-locked memory of the host, and its bytes.
+  std::map<char *, size_t> page_locked;
+  /// In the order in which they were asked for.
+  std::deque<Copy> under_way;
+  uint64_t copies = 0;
   size_t used = 0, memory = size_t(16) << 30;
   unsigned streams = 0;
   const char *report_to = getenv("UNMASK_EMULATOR_REPORT");
@@ -82,7 +118,39 @@ struct Device {
       memory = strtoull(given, nullptr, 10);
   }
 
-  ~Device() { report(); }
+  ~Device() {
+    for (const Copy &copy : under_way)
+      check(copy);
+    report();
+  }
+
+  /// Ends the process if what is copied to the device was written since.
+  void check(const Copy &copy) const {
+    if (!copy.to_host && memcmp(copy.host, copy.bytes.data(), copy.bytes.size()) != 0)
+      end("page-locked memory was written while a copy from it was under way");
+  }
+
+  /// The first `count` copies that were asked for are over, as far as they are of `stream`.
+  void arrive(unsigned stream, uint64_t count) {
+    std::deque<Copy> left;
+    for (Copy &copy : under_way)
+      if (copy.stream != stream || copy.number >= count)
+        left.push_back(std::move(copy));
+      else if (copy.to_host)
+        memcpy(copy.host, copy.bytes.data(), copy.bytes.size());
+      else
+        check(copy);
+    under_way.swap(left);
+  }
+
+  /// How many of these bytes of the host, from the first on, are page-locked.
+  size_t page_locked_from(const char *first, size_t bytes) const {
+    auto after = page_locked.upper_bound(const_cast<char *>(first));
+    if (after == page_locked.begin())
+      return 0;
+    auto [start, size] = *std::prev(after);
+    return first < start + size ? std::min(bytes, size_t(start + size - first)) : 0;
+  }
 
   void report() {
     FILE *file = report_to ? fopen(report_to, "w") : nullptr;
@@ -96,8 +164,13 @@ struct Device {
     number("products", counts.products);
     number("copies_to_device", counts.to_device);
     number("bytes_to_device", counts.to_device_bytes);
+    number("pinned_copies_to_device", counts.pinned_to_device);
+    number("pageable_copies_to_device", counts.to_device - counts.pinned_to_device);
+    number("pageable_shapes_to_device", counts.shapes_to_device);
     number("copies_to_host", counts.to_host);
     number("bytes_to_host", counts.to_host_bytes);
+    number("pinned_copies_to_host", counts.pinned_to_host);
+    number("pageable_copies_to_host", counts.to_host - counts.pinned_to_host);
     number("copies_within", counts.within);
     number("bytes_within", counts.within_bytes);
     number("synchronisations", counts.synchronisations);
@@ -213,6 +286,23 @@ bool is_allocated(const Device &of, Pointer first, size_t bytes) {
   return first - start + bytes <= allocation.bytes;
 }
 
+unsigned number_of(const Stream *stream) { return stream ? stream->number : 0; }
+
+/// Whether memory of the host looks like what candle uploads for its kernels: sizes and strides, words of 64 bits that
+/// are all small. Lists of smaller numbers do not, but for some whose every other number is 0.
+bool looks_like_shape(const char *host, size_t bytes) {
+  const size_t word = 8, most_words = 32;
+  if (bytes == 0 || bytes % word != 0 || bytes > most_words * word)
+    return false;
+  for (size_t at = 0; at < bytes; at += word) {
+    uint64_t size;
+    memcpy(&size, host + at, word);
+    if (size >> 32 != 0)
+      return false;
+  }
+  return true;
+}
+
 enum class Direction { to_device, to_host, within };
 
 Result copy(void *to, const void *from, size_t bytes, Direction direction, const Stream *stream) {
@@ -225,19 +315,41 @@ Result copy(void *to, const void *from, size_t bytes, Direction direction, const
   if ((reads && !is_allocated(of, reinterpret_cast<Pointer>(from), bytes)) ||
       (writes && !is_allocated(of, reinterpret_cast<Pointer>(to), bytes)))
     return refuse(invalid_value, "a copy beyond the ends of an allocation");
-  memcpy(to, from, bytes);
+  unsigned number = number_of(stream);
+  counts.streams.insert(number);
+  bool pinned = false;
+  if (direction != Direction::within) {
+    char *host = static_cast<char *>(direction == Direction::to_device ? const_cast<void *>(from) : to);
+    size_t page_locked = of.page_locked_from(host, bytes);
+    if (page_locked != 0 && page_locked != bytes)
+      return refuse(invalid_value, "a copy beyond the end of page-locked memory");
+    pinned = page_locked != 0;
+    if (pinned) {
+      std::string copied(static_cast<const char *>(from), bytes);
+      of.under_way.push_back({of.copies++, number, direction == Direction::to_host, host, std::move(copied)});
+    }
+  }
+  if (pinned && direction == Direction::to_host)
+    memset(to, 0xff, bytes);
+  else
+    memcpy(to, from, bytes);
   // After the copy: it reads what a file was mapped for.
   if (direction == Direction::to_device)
     count_host_memory(of);
-  counts.streams.insert(stream ? stream->number : 0);
   switch (direction) {
   case Direction::to_device:
     ++counts.to_device;
     counts.to_device_bytes += bytes;
+    counts.pinned_to_device += pinned;
+    counts.shapes_to_device += !pinned && looks_like_shape(static_cast<const char *>(from), bytes);
     break;
   case Direction::to_host:
     ++counts.to_host;
     counts.to_host_bytes += bytes;
+    counts.pinned_to_host += pinned;
+    // To pageable memory the driver copies before it returns, all that was asked of the stream before done.
+    if (!pinned)
+      of.arrive(number, of.copies);
     break;
   case Direction::within:
     ++counts.within;
@@ -247,12 +359,24 @@ Result copy(void *to, const void *from, size_t bytes, Direction direction, const
   return success;
 }
 
-Result synchronise() {
+Result synchronise(const Stream *stream) {
   if (!has_context())
     return invalid_context;
   Device &of = device();
   std::lock_guard lock(of.mutex);
   ++of.counts.synchronisations;
+  of.arrive(number_of(stream), of.copies);
+  return success;
+}
+
+/// What was recorded of an event that the host waits for, or asks whether it is over, is over.
+Result reach(const Event *event) {
+  if (!has_context())
+    return invalid_context;
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  if (event->recorded)
+    of.arrive(event->stream, event->copies);
   return success;
 }
 
@@ -341,7 +465,16 @@ API int cuCtxGetCurrent(void **context) {
   *context = current;
   return success;
 }
-API int cuCtxSynchronize() { return synchronise(); }
+API int cuCtxSynchronize() {
+  if (!has_context())
+    return invalid_context;
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  ++of.counts.synchronisations;
+  for (unsigned stream = 0; stream <= of.streams; ++stream)
+    of.arrive(stream, of.copies);
+  return success;
+}
 API int cuCtxDestroy_v2(void *) { return success; }
 API int cuMemGetInfo_v2(size_t *unused, size_t *total) {
   Device &of = device();
@@ -361,23 +494,37 @@ API int cuStreamDestroy_v2(Stream *stream) {
   delete stream;
   return success;
 }
-API int cuStreamSynchronize(Stream *) { return synchronise(); }
+API int cuStreamSynchronize(Stream *stream) { return synchronise(stream); }
 API int cuStreamWaitEvent(Stream *, void *, unsigned) { return success; }
 API int cuStreamIsCapturing(Stream *, int *status) {
   *status = 0;
   return success;
 }
-API int cuEventCreate(void **event, unsigned) {
-  *event = malloc(1);
+API int cuEventCreate(Event **event, unsigned) {
+  *event = new Event{false, 0, 0};
   return success;
 }
-API int cuEventDestroy_v2(void *event) {
-  free(event);
+API int cuEventDestroy_v2(Event *event) {
+  delete event;
   return success;
 }
-API int cuEventRecord(void *, Stream *) { return success; }
-API int cuEventSynchronize(void *) { return synchronise(); }
-API int cuEventQuery(void *) { return success; }
+API int cuEventRecord(Event *event, Stream *stream) {
+  if (!has_context())
+    return invalid_context;
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  *event = {true, number_of(stream), of.copies};
+  return success;
+}
+API int cuEventSynchronize(Event *event) {
+  {
+    Device &of = device();
+    std::lock_guard lock(of.mutex);
+    ++of.counts.synchronisations;
+  }
+  return reach(event);
+}
+API int cuEventQuery(Event *event) { return reach(event); }
 
 API int cuMemAllocAsync(Pointer *pointer, size_t bytes, Stream *) { return allocate(pointer, bytes); }
 API int cuMemAlloc_v2(Pointer *pointer, size_t bytes) { return allocate(pointer, bytes); }
@@ -391,10 +538,27 @@ API int cuDeviceGetDefaultMemPool(void **pool, int) {
 API int cuMemPoolSetAttribute(void *, int, void *) { return success; }
 API int cuMemPoolTrimTo(void *, size_t) { return success; }
 API int cuMemHostAlloc(void **pointer, size_t bytes, unsigned) {
-  *pointer = malloc(bytes);
-  return *pointer ? success : out_of_memory;
+  if (!has_context())
+    return invalid_context;
+  *pointer = aligned_alloc(page(), (bytes + page() - 1) / page() * page());
+  if (!*pointer)
+    return out_of_memory;
+  memset(*pointer, 0xff, bytes);
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  of.page_locked[static_cast<char *>(*pointer)] = bytes;
+  return success;
 }
 API int cuMemFreeHost(void *pointer) {
+  Device &of = device();
+  std::lock_guard lock(of.mutex);
+  auto found = of.page_locked.find(static_cast<char *>(pointer));
+  if (found == of.page_locked.end())
+    return refuse(invalid_value, "page-locked memory is freed that is not allocated");
+  for (const Copy &copy : of.under_way)
+    if (copy.host >= found->first && copy.host < found->first + found->second)
+      end("page-locked memory is freed while a copy from or to it is under way");
+  of.page_locked.erase(found);
   free(pointer);
   return success;
 }
@@ -418,7 +582,7 @@ API int cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, Stream *s
   if (!is_allocated(of, to, bytes))
     return refuse(invalid_value, "memory beyond the ends of an allocation is set");
   memset(pointer_of(to), value, bytes);
-  of.counts.streams.insert(stream ? stream->number : 0);
+  of.counts.streams.insert(number_of(stream));
   return success;
 }
 
@@ -461,7 +625,7 @@ API int cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, uns
     std::lock_guard lock(of.mutex);
     ++of.counts.launches;
     ++of.counts.kernels[function->name];
-    of.counts.streams.insert(stream ? stream->number : 0);
+    of.counts.streams.insert(number_of(stream));
   }
   host::Launch launch{{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, 0};
   function->kernel(&launch, parameters);

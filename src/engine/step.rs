@@ -13,6 +13,7 @@ use super::worker::panic_message;
 use super::{GenerationError, StepReport};
 use crate::canvas::TokenId;
 use crate::decode::Candidate;
+use crate::kernels::transfer;
 use crate::models::{
     AttentionPattern, Denoiser, HEAD_ROWS, KvPool, ModelError, ModelSpec, Parameterisation,
     RaggedBatch, RowInput, Segment,
@@ -236,29 +237,32 @@ fn logits(
     hidden: &Tensor,
     rows: &[ScoredRow],
 ) -> Result<(Tensor, Option<Guidance>), ModelError> {
-    let select = |indices: Vec<u32>| -> Result<Tensor, ModelError> {
-        let count = indices.len();
-        let indices = Tensor::from_vec(indices, count, hidden.device())?;
-        let inputs: Vec<RowInput> = rows.iter().map(|row| row.input).collect();
-        model.head_rows(&hidden.index_select(&indices, 0)?, &inputs)
-    };
-    let conditional = select(rows.iter().map(|row| row.conditional).collect())?;
-    if rows.iter().all(|row| row.unconditional.is_none()) {
-        return Ok((conditional, None));
+    let count = rows.len();
+    let is_guided = rows.iter().any(|row| row.unconditional.is_some());
+    let mut places: Vec<u32> = rows.iter().map(|row| row.conditional).collect();
+    if is_guided {
+        // A row that is not guided is its own u.
+        let of_u = |row: &ScoredRow| row.unconditional.map_or(row.conditional, |(row, _)| row);
+        places.extend(rows.iter().map(of_u));
     }
-    // A row that is not guided is its own u.
-    let (indices, scales) = rows
-        .iter()
-        .map(|row| match row.unconditional {
-            Some((index, scale)) => (index, Some(scale)),
-            None => (row.conditional, None),
-        })
-        .unzip();
-    let guidance = Guidance {
-        unconditional: select(indices)?,
-        scales,
+    let places = transfer::to_device(&places, places.len(), hidden.device())?;
+    let inputs: Vec<RowInput> = rows.iter().map(|row| row.input).collect();
+    let select = |first: usize| -> Result<Tensor, ModelError> {
+        let places = places.narrow(0, first, count)?;
+        model.head_rows(&hidden.index_select(&places, 0)?, &inputs)
     };
-    Ok((conditional, Some(guidance)))
+    let conditional = select(0)?;
+    let guidance = match is_guided {
+        true => Some(Guidance {
+            unconditional: select(count)?,
+            scales: rows
+                .iter()
+                .map(|row| row.unconditional.map(|(_, scale)| scale))
+                .collect(),
+        }),
+        false => None,
+    };
+    Ok((conditional, guidance))
 }
 
 /// `logits` divided by the temperatures by which the tokens of `rows` are drawn, each row's largest made 0, so that
@@ -269,8 +273,8 @@ fn tempered(logits: &Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelError> {
         0.0 => 1.0,
         temperature => temperature,
     });
-    let temperatures =
-        Tensor::from_iter(temperatures, logits.device())?.reshape((rows.len(), 1))?;
+    let temperatures: Vec<f32> = temperatures.collect();
+    let temperatures = transfer::to_device(&temperatures, (rows.len(), 1), logits.device())?;
     let below = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
     Ok(below.broadcast_div(&temperatures)?)
 }
@@ -307,7 +311,7 @@ fn reversed(logits: Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelError> {
 /// score is 1.
 fn score_totals(log_scores: &Tensor) -> Result<Vec<f32>, ModelError> {
     let totals = log_scores.exp()?.sum(1)?.affine(1.0, -1.0)?;
-    Ok(totals.to_vec1()?)
+    Ok(transfer::to_host(&totals)?)
 }
 
 /// The probability that the reverse process unmasks each scored slot of a sequence in this step, by the
@@ -332,8 +336,8 @@ fn with_own_tokens(logits: Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelEr
         .map(|row| (row.input.token, row.own.unwrap_or_default()))
         .unzip();
     let column = (rows.len(), 1);
-    let tokens = Tensor::from_vec(tokens, column, logits.device())?;
-    let biases = Tensor::from_vec(biases, column, logits.device())?;
+    let tokens = transfer::to_device(&tokens, column, logits.device())?;
+    let biases = transfer::to_device(&biases, column, logits.device())?;
     Ok(logits
         .to_dtype(DType::F32)?
         .contiguous()?

@@ -9,6 +9,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
 
 use super::packing::{Packing, Part};
+use super::staging::Staging;
 use super::{Argument, Launch, LaunchError, Machine};
 
 /// The modules that `build.rs` compiles: the names of their kernels begin with the module's, except for
@@ -88,6 +89,7 @@ pub fn function(device: &CudaDevice, kernel: &str) -> candle_core::Result<CudaFu
 ///   the device, so that every step would ask for all of its memory again.
 /// - cudarc orders the uses of memory between streams by two events for each allocation, which are recorded and
 ///   waited for at every launch. One stream is in order by itself.
+/// - Page-locked memory for copies is allocated now, so that a host without any says so at the start.
 ///
 /// # Errors
 /// If the driver does not allow it.
@@ -109,6 +111,7 @@ pub(super) fn prepare(device: &CudaDevice) -> candle_core::Result<()> {
             .w()?;
         }
     }
+    Staging::of(device)?;
     Ok(())
 }
 
@@ -146,7 +149,7 @@ impl Uploaded {
     /// # Errors
     /// If the device has no memory for them, or fails.
     pub fn new(device: &CudaDevice, packing: &Packing) -> candle_core::Result<Self> {
-        Ok(Self(device.clone_htod(packing.bytes())?))
+        Ok(Self(Staging::of(device)?.upload(packing.bytes())?))
     }
 
     /// A list, of which `part` is to say where it is in the packing.

@@ -1,9 +1,13 @@
 //! Launches of the kernels under `kernels/`, on whatever runs them: a CUDA device, or the shim that a host
-//! compiler builds them with.
+//! compiler builds them with. Copies of lists to a device and back ([`transfer`]).
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod packing;
+pub mod ring;
+#[cfg(feature = "cuda")]
+pub mod staging;
+pub mod transfer;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

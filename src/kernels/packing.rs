@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytemuck::NoUninit;
 
 /// Bytes to which the beginning of each list is aligned: more than any kernel's struct asks for.
-const ALIGNMENT: usize = 16;
+pub const ALIGNMENT: usize = 16;
 
 /// Lists of plain numbers in one piece of memory.
 #[derive(Debug, Clone)]

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::canvas::TokenId;
+use crate::kernels::transfer;
 use crate::models::{AttentionPattern, ModelError, ModelSpec};
 
 /// Rows of several segments, end to end; rows attend within their segment only.
@@ -42,6 +43,14 @@ pub struct Segment {
     /// What [`Denoiser::self_conditioning`](crate::models::Denoiser::self_conditioning) made of the last prediction
     /// for these rows, `[rows, hidden]`, for a network that takes it; `None` at a block's first step.
     pub self_conditioning: Option<Tensor>,
+}
+
+/// What a network looks up for a batch's rows, on its device.
+pub(super) struct RowTensors {
+    /// `[rows]`
+    pub tokens: Tensor,
+    /// `[rows]`
+    pub positions: Tensor,
 }
 
 /// What one row's output depends on besides its hidden state.
@@ -123,6 +132,17 @@ impl RaggedBatch {
     /// The segments in order; together they cover all rows.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// Tokens and positions on `device`, which takes them in one copy.
+    pub(super) fn row_tensors(&self, device: &Device) -> candle_core::Result<RowTensors> {
+        let rows = self.rows();
+        let both = [self.tokens(), self.positions()].concat();
+        let both = transfer::to_device(&both, 2 * rows, device)?;
+        Ok(RowTensors {
+            tokens: both.narrow(0, 0, rows)?,
+            positions: both.narrow(0, rows, rows)?,
+        })
     }
 
     /// What every row's output depends on besides its hidden state, in row order.

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::decode::{DecodePlan, Revision, preset};
 use crate::diffusion::Schedule;
+use crate::kernels::transfer;
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitShape, FieldNames, GPT2, LOG_LINEAR_EPS, NoiseInput};
 use crate::models::fields;
@@ -261,10 +262,10 @@ impl Denoiser for Sedd {
                 .iter()
                 .map(|row| self.scale(row))
                 .collect::<Result<_, _>>()?;
-            scores = scores.broadcast_sub(&Tensor::from_vec(scales, (count, 1), device)?)?;
+            scores = scores.broadcast_sub(&transfer::to_device(&scales, (count, 1), device)?)?;
         }
         let own: Vec<u32> = rows.iter().map(|row| row.token).collect();
-        let own = Tensor::from_vec(own, (count, 1), device)?;
+        let own = transfer::to_device(&own, (count, 1), device)?;
         let zeros = Tensor::zeros((count, 1), DType::F32, device)?;
         Ok(scores.scatter(&own, &zeros, 1)?)
     }

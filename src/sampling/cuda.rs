@@ -10,6 +10,7 @@ use super::layout::{self, Adjustment, Found, MOST_TOP, Row, Top};
 use super::{Guidance, RowParams, RowSample, SamplingError};
 use crate::kernels::cuda::{Uploaded, config, function};
 use crate::kernels::packing::Packing;
+use crate::kernels::staging::Staging;
 use crate::kernels::{Launch, ROW_THREADS};
 
 // SAFETY: plain numbers, laid out as the kernel's structs.
@@ -109,11 +110,12 @@ fn run<T: CudaDType + DeviceRepr>(
     // SAFETY: the parameters of the kernel in their order; `rows` names nothing outside the lists and the
     // unconditional logits, which are as many as the conditional ones.
     unsafe { builder.launch(config(&launch)) }.w()?;
-    let found = device.clone_dtoh(&found)?;
+    let staging = Staging::of(device)?;
+    let found = staging.read(&found.as_view())?;
     let (mut tops, mut ofs) = (Vec::new(), Vec::new());
     if params.iter().any(|params| params.logprobs.is_some()) {
-        tops = device.clone_dtoh(&top)?;
-        ofs = device.clone_dtoh(&of_found)?;
+        tops = staging.read(&top.as_view())?;
+        ofs = staging.read(&of_found.as_view())?;
     }
     tops.resize(params.len() * MOST_TOP, Top::zeroed());
     Ok(batch.samples(params, &found, &tops, &ofs))

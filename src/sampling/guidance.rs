@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::kernels::transfer;
+
 /// What leads rows of logits c: u + (w + 1)(c − u) takes their place.
 #[derive(Debug, Clone)]
 pub struct Guidance {
@@ -19,9 +21,9 @@ impl Guidance {
     pub fn apply(&self, conditional: &Tensor) -> Result<Tensor> {
         let (rows, device) = (self.scales.len(), conditional.device());
         let weights: Vec<f32> = (self.scales.iter().copied().map(weight)).collect();
-        let weights = Tensor::from_vec(weights, (rows, 1), device)?;
+        let weights = transfer::to_device(&weights, (rows, 1), device)?;
         let is_guided: Vec<u8> = (self.scales.iter().map(|scale| scale.is_some().into())).collect();
-        let is_guided = Tensor::from_vec(is_guided, (rows, 1), device)?;
+        let is_guided = transfer::to_device(&is_guided, (rows, 1), device)?;
         let conditional = conditional.to_dtype(DType::F32)?;
         let unconditional = self.unconditional.to_dtype(DType::F32)?;
         let direction = (&conditional - &unconditional)?;

@@ -4,6 +4,7 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use crate::canvas::TokenId;
+use crate::kernels::transfer;
 
 /// By which predictor a reverse step is taken, and how far.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,7 +72,7 @@ pub fn uniform_reverse(
     let weights: Vec<[f32; 3]> = steps.iter().map(|step| step.weights(vocab)).collect();
     let column = |which: usize| {
         let column: Vec<f32> = weights.iter().map(|weights| weights[which]).collect();
-        Tensor::from_vec(column, (rows, 1), device)
+        transfer::to_device(&column, (rows, 1), device)
     };
     // In units of the largest score, which keeps sums finite.
     let largest = log_scores.max_keepdim(D::Minus1)?;
@@ -82,6 +83,6 @@ pub fn uniform_reverse(
     // However small it is beside the largest score, a step of no length keeps the own token.
     let own = largest.neg()?.exp()?.maximum(f32::MIN_POSITIVE)?;
     let own = (own - (total * column(2)?)?)?.relu()?;
-    let held = Tensor::from_slice(held, (rows, 1), device)?;
+    let held = transfer::to_device(held, (rows, 1), device)?;
     others.contiguous()?.scatter(&held, &own, 1)?.log()
 }

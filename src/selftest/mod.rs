@@ -19,6 +19,7 @@ pub mod model;
 mod process;
 mod random;
 mod training;
+mod transfers;
 
 use candle_core::Device;
 
@@ -69,6 +70,10 @@ pub struct DeviceCheck {
 
 /// All checks of what a device computes, against the CPU.
 pub const DEVICE_CHECKS: &[DeviceCheck] = &[
+    DeviceCheck {
+        name: "device: lists come back as they went, however many are under way",
+        run: transfers::lists,
+    },
     DeviceCheck {
         name: "device: draws equal those of the CPU, from logits of every type and layout",
         run: launched::reductions,

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::kernels::transfer;
 use crate::models::KvPool;
 use crate::models::batch::Segment;
 
@@ -72,7 +73,7 @@ impl Group {
         let slots = first.context.as_slice();
         let context = match slots.is_empty() {
             true => None,
-            false => Some(Tensor::from_slice(slots, slots.len(), device)?),
+            false => Some(transfer::to_device(slots, slots.len(), device)?),
         };
         let sees_all = first.allowed.is_none() && first.context_from.is_empty();
         let bias = (!sees_all).then(|| {
@@ -87,7 +88,7 @@ impl Group {
             });
             let bias = rows.map(|allowed| if allowed { 0.0 } else { f32::MIN });
             let shape = (1, 1, queries, slots.len() + queries);
-            Tensor::from_vec(bias.collect::<Vec<f32>>(), shape, device)
+            transfer::to_device(&bias.collect::<Vec<f32>>(), shape, device)
         });
         Ok(Self {
             rows: start..start + count * queries,

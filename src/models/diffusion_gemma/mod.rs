@@ -151,15 +151,19 @@ impl Denoiser for DiffusionGemma {
         let full = Attention::new(batch, pool)?;
         let segments = sight::within_window(batch.segments(), batch.positions(), self.window);
         let sliding = Attention::of(&segments, pool);
-        let sliding_rows = self.sliding_rotary.rows(batch.positions())?;
-        let full_rows = self.full_rotary.rows(batch.positions())?;
+        let rows = batch.row_tensors(&self.device)?;
+        let sliding_rows = self
+            .sliding_rotary
+            .rows_at(batch.positions(), &rows.positions)?;
+        let full_rows = self
+            .full_rotary
+            .rows_at(batch.positions(), &rows.positions)?;
         let encodes: Vec<bool> = batch
             .segments()
             .iter()
             .flat_map(|segment| std::iter::repeat_n(segment.encodes, segment.rows.len()))
             .collect();
-        let tokens = Tensor::from_slice(batch.tokens(), batch.rows(), &self.device)?;
-        let embedded = self.scaled(self.parts.embedding.forward(&tokens)?)?;
+        let embedded = self.scaled(self.parts.embedding.forward(&rows.tokens)?)?;
         let mut x = self
             .parts
             .self_conditioning

@@ -110,10 +110,10 @@ impl Denoiser for Dit {
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {
         batch.check(&self.spec)?;
         let attention = Attention::new(batch, pool)?;
-        let tokens = Tensor::from_slice(batch.tokens(), batch.rows(), &self.device)?;
+        let rows = batch.row_tensors(&self.device)?;
         let conditioning = self.conditioning(batch)?;
-        let mut x = self.embedding.forward(&tokens)?;
-        let rotary = self.rotary.rows(batch.positions())?;
+        let mut x = self.embedding.forward(&rows.tokens)?;
+        let rotary = self.rotary.rows_at(batch.positions(), &rows.positions)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, layer, &rotary, &attention, conditioning.as_ref())?;
         }

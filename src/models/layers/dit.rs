@@ -8,6 +8,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{LayerNorm, Module};
 
+use crate::kernels::transfer;
 use crate::models::attention::Attention;
 use crate::models::layers::{Linear, RotaryRows};
 use crate::models::weights::Weights;
@@ -61,11 +62,11 @@ impl NoiseEmbedding {
                 cosines.chain((0..half).map(move |i| angle(sigma, i).sin() as f32))
             })
             .collect();
-        let sinusoids = Tensor::from_vec(sinusoids, (levels.len(), SINUSOIDS), device)?;
+        let sinusoids = transfer::to_device(&sinusoids, (levels.len(), SINUSOIDS), device)?;
         let hidden = self.up.forward(&sinusoids.to_dtype(self.weights_dtype)?)?;
         let rows = match levels.len() {
             1 => None,
-            _ => Some(Tensor::from_vec(rows, sigmas.len(), device)?),
+            _ => Some(transfer::to_device(&rows, sigmas.len(), device)?),
         };
         Ok(Conditioning {
             levels: self.down.forward(&hidden.silu()?)?.silu()?,

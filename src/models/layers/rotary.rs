@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Module, Result, Tensor};
 
+use crate::kernels::transfer;
 use crate::models::layers::RmsNorm;
 #[cfg(feature = "cuda")]
 use crate::models::layers::cuda;
@@ -101,16 +102,21 @@ impl Rotary {
 
     /// The angles of rows at `positions`.
     pub fn rows(&self, positions: &[u32]) -> Result<RotaryRows> {
+        let placed = transfer::to_device(positions, positions.len(), &self.device)?;
+        self.rows_at(positions, &placed)
+    }
+
+    /// The angles of rows at `positions`, which are on the device already as `placed` `[rows]`.
+    pub fn rows_at(&self, positions: &[u32], placed: &Tensor) -> Result<RotaryRows> {
         let needed = positions.iter().max().map_or(0, |last| *last as usize + 1);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.cos.dim(0)? < needed {
             let grown = needed.next_power_of_two().min(self.positions).max(needed);
             *table = Table::new(&self.frequencies, grown, self.dtype, &self.device)?;
         }
-        let positions = Tensor::from_slice(positions, positions.len(), &self.device)?;
         Ok(RotaryRows {
-            cos: table.cos.index_select(&positions, 0)?,
-            sin: table.sin.index_select(&positions, 0)?,
+            cos: table.cos.index_select(placed, 0)?,
+            sin: table.sin.index_select(placed, 0)?,
         })
     }
 }

@@ -78,9 +78,9 @@ impl Denoiser for Transformer {
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {
         batch.check(&self.spec)?;
         let attention = Attention::new(batch, pool)?;
-        let tokens = Tensor::from_slice(batch.tokens(), batch.rows(), &self.device)?;
-        let mut x = self.network.embedding.forward(&tokens)?;
-        let rotary = self.rotary.rows(batch.positions())?;
+        let rows = batch.row_tensors(&self.device)?;
+        let mut x = self.network.embedding.forward(&rows.tokens)?;
+        let rotary = self.rotary.rows_at(batch.positions(), &rows.positions)?;
         for (layer, block) in self.network.blocks.iter().enumerate() {
             x = block.forward(&x, layer, &rotary, &attention)?;
         }

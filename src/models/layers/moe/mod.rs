@@ -7,6 +7,7 @@ mod router;
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::kernels::transfer;
 use crate::models::layers::{Activation, GatedMlp, Linear, product};
 use crate::models::weights::Weights;
 
@@ -152,7 +153,8 @@ impl MixtureOfExperts {
         let (rows, hidden) = x.dims2()?;
         let device = x.device();
         let mut routed = vec![Vec::new(); self.experts.len()];
-        for (row, logits) in logits.to_vec2::<f32>()?.iter().enumerate() {
+        let logits = transfer::to_host::<f32>(logits)?;
+        for (row, logits) in logits.chunks(self.experts.len()).enumerate() {
             for (expert, weight) in self.router.route(logits, self.experts_per_row) {
                 routed[expert].push((row as u32, weight));
             }
@@ -160,8 +162,8 @@ impl MixtureOfExperts {
         // One upload for all experts, each of which takes its part.
         let (order, weights): (Vec<u32>, Vec<f32>) = routed.iter().flatten().copied().unzip();
         let count = order.len();
-        let order = Tensor::from_vec(order, count, device)?;
-        let weights = Tensor::from_vec(weights, (count, 1), device)?;
+        let order = transfer::to_device(&order, count, device)?;
+        let weights = transfer::to_device(&weights, (count, 1), device)?;
         let (mut outputs, mut first) = (Vec::new(), 0);
         for (expert, routed) in self.experts.iter().zip(&routed) {
             if routed.is_empty() {
