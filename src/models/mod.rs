@@ -39,7 +39,7 @@ pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
 pub(crate) use layers::{
-    MixtureOfExperts, RmsNorm, Rotary, RotaryRows, Router, grouped, silu_times,
+    BlockWeight, MixtureOfExperts, RmsNorm, Rotary, RotaryRows, Router, grouped, silu_times,
 };
 pub use spec::{Corruption, ForwardProcess, KvShape, ModelSpec, Parameterisation, SlidingWindow};
 pub use weights::{NotFinite, Shapes, WeightFormat};
