@@ -1,6 +1,6 @@
-// libcudart.so.13 for a machine without a GPU. Candle's kernels for quantised weights are linked into the binary as machine
-// code for one compute capability and launched by name; what launches them does not look at the result. So this runtime
-// is as strict as the real one: where the binary has no code for the device, nothing is launched, and nobody is told.
+// libcudart.so.13 for a machine without a GPU. Candle's kernels for quantised weights are linked into the binary as
+// machine code for one compute capability and launched by this runtime; what launches them does not look at the result.
+// As with the real one nothing is launched where the binary has no code for the device, and nobody is told.
 #include <cctype>
 #include <cstdint>
 #include <cstdio>
@@ -53,7 +53,8 @@ public:
   bool runs_on(unsigned capability) const {
     const auto header_bytes = at<uint16_t>(start + 6);
     const char *end = start + header_bytes + at<uint64_t>(start + 8);
-    for (const char *entry = start + header_bytes; entry < end; entry += at<uint32_t>(entry + 4) + at<uint64_t>(entry + 8)) {
+    const char *entry = start + header_bytes;
+    for (; entry < end; entry += at<uint32_t>(entry + 4) + at<uint64_t>(entry + 8)) {
       const auto kind = at<uint16_t>(entry);
       const auto architecture = at<uint32_t>(entry + 28);
       if (architecture <= capability && (kind == ptx || architecture / 10 == capability / 10))

@@ -1,8 +1,9 @@
-// Candle's kernels for weights in Q8_0, for the host. MMVQ and MMQ_QUANTIZE are its files without the code of the host that
-// launches them, which is linked into the binary; MMQ are the products of more than eight rows.
+// Candle's kernels for weights in Q8_0, for the host: products of up to eight rows (MMVQ), of more (mmq_gguf), and what
+// rounds the input of the latter (MMQ_QUANTIZE). MMVQ and MMQ_QUANTIZE name candle's files without the code that launches
+// them, which is linked into the binary.
 //
-// Everything is candle's but two instructions of tensor cores, which a host has not: loads of matrices from shared memory
-// and products of 8-bit integers. They are written out here as the PTX ISA defines which thread holds what.
+// Everything is candle's but two instructions of tensor cores, which a host has not: loads of matrices from shared
+// memory and products of 8-bit integers. They are written out here as the PTX ISA defines which thread holds what.
 #include "../host/launch.h"
 
 // An array of dynamic size is declared `extern`, where `static` may not stand.
@@ -59,8 +60,8 @@ inline void load_ldmatrix(tile<16, 8, int> &to, const int *from, int stride) {
 }
 
 /// mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32, d += a b. With g = lane / 4 and t = lane % 4 a lane holds of a
-/// `[16, 32]` rows g, g + 8, g, g + 8 at columns 4t + 0..4, of which the latter two 16 further on; of b `[32, 8]` column g
-/// at rows 4t + 0..4 and 16 further on; of d `[16, 8]` rows g, g, g + 8, g + 8 at columns 2t, 2t + 1, 2t, 2t + 1.
+/// `[16, 32]` rows g, g + 8, g, g + 8 at columns 4t + 0..4, of which the latter two 16 further on; of b `[32, 8]` column
+/// g at rows 4t + 0..4 and 16 further on; of d `[16, 8]` rows g, g, g + 8, g + 8 at columns 2t, 2t + 1, 2t, 2t + 1.
 inline void mma(tile<16, 8, int> &d, const tile<16, 8, int> &a, const tile<8, 8, int> &b) {
   struct Words {
     int of_a[4], of_b[2];

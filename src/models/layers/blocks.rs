@@ -44,11 +44,11 @@ impl BlockWeight {
 
 /// `weight` `[to, from]` of the CPU in `blocks` on `device`.
 ///
-/// candle's kernels read beyond a weight, which `QTensor::quantize` leaves room for on a device without writing to it.
-/// A product of nine rows and more reads 256 columns at a time: of another width the last row takes scales from beyond
-/// the end, times sums of zeros, which is NaN where a scale is not finite. Storage that is made of bytes has zeros there. A
-/// product of two to eight rows reads two rows of the weight at a time, more than there is room for: one of an odd number
-/// gets a row of zeros, which the shape does not count.
+/// candle's kernels read beyond a weight, where `QTensor::quantize` leaves memory that nobody wrote. A product of nine
+/// rows or more reads 256 columns at a time: of another width the last row takes scales from beyond the end, times sums
+/// of zeros, which is NaN where a scale is not finite. Storage that is made of bytes has zeros there. A product of two to
+/// eight rows reads two rows of the weight at a time: one of an odd number gets a row of zeros, which the shape does not
+/// count.
 fn on_device(
     weight: &Tensor,
     blocks: GgmlDType,
