@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use unmask::selftest::engine;
 use unmask::selftest::goldens::folder::Golden;
 use unmask::selftest::goldens::{self, Goldens};
+use unmask::selftest::{engine, model};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
@@ -188,6 +188,15 @@ fn a_folder_that_cannot_be_used_is_refused_with_the_reason() {
     );
     let error = Goldens::open(&empty.path().join("none")).err().unwrap();
     assert!(error.to_string().contains("cannot read"), "{error}");
+}
+
+#[test]
+fn the_embedded_model_in_every_format_stays_near_its_logits_in_f32() {
+    let seen = model::equals_the_cpu(&Device::Cpu).unwrap();
+    println!("{seen}");
+    for format in ["f32 0.0e0", "bf16 ", "f16 ", "q8_0 "] {
+        assert!(seen.contains(format), "{seen}");
+    }
 }
 
 #[test]

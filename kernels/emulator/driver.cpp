@@ -10,6 +10,7 @@
 // copied from, the process ends. What is copied to holds NaN until then, and is written at that moment.
 //
 // UNMASK_EMULATOR_MEMORY  bytes that the device has [default: 16 GiB]
+// UNMASK_EMULATOR_CAPABILITY  its compute capability without the point [default: 80]
 // UNMASK_EMULATOR_CUDA    the version of CUDA that the driver is for [default: 13000, which is 13.0]
 // UNMASK_EMULATOR_REPORT  a file for what was done, in JSON, written at the end of the process
 #include <cstdint>
@@ -110,12 +111,15 @@ struct Device {
   uint64_t copies = 0;
   size_t used = 0, memory = size_t(16) << 30;
   unsigned streams = 0;
+  int capability = 80;
   const char *report_to = getenv("UNMASK_EMULATOR_REPORT");
   Counts counts;
 
   Device() {
     if (const char *given = getenv("UNMASK_EMULATOR_MEMORY"))
       memory = strtoull(given, nullptr, 10);
+    if (const char *given = getenv("UNMASK_EMULATOR_CAPABILITY"))
+      capability = atoi(given);
   }
 
   ~Device() {
@@ -397,6 +401,39 @@ void *host_library() {
 
 void *pointer_of(Pointer pointer) { return reinterpret_cast<void *>(pointer); }
 
+/// Null where it is not built for the host.
+Kernel kernel_of_host(const std::string &name) {
+  void *library = host_library();
+  return library ? reinterpret_cast<Kernel>(dlsym(library, ("host_" + name).c_str())) : nullptr;
+}
+
+/// What a block may ask for of shared memory without being allowed more.
+constexpr size_t usual_shared_bytes = 48 * 1024;
+
+Result launch(const Function &function, const host::Launch &launch, size_t shared_bytes, size_t most_shared_bytes,
+              const Stream *stream, void **parameters) {
+  if (!has_context())
+    return invalid_context;
+  const unsigned most = 65535;
+  const auto &[grid, block, reversed] = launch;
+  uint64_t threads = uint64_t(block.x) * block.y * block.z;
+  if (grid.x == 0 || grid.x > 0x7fffffff || grid.y == 0 || grid.y > most || grid.z == 0 || grid.z > most ||
+      threads == 0 || threads > 1024 || block.z > 64 || shared_bytes > most_shared_bytes ||
+      shared_bytes > host::largest_shared_bytes)
+    return refuse(invalid_value, ("a grid that no card takes, of " + function.name).c_str());
+  if (!function.kernel)
+    return refuse(not_supported, (function.name + " is not built for the host").c_str());
+  Device &of = device();
+  {
+    std::lock_guard lock(of.mutex);
+    ++of.counts.launches;
+    ++of.counts.kernels[function.name];
+    of.counts.streams.insert(stream ? stream->number : 0);
+  }
+  function.kernel(&launch, parameters);
+  return success;
+}
+
 } // namespace
 
 #define API extern "C" __attribute__((visibility("default")))
@@ -439,10 +476,13 @@ API int cuDeviceGetAttribute(int *value, int attribute, int) {
     *value = 108;
     return success;
   case 75: // compute capability, before the point
-    *value = 8;
+    *value = device().capability / 10;
     return success;
   case 76: // and after it
-    *value = 0;
+    *value = device().capability % 10;
+    return success;
+  case 97: // bytes of shared memory of a block that is allowed more than the usual
+    *value = host::largest_shared_bytes;
     return success;
   case 115: // memory pools
     *value = 1;
@@ -600,36 +640,26 @@ API int cuModuleUnload(Module *module) {
 API int cuModuleGetFunction(Function **function, Module *module, const char *name) {
   if (module->ptx.find(std::string(".entry ") + name + "(") == std::string::npos)
     return not_found;
-  void *library = host_library();
+  Kernel kernel = kernel_of_host(name);
   std::lock_guard lock(device().mutex);
-  auto [entry, is_new] = module->functions.try_emplace(name, Function{name, nullptr});
-  if (is_new && library)
-    entry->second.kernel = reinterpret_cast<Kernel>(dlsym(library, (std::string("host_") + name).c_str()));
+  auto [entry, is_new] = module->functions.try_emplace(name, Function{name, kernel});
   *function = &entry->second;
   return success;
 }
 API int cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                        unsigned block_y, unsigned block_z, unsigned shared_bytes, Stream *stream, void **parameters,
                        void **) {
-  if (!has_context())
-    return invalid_context;
-  const unsigned most = 65535;
-  uint64_t threads = uint64_t(block_x) * block_y * block_z;
-  if (grid_x == 0 || grid_x > 0x7fffffff || grid_y == 0 || grid_y > most || grid_z == 0 || grid_z > most ||
-      threads == 0 || threads > 1024 || block_z > 64 || shared_bytes > 48 * 1024)
-    return refuse(invalid_value, ("a grid that no card takes, of " + function->name).c_str());
-  if (!function->kernel)
-    return refuse(not_supported, (function->name + " is not built for the host").c_str());
-  Device &of = device();
-  {
-    std::lock_guard lock(of.mutex);
-    ++of.counts.launches;
-    ++of.counts.kernels[function->name];
-    of.counts.streams.insert(number_of(stream));
-  }
-  host::Launch launch{{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, 0};
-  function->kernel(&launch, parameters);
-  return success;
+  return launch(*function, {{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, 0}, shared_bytes, usual_shared_bytes,
+                stream, parameters);
+}
+
+/// Called by the emulated runtime: the compute capability without the point.
+API int unmask_emulator_capability() { return device().capability; }
+
+/// Called by the emulated runtime for its launches. `most_shared_bytes` is what the kernel was allowed.
+API int unmask_emulator_launch(const char *name, const host::Launch *grid, size_t shared_bytes, size_t most_shared_bytes,
+                               Stream *stream, void **parameters) {
+  return launch({name, kernel_of_host(name)}, *grid, shared_bytes, most_shared_bytes, stream, parameters);
 }
 
 API int cuGetErrorName(int result, const char **name) {

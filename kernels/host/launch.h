@@ -9,6 +9,9 @@
 
 namespace host {
 
+/// Bytes of shared memory that a block may ask for: of an A100, by its data sheet.
+constexpr size_t largest_shared_bytes = 163 * 1024;
+
 struct Launch {
   Dim3 grid, block;
   /// Whether a block's threads run in descending order.
@@ -41,7 +44,10 @@ template <class... Arguments> void launch(const Launch &launch, void (*kernel)(A
 } // namespace host
 
 /// Makes a kernel callable from outside, as `host_<name>`.
-#define EXPORT(name)                                                                                               \
+#define EXPORT(name) EXPORT_AS(name, name)
+
+/// The same of a template's instance, which has no such name.
+#define EXPORT_AS(name, ...)                                                                                       \
   extern "C" void host_##name(const host::Launch *launch, void **arguments) {                                      \
-    host::launch(*launch, name, arguments);                                                                        \
+    host::launch(*launch, __VA_ARGS__, arguments);                                                                 \
   }

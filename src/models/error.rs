@@ -38,6 +38,22 @@ pub enum ModelError {
         /// The known architectures.
         known: String,
     },
+    /// The kernels for quantised weights do not run on the device.
+    #[error(
+        "this build's kernels for {format} do not run on this card: a product of {rows} rows gives {got} for {wanted}. They \
+         are machine code for one compute capability (CUDA_COMPUTE_CAP at the build, 80 by default) and run on cards \
+         with the same number before the point, from 90 on on no other card; build for this one, or take another --dtype"
+    )]
+    QuantizedKernels {
+        /// The format of the weights, as `--dtype` takes it.
+        format: &'static str,
+        /// Rows of a product that is wrong.
+        rows: usize,
+        /// What the device gave.
+        got: f32,
+        /// What it is.
+        wanted: f32,
+    },
     /// A batch that does not fit the model.
     #[error("{0}")]
     Batch(String),

@@ -40,7 +40,7 @@ pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
 pub(crate) use layers::{
-    Activation, MixtureOfExperts, RmsNorm, Rotary, RotaryRows, Router, gated, grouped,
+    Activation, BlockWeight, MixtureOfExperts, RmsNorm, Rotary, RotaryRows, Router, gated, grouped,
 };
 pub use spec::{Corruption, ForwardProcess, KvShape, ModelSpec, Parameterisation, SlidingWindow};
 pub use weights::{NotFinite, Shapes, WeightFormat};

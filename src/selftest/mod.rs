@@ -17,6 +17,7 @@ mod layers;
 pub mod memory;
 pub mod model;
 mod process;
+mod quantized;
 mod random;
 mod training;
 mod transfers;
@@ -89,6 +90,10 @@ pub const DEVICE_CHECKS: &[DeviceCheck] = &[
     DeviceCheck {
         name: "device: mixtures of experts equal those of the CPU",
         run: experts_launched::mixtures,
+    },
+    DeviceCheck {
+        name: "device: products with weights in q8_0 are the sums that they should be",
+        run: quantized::products,
     },
     DeviceCheck {
         name: "device: training steps follow those of the host, and one that is not finite changes nothing",

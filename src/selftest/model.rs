@@ -4,12 +4,19 @@ use candle_core::{DType, Device, Tensor};
 
 use super::random::Random;
 use crate::canvas::TokenId;
-use crate::models::{Denoiser, ModelError, RaggedBatch, embedded};
+use crate::models::{Denoiser, ModelError, RaggedBatch, WeightFormat, embedded};
 
 /// Largest difference of a logit in f32 from the CPU's, and of canvases alone from those in a batch.
 const TOLERANCE: f32 = 1e-3;
-/// The same in bfloat16, whose 8 bits are rounded to in every layer.
-const TOLERANCE_BF16: f32 = 0.5;
+
+/// The formats that are compared with f32 on the CPU, by their largest difference of a logit: of those that round two to
+/// three times what they differ by on a CPU.
+const FORMATS: [(WeightFormat, f32); 4] = [
+    (WeightFormat::Float(DType::F32), TOLERANCE),
+    (WeightFormat::Float(DType::BF16), 0.5),
+    (WeightFormat::Float(DType::F16), 0.07),
+    (WeightFormat::Q8_0, 0.9),
+];
 
 /// Why a check of the model failed.
 #[derive(Debug, thiserror::Error)]
@@ -21,8 +28,10 @@ pub enum ModelFailure {
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
     /// Logits differ.
-    #[error("logits differ by {difference}, at most {allowed} is allowed")]
+    #[error("in {format} logits differ by {difference}, at most {allowed} is allowed")]
     Differs {
+        /// The format of the weights.
+        format: &'static str,
         /// Largest difference.
         difference: f32,
         /// What is allowed.
@@ -30,21 +39,18 @@ pub enum ModelFailure {
     },
 }
 
-/// Logits of the embedded model on `device`, in f32 and in bfloat16, against those on the CPU.
+/// Logits of the embedded model on `device`, in every format, against those of f32 on the CPU.
 ///
 /// # Errors
-/// If they differ by more than 10⁻³ in f32 or ½ in bfloat16, or the device fails.
+/// If they differ by more than is stated for the format, or the device fails.
 pub fn equals_the_cpu(device: &Device) -> Result<String, ModelFailure> {
     let canvases = canvases()?;
     let truth = logits(&*load(DType::F32, &Device::Cpu)?, &canvases)?;
     let mut seen = Vec::new();
-    for (name, dtype, allowed) in [
-        ("f32", DType::F32, TOLERANCE),
-        ("bf16", DType::BF16, TOLERANCE_BF16),
-    ] {
-        let logits = logits(&*load(dtype, device)?, &canvases)?;
-        let difference = difference(&logits, &truth, allowed)?;
-        seen.push(format!("{name} {difference:.1e}"));
+    for (format, allowed) in FORMATS {
+        let logits = logits(&*load(format, device)?, &canvases)?;
+        let difference = difference(format, &logits, &truth, allowed)?;
+        seen.push(format!("{} {difference:.1e}", format.name()));
     }
     Ok(format!("largest difference {}", seen.join(", ")))
 }
@@ -65,12 +71,13 @@ pub fn is_the_same_in_any_batch(device: &Device) -> Result<String, ModelFailure>
         true => 0.0,
         false => TOLERANCE,
     };
-    let difference = difference(&Tensor::cat(&alone, 0)?, &together, allowed)?;
+    let format = DType::F32.into();
+    let difference = difference(format, &Tensor::cat(&alone, 0)?, &together, allowed)?;
     Ok(format!("largest difference {difference:.1e}"))
 }
 
-fn load(dtype: DType, device: &Device) -> Result<Box<dyn Denoiser>, ModelError> {
-    embedded::checkpoint()?.load(dtype, device)
+fn load(format: impl Into<WeightFormat>, device: &Device) -> Result<Box<dyn Denoiser>, ModelError> {
+    embedded::checkpoint()?.load(format, device)
 }
 
 /// Canvases of several lengths, a third of whose slots are masked.
@@ -98,11 +105,22 @@ fn logits(model: &dyn Denoiser, canvases: &[Vec<TokenId>]) -> Result<Tensor, Mod
     Ok(logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)
 }
 
-fn difference(a: &Tensor, b: &Tensor, allowed: f32) -> Result<f32, ModelFailure> {
-    let difference = (a - b)?.abs()?.max_all()?.to_scalar::<f32>()?;
+fn difference(
+    format: WeightFormat,
+    a: &Tensor,
+    b: &Tensor,
+    allowed: f32,
+) -> Result<f32, ModelFailure> {
+    let differences = (a - b)?.abs()?.flatten_all()?.to_vec1::<f32>()?;
+    // NaN is larger than any number.
+    let difference = differences
+        .into_iter()
+        .max_by(f32::total_cmp)
+        .unwrap_or(0.0);
     match difference <= allowed {
         true => Ok(difference),
         false => Err(ModelFailure::Differs {
+            format: format.name(),
             difference,
             allowed,
         }),

@@ -15,5 +15,6 @@ inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) { return __nv_bfl
 struct __nv_bfloat162 {
   __nv_bfloat16 x, y;
 };
+using nv_bfloat162 = __nv_bfloat162;
 inline __nv_bfloat162 __hadd2(__nv_bfloat162 a, __nv_bfloat162 b) { return {a.x + b.x, a.y + b.y}; }
 inline __nv_bfloat162 __hmul2(__nv_bfloat162 a, __nv_bfloat162 b) { return {a.x * b.x, a.y * b.y}; }

@@ -328,8 +328,8 @@ impl Checkpoint {
     /// Loads the network onto `device` with weights held as `format`.
     ///
     /// # Errors
-    /// If the weight files do not hold exactly the tensors that config.json asks for, or the device
-    /// fails.
+    /// If the weight files do not hold exactly the tensors that config.json asks for, the device fails, or it does not
+    /// run the kernels for weights held so.
     pub fn load(
         &self,
         format: impl Into<WeightFormat>,
@@ -350,6 +350,7 @@ impl Checkpoint {
         progress: &dyn Fn(u64),
     ) -> Result<Box<dyn Denoiser>, ModelError> {
         let format = format.into();
+        format.check_kernels(device)?;
         let Some(files) = self.files()? else {
             let weights = Weights::new(&Dummy, format, device);
             return (self.family.load)(&self.config, self.spec()?, weights);

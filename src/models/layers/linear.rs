@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{DType, Module, Result, Tensor};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Module, Result, Tensor};
 
 use crate::floats::with_floats;
+use crate::models::layers::blocks::BlockWeight;
 use crate::models::layers::q8::{self, Q8Rows, Q8Weight};
 
 /// A linear layer `[rows, from]` → `[rows, to]`.
@@ -21,7 +22,7 @@ enum Weight {
     /// `[to, from]`
     Float(Tensor),
     /// In blocks that candle multiplies.
-    Quantized(QMatMul),
+    Blocks(BlockWeight),
     /// In Q8_0 on a CPU that has instructions for it.
     Q8(Arc<Q8Weight>),
 }
@@ -34,17 +35,24 @@ impl Linear {
         Self { weight, bias }
     }
 
-    /// From `weight` `[to, from]`, which is quantised in `blocks` along `from`, and `bias` `[to]`.
+    /// From `weight` `[to, from]`, wherever it is, which is quantised in `blocks` along `from` and put on `device`, and
+    /// `bias` `[to]` there.
     ///
     /// # Errors
     /// If `from` is no multiple of the block's size, or the device fails.
-    pub fn quantized(weight: &Tensor, blocks: GgmlDType, bias: Option<Tensor>) -> Result<Self> {
-        let (to, from) = weight.dims2()?;
-        let on_cpu = weight.device().is_cpu();
-        let quantized = QTensor::quantize(weight, blocks)?;
-        let weight = match on_cpu && blocks == GgmlDType::Q8_0 && q8::is_supported() {
-            true => Weight::Q8(Arc::new(Q8Weight::from_gguf(to, from, &quantized.data()?))),
-            false => Weight::Quantized(QMatMul::from_qtensor(quantized)?),
+    pub fn quantized(
+        weight: &Tensor,
+        blocks: GgmlDType,
+        device: &Device,
+        bias: Option<Tensor>,
+    ) -> Result<Self> {
+        let weight = match device.is_cpu() && blocks == GgmlDType::Q8_0 && q8::is_supported() {
+            true => {
+                let (to, from) = weight.dims2()?;
+                let quantized = QTensor::quantize(&weight.to_device(device)?, blocks)?;
+                Weight::Q8(Arc::new(Q8Weight::from_gguf(to, from, &quantized.data()?)))
+            }
+            false => Weight::Blocks(BlockWeight::new(weight, blocks, device)?),
         };
         Ok(Self { weight, bias })
     }
@@ -103,7 +111,7 @@ impl Module for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.biased(match &self.weight {
             Weight::Float(weight) => product(x, weight)?,
-            Weight::Quantized(weight) => weight.forward(x)?,
+            Weight::Blocks(weight) => weight.multiply(x)?,
             Weight::Q8(weight) => multiply(weight, &quantize(x)?, x)?,
         })
     }
@@ -175,12 +183,12 @@ mod tests {
         for (from, to) in [(32, 1), (64, 35), (768, 66), (1504, 300)] {
             let x = Tensor::randn(0f32, 1.0, (130, from), &Device::Cpu)?;
             let w = Tensor::randn(0f32, 1.0, (to, from), &Device::Cpu)?;
-            let blocks = QTensor::quantize(&w, GgmlDType::Q8_0)?;
+            let blocks = BlockWeight::new(&w, GgmlDType::Q8_0, &Device::Cpu)?;
             let candles = Linear {
-                weight: Weight::Quantized(QMatMul::from_qtensor(blocks)?),
+                weight: Weight::Blocks(blocks),
                 bias: None,
             };
-            let chosen = Linear::quantized(&w, GgmlDType::Q8_0, None)?;
+            let chosen = Linear::quantized(&w, GgmlDType::Q8_0, &Device::Cpu, None)?;
             for layer in [candles, chosen] {
                 let all = layer.forward(&x)?;
                 for rows in [1, 2, 3, 9, 63, 64, 65, 66, 129] {

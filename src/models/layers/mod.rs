@@ -1,6 +1,7 @@
 //! Layers that families share.
 
 mod block;
+mod blocks;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod dit;
@@ -13,12 +14,14 @@ mod q8;
 mod rotary;
 mod transformer;
 
+pub(crate) use blocks::BlockWeight;
 pub(crate) use elementwise::{Activation, gated};
 pub(crate) use moe::{MixtureOfExperts, Router, grouped};
 pub(crate) use norm::RmsNorm;
 pub(crate) use rotary::{Rotary, RotaryRows};
 
 pub(super) use block::{Block, SelfAttention};
+pub(super) use blocks::{WrongProduct, wrong_product};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
 pub(super) use linear::{Linear, product};
 pub(super) use mlp::{GatedMlp, Mlp};

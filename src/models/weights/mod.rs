@@ -15,7 +15,8 @@ pub use files::NotFinite;
 pub(super) use files::SafetensorsFiles;
 pub(super) use record::Recorder;
 
-use crate::models::layers::Linear;
+use crate::models::ModelError;
+use crate::models::layers::{Linear, WrongProduct, wrong_product};
 
 /// Tensor names with their shapes.
 pub type Shapes = std::collections::BTreeMap<String, Vec<usize>>;
@@ -51,6 +52,25 @@ impl WeightFormat {
     pub(super) fn quantization(self, from: usize) -> Option<GgmlDType> {
         let blocks = GgmlDType::Q8_0;
         (self == Self::Q8_0 && from.is_multiple_of(blocks.block_size())).then_some(blocks)
+    }
+
+    /// Checks that `device` multiplies with weights held so.
+    ///
+    /// # Errors
+    /// If it does not, or fails.
+    pub(super) fn check_kernels(self, device: &Device) -> std::result::Result<(), ModelError> {
+        if device.is_cpu() || self != Self::Q8_0 {
+            return Ok(());
+        }
+        match wrong_product(GgmlDType::Q8_0, device)? {
+            None => Ok(()),
+            Some(WrongProduct { rows, got, wanted }) => Err(ModelError::QuantizedKernels {
+                format: self.name(),
+                rows,
+                got,
+                wanted,
+            }),
+        }
     }
 
     /// Bytes of a linear layer's weight `[to, from]`.
@@ -181,8 +201,8 @@ impl<'a> Weights<'a> {
             Some(blocks) if !self.source.is_hollow() => {
                 let weight = self
                     .source
-                    .tensor(&name, &shape, DType::F32, &self.device)?;
-                Linear::quantized(&weight, blocks, bias)
+                    .tensor(&name, &shape, DType::F32, &Device::Cpu)?;
+                Linear::quantized(&weight, blocks, &self.device, bias)
             }
             _ => {
                 let weight = self
@@ -206,7 +226,7 @@ impl<'a> Weights<'a> {
     ) -> Result<[Linear; N]> {
         let to = parts.iter().sum();
         let bias = bias.then(|| self.get(to, "bias")).transpose()?;
-        let weight = self.get((to, from), "weight")?;
+        let weight = self.before_quantization((to, from), "weight", from)?;
         if self.source.is_hollow() {
             // Noted as a linear layer.
             self.source
@@ -240,7 +260,7 @@ impl<'a> Weights<'a> {
         parts: [usize; N],
     ) -> Result<Vec<[Linear; N]>> {
         let to: usize = parts.iter().sum();
-        let stack = self.get((count, to, from), name)?;
+        let stack = self.before_quantization((count, to, from), name, from)?;
         self.source.note_linear(&self.name(name));
         let layer = |index: usize| {
             let weight = stack.narrow(0, index, 1)?.squeeze(0)?;
@@ -270,8 +290,25 @@ impl<'a> Weights<'a> {
                 self.source.note_quantized_copy([to, from]);
                 Ok(Linear::new(embedding.clone(), None))
             }
-            Some(blocks) => Linear::quantized(embedding, blocks, None),
+            Some(blocks) => Linear::quantized(embedding, blocks, &self.device, None),
         }
+    }
+
+    /// A tensor of weights of linear layers of input width `from`, on the CPU where they are quantised: so a device
+    /// holds none of them but in blocks.
+    fn before_quantization(
+        &self,
+        shape: impl Into<Shape>,
+        name: &str,
+        from: usize,
+    ) -> Result<Tensor> {
+        let device = match self.format.quantization(from) {
+            Some(_) => &Device::Cpu,
+            None => &self.device,
+        };
+        let (name, shape) = (self.name(name), shape.into());
+        self.source
+            .tensor(&name, shape.dims(), self.dtype(), device)
     }
 
     /// The linear layer of some rows `[to, from]` of a weight.
@@ -279,7 +316,9 @@ impl<'a> Weights<'a> {
         match self.format.quantization(rows.dim(1)?) {
             _ if self.source.is_hollow() => Ok(Linear::new(rows, bias)),
             // candle quantises the whole storage of a tensor, whatever part of it the tensor is.
-            Some(blocks) => Linear::quantized(&rows.force_contiguous()?, blocks, bias),
+            Some(blocks) => {
+                Linear::quantized(&rows.force_contiguous()?, blocks, &self.device, bias)
+            }
             None => Ok(Linear::new(layout::transposed(rows)?, bias)),
         }
     }

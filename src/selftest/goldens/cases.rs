@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use super::folder::{Golden, Tensors};
 use super::inputs::{Forward, Input, SHIFTED, Sees, VALID_KEYS, by_bits, noised, of, plain};
 use super::{FORWARD, GoldenError, follow};
+use crate::models::WeightFormat;
 
 /// The goldens of a family.
 pub(super) struct FamilyCases {
@@ -16,13 +17,36 @@ pub(super) struct FamilyCases {
     /// Cases of forward.safetensors that are something else: what the official code makes of logits, which the
     /// tests hold to it, and networks under another config.json.
     others: &'static [&'static str],
-    /// The most that the logits of a case may differ in bfloat16, in the root mean square and relative to the logits:
-    /// three times what rounding makes of them on a CPU, where every operation rounds to 8 bits. A card rounds no more
-    /// often, but sums in another order. Of two experts that are about as probable rounding may choose the other,
-    /// whose row is another then: families with experts have room for such rows.
-    pub relative_bf16: f32,
+    /// What rounding may make of the logits.
+    pub rounded: Rounded,
     /// Follows recorded runs; what they are called.
     follow: fn(&Golden, &Device) -> Result<Vec<String>, GoldenError>,
+}
+
+/// The most that the logits of a case may differ in a format, in the root mean square and relative to the logits: three
+/// times what rounding makes of them on a CPU, where every operation rounds. A card rounds no more often, but sums in
+/// another order. Of two experts that are about as probable rounding may choose the other, whose row is another then:
+/// families with experts have room for such rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rounded {
+    bf16: f32,
+    f16: f32,
+    q8_0: f32,
+}
+
+const fn rounded(bf16: f32, f16: f32, q8_0: f32) -> Rounded {
+    Rounded { bf16, f16, q8_0 }
+}
+
+impl Rounded {
+    /// The formats that round, and their bounds.
+    pub fn formats(self) -> [(WeightFormat, f32); 3] {
+        [
+            (DType::BF16.into(), self.bf16),
+            (DType::F16.into(), self.f16),
+            (WeightFormat::Q8_0, self.q8_0),
+        ]
+    }
 }
 
 impl FamilyCases {
@@ -84,7 +108,7 @@ const ALL: &[FamilyCases] = &[
             of("batch_self_cond_mask", Input::Encoded),
         ],
         others: &[],
-        relative_bf16: 0.5,
+        rounded: rounded(0.5, 0.1, 0.6),
         follow: follow::none,
     },
     FamilyCases {
@@ -98,7 +122,7 @@ const ALL: &[FamilyCases] = &[
             of("cache1", Input::DualCache),
         ],
         others: &[],
-        relative_bf16: 0.09,
+        rounded: rounded(0.09, 0.012, 0.16),
         follow: follow::llada,
     },
     FamilyCases {
@@ -110,7 +134,7 @@ const ALL: &[FamilyCases] = &[
             of("case3", SHIFTED),
         ],
         others: &[],
-        relative_bf16: 0.3,
+        rounded: rounded(0.3, 0.1, 0.3),
         follow: follow::llada_moe,
     },
     FamilyCases {
@@ -122,7 +146,7 @@ const ALL: &[FamilyCases] = &[
             of("cache0", Input::BlockCache("block_length")),
         ],
         others: &[],
-        relative_bf16: 0.5,
+        rounded: rounded(0.5, 0.1, 0.5),
         follow: follow::llada2,
     },
     FamilyCases {
@@ -143,7 +167,7 @@ const ALL: &[FamilyCases] = &[
             of("cache1", Input::DualCache),
         ],
         others: &[],
-        relative_bf16: 0.07,
+        rounded: rounded(0.07, 0.013, 0.11),
         follow: follow::dream,
     },
     FamilyCases {
@@ -154,7 +178,7 @@ const ALL: &[FamilyCases] = &[
             of("cache0", Input::BlockCache("block_length")),
         ],
         others: &[],
-        relative_bf16: 0.05,
+        rounded: rounded(0.05, 0.006, 0.08),
         follow: follow::sdar,
     },
     FamilyCases {
@@ -167,7 +191,7 @@ const ALL: &[FamilyCases] = &[
             of("cache0", Input::BlockCache("block_size")),
         ],
         others: &[],
-        relative_bf16: 0.06,
+        rounded: rounded(0.06, 0.007, 0.09),
         follow: follow::a2d,
     },
     FamilyCases {
@@ -187,7 +211,7 @@ const ALL: &[FamilyCases] = &[
             "noise_loglinear",
             "subs0",
         ],
-        relative_bf16: 0.03,
+        rounded: rounded(0.03, 0.005, 0.06),
         follow: follow::mdlm,
     },
     FamilyCases {
@@ -198,7 +222,7 @@ const ALL: &[FamilyCases] = &[
             of("cache0", Input::NoisedBlockCache),
         ],
         others: &["ddpm0", "ddpm1", "ddpm_nucleus", "nelbo0", "subs0"],
-        relative_bf16: 0.03,
+        rounded: rounded(0.03, 0.005, 0.06),
         follow: follow::bd3lm,
     },
     FamilyCases {
@@ -217,7 +241,7 @@ const ALL: &[FamilyCases] = &[
             ),
         ],
         others: &["analytic0", "denoiser0", "euler0", "loss0", "noise"],
-        relative_bf16: 0.03,
+        rounded: rounded(0.03, 0.004, 0.05),
         follow: follow::sedd,
     },
 ];

@@ -16,6 +16,7 @@ pub mod plans;
 pub mod replay;
 pub mod runs;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
@@ -126,38 +127,43 @@ impl Goldens {
     }
 }
 
-/// Logits of all recorded forwards on `device`, in f32 and in bfloat16, against the official ones; what was seen,
-/// in words.
+/// Logits of all recorded forwards on `device`, in every format, against the official ones; what was seen, in words.
 ///
 /// # Errors
-/// If a logit differs by more than [`TOLERANCE`] in f32, or those of a case in bfloat16 by more, in the root mean square
-/// and relative to the logits, than is stated for the family; if the golden cannot be used; or if it holds a case of
-/// which nothing is known.
+/// If a logit differs by more than [`TOLERANCE`] in f32, or those of a case in another format by more, in the root mean
+/// square and relative to the logits, than is stated for the family; if the golden cannot be used; or if it holds a case
+/// of which nothing is known.
 pub fn logits(golden: &Golden, device: &Device) -> Result<String, GoldenError> {
     let (model, cases) = load(golden, DType::F32, device)?;
     let official = golden.tensors(FORWARD)?;
     cases.check_complete(golden, &official)?;
-    let half = golden.load(DType::BF16, device)?;
-    let [exact, rounded] = [&model, &half].map(|model| {
+    let most = |model: &dyn Denoiser| {
         let mut most = Difference::default();
         for case in cases.forwards {
-            for compared in case.compute(&**model, &official)? {
+            for compared in case.compute(model, &official)? {
                 most = most.max(compared.difference()?);
             }
         }
         Ok::<_, GoldenError>(most)
-    });
-    let (exact, rounded) = (exact?, rounded?);
-    let seen = format!(
-        "{} cases, f32 differs by {:.1e} of at most {TOLERANCE:.0e}, bf16 by {:.1e}, and by {:.1} % of at most {:.0} % in \
-         the root mean square",
-        cases.forwards.len(),
-        exact.largest,
-        rounded.largest,
-        100.0 * rounded.relative,
-        100.0 * cases.relative_bf16,
+    };
+    let exact = most(&*model)?.largest;
+    let mut holds = exact <= TOLERANCE;
+    let mut seen = format!(
+        "{} cases, f32 differs by {exact:.1e} of at most {TOLERANCE:.0e}; in the root mean square",
+        cases.forwards.len()
     );
-    match exact.largest <= TOLERANCE && rounded.relative <= cases.relative_bf16 {
+    for (format, allowed) in cases.rounded.formats() {
+        let relative = most(&*golden.load(format, device)?)?.relative;
+        holds &= relative <= allowed;
+        let (relative, allowed) = (100.0 * relative, 100.0 * allowed);
+        let _ = write!(
+            seen,
+            " {} by {relative:.2} % of at most {allowed:.1} %,",
+            format.name()
+        );
+    }
+    seen.pop();
+    match holds {
         true => Ok(seen),
         false => Err(GoldenError::Differs(seen)),
     }
