@@ -428,7 +428,7 @@ Result launch(const Function &function, const host::Launch &launch, size_t share
     std::lock_guard lock(of.mutex);
     ++of.counts.launches;
     ++of.counts.kernels[function.name];
-    of.counts.streams.insert(stream ? stream->number : 0);
+    of.counts.streams.insert(number_of(stream));
   }
   function.kernel(&launch, parameters);
   return success;
