@@ -264,6 +264,11 @@ impl Decoder {
             .map_or(0..0, |block| block.slots.clone())
     }
 
+    /// The slots of the last block; empty if there are no blocks.
+    pub fn last_block(&self) -> Range<usize> {
+        self.blocks.last().map_or(0..0, |block| block.slots.clone())
+    }
+
     /// Whether nothing is left to do.
     pub fn is_done(&self) -> bool {
         self.block >= self.blocks.len()

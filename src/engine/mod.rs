@@ -28,11 +28,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::canvas::{Blank, Canvas, TokenId};
-use crate::decode::{CachePolicy, DecodePlan, PlanError};
+use crate::decode::{CachePolicy, DecodePlan, Decoder, PlanError};
 use crate::models::{AttentionPattern, Corruption, Denoiser, ModelSpec, Parameterisation};
 
 pub use cache::CacheScheme;
-use cache::{CacheMemory, SequenceCache};
+use cache::{CacheMemory, Room};
 pub use error::{GenerationError, StartError, SubmitError};
 pub use event::{Event, Statistics, StepReport};
 pub use phases::Phases;
@@ -260,8 +260,9 @@ impl Engine {
             constraint,
         } = submission;
         let canvas = plan.noised(canvas);
-        let scheme = self.affordable_scheme(plan, canvas.len())?;
+        let scheme = self.cache_scheme(plan)?;
         let decoder = submission::decoder(&self.spec, &canvas, plan)?;
+        let scheme = self.affordable_scheme(scheme, plan, &canvas, &decoder)?;
         let (sender, receiver) = reports(self.coalesces.then_some(canvas.len()));
         let row_params = SequenceRows::new(plan, &canvas, &self.spec, logprobs);
         let sequence = Sequence {
@@ -299,23 +300,27 @@ impl Engine {
         }
     }
 
-    /// The scheme for a canvas of `length` slots: without the memory for it, `auto` recomputes everything.
+    /// `scheme`, or where there is no memory for it and the policy is `auto`, recomputing everything.
     fn affordable_scheme(
         &self,
+        scheme: CacheScheme,
         plan: &DecodePlan,
-        length: usize,
+        canvas: &Canvas,
+        decoder: &Decoder,
     ) -> Result<CacheScheme, SubmitError> {
-        let scheme = self.cache_scheme(plan)?;
-        let guided = plan.sampling.guidance_scale > 0.0;
-        let needed = self.kv_block * SequenceCache::needs(scheme, &self.spec, length, guided);
+        let is_guided = plan.sampling.guidance_scale > 0.0;
+        let room = Room::of(scheme, &self.spec, canvas, decoder, is_guided);
+        let is_encoded = matches!(self.spec.attention, AttentionPattern::EncodedBlocks { .. });
+        // Without memory nothing is cached, not even of a canvas whose one block leaves nothing to keep; an encoder
+        // that has nothing to read needs none.
+        let fewest = usize::from(!is_encoded && scheme != CacheScheme::None);
+        let needed = self.kv_block * room.total_blocks().max(fewest);
         if needed <= self.kv_slots {
             return Ok(scheme);
         }
         let limit = self.kv_slots;
         match plan.cache.policy {
-            _ if matches!(self.spec.attention, AttentionPattern::EncodedBlocks { .. }) => {
-                Err(SubmitError::CannotEncode { needed, limit })
-            }
+            _ if is_encoded => Err(SubmitError::CannotEncode { needed, limit }),
             CachePolicy::Auto => Ok(CacheScheme::None),
             _ => Err(SubmitError::CacheTooLarge { needed, limit }),
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::cache::{CacheMemory, SequenceCache};
+use super::cache::{CacheMemory, Room, SequenceCache};
 use super::failures::Failures;
 use super::phases::{Phases, Stopwatch};
 use super::queue::Queue;
@@ -276,14 +276,15 @@ impl Worker {
             let mut cached = Ok(None);
             let next = self.queue.pop_if(|sequence| {
                 cached = catch_unwind(AssertUnwindSafe(|| {
-                    SequenceCache::admit(
-                        memory,
-                        sequence.cache,
-                        model.spec(),
+                    let (spec, (scheme, cache)) = (model.spec(), sequence.cache);
+                    let room = Room::of(
+                        scheme,
+                        spec,
                         &sequence.canvas,
-                        sequence.decoder.block().start,
+                        &sequence.decoder,
                         sequence.is_guided(),
-                    )
+                    );
+                    SequenceCache::admit(memory, cache, spec, room)
                 }));
                 !matches!(cached, Ok(None))
             });

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use serde_json::{Value, json};
 use unmask::canvas::{Canvas, TokenId};
-use unmask::decode::{Budget, Cache, CachePolicy, DecodePlan};
+use unmask::decode::{Budget, Cache, CachePolicy, DecodePlan, EarlyStop};
 use unmask::engine::{CacheScheme, Engine, EngineConfig, SubmitError};
 use unmask::models::{AttentionPattern, Checkpoint};
 
@@ -283,6 +283,67 @@ fn a_canvas_too_long_for_the_memory_is_recomputed_unless_a_cache_was_asked_for()
     let asked = with_policy(auto, CachePolicy::Prefix);
     let error = engine.submit(canvas(60), &asked).unwrap_err();
     assert!(matches!(error, SubmitError::CacheTooLarge { .. }));
+}
+
+/// Nothing is computed after the last block that could read what it would leave.
+#[test]
+fn finished_blocks_take_memory_for_what_comes_before_the_last_and_no_more() {
+    let slots_of = |name: &str, slots: usize| {
+        let model = load(name);
+        let config = EngineConfig {
+            kv_memory: slots * model.spec().kv_width() * 4,
+            ..EngineConfig::unshared()
+        };
+        Engine::start(model, config).unwrap()
+    };
+    let needed = |engine: &Engine, prompt_length: usize, gap: usize, guidance_scale: f32| {
+        let mut plan = with_policy(&engine.spec().default_plan, CachePolicy::Prefix);
+        plan.sampling.guidance_scale = guidance_scale;
+        plan.early_stop = EarlyStop::Never;
+        let canvas = Canvas::builder(engine.blank())
+            .fixed(&prompt(prompt_length, 1))
+            .gap(gap);
+        let canvas = engine.spec().with_scratch(&plan, canvas.build().unwrap());
+        match engine.submit(canvas, &plan) {
+            Ok(generation) => {
+                let (finished, statistics) = end(generation).unwrap();
+                assert_eq!(finished.masked_in(0..prompt_length + gap).count(), 0);
+                assert_eq!(statistics.cache, CacheScheme::Block);
+                0
+            }
+            Err(SubmitError::CannotEncode { needed, .. }) => needed,
+            Err(SubmitError::CacheTooLarge { needed, .. }) => needed,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    // Blocks of 8 slots after the prompt, of which there is memory for 16 slots or 32.
+    let name = "diffusion_gemma";
+    let [none, one, two] = [0, 16, 32].map(|slots| slots_of(name, slots));
+    for (prompt_length, gap, slots) in [(0, 8, 0), (1, 3, 16), (16, 8, 16), (8, 16, 16)] {
+        assert_eq!(needed(&none, prompt_length, gap, 0.0), slots);
+        assert_eq!(needed(&one, prompt_length, gap, 0.0), 0);
+    }
+    for (prompt_length, gap) in [(17, 8), (9, 16), (1, 24), (16, 24)] {
+        assert_eq!(needed(&none, prompt_length, gap, 0.0), 32);
+        assert_eq!(needed(&one, prompt_length, gap, 0.0), 32);
+        assert_eq!(needed(&two, prompt_length, gap, 0.0), 0);
+    }
+    // Blocks of 4 slots, counted from the first slot of the canvas.
+    let [none, one, two] = [0, 16, 32].map(|slots| slots_of("sdar", slots));
+    assert_eq!(
+        none.spec().attention,
+        AttentionPattern::BlockCausal { block_length: 4 }
+    );
+    for (prompt_length, gap) in [(5, 15), (16, 4), (16, 3), (17, 1)] {
+        assert_eq!(needed(&none, prompt_length, gap, 0.0), 16);
+        assert_eq!(needed(&one, prompt_length, gap, 0.0), 0);
+        assert_eq!(needed(&one, prompt_length, gap, 1.0), 32);
+        assert_eq!(needed(&two, prompt_length, gap, 1.0), 0);
+    }
+    assert_eq!(needed(&one, 16, 5, 0.0), 32);
+    assert_eq!(needed(&two, 16, 5, 0.0), 0);
+    // One block has nothing before it to keep.
+    assert_eq!(needed(&one, 0, 4, 0.0), 0);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::blocks::{Before, Contents};
 use super::memory::{CacheMemory, Table};
-use super::{CacheScheme, Window};
+use super::{CacheScheme, Room, Window};
 use crate::canvas::Canvas;
 use crate::decode::Cache;
 use crate::models::{AttentionPattern, ModelSpec};
@@ -29,12 +29,6 @@ pub(in crate::engine) struct SequenceCache {
     refreshed: Option<(Range<usize>, usize)>,
 }
 
-/// Slots that the canvas's first block lacks where blocks of `length` slots are counted so that one begins at
-/// slot `start`.
-fn missing(length: usize, start: usize) -> usize {
-    (length - start % length) % length
-}
-
 /// Where a sequence is when its window is chosen.
 #[derive(Debug, Clone)]
 pub(in crate::engine) struct Place {
@@ -51,55 +45,27 @@ pub(in crate::engine) struct Place {
 }
 
 impl SequenceCache {
-    /// Blocks of the pool that a canvas needs; 0 without a cache.
-    pub fn needs(scheme: CacheScheme, spec: &ModelSpec, length: usize, guided: bool) -> usize {
-        let block_slots = super::memory::block_slots(spec);
-        match scheme {
-            CacheScheme::None => 0,
-            // One more where the first block is not whole.
-            CacheScheme::Block => (length.div_ceil(block_slots) + 1) * (1 + usize::from(guided)),
-            _ => length.div_ceil(block_slots) * (1 + usize::from(guided)),
-        }
-    }
-
-    /// Takes the memory for a canvas, in whose blocks one begins at `block_start`; none if there is not
-    /// enough of it now.
+    /// Takes the memory for a sequence; none if there is not enough of it now.
     pub fn admit(
         memory: &mut CacheMemory,
-        (scheme, cache): (CacheScheme, Cache),
+        cache: Cache,
         spec: &ModelSpec,
-        canvas: &Canvas,
-        block_start: usize,
-        guided: bool,
+        room: Room,
     ) -> Option<Self> {
-        let model_block = match spec.attention {
-            AttentionPattern::BlockCausal { block_length } => {
-                Some((block_length, missing(block_length, block_start)))
-            }
-            AttentionPattern::Bidirectional | AttentionPattern::EncodedBlocks { .. } => None,
-        };
-        let shift = model_block.map_or(0, |(_, missing)| missing);
+        let shift = room.shift();
         let block_slots = memory.block_slots();
-        let each = match scheme {
-            CacheScheme::None => 0,
-            _ => (canvas.len() + shift).div_ceil(block_slots),
-        };
-        let tables = match scheme {
-            CacheScheme::None => 0,
-            _ => 1 + usize::from(guided),
-        };
-        let mut blocks = memory.blocks.take(each * tables)?;
-        let tables = (0..tables)
+        let mut blocks = memory.blocks.take(room.total_blocks())?;
+        let tables = (0..room.tables)
             .map(|_| Table {
-                blocks: blocks.split_off(blocks.len() - each),
+                blocks: blocks.split_off(blocks.len() - room.blocks),
                 shift,
                 block_slots,
             })
             .collect();
         Some(Self {
-            scheme,
+            scheme: room.scheme,
             refresh: cache.refresh,
-            model_block,
+            model_block: room.model_block,
             encodes: matches!(spec.attention, AttentionPattern::EncodedBlocks { .. }),
             tables,
             cached: 0,
