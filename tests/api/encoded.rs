@@ -107,9 +107,39 @@ async fn what_it_cannot_do_is_refused_with_the_reason() {
             "renoise_rest",
         ),
         (
+            PATH,
+            with(json!({"guidance_scale": 1.0, "negative_prompt": "no"})),
+            "no mask",
+        ),
+        (
+            "/v1/fim/completions",
+            json!({"prompt": "ab", "suffix": "!", "max_tokens": 2}),
+            "only goes on from a text",
+        ),
+        (
+            "/infill",
+            json!({"input_prefix": "ab", "input_suffix": "!", "n_predict": 2}),
+            "only goes on from a text",
+        ),
+        (
+            "/v1/infill",
+            json!({"segments": ["ab", {"gap": {"choices": ["c", "d"]}}]}),
+            "does not see what follows a choice",
+        ),
+        (
+            "/v1/infill",
+            json!({"segments": ["ab", {"gap": {"tokens": 8, "regex": "[a-z]+"}}]}),
+            "uniform process",
+        ),
+        (
             "/v1/score",
             json!({"input": "ab"}),
-            "after what an encoder read",
+            "this model denoises one block after what an encoder read; nothing bounds its likelihood",
+        ),
+        (
+            "/v1/score",
+            json!({"input": "ab", "prompt": "c", "diffusion": {"guidance_scale": 1.0}}),
+            "nothing bounds its likelihood",
         ),
     ] {
         let (status, answer) = server.ask(path, &body).await;
