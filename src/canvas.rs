@@ -290,6 +290,14 @@ impl Canvas {
         self.masked_in(0..self.len()).count()
     }
 
+    /// Number of slots of gaps to which a token is committed; scratch slots do not count.
+    pub fn committed(&self) -> usize {
+        let slots = self.gaps.iter().cloned().flatten();
+        slots
+            .filter(|slot| self.provenance(*slot).is_some())
+            .count()
+    }
+
     /// The slot, if it is not fixed.
     pub fn gap_slot(&self, slot: usize) -> Option<&GapSlot> {
         match self.slots.get(slot)? {

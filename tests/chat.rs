@@ -41,36 +41,29 @@ fn error(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
+/// DiffusionGemma's is printed block by block, each of whose tokens may be revised until it is finished.
 #[test]
 fn an_answer_is_the_completion_of_the_rendered_chat() {
-    let cases = json(&golden("llada").join("tokenizer_cases.json"));
-    let case = &cases["chat"][0];
-    let message = case["messages"][0]["content"].as_str().unwrap();
-    let prompt: Vec<String> = ids(&case["ids"]).iter().map(u32::to_string).collect();
-    let model = golden("llada");
-    let generate = [
-        "generate",
-        "--json",
-        "--model",
-        model.to_str().unwrap(),
-        "--prompt-ids",
-        &prompt.join(","),
-        "--gap",
-        "12",
-        "--seed",
-        "3",
-        "--temperature",
-        "1",
-        "--steps",
-        "6",
-    ];
-    let output = unmask(&generate, "");
-    let expected: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let answer = said(&[], &format!("{message}\n"));
-    assert_eq!(
-        answer,
-        format!("{}\n", expected["gaps"][0]["text"].as_str().unwrap())
-    );
+    let of_llada = ["--gap", "12", "--temperature", "1", "--steps", "6"];
+    let of_blocks = ["--gap", "20", "--steps-per-block", "4"];
+    for (name, decode) in [("llada", &of_llada[..]), ("diffusion_gemma", &of_blocks)] {
+        let model = golden(name);
+        let cases = json(&model.join("tokenizer_cases.json"));
+        let case = &cases["chat"][0];
+        let message = case["messages"][0]["content"].as_str().unwrap();
+        let prompt: Vec<String> = ids(&case["ids"]).iter().map(u32::to_string).collect();
+        let prompt = prompt.join(",");
+        let model = ["--model", model.to_str().unwrap(), "--seed", "3"];
+        let generate = ["generate", "--json", "--prompt-ids", &prompt];
+        let output = unmask(&[&generate[..], &model, decode].concat(), "");
+        let expected: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let expected = expected["gaps"][0]["text"].as_str().unwrap();
+        let chat = [&["chat"][..], &model, decode].concat();
+        let answer = unmask(&chat, &format!("{message}\n"));
+        assert!(answer.status.success(), "{answer:?}");
+        let answer = String::from_utf8(answer.stdout).unwrap();
+        assert_eq!(answer, format!("{expected}\n"), "{name}");
+    }
 }
 
 #[test]

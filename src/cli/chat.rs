@@ -174,6 +174,7 @@ impl Chat {
             stop_tokens: &self.spec.stop_tokens,
             start: gap.start,
             slots: vec![None; gap.len()],
+            final_before: 0,
             printed: 0,
         };
         let mut generation = self.engine.submit(canvas, &self.plan)?;
@@ -182,9 +183,6 @@ impl Chat {
                 Some(Event::Step(report)) => {
                     if let Some(animation) = &mut animation {
                         animation.step(&report)?;
-                    }
-                    if self.plan.is_revising() {
-                        continue;
                     }
                     text.take(&report);
                     if animation.is_none() {
@@ -197,6 +195,7 @@ impl Chat {
                 Some(Event::Finished(canvas, _)) => {
                     let gap = canvas.gaps().last().cloned().unwrap_or_default();
                     text.slots = gap.map(|slot| Some(canvas.token(slot))).collect();
+                    text.final_before = canvas.len();
                     break;
                 }
                 Some(Event::Failed(error)) => return Err(error.into()),
@@ -224,6 +223,8 @@ struct AnswerText<'a> {
     /// The gap's first slot.
     start: usize,
     slots: Vec<Option<TokenId>>,
+    /// The canvas's slot before which committed slots do not change any more.
+    final_before: usize,
     /// Bytes that have been printed.
     printed: usize,
 }
@@ -236,19 +237,27 @@ impl AnswerText<'_> {
                 *place = Some(commit.token);
             }
         }
+        for slot in &report.remasked {
+            let at = slot.checked_sub(self.start);
+            if let Some(place) = at.and_then(|at| self.slots.get_mut(at)) {
+                *place = None;
+            }
+        }
         Splice::apply(&report.spliced, &mut self.slots, self.start, &None);
+        self.final_before = report.final_before;
     }
 
-    /// The tokens up to the first hole.
+    /// The tokens up to the first slot that is masked or not final.
     fn tokens(&self) -> impl Iterator<Item = TokenId> + '_ {
-        self.slots.iter().map_while(|token| *token)
+        let count = self.final_before.saturating_sub(self.start);
+        self.slots.iter().take(count).map_while(|token| *token)
     }
 
     fn is_stopped(&self) -> bool {
         self.tokens().any(|token| self.stop_tokens.contains(&token))
     }
 
-    /// The bytes up to the first hole or stop token.
+    /// The bytes of these tokens, up to a stop token.
     fn bytes(&self, tokenizer: &dyn Tokenizer) -> Vec<u8> {
         self.tokens()
             .take_while(|token| !self.stop_tokens.contains(token))

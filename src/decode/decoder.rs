@@ -269,6 +269,15 @@ impl Decoder {
         self.blocks.last().map_or(0..0, |block| block.slots.clone())
     }
 
+    /// The slot before which no later step changes what is committed: the first of the current block where the plan
+    /// revises, as it does within a block alone; otherwise, and when nothing is left to do, the canvas's end.
+    pub fn final_before(&self, canvas: &Canvas) -> usize {
+        match self.blocks.get(self.block) {
+            Some(block) if self.plan.is_revising() => block.slots.start,
+            _ => canvas.len(),
+        }
+    }
+
     /// Whether nothing is left to do.
     pub fn is_done(&self) -> bool {
         self.block >= self.blocks.len()

@@ -615,7 +615,7 @@ impl DecodePlan {
         })
     }
 
-    /// Whether a committed slot may change again, so that nothing is final before the end.
+    /// Whether a committed slot may change again, so that nothing is final before its block is.
     pub fn is_revising(&self) -> bool {
         !matches!(self.revision, Revision::None | Revision::Resize(_))
     }

@@ -27,13 +27,16 @@ pub struct StepReport {
     /// before: every other slot of this report is named by where it was before, too. Of plans that resize gaps
     /// only.
     pub spliced: Vec<Splice>,
+    /// No later step changes what is committed before this slot, counted as slots are after all that. Where the plan
+    /// revises, it is the first slot of the block that is denoised next.
+    pub final_before: usize,
     /// What the generation took so far, this step included.
     pub statistics: Statistics,
 }
 
 impl StepReport {
-    /// A report of a step that changed nothing; `statistics` may be of a later step.
-    pub(super) fn of(step: usize, statistics: Statistics) -> Self {
+    /// A report of a step that changed nothing; `final_before` and `statistics` may be of a later step.
+    pub(super) fn of(step: usize, final_before: usize, statistics: Statistics) -> Self {
         Self {
             step,
             committed: Vec::new(),
@@ -41,6 +44,7 @@ impl StepReport {
             remasked: Vec::new(),
             noise: Vec::new(),
             spliced: Vec::new(),
+            final_before,
             statistics: Statistics {
                 steps: step,
                 ..statistics
@@ -57,6 +61,9 @@ pub struct Statistics {
     /// Network evaluations (NFE); with guidance, the canvas and its unconditional twin count as one. Fewer
     /// than steps where the noise schedule changed nothing in a step.
     pub nfe: usize,
+    /// Slots of gaps to which a token is committed, each counted once however often it was revised; scratch slots
+    /// are none of them.
+    pub committed: usize,
     /// What was cached.
     pub cache: CacheScheme,
     /// From submission to the first step.

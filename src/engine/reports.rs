@@ -219,6 +219,7 @@ mod tests {
             remasked: Vec::new(),
             noise: Vec::new(),
             spliced: spliced.to_vec(),
+            final_before: 0,
             statistics: Statistics::default(),
         };
         for (slot, held) in slots.iter().enumerate() {

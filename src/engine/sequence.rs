@@ -124,6 +124,7 @@ impl Sequence {
         Statistics {
             steps: self.decoder.steps(),
             nfe: self.nfe,
+            committed: self.canvas.committed(),
             cache: self.cache.0,
             queued: started - self.submitted,
             denoising: started.elapsed(),

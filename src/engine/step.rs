@@ -385,18 +385,20 @@ fn commit(
         .row_params
         .spliced(&change.spliced, &sequence.canvas);
     let statistics = sequence.statistics();
+    // Slots that a step without a forward masks again are of a block that is not left before the next forward.
+    let final_before = sequence.decoder.final_before(&sequence.canvas);
     sequence.reports.step(StepReport {
         committed,
         logprobs,
         remasked: change.remasked,
         noise: change.noise,
         spliced: change.spliced,
-        ..StepReport::of(change.step, statistics)
+        ..StepReport::of(change.step, final_before, statistics)
     });
     for (step, remasked) in change.idle {
         sequence.reports.step(StepReport {
             remasked,
-            ..StepReport::of(step, statistics)
+            ..StepReport::of(step, final_before, statistics)
         });
     }
     Ok(count)

@@ -1,4 +1,4 @@
-//! Reads the gap of a completion from left to right, as far as it is committed without a hole.
+//! Reads the gap of a completion from left to right, as far as it is final and committed without a hole.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -20,8 +20,8 @@ pub(super) struct CompletionReader {
     gap: Range<usize>,
     /// Slots that the gap began with.
     asked: usize,
-    /// Whether committed slots may change, so that nothing is certain before the end.
-    is_revising: bool,
+    /// The canvas's slot before which committed slots do not change any more.
+    final_before: usize,
     /// Whether the gap holds a whole text, however it ends.
     is_whole: bool,
     /// How long it may be denoised once a line is certain.
@@ -91,12 +91,11 @@ impl CompletionReader {
         stop_tokens: Arc<[TokenId]>,
         stops: Arc<[String]>,
         gap: Range<usize>,
-        is_revising: bool,
     ) -> Self {
         Self {
             tokenizer,
             stop_tokens,
-            is_revising,
+            final_before: 0,
             is_whole: false,
             time_limit: None,
             slots: vec![None; gap.len()],
@@ -155,9 +154,11 @@ impl CompletionReader {
         self
     }
 
-    /// Reads on up to the first masked slot; whether a stop token or a stop string has come.
+    /// Reads on up to the first slot that is masked or not final; whether a stop token or a stop string has come.
     fn read(&mut self) -> bool {
-        while let Some(Some(token)) = self.slots.get(self.read) {
+        while self.gap.start + self.read < self.final_before
+            && let Some(Some(token)) = self.slots.get(self.read)
+        {
             let token = *token;
             self.read += 1;
             if self.stop_tokens.contains(&token) {
@@ -231,13 +232,15 @@ impl Reader for CompletionReader {
                 }
             }
         }
-        if self.is_revising {
-            return (None, None);
-        }
         // Slots are replaced only where nothing was committed, so that what was read stays where it is.
         for (slot, commit) in &report.committed {
             if self.gap.contains(slot) {
                 self.slots[slot - self.gap.start] = Some(commit.token);
+            }
+        }
+        for slot in &report.remasked {
+            if self.gap.contains(slot) {
+                self.slots[slot - self.gap.start] = None;
             }
         }
         Splice::apply(&report.spliced, &mut self.slots, self.gap.start, &None);
@@ -245,6 +248,7 @@ impl Reader for CompletionReader {
             Splice::apply(&report.spliced, logprobs, self.gap.start, &None);
         }
         self.gap = Splice::resized(&report.spliced, &self.gap);
+        self.final_before = report.final_before;
         let stopped = self.read();
         if !stopped && self.is_late(report.statistics.denoising) {
             // The rest of a character may be about to be committed: half of one is no text.
@@ -260,6 +264,7 @@ impl Reader for CompletionReader {
         for (at, slot) in self.gap.clone().enumerate() {
             self.slots[at] = canvas.provenance(slot).map(|commit| commit.token);
         }
+        self.final_before = canvas.len();
         let stopped = self.read();
         let rest = self.text.finish();
         self.unsent.push_str(&rest);

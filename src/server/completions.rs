@@ -98,7 +98,6 @@ pub(super) fn start(
                 stop_tokens.clone(),
                 job.stops.clone(),
                 prompt.gap.clone(),
-                plan.is_revising(),
             )
             .within(job.time_limit);
             if prompt.constraint.is_some() {
@@ -110,7 +109,7 @@ pub(super) fn start(
             if let Some(echo) = &prompt.echo {
                 reader = reader.after(echo);
             }
-            let mut run = Run::new(runs.len(), &prompt.canvas, generation, reader);
+            let mut run = Run::new(runs.len(), generation, reader);
             if job.streaming.frames {
                 let layout = Layout::of(vec![Piece::Gap(prompt.gap.len())]);
                 let canvas = plan.noised(prompt.canvas.clone());

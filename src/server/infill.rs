@@ -80,7 +80,7 @@ pub(super) async fn create(
             constraint,
         })?;
         let view = (shows_steps && job.frames).then(|| reader.view(&canvas));
-        let run = Run::new(index, &canvas, generation, reader);
+        let run = Run::new(index, generation, reader);
         runs.push(match view {
             Some(view) => run.showing(view, state.limits.frame_interval),
             None => run,

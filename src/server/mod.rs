@@ -25,8 +25,8 @@
 //!   names a `diffusion.temperature_schedule` too.
 //! - A completion is final when the committed slots from the left on hold a stop token or a stop
 //!   string; what is still masked then is never denoised. Of several stop strings the one that is
-//!   complete first wins, whatever the token borders. Under a plan with revision nothing is final
-//!   before the end, and a stream brings the whole text then.
+//!   complete first wins, whatever the token borders. Under a plan with revision a slot is
+//!   final once its block is finished.
 //! - `completion_tokens` counts the tokens that the text was read from, with the stop token or those
 //!   of the stop string, as vLLM does. `prompt_tokens` counts each prompt once, and its suffix.
 //! - Choice i of `n` is what the seed plus i gives alone; each prompt of a list is answered as it

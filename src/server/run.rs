@@ -36,8 +36,6 @@ pub(super) struct Run<R> {
     index: usize,
     generation: Generation,
     reader: R,
-    /// Slots from here on are scratch and do not count. A canvas that has none may grow.
-    scratch: usize,
     cost: Cost,
     shown: Option<Shown>,
     #[cfg(feature = "otel")]
@@ -54,16 +52,12 @@ struct Shown {
 }
 
 impl<R: Reader> Run<R> {
-    /// The `index`th sequence of a request, on `canvas`, which has just been submitted.
-    pub fn new(index: usize, canvas: &Canvas, generation: Generation, reader: R) -> Self {
+    /// The `index`th sequence of a request, which has just been submitted.
+    pub fn new(index: usize, generation: Generation, reader: R) -> Self {
         Self {
             index,
             generation,
             reader,
-            scratch: match canvas.scratch() {
-                scratch if scratch.is_empty() => usize::MAX,
-                scratch => scratch.start,
-            },
             cost: Cost::default(),
             shown: None,
             #[cfg(feature = "otel")]
@@ -110,27 +104,13 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    fn count(&mut self, report: &StepReport, scratch: usize) {
-        let committed = report.committed.iter();
-        self.committed += committed.filter(|(slot, _)| *slot < scratch).count();
-        self.set(report.statistics);
-    }
-
     fn set(&mut self, statistics: Statistics) {
         self.steps = statistics.steps;
         self.nfe = statistics.nfe;
+        self.committed = statistics.committed;
         self.cache = statistics.cache;
         self.queued = statistics.queued;
         self.denoising = statistics.denoising;
-    }
-
-    /// Revision writes some slots more than once: in the end each counts once.
-    fn finish(&mut self, canvas: &Canvas, statistics: Statistics) {
-        self.set(statistics);
-        let slots = canvas.gaps().iter().cloned().flatten();
-        self.committed = slots
-            .filter(|slot| canvas.provenance(*slot).is_some())
-            .count();
     }
 
     /// That of single forwards beside the sequences.
@@ -145,9 +125,10 @@ impl Cost {
 
     /// That of a canvas on which nothing was left to denoise.
     pub fn of_finished(canvas: &Canvas) -> Self {
-        let mut cost = Self::default();
-        cost.finish(canvas, Statistics::default());
-        cost
+        Self {
+            committed: canvas.committed(),
+            ..Self::default()
+        }
     }
 
     /// Adds another sequence's.
@@ -222,7 +203,7 @@ async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>
         match event {
             Some(Event::Step(report)) => {
                 has_stepped = true;
-                run.cost.count(&report, run.scratch);
+                run.cost.set(report.statistics);
                 #[cfg(feature = "otel")]
                 run.spans
                     .iter_mut()
@@ -235,7 +216,7 @@ async fn next<R: Reader>(run: Option<Run<R>>) -> Option<(Item<R>, Option<Run<R>>
                 update.answer = answer.map(|answer| (answer, run.cost));
             }
             Some(Event::Finished(canvas, statistics)) => {
-                run.cost.finish(&canvas, statistics);
+                run.cost.set(statistics);
                 #[cfg(feature = "otel")]
                 run.spans
                     .iter_mut()

@@ -301,6 +301,43 @@ async fn text_that_may_be_revised_is_not_sent() {
 }
 
 #[tokio::test]
+async fn text_that_can_no_longer_be_revised_is_sent_block_by_block() {
+    let server = Server::golden().await;
+    let revisions = [
+        json!({"budget": {"ancestral": {}}, "revision": {"remask": {"rescale": 0.9}}}),
+        json!({"revision": {"edit": {"threshold": 0.0, "max_post_steps": 2}}}),
+    ];
+    for mut diffusion in revisions {
+        diffusion["steps"] = 30.into();
+        diffusion["block_length"] = 8.into();
+        let (mut most_frames, mut saved_steps) = (0, 0);
+        for seed in 0..6 {
+            let body = json!({
+                "prompt": "Now is", "max_tokens": 24, "temperature": 1, "seed": seed,
+                "diffusion": diffusion, "logprobs": 1,
+            });
+            let whole = both_ways(&server, &body).await;
+            let frames = server.frames(PATH, &body).await;
+            // One a block and one for the end; a stop token may end a text within its first block.
+            assert!(frames.len() <= 4, "{}", frames.len());
+            most_frames = most_frames.max(frames.len());
+            let characters: Vec<char> = text(&whole).chars().collect();
+            let Some(stop) = characters.get(2..4) else {
+                continue;
+            };
+            let mut body = body.clone();
+            body["stop"] = stop.iter().collect::<String>().into();
+            let stopped = both_ways(&server, &body).await;
+            assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+            let steps = |answer: &Value| answer["diffusion"]["steps"].as_u64().unwrap();
+            saved_steps += steps(&whole).checked_sub(steps(&stopped)).unwrap();
+        }
+        assert_eq!(most_frames, 4, "{diffusion}");
+        assert!(saved_steps > 0, "{diffusion}");
+    }
+}
+
+#[tokio::test]
 async fn a_stream_sends_text_as_it_is_committed() {
     let (model, gate) = Mock::saying_text(0, "abc").gated();
     let server = Server::of(model).await;

@@ -1,17 +1,37 @@
 //! A model that denoises whole blocks after what its encoder has read, and so goes on from a text and fills no gaps.
 
+use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::completions::{both_ways, text};
-use crate::mock::{CONTEXT, Mock, STOP};
-use crate::server::Server;
+use crate::mock::{CONTEXT, Gate, Mock, STOP};
+use crate::server::{Server, Setup, eventually};
 
 const PATH: &str = "/v1/completions";
+const CHAT: &str = "/v1/chat/completions";
+
+fn model() -> Mock {
+    Mock::saying_text(0, "0123456789abcdefghij").encoding_for_blocks_of(8)
+}
 
 async fn server() -> Server {
-    Server::of(Mock::saying_text(0, "0123456789abcdefghij").encoding_for_blocks_of(8)).await
+    Server::of(model()).await
 }
+
+/// A server whose model takes a step when it is let, and whose chats begin with their first message.
+async fn gated() -> (Server, Gate) {
+    let (model, gate) = model().gated();
+    let setup = Setup {
+        chat_template: Some("{{ messages[0].content }}"),
+        ..Setup::default()
+    };
+    (Server::with(model, setup).await, gate)
+}
+
+/// The forwards that a block takes: what comes before it is encoded, and of its two steps the second finds the same as
+/// the first, with little doubt.
+const FORWARDS: usize = 3;
 
 #[tokio::test]
 async fn texts_go_on_in_whole_blocks_whose_rest_is_neither_returned_nor_counted() {
@@ -42,6 +62,73 @@ async fn a_stop_token_ends_a_text_after_its_block() {
     assert_eq!(text(&answer), "bc");
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");
     assert_eq!(answer["diffusion"]["steps"], 2);
+}
+
+#[tokio::test]
+async fn a_block_is_streamed_when_it_is_finished() {
+    let prompt = json!({"prompt": "ab"});
+    let messages = json!({"messages": [{"role": "user", "content": "ab"}]});
+    for (path, mut body) in [(PATH, prompt), (CHAT, messages)] {
+        let (server, gate) = gated().await;
+        body["max_tokens"] = 18.into();
+        body["stream"] = true.into();
+        let mut stream = server.post(path, &body).await.bytes_stream();
+        let mut seen = String::new();
+        for expected in ["23456789", "abcdefgh", "ij"] {
+            gate.allow(FORWARDS);
+            // No forward of the next block is allowed.
+            while !seen.contains(&format!("\"{expected}\"")) {
+                let bytes = stream.next().await.unwrap().unwrap();
+                seen.push_str(std::str::from_utf8(&bytes).unwrap());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_string_ends_a_request_when_its_block_is_finished() {
+    let prompt = json!({"prompt": "ab"});
+    let messages = json!({"messages": [{"role": "user", "content": "ab"}]});
+    for (path, mut body) in [(PATH, prompt), (CHAT, messages)] {
+        let (server, gate) = gated().await;
+        gate.allow(FORWARDS);
+        body["max_tokens"] = 60.into();
+        body["stop"] = json!(["56"]);
+        let answer = server.answer(path, &body).await;
+        let choice = &answer["choices"][0];
+        let said = choice["text"].as_str();
+        let said = said.or_else(|| choice["message"]["content"].as_str());
+        assert_eq!(said, Some("234"));
+        assert_eq!(choice["finish_reason"], "stop");
+        // The tokens of the stop string count, those after it do not.
+        assert_eq!(answer["usage"]["completion_tokens"], 5);
+        assert_eq!(answer["diffusion"]["steps"], 2);
+        assert_eq!(answer["diffusion"]["tokens_per_forward"], 4.0);
+        drop(gate);
+        eventually("nothing runs", || server.engine.status().running == 0).await;
+        // One forward may have begun before the answer was read.
+        assert!(server.engine.status().steps <= FORWARDS as u64 + 1);
+    }
+}
+
+#[tokio::test]
+async fn streamed_blocks_equal_the_text_in_one_piece_wherever_it_stops() {
+    let server = server().await;
+    let said = "23456789abcdefghij";
+    for start in 0..said.len() {
+        for length in [1, 2, 9] {
+            let stop = &said[start..(start + length).min(said.len())];
+            let body = json!({"prompt": "ab", "max_tokens": 20, "stop": stop, "logprobs": 1});
+            let answer = both_ways(&server, &body).await;
+            assert_eq!(text(&answer), &said[..start], "{stop}");
+            assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+            let read = start + stop.len();
+            assert_eq!(answer["usage"]["completion_tokens"], read, "{stop}");
+            // No block after the one that completes the stop string.
+            let steps = 2 * read.div_ceil(8);
+            assert_eq!(answer["diffusion"]["steps"], steps, "{stop}");
+        }
+    }
 }
 
 #[tokio::test]

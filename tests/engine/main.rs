@@ -3,6 +3,7 @@
 mod cache;
 mod digest;
 mod failures;
+mod finality;
 mod guidance;
 mod invariance;
 mod logprobs;
