@@ -310,15 +310,17 @@ impl Engine {
     ) -> Result<CacheScheme, SubmitError> {
         let is_guided = plan.sampling.guidance_scale > 0.0;
         let room = Room::of(scheme, &self.spec, canvas, decoder, is_guided);
-        let needed = self.kv_block * room.total_blocks();
+        let is_encoded = matches!(self.spec.attention, AttentionPattern::EncodedBlocks { .. });
+        // Without memory nothing is cached, not even of a canvas whose one block leaves nothing to keep; an encoder
+        // that has nothing to read needs none.
+        let fewest = usize::from(!is_encoded && scheme != CacheScheme::None);
+        let needed = self.kv_block * room.total_blocks().max(fewest);
         if needed <= self.kv_slots {
             return Ok(scheme);
         }
         let limit = self.kv_slots;
         match plan.cache.policy {
-            _ if matches!(self.spec.attention, AttentionPattern::EncodedBlocks { .. }) => {
-                Err(SubmitError::CannotEncode { needed, limit })
-            }
+            _ if is_encoded => Err(SubmitError::CannotEncode { needed, limit }),
             CachePolicy::Auto => Ok(CacheScheme::None),
             _ => Err(SubmitError::CacheTooLarge { needed, limit }),
         }

@@ -342,7 +342,8 @@ fn finished_blocks_take_memory_for_what_comes_before_the_last_and_no_more() {
     }
     assert_eq!(needed(&one, 16, 5, 0.0), 32);
     assert_eq!(needed(&two, 16, 5, 0.0), 0);
-    assert_eq!(needed(&none, 0, 4, 0.0), 0);
+    // One block has nothing before it to keep.
+    assert_eq!(needed(&one, 0, 4, 0.0), 0);
 }
 
 #[test]
