@@ -17,6 +17,7 @@ mod dream;
 pub mod embedded;
 mod error;
 mod fields;
+mod generation_config;
 mod illada;
 pub mod kv;
 mod layers;

@@ -12,6 +12,7 @@ use candle_core::{DType, Device};
 use serde_json::{Map, Value};
 
 use crate::canvas::TokenId;
+use crate::models::generation_config::GenerationConfig;
 use crate::models::registry::{Family, family_of};
 use crate::models::weights::{
     Dummy, NotFinite, Recorder, SafetensorsFiles, Shapes, Source, WeightFormat, Weights,
@@ -26,6 +27,7 @@ pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 const HEAD: &str = "lm_head.weight";
+const EOS_TOKEN_ID: &str = "eos_token_id";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// An opened checkpoint: its small files read, its weights not yet.
@@ -243,24 +245,54 @@ impl Checkpoint {
         self.spec_of(&self.config)
     }
 
+    /// Names of the fields of generation_config.json that [`Checkpoint::spec`] does not look at, whatever they hold: most
+    /// families' official samplers do not read that file either.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::spec`].
+    pub fn unread_generation_fields(&self) -> Result<Vec<String>, ModelError> {
+        let generation_config = GenerationConfig::new(&self.generation_config);
+        self.spec_by(&self.config, &generation_config)?;
+        Ok(generation_config.unread())
+    }
+
     fn spec_of(&self, config: &Value) -> Result<ModelSpec, ModelError> {
+        self.spec_by(config, &GenerationConfig::new(&self.generation_config))
+    }
+
+    fn spec_by(
+        &self,
+        config: &Value,
+        generation_config: &GenerationConfig,
+    ) -> Result<ModelSpec, ModelError> {
         let mut config = config.clone();
-        let expand = &self.generation_config["expand_token_id"];
+        let expand = generation_config.get("expand_token_id");
         if config["expand_token_id"].is_null() && !expand.is_null() {
             config["expand_token_id"] = expand.clone();
         }
         let mut spec = (self.family.spec)(&config)?;
-        let ends = &self.generation_config["eos_token_id"];
-        for token in token_ids(GENERATION_CONFIG, ends)? {
+        let known = |file, field, tokens: &[TokenId]| {
+            check_stop_tokens(file, field, tokens, spec.vocab_size)
+        };
+        known(CONFIG, EOS_TOKEN_ID, &spec.stop_tokens)?;
+        let ends = token_ids(GENERATION_CONFIG, generation_config.get(EOS_TOKEN_ID))?;
+        known(GENERATION_CONFIG, EOS_TOKEN_ID, &ends)?;
+        for token in ends {
             if !spec.stop_tokens.contains(&token) {
                 spec.stop_tokens.push(token);
             }
         }
         if spec.stop_tokens.is_empty() && self.family.ends_texts {
+            check_stop_tokens(
+                TOKENIZER,
+                "eos_token",
+                self.end_of_text.as_slice(),
+                spec.vocab_size,
+            )?;
             spec.stop_tokens.extend(self.end_of_text);
         }
-        (self.family.generation_config)(&self.generation_config, &mut spec.default_plan)?;
-        plan::take_over(&self.generation_config, &mut spec)?;
+        (self.family.generation_config)(generation_config, &mut spec.default_plan)?;
+        plan::take_over(generation_config, &mut spec)?;
         Ok(spec)
     }
 
@@ -468,6 +500,25 @@ pub(crate) fn parse(file: &str, json: &[u8]) -> Result<Value, ModelError> {
         file: file.to_owned(),
         reason: format!("not valid JSON: {error}"),
     })
+}
+
+/// Checks the stop tokens that `field` of `file` names.
+///
+/// # Errors
+/// If one is none of the vocabulary: no text would ever end at it.
+fn check_stop_tokens(
+    file: &str,
+    field: &str,
+    tokens: &[TokenId],
+    vocab_size: usize,
+) -> Result<(), ModelError> {
+    match tokens.iter().find(|token| **token as usize >= vocab_size) {
+        Some(token) => Err(ModelError::Invalid {
+            file: file.to_owned(),
+            reason: format!("{field} {token} is outside the vocabulary of {vocab_size}"),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The ids of the field `eos_token_id` of `file`: none, one, or a list of them.
