@@ -16,7 +16,7 @@ use unmask::engine::{Engine, EngineConfig};
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
 use super::logging::{self, LogFormat};
-use super::model::{ModelArgs, chat_template, tokenizer};
+use super::model::{ModelArgs, tokenizer};
 use super::open_files;
 use super::signals::{self, Signal};
 use super::traces::{self, TracesArgs};
@@ -251,7 +251,7 @@ fn access(args: &ServeArgs) -> anyhow::Result<Access> {
 fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
     let checkpoint = args.model.checkpoint()?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let chat_template = chat_template(&checkpoint)?;
+    let chat_template = checkpoint.chat_template()?;
     let spec = checkpoint.spec()?;
     tracing::info!(
         model = checkpoint.name(),

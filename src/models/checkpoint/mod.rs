@@ -18,7 +18,8 @@ use crate::models::weights::{
     Dummy, NotFinite, Recorder, SafetensorsFiles, Shapes, Source, WeightFormat, Weights,
 };
 use crate::models::{Denoiser, ModelError, ModelSpec};
-use crate::text::VocabularyFiles;
+use crate::text::vocabulary::{MERGES, VOCAB};
+use crate::text::{ChatFiles, ChatTemplate, HfTokenizer, VocabularyFiles};
 pub(crate) use folder::shards;
 use folder::{Configs, Folder};
 
@@ -226,14 +227,58 @@ impl Checkpoint {
         Ok(json.map(Cow::Owned))
     }
 
+    /// The files that [`own_tokenizer_json`](Self::own_tokenizer_json) is made of; none of a checkpoint that has none.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn tokenizer_files(&self) -> Result<&'static [&'static str], ModelError> {
+        if self.tokenizer.is_some() {
+            return Ok(&[TOKENIZER]);
+        }
+        let files = VocabularyFiles::read(|name| self.file(name))?;
+        Ok(files.map_or(&[], |_| &[VOCAB, MERGES]))
+    }
+
+    /// The tokenizer in its files, if it has any.
+    ///
+    /// # Errors
+    /// If they cannot be read as a tokenizer that is known, or it has more tokens than the model's vocabulary.
+    pub fn tokenizer(&self) -> Result<Option<HfTokenizer>, ModelError> {
+        let Some(json) = self.own_tokenizer_json()? else {
+            return Ok(None);
+        };
+        let tokenizer = HfTokenizer::from_bytes(&json)?;
+        let vocab_size = self.spec()?.vocab_size;
+        if tokenizer.vocab_size() > vocab_size {
+            return Err(ModelError::Invalid {
+                file: TOKENIZER.into(),
+                reason: format!(
+                    "the tokenizer has {} tokens, but the model's vocabulary is {vocab_size}",
+                    tokenizer.vocab_size()
+                ),
+            });
+        }
+        Ok(Some(tokenizer))
+    }
+
+    /// The chat template in its files, if they hold one.
+    ///
+    /// # Errors
+    /// If a file does not hold what it should, or the template cannot be read.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, ModelError> {
+        let files = ChatFiles::read(|name| self.file(name))?;
+        Ok(ChatTemplate::from_files(&files)?)
+    }
+
     /// Refuses what could not be served whatever the weights are.
     ///
     /// # Errors
-    /// If config.json asks for what is not built, or there are files of a tokenizer that cannot be read. A checkpoint
-    /// without any is none to refuse: token ids need no tokenizer.
+    /// If config.json asks for what is not built, or there are files of a tokenizer or a chat template that cannot be
+    /// read. A checkpoint without any is none to refuse: token ids need no tokenizer.
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         self.spec()?;
-        self.own_tokenizer_json().map(drop)
+        self.tokenizer()?;
+        self.chat_template().map(drop)
     }
 
     /// What config.json and generation_config.json say of the model, and where neither names a stop token, the
