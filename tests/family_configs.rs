@@ -496,6 +496,14 @@ fn a_checkpoint_whose_files_name_no_end_takes_the_tokenizers() {
     );
     assert_eq!(spec().stop_tokens, [156_892]);
     assert!(!spec().never_stops());
+    // Of that file only the added tokens are there, and `unmask inspect` reads the whole tokenizer.
+    std::fs::remove_file(directory.path().join("tokenizer.json")).unwrap();
+    let added = json!({"156892": {"content": "<|endoftext|>"}});
+    write(
+        "tokenizer_config.json",
+        &json!({"eos_token": "<|endoftext|>", "added_tokens_decoder": added}),
+    );
+    assert_eq!(spec().stop_tokens, [156_892]);
     let said = inspect();
     assert!(said.contains("stop tokens    [156892]\n"), "{said}");
     // What a file names goes before it.
@@ -511,6 +519,57 @@ fn a_checkpoint_whose_files_name_no_end_takes_the_tokenizers() {
     });
     write("config.json", &mdlm);
     assert!(spec().stop_tokens.is_empty());
+}
+
+#[test]
+fn a_stop_token_outside_the_vocabulary_is_refused_with_the_file_and_the_field() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, json: &Value| {
+        std::fs::write(directory.path().join(name), json.to_string()).unwrap();
+    };
+    let refusal = || {
+        let spec = Checkpoint::open(directory.path()).unwrap().spec();
+        spec.unwrap_err().to_string()
+    };
+    let mut config = llada();
+    let vocab = config["embedding_size"].as_u64();
+    let vocab = vocab.or(config["vocab_size"].as_u64()).unwrap();
+    write("config.json", &config);
+    for given in [json!(vocab), json!([1, vocab])] {
+        write("generation_config.json", &json!({"eos_token_id": given}));
+        assert_eq!(
+            refusal(),
+            format!(
+                "generation_config.json: eos_token_id {vocab} is outside the vocabulary of {vocab}"
+            )
+        );
+    }
+    write(
+        "generation_config.json",
+        &json!({"eos_token_id": vocab - 1}),
+    );
+    let spec = Checkpoint::open(directory.path()).unwrap().spec().unwrap();
+    assert!(spec.stop_tokens.contains(&(vocab as u32 - 1)));
+
+    config["eos_token_id"] = vocab.into();
+    write("config.json", &config);
+    assert_eq!(
+        refusal(),
+        format!("config.json: eos_token_id {vocab} is outside the vocabulary of {vocab}")
+    );
+
+    config["eos_token_id"] = Value::Null;
+    write("config.json", &config);
+    write("generation_config.json", &json!({}));
+    write(
+        "tokenizer.json",
+        &json!({"added_tokens": [{"id": vocab, "content": "</s>"}]}),
+    );
+    write("tokenizer_config.json", &json!({"eos_token": "</s>"}));
+    assert_eq!(
+        refusal(),
+        format!("tokenizer.json: eos_token {vocab} is outside the vocabulary of {vocab}")
+    );
 }
 
 #[test]

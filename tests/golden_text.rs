@@ -450,6 +450,16 @@ fn a_template_cannot_run_for_long_or_fill_the_memory() {
         "{{ [[1]] | tojson(indent=9223372036854775807) }}",
         "{% set s = 'x' * 100000 %}{% for i in range(99999) %}{% set j = s | tojson %}{% endfor %}",
         "{% set s = 'x' * 1000000 %}{{ range(99999) | list | tojson(separators=[s, s]) }}",
+        "{{ '{:>9000000000}'.format('a') | length }}",
+        "{{ '{:}>9000000000}'.format('a') | length }}",
+        "{{ '{:.9000000000f}'.format(1.5) | length }}",
+        "{{ '{:>99999999999999999999999}'.format('a') | length }}",
+        "{% set s = '{0:>4000}' * 1000000 %}{{ s.format('a') | length }}",
+        "{% set s = 'x' * 1000000 %}{{ ('{0}' * 1000000).format(s) | length }}",
+        "{{ '{}'.format(['x' * 1000000] * 1000000) | length }}",
+        "{{ ''.join(['x' * 1000000] * 1000000) | length }}",
+        "{{ ''.join([['x'] * 1000000] * 1000) | length }}",
+        "{% set l = [1] * 99999999 %}{% for i in range(999) %}{% set n = l.count(2) %}{% endfor %}",
     ] {
         assert_eq!(rendered(source), Err(ChatTemplateError::TooCostly));
     }
@@ -458,6 +468,27 @@ fn a_template_cannot_run_for_long_or_fill_the_memory() {
         rendered(endless),
         Err(ChatTemplateError::Failed(_) | ChatTemplateError::TooCostly)
     ));
+}
+
+#[test]
+fn python_s_methods_that_are_paid_for_say_what_python_says() {
+    for (source, text) in [
+        (
+            "{{ '{:>4}|{:05.1f}|{:*^5}'.format(7, 2.25, 'b') }}",
+            "   7|002.2|**b**",
+        ),
+        ("{{ '{{{}}} {:}>3}'.format('a', 'b') }}", "{a} }}b"),
+        ("{{ '{x}, {y}'.format(x='a', y=2) }}", "a, 2"),
+        ("{{ ', '.join(['a', 1, true]) }}", "a, 1, True"),
+        ("{{ ''.join([]) }}{{ '-'.join(['a', 'b']) }}", "a-b"),
+        ("{{ [1, 2, 1].count(1) }}", "2"),
+        ("{{ 'abc'.startswith(('x', 'ab')) }}", "True"),
+        ("{{ {'a': 1}.get('b', 2) }}", "2"),
+    ] {
+        assert_eq!(rendered(source).unwrap(), text, "{source}");
+    }
+    let path = rendered("{{ '{{{}}} {0.x}'.format('a') }}").unwrap_err();
+    assert!(path.to_string().contains("the field {0.x}"), "{path}");
 }
 
 #[test]

@@ -195,6 +195,88 @@ fn a_tensor_of_integers_is_not_taken_for_weights() {
     }
 }
 
+/// `unmask serve` ends by itself only where it refuses the model.
+#[test]
+fn broken_text_files_are_refused_alike_by_inspect_generate_and_serve() {
+    let tokenizer = std::fs::read(golden("llada").join("tokenizer.json")).unwrap();
+    let template = r#"{"chat_template": "{% if %}"}"#.as_bytes();
+    for (file, content, says) in [
+        ("tokenizer.json", &b""[..], "tokenizer.json: not valid JSON"),
+        (
+            "tokenizer.json",
+            &tokenizer[..tokenizer.len() / 2],
+            "tokenizer.json: not valid JSON",
+        ),
+        (
+            "tokenizer_config.json",
+            b"{",
+            "tokenizer_config.json: not a JSON object",
+        ),
+        (
+            "tokenizer_config.json",
+            template,
+            "the model's chat template cannot be read",
+        ),
+        (
+            "chat_template.jinja",
+            b"{% for message in messages %}",
+            "the model's chat template cannot be read",
+        ),
+    ] {
+        let folder = broken("", &[]);
+        std::fs::write(folder.path().join(file), content).unwrap();
+        let path = folder.path().display().to_string();
+        for command in [
+            &["inspect"][..],
+            &["inspect", "--check"],
+            &["generate", "a", "--gap", "2"],
+            &["serve", "--port", "0"],
+        ] {
+            let output = unmask(&[command, &["--model", &path]].concat());
+            let error = stderr(&output);
+            assert!(!output.status.success(), "{file}: {command:?}");
+            assert!(error.contains(says), "{file}: {command:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn inspect_says_what_texts_are_read_with_and_what_is_not_read() {
+    let inspect = |path: &Path, more: &[&str]| {
+        let path = path.display().to_string();
+        let output = unmask(&[&["inspect", "--model", &path], more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json = |path: &Path| -> serde_json::Value {
+        serde_json::from_str(&inspect(path, &["--json"])).unwrap()
+    };
+    let folder = broken("", &[]);
+    let said = inspect(folder.path(), &["--check"]);
+    assert!(said.contains(" tokens by tokenizer.json\n"), "{said}");
+    assert!(said.contains("chat template  none\n"), "{said}");
+    assert!(!said.contains("not read"), "{said}");
+    let told = json(&golden("llada"));
+    assert_eq!(told["tokenizer"]["files"][0], "tokenizer.json");
+    assert!(told["tokenizer"]["tokens"].as_u64().unwrap() <= 512);
+    assert_eq!(told["chat_template"], true);
+
+    std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    let options = r#"{"temperature": "hot", "top_p": "x", "top_k": null}"#;
+    std::fs::write(folder.path().join("generation_config.json"), options).unwrap();
+    let said = inspect(folder.path(), &["--check"]);
+    assert!(
+        said.contains("tokenizer      none; it cannot be served"),
+        "{said}"
+    );
+    let unread = "not read       of generation_config.json: temperature, top_p\n";
+    assert!(said.contains(unread), "{said}");
+    let told = json(folder.path());
+    assert!(told["tokenizer"].is_null(), "{told}");
+    let unread = serde_json::json!(["temperature", "top_p"]);
+    assert_eq!(told["generation_config_unread"], unread);
+}
+
 #[test]
 fn a_generation_config_that_is_no_object_is_refused() {
     let folder = broken("", &[]);

@@ -14,7 +14,7 @@ use unmask::text::{ChatEnding, ChatMessage, ChatTemplate, Tokenizer};
 
 use crate::cli::animate::Animation;
 use crate::cli::decode_args::DecodeArgs;
-use crate::cli::model::{ModelArgs, chat_template, tokenizer};
+use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Shown below the help.
 pub const EXAMPLES: &str = "In the chat:
@@ -53,7 +53,7 @@ pub struct ChatArgs {
 /// Runs `unmask chat`: one line of standard input a message, one answer after it.
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
-    let template = chat_template(&checkpoint)?.with_context(|| {
+    let template = checkpoint.chat_template()?.with_context(|| {
         format!(
             "the model {} has no chat template, so that it cannot chat; `unmask generate` completes texts",
             checkpoint.name()

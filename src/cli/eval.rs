@@ -83,7 +83,7 @@ struct LikelihoodOptions {
     /// Draws a window, by each estimator; each draw is a forward [default: 8]
     #[arg(long, value_name = "N")]
     draws: Option<usize>,
-    /// Estimators: `exact-count`, whose figures are the ones to publish, and `continuous-time`, a check of them and
+    /// Estimators: `exact_count`, whose figures are the ones to publish, and `continuous_time`, a check of them and
     /// the one of models whose loss depends on the noise level [default: both]
     #[arg(long, value_name = "NAMES", value_enum, value_delimiter = ',')]
     estimators: Option<Vec<EstimatorArg>>,
@@ -114,12 +114,15 @@ struct SpanOptions {
     speed_mask_rate: Option<f64>,
 }
 
-/// Values of `--estimators`.
+/// Values of `--estimators`, spelt as in the report and by the HTTP API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
 enum EstimatorArg {
     /// LLaDA's: a number of masked slots, and so many at random.
+    #[value(alias = "exact-count")]
     ExactCount,
     /// A time, and each slot masked with its probability.
+    #[value(alias = "continuous-time")]
     ContinuousTime,
 }
 
@@ -192,7 +195,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     let measures = |part: Part| measured.contains(&part);
     if depends_on_level(&spec) && args.estimators() == [Estimator::ExactCount] {
         let reason = likelihood::EXACT_COUNT_HAS_NO_LEVEL;
-        bail!("--estimators exact-count is not for this model: {reason}");
+        bail!("--estimators exact_count is not for this model: {reason}");
     }
     args.check_options(&measured, &spec)?;
     let (likelihood, infill, speed) = (args.likelihood(), args.infill(), args.speed());

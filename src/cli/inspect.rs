@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
 use unmask::models::{Checkpoint, ModelSpec};
 
@@ -20,7 +21,7 @@ pub const EXAMPLES: &str = "Examples:
 pub struct InspectArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Read every weight and fail if one is NaN or infinite
+    /// Read every weight too, and fail if one is NaN or infinite
     #[arg(long)]
     check: bool,
     /// Print JSON
@@ -31,11 +32,13 @@ pub struct InspectArgs {
 /// Runs `unmask inspect`.
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint()?;
+    let spec = checkpoint.spec()?;
+    let texts = Texts::of(&checkpoint)?;
+    let unread = checkpoint.unread_generation_fields()?;
     if args.check {
         check(&checkpoint)?;
     }
     let mut out = std::io::stdout().lock();
-    let spec = checkpoint.spec()?;
     let device = args.model.device.resolve()?;
     let format = args.model.dtype.resolve(&device);
     let shapes = checkpoint.shapes()?;
@@ -49,6 +52,9 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
         let json = json!({
             "name": checkpoint.name(),
             "spec": spec,
+            "tokenizer": texts.tokenizer,
+            "chat_template": texts.has_chat_template,
+            "generation_config_unread": unread,
             "dtype": format.name(),
             "weight_bytes": weight_bytes,
             "presets": presets,
@@ -100,11 +106,21 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
         false => "",
     };
     writeln!(out, "stop tokens    {:?}{endless}", spec.stop_tokens)?;
+    writeln!(out, "tokenizer      {}", texts.tokenizer_line(&checkpoint))?;
+    let chat_template = match texts.has_chat_template {
+        true => "there",
+        false => "none",
+    };
+    writeln!(out, "chat template  {chat_template}")?;
     writeln!(
         out,
         "default plan   {}",
         serde_json::to_string(&spec.default_plan)?
     )?;
+    if !unread.is_empty() {
+        let unread = unread.join(", ");
+        writeln!(out, "not read       of generation_config.json: {unread}")?;
+    }
     writeln!(
         out,
         "weights        {weight_bytes} bytes in {}",
@@ -127,6 +143,45 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// What a checkpoint's texts are read and written with.
+struct Texts {
+    tokenizer: Option<TokenizerReport>,
+    has_chat_template: bool,
+}
+
+/// A tokenizer and where it is from.
+#[derive(Serialize)]
+struct TokenizerReport {
+    files: &'static [&'static str],
+    tokens: usize,
+}
+
+impl Texts {
+    /// Reads them as the server does, and fails where it would.
+    fn of(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
+        let context = || format!("the model {} has broken files", checkpoint.name());
+        let tokenizer = checkpoint.tokenizer().with_context(context)?;
+        let files = checkpoint.tokenizer_files()?;
+        Ok(Self {
+            tokenizer: tokenizer.map(|tokenizer| TokenizerReport {
+                files,
+                tokens: tokenizer.vocab_size(),
+            }),
+            has_chat_template: checkpoint.chat_template().with_context(context)?.is_some(),
+        })
+    }
+
+    fn tokenizer_line(&self, checkpoint: &Checkpoint) -> String {
+        match &self.tokenizer {
+            Some(TokenizerReport { files, tokens }) => {
+                format!("{tokens} tokens by {}", files.join(" and "))
+            }
+            None if checkpoint.is_dummy() => "none; texts are bytes".into(),
+            None => "none; it cannot be served, and generates from token ids alone".into(),
+        }
+    }
 }
 
 /// Reads every weight of `checkpoint`.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,7 +13,7 @@ use unmask::engine::{Engine, EngineConfig};
 use unmask::hub::{self, Hub, Progress, RepositoryId};
 use unmask::kernels::cuda_device;
 use unmask::models::{Checkpoint, Denoiser, WeightFormat, embedded};
-use unmask::text::{ByteTokenizer, ChatFiles, ChatTemplate, HfTokenizer, Tokenizer};
+use unmask::text::{ByteTokenizer, Tokenizer};
 
 /// Options that choose a model.
 #[derive(Args)]
@@ -219,11 +219,11 @@ impl Told {
 
 /// The tokenizer of `checkpoint`; one of bytes where weights are made up and there is none.
 pub fn tokenizer(checkpoint: &Checkpoint) -> anyhow::Result<Arc<dyn Tokenizer>> {
-    if checkpoint.is_dummy() {
-        tokenizer_or_bytes(checkpoint)
-    } else {
-        checked_tokenizer(checkpoint, &checkpoint.tokenizer_json()?)
+    if !checkpoint.is_dummy() && checkpoint.tokenizer_files()?.is_empty() {
+        // Its error says whose tokenizer would do.
+        checkpoint.tokenizer_json()?;
     }
+    tokenizer_or_bytes(checkpoint)
 }
 
 /// The tokenizer of `checkpoint` for what reads or shows text only if `has_text`: without, a checkpoint needs none, and
@@ -240,27 +240,13 @@ pub fn tokenizer_for(
 }
 
 fn tokenizer_or_bytes(checkpoint: &Checkpoint) -> anyhow::Result<Arc<dyn Tokenizer>> {
-    match checkpoint.own_tokenizer_json()? {
-        Some(json) => checked_tokenizer(checkpoint, &json),
-        None => Ok(Arc::new(ByteTokenizer::default())),
-    }
-}
-
-fn checked_tokenizer(checkpoint: &Checkpoint, json: &[u8]) -> anyhow::Result<Arc<dyn Tokenizer>> {
-    let tokenizer = HfTokenizer::from_bytes(json)?;
-    let vocab_size = checkpoint.spec()?.vocab_size;
-    ensure!(
-        tokenizer.vocab_size() <= vocab_size,
-        "the tokenizer has {} tokens, but the model's vocabulary is {vocab_size}",
-        tokenizer.vocab_size()
-    );
-    Ok(Arc::new(tokenizer))
-}
-
-/// The chat template of `checkpoint`, if it has one.
-pub fn chat_template(checkpoint: &Checkpoint) -> anyhow::Result<Option<ChatTemplate>> {
-    let files = ChatFiles::read(|name| checkpoint.file(name))?;
-    Ok(ChatTemplate::from_files(&files)?)
+    let tokenizer = checkpoint.tokenizer()?;
+    // A checkpoint of which one subcommand says that its files are broken is broken for all.
+    checkpoint.chat_template()?;
+    Ok(match tokenizer {
+        Some(tokenizer) => Arc::new(tokenizer),
+        None => Arc::new(ByteTokenizer::default()),
+    })
 }
 
 /// Runs `work` with a progress bar of `total` bytes on standard error, if that is a terminal.

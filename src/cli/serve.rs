@@ -16,7 +16,7 @@ use unmask::engine::{Engine, EngineConfig};
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
 use super::logging::{self, LogFormat};
-use super::model::{ModelArgs, chat_template, tokenizer};
+use super::model::{ModelArgs, tokenizer};
 use super::open_files;
 use super::signals::{self, Signal};
 use super::traces::{self, TracesArgs};
@@ -251,7 +251,7 @@ fn access(args: &ServeArgs) -> anyhow::Result<Access> {
 fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
     let checkpoint = args.model.checkpoint()?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let chat_template = chat_template(&checkpoint)?;
+    let chat_template = checkpoint.chat_template()?;
     let spec = checkpoint.spec()?;
     tracing::info!(
         model = checkpoint.name(),
@@ -325,13 +325,11 @@ async fn listen(
     args: &ServeArgs,
     socket: TcpSocket,
     state: AppState,
-    shutdown: impl Stream<Item = ()> + Send,
+    signals: impl Stream<Item = ()> + Send,
 ) -> anyhow::Result<Ending> {
     allow_open_files(args.max_connections);
     let engine = state.engine.clone();
-    let stopped = state.engine.clone();
-    let stopped = futures::stream::once(async move { stopped.stopped().await });
-    let mut shutdown = std::pin::pin!(futures::stream::select(shutdown, stopped));
+    let mut signals = pin!(signals);
     let listener = socket
         .listen(BACKLOG)
         .with_context(|| cannot_listen(SocketAddr::new(args.host, args.port)))?;
@@ -346,11 +344,14 @@ async fn listen(
         ..ListenConfig::default()
     };
     let router = server::router(state);
-    let ending = server::serve(listener, router, shutdown.as_mut(), config).await;
+    let stopped = engine.clone();
+    let stopped = futures::stream::once(async move { stopped.stopped().await });
+    let shutdown = futures::stream::select(signals.as_mut(), stopped);
+    let ending = server::serve(listener, router, shutdown, config).await;
     if !engine.is_running() {
         bail!("the engine has stopped; the log says why");
     }
-    end(&engine, ending, shutdown).await;
+    end(&engine, ending, signals).await;
     Ok(ending)
 }
 
@@ -360,8 +361,6 @@ async fn end(engine: &Engine, ending: Ending, mut signals: impl Stream<Item = ()
     engine.close();
     if ending == Ending::Drained {
         tokio::select! {
-            // Looked at first: the end of the engine is among the signals too.
-            biased;
             () = engine.stopped() => return,
             () = tokio::time::sleep(LAST_STEP) => {}
             _ = signals.next() => {}

@@ -1,7 +1,8 @@
 //! The engine: a queue, a worker thread that owns the model, and ragged denoise steps.
 //!
 //! It knows token ids only. Requests join and leave between steps; every step takes one batch made of
-//! all running sequences.
+//! running sequences: as many as its rows allow, in turn, and of those that need the same keys and values, one
+//! that computes them for the others.
 
 mod cache;
 mod error;
@@ -138,7 +139,8 @@ impl Engine {
     /// Starts a worker thread that owns `model`.
     ///
     /// # Errors
-    /// If the engine cannot denoise with such a network, or the system gives no thread.
+    /// If the engine cannot denoise with such a network, the device has no room for the keys and values to be cached or
+    /// cannot make them, or the system gives no thread.
     pub fn start(model: Box<dyn Denoiser>, config: EngineConfig) -> Result<Self, StartError> {
         let mut spec = model.spec().clone();
         spec.max_canvas = spec.max_canvas.min(config.max_rows);

@@ -33,7 +33,7 @@ pub struct EngineStatus {
     pub phases: Phases,
 }
 
-/// A denoise step of all running sequences.
+/// A denoise step of the running sequences whose turn it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepSummary {
     /// Rows computed.

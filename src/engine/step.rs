@@ -1,4 +1,4 @@
-//! One denoise step over all running sequences.
+//! One denoise step over the sequences that are scheduled.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -140,15 +140,17 @@ impl<'a> Scorer<'a> {
         Ok(scores)
     }
 
-    /// Rows of the batch that a sequence takes.
+    /// Rows of the batch that a sequence takes: with guidance those of its unconditional twin too.
     fn rows(&self, sequence: &MaskedTarget) -> usize {
         let length = sequence.target.tokens.len();
-        match self.model.spec().attention {
+        let own = match self.model.spec().attention {
             AttentionPattern::Bidirectional => length,
             AttentionPattern::BlockCausal { .. } | AttentionPattern::EncodedBlocks { .. } => {
                 2 * length
             }
-        }
+        };
+        let is_guided = self.guidance_scale > 0.0;
+        own + if is_guided { length } else { 0 }
     }
 
     /// Appends a sequence, of a block-causal model followed by its clean tokens; returns its rows.

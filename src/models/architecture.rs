@@ -4,6 +4,7 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use crate::decode::DecodePlan;
+use crate::models::generation_config::GenerationConfig;
 use crate::models::layers::{EXPERTS, ExpertShape, Network, Rotary, Transformer};
 use crate::models::registry::Family;
 use crate::models::weights::{Recorder, Shapes, WeightFormat, Weights};
@@ -30,7 +31,7 @@ pub(super) trait Architecture: Sized {
     ///
     /// # Errors
     /// Names the field that is out of range.
-    fn generation_config(_: &Value, _plan: &mut DecodePlan) -> Result<(), ModelError> {
+    fn generation_config(_: &GenerationConfig, _plan: &mut DecodePlan) -> Result<(), ModelError> {
         Ok(())
     }
 

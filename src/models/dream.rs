@@ -13,14 +13,14 @@
 
 use candle_core::{DType, Device, Result};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::decode::{DecodePlan, ResizeTokens, Revision, Score, preset};
 use crate::models::architecture::{Architecture, family};
 use crate::models::backbone::{Backbone, Projections};
 use crate::models::checkpoint::{CONFIG, GENERATION_CONFIG, config_error, token_ids};
-use crate::models::fields::{self, Fields, check_token};
+use crate::models::fields::{Fields, check_token};
+use crate::models::generation_config::GenerationConfig;
 use crate::models::layers::{GatedMlp, Mlp, Network, Rotary};
 use crate::models::registry::Family;
 use crate::models::weights::Weights;
@@ -46,18 +46,10 @@ fn invalid(reason: String) -> ModelError {
     }
 }
 
-/// A field of generation_config.json, if it is there.
-fn option<T: DeserializeOwned>(
-    options: &Value,
-    name: &str,
-) -> std::result::Result<Option<T>, ModelError> {
-    fields::optional(GENERATION_CONFIG, options, name)
-}
-
 /// Whether the options are those of a `DreamGenerationConfig` that nobody gave any: transformers writes them into the
 /// generation_config.json of a model that is saved, and so they are in Dream's and DiffuCoder's releases, whose cards
 /// recommend others.
-fn are_defaults(options: &Value) -> bool {
+fn are_defaults(options: &GenerationConfig) -> bool {
     let defaults = [
         ("alg", json!("origin")),
         ("alg_temp", Value::Null),
@@ -69,19 +61,22 @@ fn are_defaults(options: &Value) -> bool {
     ];
     defaults
         .iter()
-        .all(|(name, default)| options[name] == *default)
+        .all(|(name, default)| options.get(name) == default)
 }
 
 /// The options that say how tokens are drawn and ranked.
-fn sampling(options: &Value, plan: &mut DecodePlan) -> std::result::Result<(), ModelError> {
-    let score_temperature = option(options, "alg_temp")?.unwrap_or(0.0);
+fn sampling(
+    options: &GenerationConfig,
+    plan: &mut DecodePlan,
+) -> std::result::Result<(), ModelError> {
+    let score_temperature = options.optional("alg_temp")?.unwrap_or(0.0);
     // The official `origin` takes it, and ranks nothing by it.
     if !plan.budget.is_by_chance() {
         plan.score_temperature = score_temperature;
     }
-    plan.sampling.temperature = option(options, "temperature")?.unwrap_or(0.0);
-    plan.sampling.top_p = option(options, "top_p")?;
-    plan.sampling.top_k = option(options, "top_k")?;
+    plan.sampling.temperature = options.optional("temperature")?.unwrap_or(0.0);
+    plan.sampling.top_p = options.optional("top_p")?;
+    plan.sampling.top_k = options.optional("top_k")?;
     plan.validate().map_err(|error| invalid(error.to_string()))
 }
 
@@ -145,14 +140,14 @@ impl Architecture for Dream {
     /// one that the model's authors recommend, unless the file says otherwise. Of DreamOn it is
     /// `DreamOnGenerationConfig`.
     fn generation_config(
-        options: &Value,
+        options: &GenerationConfig,
         plan: &mut DecodePlan,
     ) -> std::result::Result<(), ModelError> {
         if are_defaults(options) {
             return Ok(());
         }
-        let eps = option(options, "eps")?.unwrap_or(preset::DREAM_EPS);
-        let algorithm = option(options, "alg")?.unwrap_or(Algorithm::Entropy);
+        let eps = options.optional("eps")?.unwrap_or(preset::DREAM_EPS);
+        let algorithm = options.optional("alg")?.unwrap_or(Algorithm::Entropy);
         if let Revision::Resize(mut resizing) = plan.revision {
             *plan = preset::dreamon(match algorithm {
                 Algorithm::Origin => {
@@ -166,11 +161,15 @@ impl Architecture for Dream {
                 Algorithm::TopkMargin => Score::Margin,
                 Algorithm::Entropy => Score::Entropy,
             });
-            resizing.max_gap = option(options, "max_new_tokens")?.unwrap_or(resizing.max_gap);
-            resizing.expansions = option(options, "expand_budget")?.unwrap_or(2 * resizing.max_gap);
-            resizing.delete_right = option(options, "pad_delete_to_right")?.unwrap_or(false);
+            resizing.max_gap = options
+                .optional("max_new_tokens")?
+                .unwrap_or(resizing.max_gap);
+            resizing.expansions = options
+                .optional("expand_budget")?
+                .unwrap_or(2 * resizing.max_gap);
+            resizing.delete_right = options.optional("pad_delete_to_right")?.unwrap_or(false);
             plan.revision = Revision::Resize(resizing);
-            plan.at_least = option(options, "number_transfer_tokens")?.unwrap_or(0);
+            plan.at_least = options.optional("number_transfer_tokens")?.unwrap_or(0);
             return sampling(options, plan);
         }
         *plan = match algorithm {
@@ -179,7 +178,7 @@ impl Architecture for Dream {
             Algorithm::TopkMargin => preset::dream(Score::Margin, eps),
             Algorithm::Entropy => preset::dream(Score::Entropy, eps),
         };
-        plan.steps = option(options, "steps")?;
+        plan.steps = options.optional("steps")?;
         sampling(options, plan)
     }
 

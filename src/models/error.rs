@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::text::TextError;
+use crate::text::{ChatTemplateError, TextError};
 
 /// Why a model could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +23,12 @@ pub enum ModelError {
         /// What is wrong, and what would be right.
         reason: String,
     },
-    /// The files that stand for a tokenizer.json cannot be used.
+    /// The tokenizer.json, or the files that stand for one, cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TextError),
+    /// The files of a chat template cannot be used.
+    #[error(transparent)]
+    ChatTemplate(#[from] ChatTemplateError),
     /// No family of this architecture is known.
     #[error(
         "config.json: architecture {architecture:?} (model_type {model_type:?}) is not known; known: {known}"

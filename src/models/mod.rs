@@ -18,6 +18,7 @@ pub mod embedded;
 pub mod encoded_forward;
 mod error;
 mod fields;
+mod generation_config;
 mod illada;
 pub mod kv;
 mod layers;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::decode::DecodePlan;
+use crate::models::generation_config::GenerationConfig;
 use crate::models::weights::{Shapes, Weights};
 use crate::models::{
     Denoiser, ModelError, ModelSpec, a2d, bd3lm, diffusion_gemma, dream, illada, llada, llada_moe,
@@ -32,7 +33,7 @@ pub struct Family {
     pub unused: &'static [&'static str],
     /// Takes what a generation_config.json says of sampling into the default plan, as far as the
     /// family's official sampler reads it from there.
-    pub generation_config: fn(&Value, &mut DecodePlan) -> Result<(), ModelError>,
+    pub(super) generation_config: fn(&GenerationConfig, &mut DecodePlan) -> Result<(), ModelError>,
     /// Whether a text ends at the tokenizer's `eos_token` where no file names a stop token. Networks that were
     /// trained on documents end to end run on over it.
     pub ends_texts: bool,

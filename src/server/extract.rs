@@ -7,6 +7,7 @@ use axum::extract::{FromRequest, Request};
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use super::receive::Taken;
 use super::state::AppState;
 use super::wire::Object;
 
@@ -17,6 +18,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<AppState>> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Arc<AppState>) -> Result<Self, ApiError> {
+        // The request is gone with its body.
+        let _taken = request.extensions().get::<Taken>().cloned();
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|error| ApiError::body(format!("the body cannot be read: {error}")))?;

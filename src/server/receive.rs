@@ -28,9 +28,9 @@ impl BodyMemory {
     }
 }
 
-/// What a body takes, kept in the request until it is parsed.
+/// What a body takes, kept until it is parsed: by the request, and by whoever takes the body out of it.
 #[derive(Clone)]
-struct Taken {
+pub(super) struct Taken {
     _memory: Arc<OwnedSemaphorePermit>,
 }
 

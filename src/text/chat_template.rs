@@ -3,9 +3,13 @@
 //! A template is Jinja, as `apply_chat_template` of Hugging Face's transformers reads it: blocks are
 //! trimmed, loops have `break` and `continue`, values have Python's methods, and `raise_exception`,
 //! `strftime_now` (in UTC) and `tojson` are there. It comes with a checkpoint and is not trusted: it
-//! reads nothing but the messages, and its work is bounded.
+//! reads nothing but the messages, and what it does is paid for, instruction by instruction and byte by byte, out of a
+//! budget. One thing is not: `list + list`, which the template engine makes for nothing, and of more than 32 such sums
+//! one on top of the other a list in memory. So a template that doubles a list in a loop can take all of it; serve no
+//! checkpoint whose author might want that.
 
 mod files;
+mod methods;
 mod strftime;
 mod tojson;
 
@@ -17,11 +21,11 @@ use minijinja::value::{Serde, ValueKind};
 use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, Output, State, Value, escape_formatter,
 };
-use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::Map;
 
 pub use files::ChatFiles;
 use files::SpecialTokens;
+use methods::paid_method;
 use strftime::strftime;
 use tojson::tojson;
 
@@ -200,7 +204,7 @@ fn environment() -> Environment<'static> {
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_debug(false);
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(unknown_method_callback);
+    environment.set_unknown_method_callback(paid_method);
     environment.set_formatter(python_formatter);
     environment.add_filter("tojson", tojson);
     environment.add_function(
@@ -216,6 +220,11 @@ fn environment() -> Environment<'static> {
         strftime(&format, now).map_err(|reason| Error::new(ErrorKind::InvalidOperation, reason))
     });
     environment
+}
+
+/// Pays for so many bytes before they are written, as the template's own output is paid for.
+fn pay(state: &State, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel(1 + bytes as u64 / 64)
 }
 
 /// Writes the values that Python spells otherwise as it does.

@@ -310,7 +310,7 @@ fn loads_that_make_no_sense_are_refused_by_the_name_of_their_option() {
 
 #[test]
 fn a_device_s_rates_and_the_reduction_s_times_come_with_their_floors() {
-    let arguments = "device --device cpu --rows 3 --vocab 500 --tries 1 --json -";
+    let arguments = "device --device cpu --rows 3 --vocab 500 --tries 1 --json";
     let output = bench(&arguments.split(' ').collect::<Vec<_>>());
     let report = report(output);
     assert_eq!(report["device"], "cpu");
@@ -357,7 +357,7 @@ fn the_engine_is_not_measured_on_a_model_of_encoded_blocks_and_says_why() {
 
 #[test]
 fn the_engine_s_figures_come_with_their_bars_and_floors_or_say_why_not() {
-    let arguments = "engine --device cpu --only overhead,head,cache --rounds 1 --json -";
+    let arguments = "engine --device cpu --json --only overhead,head,cache --rounds 1";
     let output = bench(&arguments.split(' ').collect::<Vec<_>>());
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let error = String::from_utf8_lossy(&output.stderr);

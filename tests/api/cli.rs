@@ -124,6 +124,23 @@ fn serve_says_where_it_listens_answers_and_ends_at_sigterm() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn an_idle_server_that_is_told_to_end_waits_for_no_step() {
+    // The end of its engine and the end of the wait for it come at about the same time, in either order.
+    for run in 0..12 {
+        let arguments = small();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut process = start(&arguments);
+        process.url();
+        process.terminate();
+        assert!(process.0.wait().unwrap().success());
+        let log = process.log();
+        assert!(log.contains("draining"), "{log}");
+        assert!(!log.contains("does not end"), "run {run}: {log}");
+    }
+}
+
 /// What every server of these tests serves.
 #[cfg(unix)]
 fn small() -> Vec<String> {

@@ -176,6 +176,71 @@ fn dreams_default_plan_has_the_options_of_generation_config_json() {
     }
 }
 
+/// What transformers writes there, and what authors of models leave there from other samplers.
+#[test]
+fn a_field_of_generation_config_json_is_read_or_said_not_to_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let fields = [
+        "alg",
+        "alg_temp",
+        "do_sample",
+        "eps",
+        "max_denoising_steps",
+        "repetition_penalty",
+        "steps",
+        "t_max",
+        "temperature",
+        "top_k",
+        "top_p",
+    ];
+    let read_by = |family: &str| -> Vec<&str> {
+        let config = golden(family).join("config.json");
+        std::fs::copy(config, directory.path().join("config.json")).unwrap();
+        let is_read = |field: &&str| {
+            let mut nonsense = json!({"eos_token_id": 5, "top_h": null});
+            nonsense[field] = json!({"nobody": "knows"});
+            let path = directory.path().join("generation_config.json");
+            std::fs::write(path, nonsense.to_string()).unwrap();
+            let checkpoint = Checkpoint::open(directory.path()).unwrap();
+            match checkpoint.unread_generation_fields() {
+                Ok(unread) => {
+                    assert_eq!(unread, [*field], "{family}");
+                    assert!(checkpoint.spec().is_ok(), "{family}: {field}");
+                    false
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(error.contains(*field), "{family}: {error}");
+                    true
+                }
+            }
+        };
+        fields.into_iter().filter(is_read).collect()
+    };
+    for family in [
+        "llada",
+        "llada2_moe",
+        "sdar",
+        "a2d_qwen3",
+        "mdlm",
+        "bd3lm",
+        "sedd_absorb",
+    ] {
+        assert!(read_by(family).is_empty(), "{family}");
+    }
+    let of_dream = [
+        "alg",
+        "alg_temp",
+        "eps",
+        "steps",
+        "temperature",
+        "top_k",
+        "top_p",
+    ];
+    assert_eq!(read_by("dream"), of_dream);
+    assert_eq!(read_by("diffusion_gemma"), ["max_denoising_steps", "t_max"]);
+}
+
 /// The field `unmask_plan` of generation_config.json, for any family.
 #[test]
 fn a_checkpoint_may_bring_a_default_plan_of_its_own() {

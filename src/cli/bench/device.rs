@@ -11,7 +11,7 @@ use unmask::kernels::device_name;
 use unmask::sampling::{self, RowParams};
 
 use super::machine::{copy_rate, large_products, matrix_rate, synchronised};
-use super::write_report;
+use super::{STDOUT, write_report};
 use crate::cli::all_succeeded;
 use crate::cli::model::DeviceChoice;
 
@@ -35,8 +35,8 @@ pub struct DeviceArgs {
     /// Times that each figure is taken; the fastest counts
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     tries: u32,
-    /// Write the figures as JSON to this file; `-` prints them in the table's place
-    #[arg(long, value_name = "FILE")]
+    /// Write the figures as JSON; without FILE, or with -, print them in the place of the table
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = STDOUT)]
     json: Option<PathBuf>,
 }
 

@@ -56,13 +56,18 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Prints `table` and writes the report as JSON to `json`; `-` prints the JSON in the table's place. Neither
+/// Value of `--json` that means standard output.
+const STDOUT: &str = "-";
+
+/// Prints `table` and writes the report as JSON to `json`; [`STDOUT`] prints the JSON in the table's place. Neither
 /// keeps the other from being tried: what failed is returned.
 fn write_report(json: Option<&Path>, report: &impl Serialize, table: &str) -> Vec<anyhow::Error> {
     let text = || anyhow::Ok(serde_json::to_string_pretty(report)? + "\n");
     let print = |text: &str| anyhow::Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
     let failed = match json {
-        Some(path) if path == Path::new("-") => [text().and_then(|text| print(&text)).err(), None],
+        Some(path) if path == Path::new(STDOUT) => {
+            [text().and_then(|text| print(&text)).err(), None]
+        }
         Some(path) => {
             let printed = print(table);
             let write = |text| std::fs::write(path, text).map_err(Into::into);

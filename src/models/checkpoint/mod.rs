@@ -12,12 +12,14 @@ use candle_core::{DType, Device};
 use serde_json::{Map, Value};
 
 use crate::canvas::TokenId;
+use crate::models::generation_config::GenerationConfig;
 use crate::models::registry::{Family, family_of};
 use crate::models::weights::{
     Dummy, NotFinite, Recorder, SafetensorsFiles, Shapes, Source, WeightFormat, Weights,
 };
 use crate::models::{Denoiser, ModelError, ModelSpec};
-use crate::text::VocabularyFiles;
+use crate::text::vocabulary::{MERGES, VOCAB};
+use crate::text::{ChatFiles, ChatTemplate, HfTokenizer, VocabularyFiles};
 pub(crate) use folder::shards;
 use folder::{Configs, Folder};
 
@@ -26,6 +28,7 @@ pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 const HEAD: &str = "lm_head.weight";
+const EOS_TOKEN_ID: &str = "eos_token_id";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// An opened checkpoint: its small files read, its weights not yet.
@@ -224,14 +227,58 @@ impl Checkpoint {
         Ok(json.map(Cow::Owned))
     }
 
+    /// The files that [`own_tokenizer_json`](Self::own_tokenizer_json) is made of; none of a checkpoint that has none.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn tokenizer_files(&self) -> Result<&'static [&'static str], ModelError> {
+        if self.tokenizer.is_some() {
+            return Ok(&[TOKENIZER]);
+        }
+        let files = VocabularyFiles::read(|name| self.file(name))?;
+        Ok(files.map_or(&[], |_| &[VOCAB, MERGES]))
+    }
+
+    /// The tokenizer in its files, if it has any.
+    ///
+    /// # Errors
+    /// If they cannot be read as a tokenizer that is known, or it has more tokens than the model's vocabulary.
+    pub fn tokenizer(&self) -> Result<Option<HfTokenizer>, ModelError> {
+        let Some(json) = self.own_tokenizer_json()? else {
+            return Ok(None);
+        };
+        let tokenizer = HfTokenizer::from_bytes(&json)?;
+        let vocab_size = self.spec()?.vocab_size;
+        if tokenizer.vocab_size() > vocab_size {
+            return Err(ModelError::Invalid {
+                file: TOKENIZER.into(),
+                reason: format!(
+                    "the tokenizer has {} tokens, but the model's vocabulary is {vocab_size}",
+                    tokenizer.vocab_size()
+                ),
+            });
+        }
+        Ok(Some(tokenizer))
+    }
+
+    /// The chat template in its files, if they hold one.
+    ///
+    /// # Errors
+    /// If a file does not hold what it should, or the template cannot be read.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, ModelError> {
+        let files = ChatFiles::read(|name| self.file(name))?;
+        Ok(ChatTemplate::from_files(&files)?)
+    }
+
     /// Refuses what could not be served whatever the weights are.
     ///
     /// # Errors
-    /// If config.json asks for what is not built, or there are files of a tokenizer that cannot be read. A checkpoint
-    /// without any is none to refuse: token ids need no tokenizer.
+    /// If config.json asks for what is not built, or there are files of a tokenizer or a chat template that cannot be
+    /// read. A checkpoint without any is none to refuse: token ids need no tokenizer.
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         self.spec()?;
-        self.own_tokenizer_json().map(drop)
+        self.tokenizer()?;
+        self.chat_template().map(drop)
     }
 
     /// What config.json and generation_config.json say of the model, and where neither names a stop token, the
@@ -243,24 +290,54 @@ impl Checkpoint {
         self.spec_of(&self.config)
     }
 
+    /// Names of the fields of generation_config.json that [`Checkpoint::spec`] does not look at, whatever they hold: most
+    /// families' official samplers do not read that file either.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::spec`].
+    pub fn unread_generation_fields(&self) -> Result<Vec<String>, ModelError> {
+        let generation_config = GenerationConfig::new(&self.generation_config);
+        self.spec_by(&self.config, &generation_config)?;
+        Ok(generation_config.unread())
+    }
+
     fn spec_of(&self, config: &Value) -> Result<ModelSpec, ModelError> {
+        self.spec_by(config, &GenerationConfig::new(&self.generation_config))
+    }
+
+    fn spec_by(
+        &self,
+        config: &Value,
+        generation_config: &GenerationConfig,
+    ) -> Result<ModelSpec, ModelError> {
         let mut config = config.clone();
-        let expand = &self.generation_config["expand_token_id"];
+        let expand = generation_config.get("expand_token_id");
         if config["expand_token_id"].is_null() && !expand.is_null() {
             config["expand_token_id"] = expand.clone();
         }
         let mut spec = (self.family.spec)(&config)?;
-        let ends = &self.generation_config["eos_token_id"];
-        for token in token_ids(GENERATION_CONFIG, ends)? {
+        let known = |file, field, tokens: &[TokenId]| {
+            check_stop_tokens(file, field, tokens, spec.vocab_size)
+        };
+        known(CONFIG, EOS_TOKEN_ID, &spec.stop_tokens)?;
+        let ends = token_ids(GENERATION_CONFIG, generation_config.get(EOS_TOKEN_ID))?;
+        known(GENERATION_CONFIG, EOS_TOKEN_ID, &ends)?;
+        for token in ends {
             if !spec.stop_tokens.contains(&token) {
                 spec.stop_tokens.push(token);
             }
         }
         if spec.stop_tokens.is_empty() && self.family.ends_texts {
+            check_stop_tokens(
+                TOKENIZER,
+                "eos_token",
+                self.end_of_text.as_slice(),
+                spec.vocab_size,
+            )?;
             spec.stop_tokens.extend(self.end_of_text);
         }
-        (self.family.generation_config)(&self.generation_config, &mut spec.default_plan)?;
-        plan::take_over(&self.generation_config, &mut spec)?;
+        (self.family.generation_config)(generation_config, &mut spec.default_plan)?;
+        plan::take_over(generation_config, &mut spec)?;
         Ok(spec)
     }
 
@@ -469,6 +546,25 @@ pub(crate) fn parse(file: &str, json: &[u8]) -> Result<Value, ModelError> {
         file: file.to_owned(),
         reason: format!("not valid JSON: {error}"),
     })
+}
+
+/// Checks the stop tokens that `field` of `file` names.
+///
+/// # Errors
+/// If one is none of the vocabulary: no text would ever end at it.
+fn check_stop_tokens(
+    file: &str,
+    field: &str,
+    tokens: &[TokenId],
+    vocab_size: usize,
+) -> Result<(), ModelError> {
+    match tokens.iter().find(|token| **token as usize >= vocab_size) {
+        Some(token) => Err(ModelError::Invalid {
+            file: file.to_owned(),
+            reason: format!("{field} {token} is outside the vocabulary of {vocab_size}"),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The ids of the field `eos_token_id` of `file`: none, one, or a list of them.

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::GENERATION_CONFIG;
 use crate::decode::DecodePlan;
+use crate::models::generation_config::GenerationConfig;
 use crate::models::{ModelError, ModelSpec};
 
 /// The field of generation_config.json.
@@ -14,8 +15,11 @@ const FIELD: &str = "unmask_plan";
 ///
 /// # Errors
 /// Names the field that is unknown or out of range, and what the model cannot be denoised by.
-pub(super) fn take_over(generation_config: &Value, spec: &mut ModelSpec) -> Result<(), ModelError> {
-    let choices = &generation_config[FIELD];
+pub(super) fn take_over(
+    generation_config: &GenerationConfig,
+    spec: &mut ModelSpec,
+) -> Result<(), ModelError> {
+    let choices = generation_config.get(FIELD);
     if choices.is_null() {
         return Ok(());
     }

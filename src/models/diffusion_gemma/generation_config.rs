@@ -1,12 +1,12 @@
 //! What a generation_config.json says of sampling (`DiffusionGemmaGenerationConfig`).
 
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::decode::{Budget, DecodePlan, Revision, TemperatureSchedule};
 use crate::models::ModelError;
 use crate::models::checkpoint::GENERATION_CONFIG;
 use crate::models::fields;
+use crate::models::generation_config::GenerationConfig;
 
 /// The one sampler that there is.
 const SAMPLER: &str = "EntropyBoundSamplerConfig";
@@ -15,17 +15,20 @@ const SAMPLER: &str = "EntropyBoundSamplerConfig";
 ///
 /// # Errors
 /// Names the option that is of the wrong type or out of range, or the sampler that is not known.
-pub(super) fn take_over(options: &Value, plan: &mut DecodePlan) -> Result<(), ModelError> {
-    if let Some(steps) = option(options, "max_denoising_steps")? {
+pub(super) fn take_over(
+    options: &GenerationConfig,
+    plan: &mut DecodePlan,
+) -> Result<(), ModelError> {
+    if let Some(steps) = options.optional("max_denoising_steps")? {
         plan.steps_per_block = Some(steps);
     }
-    if let Some(first) = option(options, "t_max")? {
+    if let Some(first) = options.optional("t_max")? {
         plan.sampling.temperature = first;
     }
-    if let Some(last) = option(options, "t_min")? {
+    if let Some(last) = options.optional("t_min")? {
         plan.sampling.temperature_schedule = TemperatureSchedule::LinearInBlock(last);
     }
-    let sampler = &options["sampler_config"];
+    let sampler = options.get("sampler_config");
     if !(sampler.is_object() || sampler.is_null()) {
         return Err(invalid(format!(
             "sampler_config is {sampler}; it must be an object"
@@ -40,7 +43,7 @@ pub(super) fn take_over(options: &Value, plan: &mut DecodePlan) -> Result<(), Mo
             )));
         }
     }
-    if let Some(bound) = option(sampler, "entropy_bound")? {
+    if let Some(bound) = fields::optional(GENERATION_CONFIG, sampler, "entropy_bound")? {
         plan.budget = Budget::EntropyBound(bound);
     }
     if let Revision::RenoiseRest {
@@ -48,14 +51,14 @@ pub(super) fn take_over(options: &Value, plan: &mut DecodePlan) -> Result<(), Mo
         max_entropy,
     } = &mut plan.revision
     {
-        *stable_steps = option(options, "stability_threshold")?.unwrap_or(*stable_steps);
-        *max_entropy = option(options, "confidence_threshold")?.unwrap_or(*max_entropy);
+        *stable_steps = options
+            .optional("stability_threshold")?
+            .unwrap_or(*stable_steps);
+        *max_entropy = options
+            .optional("confidence_threshold")?
+            .unwrap_or(*max_entropy);
     }
     plan.validate().map_err(|error| invalid(error.to_string()))
-}
-
-fn option<T: DeserializeOwned>(options: &Value, name: &str) -> Result<Option<T>, ModelError> {
-    fields::optional(GENERATION_CONFIG, options, name)
 }
 
 fn invalid(reason: String) -> ModelError {

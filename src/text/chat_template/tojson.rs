@@ -6,6 +6,8 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::pay;
+
 /// Deepest nesting of lists and objects.
 const MAX_DEPTH: usize = 100;
 
@@ -151,11 +153,6 @@ impl Writer<'_> {
         self.out.push_str(text);
         Ok(())
     }
-}
-
-/// Pays for so many bytes before they are written, as the template's own output is paid for.
-fn pay(state: &State, bytes: usize) -> Result<(), Error> {
-    state.consume_fuel(1 + bytes as u64 / 64)
 }
 
 /// JSON with every character that is not ASCII as an escape.

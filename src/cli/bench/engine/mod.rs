@@ -16,7 +16,7 @@ use unmask::models::WeightFormat;
 
 use self::figure::Report;
 use self::setup::Setup;
-use super::write_report;
+use super::{STDOUT, write_report};
 use crate::cli::all_succeeded;
 use crate::cli::model::ModelArgs;
 
@@ -41,8 +41,8 @@ pub struct EngineArgs {
     /// Rounds, in each of which both sides of a ratio take their turn
     #[arg(long, value_name = "N", default_value = "5")]
     rounds: NonZeroUsize,
-    /// Write the figures as JSON; - is standard output, in the place of the table
-    #[arg(long, value_name = "FILE")]
+    /// Write the figures as JSON; without FILE, or with -, print them in the place of the table
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = STDOUT)]
     json: Option<PathBuf>,
 }
 

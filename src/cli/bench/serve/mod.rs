@@ -29,7 +29,7 @@ use self::report::{EngineShare, Level, Report};
 use self::requests::{Lengths, Requests};
 use super::client::{Client, Target};
 use super::machine::{Products, cpu_rate};
-use super::{listen, write_report};
+use super::{STDOUT, listen, write_report};
 use crate::cli::all_succeeded;
 use crate::cli::model::{ModelArgs, tokenizer};
 
@@ -111,8 +111,8 @@ pub struct ServeArgs {
     /// Seed of prompts, lengths and arrivals
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Write the report as JSON; - is standard output, in the place of the table
-    #[arg(long, value_name = "FILE")]
+    /// Write the report as JSON; without FILE, or with -, print it in the place of the table
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = STDOUT)]
     json: Option<PathBuf>,
     /// Draw tokens a second and latency by load
     #[arg(long, value_name = "FILE.svg", value_parser = svg_file)]

@@ -1,0 +1,54 @@
+//! The fields of a generation_config.json, and which of them were looked at.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::models::checkpoint::GENERATION_CONFIG;
+use crate::models::{ModelError, fields};
+
+/// A generation_config.json that is read. Such a file has fields of every sampler that its authors ever ran the model
+/// with; those that nobody here asks for can be named afterwards.
+pub(super) struct GenerationConfig<'a> {
+    fields: &'a Value,
+    read: RefCell<BTreeSet<&'static str>>,
+}
+
+impl<'a> GenerationConfig<'a> {
+    /// Of `fields`, an object, none of which is looked at yet.
+    pub fn new(fields: &'a Value) -> Self {
+        Self {
+            fields,
+            read: RefCell::default(),
+        }
+    }
+
+    /// A field; null if it is not there.
+    pub fn get(&self, name: &'static str) -> &'a Value {
+        self.read.borrow_mut().insert(name);
+        &self.fields[name]
+    }
+
+    /// A field, if it is there. One that is null counts as absent.
+    ///
+    /// # Errors
+    /// If it is of the wrong type.
+    pub fn optional<T: DeserializeOwned>(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<T>, ModelError> {
+        self.read.borrow_mut().insert(name);
+        fields::optional(GENERATION_CONFIG, self.fields, name)
+    }
+
+    /// Names of the fields that are there, not null, and that nobody has looked at.
+    pub fn unread(&self) -> Vec<String> {
+        let read = self.read.borrow();
+        let fields = self.fields.as_object().into_iter().flatten();
+        let unread =
+            fields.filter(|(name, value)| !value.is_null() && !read.contains(name.as_str()));
+        unread.map(|(name, _)| name.clone()).collect()
+    }
+}
