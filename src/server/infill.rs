@@ -156,10 +156,9 @@ fn sequences(
     let mut sequences = Vec::with_capacity(job.n * job.lengths.len());
     for number in 0..job.n {
         let plan = nth_plan(&job.plan, number);
-        let sampling = &plan.sampling;
         let picks = decisions.iter().enumerate().map(|(gap, decision)| {
             let decision = decision.as_ref()?;
-            let pick = decision.pick(gap, sampling.temperature, sampling.seed);
+            let pick = decision.pick(gap, &plan.sampling);
             Some((gap, decision, pick))
         });
         let picks: Vec<_> = picks.flatten().collect();
@@ -170,7 +169,7 @@ fn sequences(
             }
             let mut canvas = job.canvas(&lengths, spec)?;
             for (gap, decision, pick) in &picks {
-                decision.commit(&mut canvas, *gap, *pick);
+                decision.settle(&mut canvas, *gap, *pick);
             }
             let mut reader = InfillReader::new(
                 vocabulary.clone(),

@@ -117,7 +117,7 @@ impl InfillJob {
                 Some(GapConstraint {
                     gap,
                     language: fields.language.clone()?,
-                    may_end: self.plan.sampling.may_stop_in(canvas, gap),
+                    may_end: self.may_stop_in(canvas, gap),
                 })
             })
             .collect();
@@ -125,6 +125,16 @@ impl InfillJob {
             true => Ok(None),
             false => CanvasConstraint::new(canvas, constraints).map(Some),
         }
+    }
+
+    /// Whether stop tokens may stand in the `gap`th gap of such a canvas. A choice after it is like text around the gaps,
+    /// also before it is made.
+    fn may_stop_in(&self, canvas: &Canvas, gap: usize) -> bool {
+        let sampling = &self.plan.sampling;
+        let is_choice = |gap: &Gap| matches!(gap.length, Length::Choices(_));
+        let before_choice = self.gaps().skip(gap + 1).any(is_choice);
+        sampling.may_stop_in(canvas, gap)
+            && (sampling.stop_tokens == StopTokens::Anywhere || !before_choice)
     }
 
     /// How the text is read back from such a canvas.
@@ -355,7 +365,7 @@ fn lengths(job: &InfillJob, state: &AppState) -> Result<Vec<Vec<usize>>, ApiErro
     let canvas = job.canvas(&job.longest(), state.engine.spec())?;
     let mut combinations = vec![Vec::new()];
     for (index, gap) in job.gaps().enumerate() {
-        let may_end = job.plan.sampling.may_stop_in(&canvas, index);
+        let may_end = job.may_stop_in(&canvas, index);
         let of_gap = spread(&possible_lengths(gap, may_end, state)?, count);
         combinations = combinations
             .into_iter()
