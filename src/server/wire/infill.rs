@@ -204,7 +204,8 @@ pub struct GapAnswer {
     pub name: Option<String>,
     /// Its text.
     pub text: String,
-    /// The tokens that begin in its text: those of a stop string are left out.
+    /// The tokens that begin in its text: a stop token that ends it, those of a stop string and what comes after either
+    /// are left out.
     pub tokens: Vec<TokenId>,
     /// The stop string before which it ends, if one came.
     #[serde(skip_serializing_if = "Option::is_none")]
