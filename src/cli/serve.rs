@@ -268,15 +268,12 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
         ..EngineConfig::default()
     };
     let engine = args.model.engine(&checkpoint, config)?;
-    let limits = Limits::default();
     let limits = Limits {
-        // All sequences of a request are queued at once.
-        sequences: limits.sequences.min(args.max_queue),
         requests: args.max_requests,
         requests_per_key: args.max_requests_per_key.unwrap_or(args.max_requests),
         body_bytes: args.max_body_bytes,
         request_timeout: args.request_timeout,
-        ..limits
+        ..Limits::default()
     };
     Ok(
         AppState::new(Arc::new(engine), tokenizer, checkpoint.name(), limits)

@@ -9,7 +9,7 @@ use super::super::wire::{GapFields, GapLength};
 use super::completion::stops;
 use super::constraint::{grammar, regex};
 use super::decoding::size;
-use super::{Place, encode};
+use super::{Place, Use, encode_for};
 use crate::canvas::TokenId;
 use crate::constraint::TokenDfa;
 use crate::decode::DecodePlan;
@@ -263,7 +263,7 @@ fn check_choices(
     let mut choices: Vec<Choice> = Vec::with_capacity(texts.len());
     for (index, text) in texts.into_iter().enumerate() {
         let param = format!("{param}[{index}]");
-        let tokens = encode(&text, Place::Later, &param, state)?;
+        let tokens = encode_for(Use::Choice, &text, Place::Later, &param, state)?;
         if tokens.is_empty() {
             return Err(ApiError::value(
                 &param,

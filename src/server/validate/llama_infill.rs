@@ -102,6 +102,7 @@ pub fn llama_infill(
         let outline = Outline {
             size_param: "n_predict",
             max_tokens: n_predict,
+            suffix_param: "input_suffix",
             suffix: &fitted.after,
             echo: false,
             plan: &plan,
@@ -187,15 +188,16 @@ impl Texts {
     /// extra texts have the rest.
     fn fit(self, n_predict: usize, state: &AppState) -> Result<Fitted, ApiError> {
         let context = state.engine.spec().max_canvas;
+        let limit = state.slot_limit(context).of_slots();
         let prompt = encode(&self.prompt, Place::Later, "prompt", state)?;
         if prompt.len() >= context {
             let given = format_args!("a text of {} tokens", prompt.len());
-            let allowed = format_args!("less than the context of {context}");
+            let allowed = format_args!("fewer; {limit}");
             return Err(ApiError::value("prompt", given, allowed));
         }
         let most = context - prompt.len();
         let room = most.checked_sub(n_predict).ok_or_else(|| {
-            let allowed = format_args!("0 to {most}, what prompt leaves of a context of {context}");
+            let allowed = format_args!("0 to {most}, what prompt leaves; {limit}");
             ApiError::value("n_predict", n_predict, allowed)
         })?;
         let mut prefix = encode_end(&self.prefix, "input_prefix", room, state)?;
