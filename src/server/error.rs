@@ -314,6 +314,16 @@ impl ApiError {
         )
     }
 
+    /// A request that still ran when a server that ends gave up waiting. Asked again, it may reach another.
+    pub fn shutting_down() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            SERVER,
+            "shutting_down",
+            "the server is ending and waits no longer for this request; ask again".into(),
+        )
+    }
+
     /// A body that does not come.
     pub fn body_timeout(limit: Duration) -> Self {
         Self::new(

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use futures::TryFutureExt;
 
 use super::choices::{Decision, decide};
-use super::deadline::within;
+use super::deadline::{Deadline, within};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::Head;
@@ -42,13 +42,13 @@ use crate::engine::{LogprobRequest, Submission};
 )]
 pub(super) async fn create(
     State(state): State<Arc<AppState>>,
+    deadline: Deadline,
     Body(request): Body<InfillRequest>,
 ) -> Result<Response, ApiError> {
-    let deadline = state.deadline();
-    let job = validate::checked(&state, deadline, request, validate::infill).await?;
+    let job = validate::checked(&state, deadline.clone(), request, validate::infill).await?;
     let head = Head::new("infill", &state, &job.plan, job.prompt_tokens())?;
     let begun = Instant::now();
-    let (decisions, nfe) = within(deadline, decide(&job, &state)).await?;
+    let (decisions, nfe) = within(deadline.clone(), decide(&job, &state)).await?;
     let mut cost = Cost::of_probes(nfe, begun.elapsed());
     let job = Arc::new(job);
     let sequences = {
@@ -56,7 +56,7 @@ pub(super) async fn create(
         // To follow what gaps are held to takes a while.
         let background = state.background.clone();
         let work = move || sequences(&job, &decisions, &state);
-        background.run(deadline, work).await?
+        background.run(deadline.clone(), work).await?
     };
     let (mut finished, mut runs) = (Vec::new(), Vec::new());
     let shows_steps = job.stream && !job.is_searched();

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::deadline::{Deadline, within};
 use super::error::ApiError;
 use super::state::AppState;
 
@@ -47,8 +48,11 @@ pub(super) async fn receive(
     }
     let (mut parts, body) = request.into_parts();
     let timeout = state.limits.body_timeout;
-    let received = tokio::time::timeout(timeout, whole(body, &state)).await;
-    match received.unwrap_or_else(|_| Err(ApiError::body_timeout(timeout))) {
+    let received = async {
+        let received = tokio::time::timeout(timeout, whole(body, &state)).await;
+        received.unwrap_or_else(|_| Err(ApiError::body_timeout(timeout)))
+    };
+    match within(Deadline::of_server(&parts.extensions), received).await {
         Ok((bytes, memory)) => {
             parts.extensions.insert(Taken {
                 _memory: Arc::new(memory),

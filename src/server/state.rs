@@ -8,7 +8,6 @@ use axum::http::HeaderValue;
 use super::admission::Admission;
 use super::auth::ApiKeys;
 use super::background::Background;
-use super::deadline::Deadline;
 use super::languages::Languages;
 use super::metrics::Metrics;
 use super::receive::BodyMemory;
@@ -212,11 +211,6 @@ impl AppState {
     #[cfg(feature = "otel")]
     pub fn with_traces(self, traces: Option<Traces>) -> Self {
         Self { traces, ..self }
-    }
-
-    /// When a request that begins now must have been answered.
-    pub(super) fn deadline(&self) -> Deadline {
-        Deadline::after(self.limits.request_timeout)
     }
 
     /// What `encode` makes of `text` with the tokenizer. Long texts wait for each other, since a tokenizer takes a
