@@ -4,6 +4,9 @@
 //! is [`Canvas::gap_slot_mut`], which hands out nothing for a fixed one. Each slot that was written
 //! keeps its provenance.
 //!
+//! A slot of a gap may be settled: it takes a token that stays, and is fixed from then on
+//! ([`Canvas::settle`]).
+//!
 //! A gap begins as masks, or for models of the uniform process as noise.
 //!
 //! A gap may grow or shrink while it is denoised: [`Canvas::splice`] moves fixed slots, and changes none.
@@ -152,6 +155,8 @@ impl GapSlot {
 enum Slot {
     Fixed(TokenId),
     Gap(GapSlot),
+    /// Of a gap, and fixed as it is.
+    Settled(GapSlot),
 }
 
 /// A sequence of token slots with at least one gap.
@@ -261,7 +266,9 @@ impl Canvas {
     pub fn token(&self, slot: usize) -> TokenId {
         match &self.slots[slot] {
             Slot::Fixed(token) => *token,
-            Slot::Gap(slot) => slot.commit.map_or(slot.blank, |commit| commit.token),
+            Slot::Gap(slot) | Slot::Settled(slot) => {
+                slot.commit.map_or(slot.blank, |commit| commit.token)
+            }
         }
     }
 
@@ -275,9 +282,12 @@ impl Canvas {
         matches!(self.slots.get(slot), Some(Slot::Gap(gap_slot)) if gap_slot.commit.is_none())
     }
 
-    /// Whether `slot` is fixed.
+    /// Whether `slot` is fixed: text around the gaps, or [settled](Canvas::settle).
     pub fn is_fixed(&self, slot: usize) -> bool {
-        matches!(self.slots.get(slot), Some(Slot::Fixed(_)))
+        matches!(
+            self.slots.get(slot),
+            Some(Slot::Fixed(_) | Slot::Settled(_))
+        )
     }
 
     /// The masked slots within `range`, in order.
@@ -298,15 +308,15 @@ impl Canvas {
             .count()
     }
 
-    /// The slot, if it is not fixed.
+    /// The slot, if it is part of a gap, settled ones among them, or scratch.
     pub fn gap_slot(&self, slot: usize) -> Option<&GapSlot> {
         match self.slots.get(slot)? {
             Slot::Fixed(_) => None,
-            Slot::Gap(gap_slot) => Some(gap_slot),
+            Slot::Gap(gap_slot) | Slot::Settled(gap_slot) => Some(gap_slot),
         }
     }
 
-    /// The provenance of a committed slot; `None` for a fixed or a masked one.
+    /// The provenance of a committed or settled slot; `None` for a masked one and the text around the gaps.
     pub fn provenance(&self, slot: usize) -> Option<&Commit> {
         self.gap_slot(slot)?.provenance()
     }
@@ -314,9 +324,26 @@ impl Canvas {
     /// The slot for writing, if it is not fixed.
     pub fn gap_slot_mut(&mut self, slot: usize) -> Option<&mut GapSlot> {
         match self.slots.get_mut(slot)? {
-            Slot::Fixed(_) => None,
+            Slot::Fixed(_) | Slot::Settled(_) => None,
             Slot::Gap(gap_slot) => Some(gap_slot),
         }
+    }
+
+    /// Writes a token that stays to a slot of a gap: no plan masks it again, edits it or draws it anew. To the other
+    /// slots it is text like that around the gaps. A fixed slot is left as it is.
+    pub fn settle(&mut self, slot: usize, commit: Commit) {
+        if let Some(slot) = self.slots.get_mut(slot)
+            && let Slot::Gap(gap_slot) = slot
+        {
+            gap_slot.commit(commit);
+            *slot = Slot::Settled(std::mem::take(gap_slot));
+        }
+    }
+
+    /// The gap at the canvas's end: the last one, if nothing but scratch slots comes after it.
+    pub fn open_gap(&self) -> Option<usize> {
+        let last = self.gaps.len().checked_sub(1)?;
+        (self.gaps[last].end == self.scratch().start).then_some(last)
     }
 }
 
@@ -438,6 +465,35 @@ mod tests {
         assert_eq!(canvas.token(1), 4);
         assert_eq!(canvas.provenance(1), Some(&commit));
         assert!(!canvas.is_masked(1));
+    }
+
+    #[test]
+    fn a_settled_slot_is_fixed_and_keeps_its_provenance() {
+        let mut canvas = Canvas::from_ids(&[1, MASK, MASK], MASK).unwrap();
+        let commit = Commit {
+            token: 4,
+            probability: 0.5,
+            score: 0.25,
+            step: 0,
+        };
+        canvas.settle(1, commit);
+        canvas.settle(1, Commit { token: 5, ..commit });
+        canvas.settle(0, commit);
+        assert_eq!(canvas.tokens().collect::<Vec<_>>(), [1, 4, MASK]);
+        assert!(canvas.is_fixed(1) && canvas.gap_slot_mut(1).is_none());
+        assert_eq!(canvas.provenance(1), Some(&commit));
+        assert_eq!((canvas.masked(), &canvas.gaps()[0]), (1, &(1..3)));
+        canvas.splice(&[Splice { slot: 1, count: 0 }]);
+        assert_eq!(canvas.len(), 3);
+    }
+
+    #[test]
+    fn a_gap_is_open_where_nothing_but_scratch_comes_after_it() {
+        let open = |ids: &[TokenId]| Canvas::from_ids(ids, MASK).unwrap().open_gap();
+        assert_eq!(open(&[MASK, 1, MASK]), Some(1));
+        assert_eq!(open(&[MASK, 1]), None);
+        let canvas = Canvas::from_ids(&[1, MASK], MASK).unwrap().with_scratch(5);
+        assert_eq!(canvas.open_gap(), Some(0));
     }
 
     #[test]

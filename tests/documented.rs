@@ -4,6 +4,7 @@
 //!
 //! - a `sh` block that begins with `curl` is run, and the `json` block after it is its answer, up to ids and times;
 //! - a `console` block is run line by line, and shows what is printed;
+//! - a stream comes in as many pieces as the API's page says after its request;
 //! - a line of a `sh` block that begins with `unmask` names options that exist;
 //! - a link within the repository leads to a file, and to a heading of it.
 
@@ -233,6 +234,33 @@ fn requests_are_answered_as_the_documentation_shows() {
         }
     }
     assert!(compared > 8, "only {compared} answers are shown");
+}
+
+#[test]
+fn a_stream_comes_in_as_many_pieces_as_the_documentation_says() {
+    const BY_BLOCKS: &str = r#", "diffusion": {"block_length": 8}"#;
+    let server = Server::start();
+    let page = root().join("docs/api.md");
+    let text = fs::read_to_string(&page).unwrap();
+    let (_, said) = text.split_once("This text comes in ").unwrap();
+    let mut said = said
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|number| number.parse::<usize>().ok());
+    let blocks = blocks(&page);
+    let request = blocks.iter().find(|block| block.text.contains(BY_BLOCKS));
+    let request = request.unwrap();
+    let whole = request.text.replace(BY_BLOCKS, "");
+    for line in [&request.text, &whole] {
+        let line = line.replace("http://127.0.0.1:8080", &server.url);
+        let stream = printed(&line, &request.place());
+        let chunks = stream
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .filter(|data| *data != "[DONE]")
+            .map(|data| serde_json::from_str::<Value>(data).unwrap());
+        let pieces = chunks.filter(|chunk| chunk["choices"][0]["text"] != "");
+        assert_eq!(pieces.count(), said.next().unwrap(), "{line}");
+    }
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Canvas {
         let splices: Vec<Splice> = splices
             .iter()
             .copied()
-            .filter(|splice| self.gap_of(splice.slot).is_some())
+            .filter(|splice| self.gap_of(splice.slot).is_some() && !self.is_fixed(splice.slot))
             .collect();
         Splice::apply(&splices, &mut self.slots, 0, &blank_slot(self.blank));
         for gap in &mut self.gaps {

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use unmask::canvas::TokenId;
 use unmask::decode::{
     BlockEntry, BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Finish, Revision, Score,
-    StopTokens, TemperatureSchedule, preset,
+    StopTokens, TemperatureSchedule,
 };
 use unmask::models::ModelSpec;
 use unmask::sampling::{Basis, FilterOrder, LogitBias};
@@ -147,8 +147,10 @@ impl DecodeArgs {
 
     /// The plan that the options ask for, for the model of `spec`.
     pub fn plan(&self, spec: &ModelSpec) -> anyhow::Result<DecodePlan> {
-        let mut plan = match &self.preset {
-            Some(name) => spec.plan(&preset::by_name(name)?),
+        let preset = self.preset.as_deref().map(|name| spec.preset(name));
+        let preset = preset.transpose()?;
+        let mut plan = match &preset {
+            Some(preset) => spec.plan(preset),
             None => spec.default_plan.clone(),
         };
         // A plan has one of these: to give the one takes the other back.
@@ -196,6 +198,9 @@ impl DecodeArgs {
         };
         plan.validate()?;
         plan.check_asked(self.score, self.finish)?;
+        if let Some(preset) = &preset {
+            spec.check_preset(preset, &plan)?;
+        }
         Ok(plan)
     }
 

@@ -99,7 +99,8 @@ pub struct ServeArgs {
     /// may be given several times
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     cors_origin: Vec<HeaderValue>,
-    /// Seconds that running requests have to finish after SIGTERM or SIGINT; a second one ends them at once
+    /// Seconds that running requests have to finish after SIGTERM or SIGINT; then, or at a second one, they are answered
+    /// with status 503
     #[arg(long, value_name = "SECONDS", default_value_t = ListenConfig::default().drain.as_secs())]
     drain_seconds: u64,
     /// How log lines are written to standard error; RUST_LOG sets which are
@@ -214,9 +215,11 @@ async fn serve(
         Ending::Drained => {}
         Ending::DeadlinePassed => tracing::warn!(
             seconds = args.drain_seconds,
-            "requests still ran at the end of --drain-seconds; they are dropped"
+            "requests still ran at the end of --drain-seconds; they were answered with status 503"
         ),
-        Ending::CutShort => tracing::warn!("a second signal; requests that still ran are dropped"),
+        Ending::CutShort => {
+            tracing::warn!("a second signal; requests that still ran were answered with status 503")
+        }
     }
     Ok(())
 }
@@ -268,15 +271,12 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
         ..EngineConfig::default()
     };
     let engine = args.model.engine(&checkpoint, config)?;
-    let limits = Limits::default();
     let limits = Limits {
-        // All sequences of a request are queued at once.
-        sequences: limits.sequences.min(args.max_queue),
         requests: args.max_requests,
         requests_per_key: args.max_requests_per_key.unwrap_or(args.max_requests),
         body_bytes: args.max_body_bytes,
         request_timeout: args.request_timeout,
-        ..limits
+        ..Limits::default()
     };
     Ok(
         AppState::new(Arc::new(engine), tokenizer, checkpoint.name(), limits)

@@ -125,6 +125,8 @@ pub struct Engine {
     spec: ModelSpec,
     queue: Arc<Queue>,
     counters: Arc<Counters>,
+    row_limit: Option<usize>,
+    max_queue: usize,
     kv_slots: usize,
     kv_block: usize,
     batch_invariant: bool,
@@ -143,6 +145,7 @@ impl Engine {
     /// cannot make them, or the system gives no thread.
     pub fn start(model: Box<dyn Denoiser>, config: EngineConfig) -> Result<Self, StartError> {
         let mut spec = model.spec().clone();
+        let row_limit = (spec.canvas_limit() > config.max_rows).then_some(config.max_rows);
         spec.max_canvas = spec.max_canvas.min(config.max_rows);
         if let Some(sliding) = &mut spec.sliding_window {
             sliding.max_canvas = sliding.max_canvas.min(config.max_rows);
@@ -183,6 +186,8 @@ impl Engine {
             spec,
             queue,
             counters,
+            row_limit,
+            max_queue: config.max_queue,
             kv_slots,
             kv_block,
             batch_invariant,
@@ -196,6 +201,16 @@ impl Engine {
     /// The model's conventions, and its limits as far as the engine's are not lower.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// The most slots of a canvas by the rows of a step ([`EngineConfig::max_rows`]), where the model itself takes more.
+    pub fn row_limit(&self) -> Option<usize> {
+        self.row_limit
+    }
+
+    /// The most sequences that wait for their first step ([`EngineConfig::max_queue`]).
+    pub fn max_queue(&self) -> usize {
+        self.max_queue
     }
 
     /// What the gaps of the canvases that the engine denoises begin as.

@@ -380,6 +380,47 @@ impl ModelSpec {
         presets
     }
 
+    /// The preset called `name`.
+    ///
+    /// # Errors
+    /// If there is none; the error lists those that the network goes with.
+    pub fn preset(&self, name: &str) -> Result<Preset, PlanError> {
+        preset::by_name(name).map_err(|_| PlanError::UnknownName {
+            field: "preset",
+            given: name.to_owned(),
+            allowed: self.preset_names(),
+        })
+    }
+
+    /// Checks that what the network does not go with in `plan`, if there is anything, is not what `preset` brought into
+    /// it.
+    ///
+    /// # Errors
+    /// Names the preset, why the network does not go with it, and those that it goes with.
+    pub fn check_preset(&self, preset: &Preset, plan: &DecodePlan) -> Result<(), PlanError> {
+        let (Err(of_plan), Err(of_preset)) =
+            (self.check_plan(plan), self.check_plan(&self.plan(preset)))
+        else {
+            return Ok(());
+        };
+        if of_plan != of_preset {
+            return Ok(());
+        }
+        Err(PlanError::Invalid {
+            field: "preset",
+            reason: format!(
+                "{} does not go with this model ({of_preset}); allowed: {}",
+                preset.name,
+                self.preset_names()
+            ),
+        })
+    }
+
+    fn preset_names(&self) -> String {
+        let names: Vec<&str> = self.presets().iter().map(|preset| preset.name).collect();
+        names.join(", ")
+    }
+
     /// The plan of `preset` for this model. A network that is block-causal or denoises encoded blocks
     /// keeps its blocks, whose cache is exact; another one takes the preset's, or those of the default plan where
     /// the preset names none. SEDD's predictors draw every slot of the uniform process anew.

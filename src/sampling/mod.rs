@@ -122,6 +122,13 @@ impl RowParams {
     }
 }
 
+/// The smallest of `logits` that top-k, top-p and min-p of `params` keep at its temperature; −∞ without any of them. What
+/// is drawn from need not be a vocabulary.
+pub(crate) fn smallest_kept(logits: &[f32], params: &RowParams) -> f32 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    filter::cutoff(logits, largest, params)
+}
+
 /// What the reduction finds for one row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowSample {

@@ -67,7 +67,7 @@ impl Background {
     ) -> impl Stream<Item = Result<T, ApiError>> + Send + use<T> {
         let background = self.clone();
         let batches = stream::try_unfold(items, move |mut items| {
-            let background = background.clone();
+            let (background, deadline) = (background.clone(), deadline.clone());
             async move {
                 let work = move || {
                     let batch: Result<Vec<T>, _> = items.by_ref().take(AT_ONCE).collect();
@@ -97,7 +97,7 @@ mod tests {
         let none = Deadline::after(None);
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let (end, ends) = mpsc::channel::<()>();
-        let first = background.run(none, move || {
+        let first = background.run(none.clone(), move || {
             begun.send(()).unwrap();
             ends.recv().unwrap();
             Ok(())

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::completion_reader::{CompletionAnswer, TextPiece};
 use super::completions::start;
+use super::deadline::Deadline;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::{Head, Tally};
@@ -36,9 +37,9 @@ use super::wire::{
 )]
 pub(super) async fn apply_template(
     State(state): State<Arc<AppState>>,
+    deadline: Deadline,
     Body(request): Body<ApplyTemplateRequest>,
 ) -> Result<Json<RenderedChat>, ApiError> {
-    let deadline = state.deadline();
     let prompt = validate::checked(&state, deadline, request, validate::apply_template).await?;
     Ok(Json(RenderedChat { prompt }))
 }
@@ -58,10 +59,10 @@ pub(super) async fn apply_template(
 )]
 pub(super) async fn create(
     State(state): State<Arc<AppState>>,
+    deadline: Deadline,
     Body(request): Body<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let deadline = state.deadline();
-    let job = validate::checked(&state, deadline, request, validate::chat).await?;
+    let job = validate::checked(&state, deadline.clone(), request, validate::chat).await?;
     let head = Head::of("chatcmpl", &state, &job)?;
     let runs = start(&job, &state)?;
     if job.streaming.stream {

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
 use super::completion_reader::{CompletionAnswer, CompletionReader, TextPiece};
+use super::deadline::Deadline;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::frames::CanvasView;
@@ -38,10 +39,10 @@ use crate::text::gaps::Piece;
 )]
 pub(super) async fn create(
     State(state): State<Arc<AppState>>,
+    deadline: Deadline,
     Body(request): Body<CompletionRequest>,
 ) -> Result<Response, ApiError> {
-    let deadline = state.deadline();
-    let job = validate::checked(&state, deadline, request, validate::completion).await?;
+    let job = validate::checked(&state, deadline.clone(), request, validate::completion).await?;
     let head = Head::of("cmpl", &state, &job)?;
     let runs = start(&job, &state)?;
     if job.streaming.stream {

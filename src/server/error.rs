@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::state::Limit;
 use crate::decode::PlanError;
 use crate::engine::{GenerationError, SubmitError};
 
@@ -113,25 +114,32 @@ impl ApiError {
         Self::invalid("invalid_value", param, format!("{param}: {reason}"))
     }
 
-    /// A canvas longer than the model's context.
-    pub fn canvas_too_long(param: &str, what: impl Display, slots: usize, limit: usize) -> Self {
+    /// A canvas longer than the model's context, or than a step has rows.
+    pub fn canvas_too_long(
+        param: &str,
+        what: impl Display,
+        slots: impl Display,
+        limit: Limit,
+    ) -> Self {
         Self::invalid(
             "context_length_exceeded",
             param,
             format!(
-                "{what}: a canvas of {slots} slots; the model's limit is {limit} slots, fixed text and gaps \
-                 together and the last block whole where the model knows whole blocks only"
+                "{what}: a canvas of {slots} slots; {}, fixed text and gaps together and the last block whole where \
+                 the model knows whole blocks only",
+                limit.of_slots()
             ),
         )
     }
 
-    /// A text longer than any that fits the model's context.
-    pub fn text_too_long(param: &str, bytes: usize, limit: usize) -> Self {
+    /// A text longer than any that fits such a canvas.
+    pub fn text_too_long(param: &str, bytes: usize, limit: Limit) -> Self {
         Self::invalid(
             "context_length_exceeded",
             param,
             format!(
-                "{param} has {bytes} bytes, more than tokens for the model's limit of {limit} slots can hold"
+                "{param} has {bytes} bytes, more than the tokens of the longest canvas can hold; {}",
+                limit.of_slots()
             ),
         )
     }
@@ -167,13 +175,13 @@ impl ApiError {
         )
     }
 
-    /// A body of another media type than JSON.
+    /// A body of another media type than JSON in UTF-8.
     pub fn media_type(given: &str) -> Self {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             INVALID_REQUEST,
             "unsupported_media_type",
-            format!("the content-type is {given:?}; allowed: application/json"),
+            format!("the content-type is {given:?}; allowed: application/json, in utf-8"),
         )
     }
 
@@ -303,6 +311,16 @@ impl ApiError {
                 "the request was not answered within this server's limit of {} s",
                 limit.as_secs_f64()
             ),
+        )
+    }
+
+    /// A request that still ran when a server that ends gave up waiting. Asked again, it may reach another.
+    pub fn shutting_down() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            SERVER,
+            "shutting_down",
+            "the server is ending and waits no longer for this request; ask again".into(),
         )
     }
 

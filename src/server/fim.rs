@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::completion_reader::{CompletionAnswer, TextPiece};
 use super::completions::start;
+use super::deadline::Deadline;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::{Head, Tally};
@@ -36,10 +37,10 @@ use super::wire::{
 )]
 pub(super) async fn create(
     State(state): State<Arc<AppState>>,
+    deadline: Deadline,
     Body(request): Body<FimRequest>,
 ) -> Result<Response, ApiError> {
-    let deadline = state.deadline();
-    let job = validate::checked(&state, deadline, request, validate::fim).await?;
+    let job = validate::checked(&state, deadline.clone(), request, validate::fim).await?;
     let head = Head::of("fim", &state, &job)?;
     let runs = start(&job, &state)?;
     if job.streaming.stream {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use futures::TryFutureExt;
 
 use super::choices::{Decision, decide};
-use super::deadline::within;
+use super::deadline::{Deadline, within};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::head::Head;
@@ -42,13 +42,13 @@ use crate::engine::{LogprobRequest, Submission};
 )]
 pub(super) async fn create(
     State(state): State<Arc<AppState>>,
+    deadline: Deadline,
     Body(request): Body<InfillRequest>,
 ) -> Result<Response, ApiError> {
-    let deadline = state.deadline();
-    let job = validate::checked(&state, deadline, request, validate::infill).await?;
+    let job = validate::checked(&state, deadline.clone(), request, validate::infill).await?;
     let head = Head::new("infill", &state, &job.plan, job.prompt_tokens())?;
     let begun = Instant::now();
-    let (decisions, nfe) = within(deadline, decide(&job, &state)).await?;
+    let (decisions, nfe) = within(deadline.clone(), decide(&job, &state)).await?;
     let mut cost = Cost::of_probes(nfe, begun.elapsed());
     let job = Arc::new(job);
     let sequences = {
@@ -56,7 +56,7 @@ pub(super) async fn create(
         // To follow what gaps are held to takes a while.
         let background = state.background.clone();
         let work = move || sequences(&job, &decisions, &state);
-        background.run(deadline, work).await?
+        background.run(deadline.clone(), work).await?
     };
     let (mut finished, mut runs) = (Vec::new(), Vec::new());
     let shows_steps = job.stream && !job.is_searched();
@@ -156,10 +156,9 @@ fn sequences(
     let mut sequences = Vec::with_capacity(job.n * job.lengths.len());
     for number in 0..job.n {
         let plan = nth_plan(&job.plan, number);
-        let sampling = &plan.sampling;
         let picks = decisions.iter().enumerate().map(|(gap, decision)| {
             let decision = decision.as_ref()?;
-            let pick = decision.pick(gap, sampling.temperature, sampling.seed);
+            let pick = decision.pick(gap, &plan.sampling);
             Some((gap, decision, pick))
         });
         let picks: Vec<_> = picks.flatten().collect();
@@ -170,7 +169,7 @@ fn sequences(
             }
             let mut canvas = job.canvas(&lengths, spec)?;
             for (gap, decision, pick) in &picks {
-                decision.commit(&mut canvas, *gap, *pick);
+                decision.settle(&mut canvas, *gap, *pick);
             }
             let mut reader = InfillReader::new(
                 vocabulary.clone(),

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::frames::CanvasView;
-use super::infill_text::{CutText, GapVocabulary, provenance};
+use super::infill_text::{CutText, Ends, GapVocabulary, provenance};
 use super::run::Reader;
 use super::wire::{
     ChoiceProbability, CommittedSlot, GapAnswer, GapLength, GapPosition, InfillChoice,
@@ -46,7 +46,7 @@ pub(super) struct InfillAnswer {
     gaps: Vec<GapAnswer>,
     /// Slots of every gap.
     lengths: Vec<usize>,
-    /// How many tokens the gaps were read from, those of stop strings among them.
+    /// How many tokens the gaps were read from, stop tokens and those of stop strings among them.
     read: usize,
     /// The mean log-probability of what was denoised; −∞ if log-probabilities were not asked for.
     mean_logprob: f64,
@@ -65,7 +65,7 @@ pub(super) struct InfillStep {
 }
 
 impl InfillAnswer {
-    /// How many tokens the gaps were read from, those of stop strings among them.
+    /// How many tokens the gaps were read from, stop tokens and those of stop strings among them.
     pub fn read(&self) -> usize {
         self.read
     }
@@ -212,8 +212,14 @@ impl Reader for InfillReader {
     fn finish(&mut self, canvas: &Canvas) -> (Option<InfillStep>, InfillAnswer) {
         let mut cuts = Vec::with_capacity(self.slots.len());
         let mut read = 0;
+        let open = canvas.open_gap();
         let reading = self.layout.read_with(canvas, |index, tokens| {
-            let cut = CutText::of(tokens, &self.gaps[index].stops, &self.vocabulary);
+            let head = &self.gaps[index];
+            let ends = Ends {
+                strings: &head.stops,
+                at_stop_token: open == Some(index) && head.length != GapLength::Choices,
+            };
+            let cut = CutText::of(tokens, ends, &self.vocabulary);
             cuts.push((cut.tokens, cut.stop));
             read += cut.read;
             cut.text

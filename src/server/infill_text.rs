@@ -14,8 +14,7 @@ use crate::text::Tokenizer;
 /// The texts of tokens in gaps: stop tokens have none there, whether or not the tokenizer calls them special.
 pub(super) struct GapVocabulary {
     tokenizer: Arc<dyn Tokenizer>,
-    /// Tokens without text.
-    silent: Vec<TokenId>,
+    stop_tokens: Vec<TokenId>,
 }
 
 impl GapVocabulary {
@@ -23,13 +22,17 @@ impl GapVocabulary {
     pub fn new(state: &AppState) -> Self {
         Self {
             tokenizer: state.tokenizer.clone(),
-            silent: state.engine.spec().stop_tokens.clone(),
+            stop_tokens: state.engine.spec().stop_tokens.clone(),
         }
+    }
+
+    fn is_stop(&self, token: TokenId) -> bool {
+        self.stop_tokens.contains(&token)
     }
 
     /// The bytes that `token` stands for, maybe part of a character; empty for tokens without text.
     pub fn bytes(&self, token: TokenId) -> &[u8] {
-        match self.silent.contains(&token) {
+        match self.is_stop(token) {
             true => &[],
             false => self.tokenizer.bytes(token),
         }
@@ -41,13 +44,22 @@ impl GapVocabulary {
     }
 }
 
-/// The text of a gap, cut before the first of `stops`.
+/// Where the text of a gap ends before the gap does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends<'a> {
+    /// Strings before which it ends.
+    pub strings: &'a Arc<[String]>,
+    /// Whether it ends at a stop token.
+    pub at_stop_token: bool,
+}
+
+/// The text of a gap, up to where it ends.
 pub(super) struct CutText {
     /// The text.
     pub text: String,
     /// How many tokens begin in it.
     pub tokens: usize,
-    /// How many tokens it was read from, those of the stop string among them.
+    /// How many tokens it was read from, the stop token or those of the stop string among them.
     pub read: usize,
     /// The stop string that came.
     pub stop: Option<String>,
@@ -55,11 +67,16 @@ pub(super) struct CutText {
 
 impl CutText {
     /// Reads `tokens`.
-    pub fn of(tokens: &[TokenId], stops: &Arc<[String]>, vocabulary: &GapVocabulary) -> Self {
-        let mut reading = CompletionText::new(stops.clone());
+    pub fn of(tokens: &[TokenId], ends: Ends, vocabulary: &GapVocabulary) -> Self {
+        let mut reading = CompletionText::new(ends.strings.clone());
         let mut text = String::new();
         let mut offsets = Vec::with_capacity(tokens.len());
+        let mut stop_tokens = 0;
         for token in tokens {
+            if ends.at_stop_token && vocabulary.is_stop(*token) {
+                stop_tokens = 1;
+                break;
+            }
             let bytes = vocabulary.bytes(*token);
             offsets.push(reading.offset_of(bytes));
             text.push_str(&reading.push(bytes));
@@ -78,7 +95,7 @@ impl CutText {
         Self {
             text,
             tokens: kept,
-            read: offsets.len(),
+            read: offsets.len() + stop_tokens,
             stop: reading.stop().map(str::to_owned),
         }
     }

@@ -24,6 +24,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How often the log tells at most that all connections are taken.
 const FULL_PAUSE: Duration = Duration::from_secs(60);
 
+/// How long the connections of requests that are given up have to take their last answer.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
 /// Bounds on connections, and on how long a server takes to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenConfig {
@@ -38,7 +41,7 @@ pub struct ListenConfig {
     pub full_age: Duration,
     /// How long a client may leave an answer unread before its connection is closed.
     pub stall_timeout: Duration,
-    /// How long requests that run have to finish once the server ends.
+    /// How long requests that run have to finish once the server ends; then they are answered with status 503.
     pub drain: Duration,
 }
 
@@ -60,15 +63,16 @@ impl Default for ListenConfig {
 pub enum Ending {
     /// Every request that had begun was answered.
     Drained,
-    /// The time to drain was over while requests still ran.
+    /// The time to drain was over while requests still ran, which were given up.
     DeadlinePassed,
-    /// Draining was cut short.
+    /// Draining was cut short, and requests that still ran were given up.
     CutShort,
 }
 
 /// Serves `router` until `shutdown` yields, then takes no new connections and gives the requests that run
 /// at most `config.drain` to finish, or until `shutdown` yields again. Requests that outlive it are
-/// dropped. A listener that fails to accept, as it does while the system has no sockets left, is tried again.
+/// answered with status 503, a stream with an error as its last frame; clients that do not take that within two seconds
+/// are cut off. A listener that fails to accept, as it does while the system has no sockets left, is tried again.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -78,7 +82,10 @@ pub async fn serve(
     let mut shutdown = std::pin::pin!(shutdown.chain(futures::stream::pending()));
     let (drain, draining) = watch::channel(false);
     let mut places = Places::new(config.connections);
-    let router = router.layer(Extension(places.open.clone()));
+    let (give_up, given_up) = watch::channel(false);
+    let router = router
+        .layer(Extension(places.open.clone()))
+        .layer(Extension(DrainEnd(given_up)));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -110,9 +117,30 @@ pub async fn serve(
         () = tokio::time::sleep(config.drain) => Ending::DeadlinePassed,
         _ = shutdown.next() => Ending::CutShort,
     };
+    if ending != Ending::Drained {
+        // The router holds a receiver, so that this cannot fail.
+        let _ = give_up.send(true);
+        let answered = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
+            tracing::debug!(connections = connections.len(), "cutting off");
+        }
+    }
     // What still ran has ended, and told so, when this returns.
     connections.shutdown().await;
     ending
+}
+
+/// When a server that ends gives up the requests that still run, among the extensions of every request.
+#[derive(Debug, Clone)]
+pub(super) struct DrainEnd(watch::Receiver<bool>);
+
+impl DrainEnd {
+    /// Waits until then; without end on a server that is gone.
+    pub async fn reached(mut self) {
+        if self.0.wait_for(|given_up| *given_up).await.is_err() {
+            pending().await
+        }
+    }
 }
 
 /// How many connections are open.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::completion_reader::{CompletionAnswer, TextPiece};
 use super::completions::start;
+use super::deadline::Deadline;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::ledger::Ledger;
@@ -38,10 +39,10 @@ const NO_SLOT: i32 = -1;
 )]
 pub(super) async fn create(
     State(state): State<Arc<AppState>>,
+    deadline: Deadline,
     Body(request): Body<LlamaInfillRequest>,
 ) -> Result<Response, ApiError> {
-    let deadline = state.deadline();
-    let job = validate::checked(&state, deadline, request, validate::llama_infill).await?;
+    let job = validate::checked(&state, deadline.clone(), request, validate::llama_infill).await?;
     let head = Head::new(&job, &state);
     let runs = start(&job.completion, &state)?;
     // Where the filling ends by its indent is known only when the whole of it is.

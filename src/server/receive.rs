@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::deadline::{Deadline, within};
 use super::error::ApiError;
 use super::state::AppState;
 
@@ -47,8 +48,11 @@ pub(super) async fn receive(
     }
     let (mut parts, body) = request.into_parts();
     let timeout = state.limits.body_timeout;
-    let received = tokio::time::timeout(timeout, whole(body, &state)).await;
-    match received.unwrap_or_else(|_| Err(ApiError::body_timeout(timeout))) {
+    let received = async {
+        let received = tokio::time::timeout(timeout, whole(body, &state)).await;
+        received.unwrap_or_else(|_| Err(ApiError::body_timeout(timeout)))
+    };
+    match within(Deadline::of_server(&parts.extensions), received).await {
         Ok((bytes, memory)) => {
             parts.extensions.insert(Taken {
                 _memory: Arc::new(memory),
@@ -93,12 +97,24 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
         .get(header::CONTENT_TYPE)
         .map_or(b"".as_slice(), |value| value.as_bytes());
     let given = String::from_utf8_lossy(given);
-    let essence = given.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        Ok(())
-    } else {
-        Err(ApiError::media_type(&given))
+    let mut parts = given.split(';').map(str::trim);
+    let is_json = parts
+        .next()
+        .is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    match is_json && parts.all(is_taken) {
+        true => Ok(()),
+        false => Err(ApiError::media_type(&given)),
     }
+}
+
+/// Whether a parameter of JSON's media type says nothing against UTF-8, in which JSON is.
+fn is_taken(parameter: &str) -> bool {
+    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+    let value = value.trim().trim_matches('"');
+    !name.trim().eq_ignore_ascii_case("charset")
+        || ["utf-8", "utf8"]
+            .iter()
+            .any(|utf8| value.eq_ignore_ascii_case(utf8))
 }
 
 fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {

@@ -38,14 +38,14 @@ use crate::models::AttentionPattern;
 )]
 pub(super) async fn create(
     State(state): State<Arc<AppState>>,
+    deadline: Deadline,
     Body(request): Body<ScoreRequest>,
 ) -> Result<Response, ApiError> {
-    let deadline = state.deadline();
-    let job = validate::checked(&state, deadline, request, validate::score).await?;
+    let job = validate::checked(&state, deadline.clone(), request, validate::score).await?;
     let ledger = Ledger::open(&state);
     let begun = Instant::now();
     let job = Arc::new(job);
-    let (estimates, nfe) = within(deadline, estimates(&job, &state, deadline)).await?;
+    let (estimates, nfe) = within(deadline.clone(), estimates(&job, &state, deadline)).await?;
     let texts = job.targets.iter().zip(&job.bytes).zip(estimates);
     let data: Vec<TextScore> = texts
         .enumerate()

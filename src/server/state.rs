@@ -8,7 +8,6 @@ use axum::http::HeaderValue;
 use super::admission::Admission;
 use super::auth::ApiKeys;
 use super::background::Background;
-use super::deadline::Deadline;
 use super::languages::Languages;
 use super::metrics::Metrics;
 use super::receive::BodyMemory;
@@ -20,7 +19,8 @@ use crate::text::{ChatTemplate, Tokenizer};
 /// Bounds on what one request may ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Most sequences a request: prompts times `n`.
+    /// Most sequences a request: prompts times `n`. No more than may wait in the engine's queue, as all of a request are
+    /// queued at once.
     pub sequences: usize,
     /// Most stop strings a request.
     pub stop_strings: usize,
@@ -87,6 +87,34 @@ impl Default for Limits {
     }
 }
 
+/// A limit on what a request asks for, and the option of the server that it is of, if it is the server's own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    /// The most.
+    pub most: usize,
+    option: Option<&'static str>,
+}
+
+impl Limit {
+    /// Of a canvas, in slots, as a sentence says it.
+    pub fn of_slots(self) -> String {
+        let most = self.most;
+        match self.option {
+            None => format!("the model's limit is {most} slots"),
+            Some(option) => format!("the limit is {most} slots, the {option} of this server"),
+        }
+    }
+
+    /// Of sequences, as a sentence says it.
+    pub fn of_sequences(self) -> String {
+        let most = self.most;
+        match self.option {
+            None => format!("{most} sequences a request"),
+            Some(option) => format!("{most} sequences a request, the {option} of this server"),
+        }
+    }
+}
+
 /// Who may use the server, and from which web pages.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
@@ -138,6 +166,10 @@ impl AppState {
         limits: Limits,
     ) -> Self {
         let model_name = model_name.into();
+        let limits = Limits {
+            sequences: limits.sequences.min(engine.max_queue()),
+            ..limits
+        };
         let access = Access::default();
         Self {
             admission: Admission::new(&limits, &access.keys),
@@ -181,11 +213,6 @@ impl AppState {
         Self { traces, ..self }
     }
 
-    /// When a request that begins now must have been answered.
-    pub(super) fn deadline(&self) -> Deadline {
-        Deadline::after(self.limits.request_timeout)
-    }
-
     /// What `encode` makes of `text` with the tokenizer. Long texts wait for each other, since a tokenizer takes a
     /// hundred times the memory of the text meanwhile.
     pub(super) fn encode<T>(&self, text: &str, encode: impl FnOnce(&dyn Tokenizer) -> T) -> T {
@@ -196,6 +223,25 @@ impl AppState {
         };
         let _turn = (text.len() > LONG_TEXT).then(turn);
         encode(&*self.tokenizer)
+    }
+
+    /// The limit on a canvas of `slots`, which is that of the model or of the engine's rows.
+    pub(super) fn slot_limit(&self, slots: usize) -> Limit {
+        let of_rows = self.engine.row_limit() == Some(slots);
+        Limit {
+            most: slots,
+            option: of_rows.then_some("--max-rows"),
+        }
+    }
+
+    /// The limit on the sequences of a request.
+    pub(super) fn sequence_limit(&self) -> Limit {
+        let most = self.limits.sequences;
+        let of_queue = most < Limits::default().sequences && most == self.engine.max_queue();
+        Limit {
+            most,
+            option: of_queue.then_some("--max-queue"),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 
+use super::deadline::Deadline;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Body;
 use super::state::AppState;
@@ -26,9 +27,10 @@ use super::wire::{DetokenizeRequest, Detokenized, TokenizeRequest, Tokenized};
 )]
 pub(super) async fn tokenize(
     State(state): State<Arc<AppState>>,
+    deadline: Deadline,
     Body(request): Body<TokenizeRequest>,
 ) -> Result<Json<Tokenized>, ApiError> {
-    validate::checked(&state, state.deadline(), request, validate::tokenize)
+    validate::checked(&state, deadline, request, validate::tokenize)
         .await
         .map(Json)
 }
@@ -48,9 +50,10 @@ pub(super) async fn tokenize(
 )]
 pub(super) async fn detokenize(
     State(state): State<Arc<AppState>>,
+    deadline: Deadline,
     Body(request): Body<DetokenizeRequest>,
 ) -> Result<Json<Detokenized>, ApiError> {
-    validate::checked(&state, state.deadline(), request, validate::detokenize)
+    validate::checked(&state, deadline, request, validate::detokenize)
         .await
         .map(Json)
 }

@@ -25,6 +25,12 @@ pub enum TextError {
     /// The text cannot be laid out on a canvas.
     #[error(transparent)]
     Canvas(#[from] CanvasError),
+    /// A gap of more slots than can be counted.
+    #[error("at byte {at}: a gap of more tokens than any canvas has slots")]
+    GapTooLong {
+        /// Byte offset of the braces in the text.
+        at: usize,
+    },
     /// A gap mark that is none.
     #[error(
         "at byte {at}: {{{{ must be followed by a number of tokens, at least 1, and }}}}, such as {{{{8}}}}; write \\{{{{ for literal braces"

@@ -18,7 +18,7 @@ const CLOSE: &str = "}}";
 /// braces in a row the last two open the gap: `{{{8}}}` is a gap in braces.
 ///
 /// # Errors
-/// If braces are opened without a number of at least 1 and the closing braces.
+/// If braces are opened without a number of at least 1 and the closing braces, or with one that cannot be counted.
 pub fn parse(text: &str) -> Result<Vec<Piece>, TextError> {
     let mut pieces = Vec::new();
     let mut literal = String::new();
@@ -35,18 +35,17 @@ pub fn parse(text: &str) -> Result<Vec<Piece>, TextError> {
         let open = open + braces.count() - OPEN.len();
         literal.push_str(&text[at..open]);
         let inner = open + OPEN.len();
-        let gap = text[inner..]
+        let digits = text[inner..]
             .find(CLOSE)
-            .map(|length| inner..inner + length)
-            .and_then(|range| {
-                let digits = &text[range.clone()];
-                let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
-                let tokens = digits.parse().ok().filter(|n| all_digits && *n > 0)?;
-                Some((tokens, range.end + CLOSE.len()))
-            });
-        let Some((tokens, end)) = gap else {
-            return Err(TextError::GapSyntax { at: open });
-        };
+            .map(|length| &text[inner..inner + length])
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+            // Not all zeros, and not none.
+            .filter(|digits| digits.bytes().any(|byte| byte != b'0'))
+            .ok_or(TextError::GapSyntax { at: open })?;
+        let tokens = digits
+            .parse()
+            .map_err(|_| TextError::GapTooLong { at: open })?;
+        let end = inner + digits.len() + CLOSE.len();
         if !literal.is_empty() {
             pieces.push(Piece::Text(std::mem::take(&mut literal)));
         }
@@ -118,10 +117,17 @@ mod tests {
             ("{{+1}}", 0),
             ("{{8}", 0),
             ("é{{}}", 2),
-            ("{{99999999999999999999999}}", 0),
+            ("{{00}}", 0),
         ] {
             assert_eq!(parse(given), Err(TextError::GapSyntax { at }), "{given}");
         }
+    }
+
+    #[test]
+    fn a_gap_that_cannot_be_counted_is_refused_as_too_long_where_it_stands() {
+        let given = "a {{99999999999999999999999}}";
+        assert_eq!(parse(given), Err(TextError::GapTooLong { at: 2 }));
+        assert_eq!(parse("{{0008}}").unwrap(), [Piece::Gap(8)]);
     }
 
     proptest! {

@@ -27,12 +27,23 @@ async fn text_after_a_gap_is_refused_with_the_reason_where_the_model_would_not_s
     let server = Server::of(Mock::saying_text(0, "0123456789").in_blocks_of(8)).await;
     let suffix = json!({"prompt": "ab", "max_tokens": 2, "suffix": "!"});
     let infill = json!({"text": "ab{{2}}!"});
-    for (path, body) in [("/v1/completions", suffix), ("/v1/infill", infill)] {
+    let segments = json!({"segments": ["ab", {"gap": {"tokens": 1}}, {"gap": {"tokens": 1}}, "!"]});
+    let fim = json!({"prompt": "ab", "suffix": "!"});
+    let llama = json!({"input_prefix": "ab", "input_suffix": "!", "n_predict": 2});
+    for (path, body, param) in [
+        ("/v1/completions", suffix, "suffix"),
+        ("/v1/infill", infill, "text"),
+        ("/v1/infill", segments, "segments[3]"),
+        ("/v1/fim/completions", fim, "suffix"),
+        ("/infill", llama, "input_suffix"),
+    ] {
         let response = server.post(path, &body).await;
         assert_eq!(response.status(), 400);
         let answer: serde_json::Value = response.json().await.unwrap();
+        assert_eq!(answer["error"]["param"], param, "{answer}");
         let message = answer["error"]["message"].as_str().unwrap();
         assert!(message.contains("block-causal"), "{message}");
+        assert!(message.contains("diffusion.left_context"), "{message}");
     }
     let (_, models) = server.get("/v1/models").await;
     let models: Value = serde_json::from_str(&models).unwrap();

@@ -377,7 +377,11 @@ async fn what_a_chat_cannot_be_is_refused_by_its_path() {
     let part = |part: Value| message(json!({"role": "user", "content": [part]}));
     for (body, param, says) in [
         (json!({}), "messages", "at least one message"),
-        (json!({"messages": []}), "messages", "at least one message"),
+        (
+            json!({"messages": []}),
+            "messages",
+            "an empty list; allowed: at least one message",
+        ),
         (json!({"messages": "x"}), "messages", "a sequence"),
         (json!({"messages": ["x"]}), "messages[0]", "a JSON object"),
         (

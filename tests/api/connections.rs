@@ -262,6 +262,22 @@ async fn a_head_over_the_limit_is_refused() {
 }
 
 #[tokio::test]
+async fn a_head_of_more_than_a_hundred_lines_is_refused() {
+    let server = server(ListenConfig::default(), Limits::default()).await;
+    for (lines, status) in [(100, "200"), (101, "431")] {
+        let others = "x-other: 1\r\n".repeat(lines - 2);
+        let mut stream = connect(&server);
+        let head = format!("GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{others}\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let answer = rest(stream).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn connections_over_the_limit_wait_for_a_place() {
     let listen = ListenConfig {
         connections: 1,

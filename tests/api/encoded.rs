@@ -231,6 +231,7 @@ async fn what_it_cannot_do_is_refused_with_the_reason() {
     ] {
         let (status, answer) = server.ask(path, &body).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        assert!(answer["error"]["param"].is_string(), "{body}: {answer}");
         let message = answer["error"]["message"].as_str().unwrap();
         assert!(message.contains(reason), "{body}: {message}");
     }

@@ -3,6 +3,7 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use unmask::canvas::TokenId;
+use unmask::engine::EngineConfig;
 use unmask::server::Limits;
 use unmask::text::{TextError, Tokenizer};
 
@@ -22,6 +23,60 @@ async fn a_canvas_that_is_too_long_has_openais_code() {
         let (status, answer) = server.ask(path, &body).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
         assert_eq!(answer["error"]["code"], "context_length_exceeded");
+    }
+}
+
+#[tokio::test]
+async fn limits_that_are_the_servers_own_are_named_by_their_options() {
+    let ask = async |server: &Server, path: &str, body: Value| {
+        let (status, answer) = server.ask(path, &body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}: {answer}");
+        answer["error"]["message"].as_str().unwrap().to_owned()
+    };
+    let engine = EngineConfig {
+        max_rows: 20,
+        max_queue: 2,
+        ..EngineConfig::default()
+    };
+    let setup = Setup {
+        engine,
+        ..Setup::default()
+    };
+    let narrow = Server::with(Mock::uniform(), setup).await;
+    let wide = Server::of(Mock::uniform()).await;
+    for (path, body) in [
+        (COMPLETIONS, json!({"prompt": "p", "max_tokens": 300})),
+        (COMPLETIONS, json!({"prompt": "p".repeat(300)})),
+        (INFILL, json!({"text": "{{300}}"})),
+        ("/infill", json!({"n_predict": 300})),
+        ("/v1/score", json!({"input": "p".repeat(300)})),
+    ] {
+        let message = ask(&narrow, path, body.clone()).await;
+        assert!(
+            message.contains("20 slots, the --max-rows of this server"),
+            "{message}"
+        );
+        let message = ask(&wide, path, body).await;
+        assert!(
+            message.contains("the model's limit is 256 slots"),
+            "{message}"
+        );
+    }
+    for (path, body) in [
+        (COMPLETIONS, json!({"prompt": "p", "n": 17})),
+        (COMPLETIONS, json!({"prompt": vec!["p"; 17]})),
+        (INFILL, json!({"text": "{{1}}", "n": 17})),
+        (
+            INFILL,
+            json!({"segments": vec![json!({"gap": {"max_tokens": 3}}); 6]}),
+        ),
+    ] {
+        let message = ask(&narrow, path, body.clone()).await;
+        let of_queue = "2 sequences a request, the --max-queue of this server";
+        assert!(message.contains(of_queue), "{message}");
+        let message = ask(&wide, path, body).await;
+        assert!(message.contains("16 sequences a request"), "{message}");
+        assert!(!message.contains("--"), "{message}");
     }
 }
 
@@ -65,16 +120,32 @@ async fn the_mask_token_written_out_in_a_text_is_refused() {
             json!({"segments": [{"gap": {"tokens": 1}}, "<|mdm_mask|>"]}),
             "segments[1]",
         ),
+        (
+            INFILL,
+            json!({"segments": [{"gap": {"choices": ["a", "<|mdm_mask|>"]}}]}),
+            "segments[0].gap.choices[1]",
+        ),
+        ("/v1/score", json!({"input": "<|mdm_mask|>"}), "input"),
+        (
+            "/v1/score",
+            json!({"input": "a", "prompt": "<|mdm_mask|>"}),
+            "prompt",
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": "a", "logit_bias": {"505": 1}}),
+            "logit_bias.505",
+        ),
     ] {
         let (status, answer) = server.ask(path, &body).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
         assert_eq!(answer["error"]["param"], param, "{answer}");
-        assert!(
-            answer["error"]["message"]
-                .as_str()
-                .unwrap()
-                .contains("mask token 505")
-        );
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("mask token"), "{message}");
+        assert!(message.contains("505"), "{message}");
+        // Where a gap might have been meant.
+        let of_text = ["prompt[1]", "suffix", "text", "segments[1]"].contains(&param);
+        assert_eq!(message.contains("{{8}}"), of_text, "{message}");
     }
 }
 
@@ -134,15 +205,24 @@ async fn other_media_types_are_refused() {
         None,
         Some("text/plain"),
         Some("application/x-www-form-urlencoded"),
+        Some("application/json; charset=latin1"),
+        Some("application/json;q=1; Charset=\"us-ascii\""),
     ] {
         let (status, error) = raw(&server, given, body).await;
         assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
         let message = error["message"].as_str().unwrap();
-        assert!(message.contains(given.unwrap_or("\"\"")), "{message}");
-        assert!(message.contains("application/json"), "{message}");
+        let shown = format!("{:?}", given.unwrap_or_default());
+        assert!(message.contains(&shown), "{message}");
+        assert!(message.contains("application/json, in utf-8"), "{message}");
     }
-    let (status, _) = raw(&server, Some("Application/JSON; charset=utf-8"), body).await;
-    assert_eq!(status, StatusCode::OK);
+    for given in [
+        "application/json",
+        "Application/JSON; charset=utf-8",
+        "application/json;charset=\"UTF-8\"; q=1",
+    ] {
+        let (status, _) = raw(&server, Some(given), body).await;
+        assert_eq!(status, StatusCode::OK, "{given}");
+    }
 }
 
 #[tokio::test]

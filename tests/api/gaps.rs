@@ -141,6 +141,150 @@ async fn other_gaps_are_denoised_after_a_choice_is_made() {
 }
 
 #[tokio::test]
+async fn a_choice_is_to_other_gaps_as_the_same_text_around_them() {
+    let server = Server::golden().await;
+    for options in [
+        json!({}),
+        json!({"guidance_scale": 1.5}),
+        json!({"preset": "remdm-rescale", "steps": 20}),
+    ] {
+        let body = |segments: Value| {
+            let options = options.clone();
+            json!({"segments": segments, "temperature": 1, "seed": 4, "diffusion": options})
+        };
+        let choice = json!({"gap": {"choices": ["some text", "another"]}});
+        let chosen = body(json!(["The ", {"gap": {"tokens": 6}}, choice]));
+        let chosen = server.answer(PATH, &chosen).await["choices"][0].take();
+        let picked = &chosen["gaps"][1]["text"];
+        let fixed = body(json!(["The ", {"gap": {"tokens": 6}}, picked]));
+        let fixed = server.answer(PATH, &fixed).await;
+        assert_eq!(chosen["text"], fixed["choices"][0]["text"], "{options}");
+    }
+}
+
+#[tokio::test]
+async fn a_gap_that_is_held_to_a_form_is_filled_whole_before_a_choice() {
+    let server = Server::of(Mock::uniform()).await;
+    let body = |gap: Value| {
+        let mut gap = gap;
+        gap["regex"] = "[0-9]{2}".into();
+        json!({"segments": ["a", {"gap": gap}, {"gap": {"choices": ["x"]}}]})
+    };
+    let (status, answer) = server.ask(PATH, &body(json!({"tokens": 4}))).await;
+    assert_eq!(status, 400, "{answer}");
+    assert_eq!(answer["error"]["param"], "segments[1].gap.tokens");
+    let answer = server.answer(PATH, &body(json!({"max_tokens": 4}))).await;
+    let gap = &answer["choices"][0]["gaps"][0];
+    assert_eq!(gap["tokens"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_choice_stays_whatever_the_plan_revises() {
+    // The model would have another text there.
+    let server = Server::of(Mock::saying_text(0, "")).await;
+    let choices = ["ab", "cd", "e"];
+    let segments = json!(["(", {"gap": {"choices": choices}}, ")", {"gap": {"tokens": 8}}, "."]);
+    for diffusion in [
+        json!({"preset": "remdm-cap", "steps": 500}),
+        json!({"preset": "remdm-rescale", "steps": 500}),
+        json!({"preset": "remdm-confidence", "steps": 500}),
+        json!({"preset": "remdm-loop", "steps": 500}),
+        json!({"preset": "llada2.1", "revision": {"edit": {"threshold": 0.5, "max_post_steps": 4}}}),
+    ] {
+        let body = json!({
+            "segments": segments, "temperature": 1, "seed": 1, "n": 8, "diffusion": diffusion,
+        });
+        let answer = server.answer(PATH, &body).await;
+        for choice in answer["choices"].as_array().unwrap() {
+            let [chosen, denoised] = choice["gaps"].as_array().unwrap().as_slice() else {
+                panic!("{choice}");
+            };
+            let text = chosen["text"].as_str().unwrap();
+            assert!(choices.contains(&text), "{diffusion}: {chosen}");
+            assert_eq!(denoised["text"], "x".repeat(8));
+            for token in chosen["provenance"].as_array().unwrap() {
+                for field in ["step", "remasked", "edited"] {
+                    assert_eq!(token[field], 0, "{diffusion}: {token}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_bias_of_their_tokens_weighs_choices_and_leaves_their_log_probabilities() {
+    let server = Server::of(Mock::uniform()).await;
+    let choices = ["a", "b", "cc"];
+    let segments = json!([{"gap": {"choices": choices}}]);
+    let plain = server.answer(PATH, &json!({"segments": segments})).await;
+    let bias = json!({"97": 1.0, "99": 5.0, "120": 9.0});
+    let body = json!({"segments": segments, "logit_bias": bias});
+    let biased = server.answer(PATH, &body).await;
+    let of = |answer: &Value| {
+        let gap = &answer["choices"][0]["gaps"][0];
+        (gap["choices"].clone(), gap["text"].clone())
+    };
+    let ((plain, before), (biased, after)) = (of(&plain), of(&biased));
+    assert_eq!((before, after), (json!("a"), json!("cc")));
+    let weight = |index: usize, bias: f64| {
+        let logprob = plain[index]["logprob"].as_f64().unwrap();
+        (logprob + bias).exp()
+    };
+    let weights = [weight(0, 1.0), weight(1, 0.0), weight(2, 10.0)];
+    for (index, weight) in weights.iter().enumerate() {
+        assert_eq!(biased[index]["logprob"], plain[index]["logprob"]);
+        close(
+            &biased[index]["probability"],
+            weight / weights.iter().sum::<f64>(),
+        );
+    }
+}
+
+#[tokio::test]
+async fn choices_are_drawn_among_those_that_the_filters_keep() {
+    let server = Server::of(Mock::uniform()).await;
+    // Shares of 0.665, 0.245 and 0.090.
+    let bias = json!({"97": 1, "99": -1});
+    for (field, value, kept) in [
+        ("top_k", json!(1), &["a"][..]),
+        ("top_k", json!(2), &["a", "b"]),
+        ("top_p", json!(0.6), &["a"]),
+        ("top_p", json!(0.8), &["a", "b"]),
+        ("min_p", json!(0.5), &["a"]),
+        ("min_p", json!(0.2), &["a", "b"]),
+        ("min_p", json!(0.0), &["a", "b", "c"]),
+    ] {
+        let mut drawn: Vec<String> = Vec::new();
+        for seed in 0..8 {
+            let mut body = json!({
+                "segments": [{"gap": {"choices": ["a", "b", "c"]}}], "logit_bias": bias,
+                "temperature": 1, "n": 16, "seed": 1000 * seed,
+            });
+            body[field] = value.clone();
+            let answer = server.answer(PATH, &body).await;
+            let texts = answer["choices"].as_array().unwrap().iter();
+            drawn.extend(texts.map(|choice| choice["text"].as_str().unwrap().to_owned()));
+        }
+        drawn.sort();
+        drawn.dedup();
+        assert_eq!(drawn, kept, "{field} {value}");
+    }
+}
+
+#[tokio::test]
+async fn choices_are_refused_where_the_model_has_to_be_told_a_noise_level() {
+    let server = Server::of(Mock::uniform().told_the_noise_level()).await;
+    server.answer(PATH, &json!({"text": "a{{2}}"})).await;
+    let body = json!({"segments": [{"gap": {"choices": ["a", "b"]}}]});
+    let (status, answer) = server.ask(PATH, &body).await;
+    assert_eq!(status, 400);
+    let error = &answer["error"];
+    assert_eq!(error["param"], "segments[0].gap.choices");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("noise level"), "{message}");
+}
+
+#[tokio::test]
 async fn above_temperature_zero_choices_are_drawn_by_their_probability() {
     let server = Server::of(Mock::uniform()).await;
     let mut drawn: HashMap<String, usize> = HashMap::new();

@@ -46,11 +46,13 @@ fn segments(parts: &[Part]) -> Value {
 
 /// Checks that a choice's gaps stand where they say, and that all else is as it was sent.
 fn check_choice(parts: &[Part], choice: &Value) {
+    let is_empty = |part: &Part| matches!(part, Part::Text(text) if text.is_empty());
+    let last = parts.iter().rposition(|part| !is_empty(part));
     let text = choice["text"].as_str().unwrap();
     let characters: Vec<char> = text.chars().collect();
     let mut gaps = choice["gaps"].as_array().unwrap().iter().enumerate();
     let mut at = 0;
-    for part in parts {
+    for (place, part) in parts.iter().enumerate() {
         match part {
             Part::Text(fixed) => {
                 assert_eq!(&text[at..at + fixed.len()], fixed);
@@ -66,14 +68,19 @@ fn check_choice(parts: &[Part], choice: &Value) {
                 assert_eq!(&text[offset("start_byte")..at], filling);
                 let sliced: String = characters[offset("start")..offset("end")].iter().collect();
                 assert_eq!(sliced, filling);
-                assert_eq!(gap["tokens"].as_array().unwrap().len(), *tokens);
+                let given = gap["tokens"].as_array().unwrap().len();
+                match last == Some(place) {
+                    // It may have ended at a stop token.
+                    true => assert!(given <= *tokens),
+                    false => assert_eq!(given, *tokens),
+                }
                 let provenance = gap["provenance"].as_array().unwrap();
                 for (token, of_token) in gap["tokens"].as_array().unwrap().iter().zip(provenance) {
                     assert_eq!(of_token["token"], *token);
                     let probability = of_token["probability"].as_f64().unwrap();
                     assert!((0.0..=1.0).contains(&probability));
                 }
-                assert_eq!(provenance.len(), *tokens);
+                assert_eq!(provenance.len(), given);
             }
         }
     }
@@ -201,8 +208,41 @@ async fn special_tokens_in_a_gap_have_no_text() {
 async fn a_stop_token_has_no_text_in_a_gap_even_if_the_tokenizer_gives_it_one() {
     let model = Mock::saying_text(0, "a.b").ending_at(TokenId::from(b'.'));
     let server = Server::of(model).await;
-    let answer = server.answer(PATH, &json!({"text": ".{{3}}"})).await;
-    assert_eq!(answer["choices"][0]["text"], ".bx");
+    let body = json!({"text": ".{{3}}!", "diffusion": {"stop_tokens": "anywhere"}});
+    let answer = server.answer(PATH, &body).await;
+    assert_eq!(answer["choices"][0]["text"], ".bx!");
+}
+
+#[tokio::test]
+async fn a_gap_at_the_end_of_a_text_ends_at_its_first_stop_token_as_a_completion_does() {
+    let said = [u32::from(b'a'), STOP, u32::from(b'.'), u32::from(b'b')];
+    let server = Server::of(Mock::saying(1, said)).await;
+    let completion = json!({"prompt": "(", "max_tokens": 4});
+    let completion = server.answer("/v1/completions", &completion).await;
+    assert_eq!(completion["choices"][0]["text"], "a");
+    let body = json!({"text": "({{4}}", "logprobs": true});
+    let answer = server.answer(PATH, &body).await;
+    assert_eq!(answer["choices"][0]["text"], "(a");
+    let gap = &answer["choices"][0]["gaps"][0];
+    assert_eq!(gap["text"], "a");
+    assert_eq!(gap["tokens"], json!([b'a']));
+    assert_eq!(gap["provenance"].as_array().unwrap().len(), 1);
+    assert_eq!(answer["usage"], completion["usage"]);
+    let frames = server.frames(PATH, &body).await;
+    assert_eq!(frames.last().unwrap()["choices"], answer["choices"]);
+    // Nothing is cut where anything comes after the gap, nor from a choice.
+    let anywhere = json!({"stop_tokens": "anywhere"});
+    let before_text = json!({"text": "({{4}})", "diffusion": anywhere});
+    let before_gap = json!({"text": "({{4}}{{1}}"});
+    let choice = json!({"segments": ["(", {"gap": {"tokens": 2}}, {"gap": {"choices": [".b"]}}]});
+    for (body, text) in [
+        (before_text, "(a.b)"),
+        (before_gap, "(a.bx"),
+        (choice, "(a\0.b"),
+    ] {
+        let answer = server.answer(PATH, &body).await;
+        assert_eq!(answer["choices"][0]["text"], text);
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Clients that hang up, a full queue, faults and shutting down.
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -271,11 +272,65 @@ async fn draining_ends_at_its_deadline() {
     let request = tokio::spawn(request.json(&json!({"prompt": "p"})).send());
     eventually("it runs", || server.engine.status().running == 1).await;
     server.shut_down();
+    assert_given_up(request.await.unwrap().unwrap()).await;
     let ending = server.ended.await.unwrap();
     assert_eq!(ending, Ending::DeadlinePassed);
     drop(gate);
-    // What becomes of the request is the runtime's affair: it is not asserted.
-    request.abort();
+}
+
+/// The answer to a request that a server that ends does not wait for.
+async fn assert_given_up(answer: reqwest::Response) {
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["error"]["type"], "server_error");
+    assert_eq!(answer["error"]["code"], "shutting_down");
+}
+
+#[tokio::test]
+async fn what_outlives_the_drain_is_told_so_in_streams_and_before_its_body_has_come() {
+    let (model, gate) = Mock::uniform().gated();
+    let setup = Setup {
+        listen: ListenConfig {
+            drain: Duration::ZERO,
+            ..ListenConfig::default()
+        },
+        ..Setup::default()
+    };
+    let server = Server::with(model, setup).await;
+    let completion = json!({"prompt": "p", "stream": true});
+    let infill = json!({"text": "{{2}}", "stream": true});
+    let completion = server.post(PATH, &completion).await;
+    let infill = server.post("/v1/infill", &infill).await;
+    let address = server.url.trim_start_matches("http://").to_owned();
+    let half_sent = tokio::task::spawn_blocking(move || {
+        let mut half_sent = std::net::TcpStream::connect(address).unwrap();
+        let head = format!(
+            "POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{{"
+        );
+        half_sent.write_all(head.as_bytes()).unwrap();
+        half_sent
+    });
+    let mut half_sent = half_sent.await.unwrap();
+    let in_flight = "unmask_http_requests_in_flight 4\n";
+    // Those three, and the one that asks.
+    while !server.get("/metrics").await.1.contains(in_flight) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    server.shut_down();
+    for stream in [completion, infill] {
+        let frames = frames(&stream.text().await.unwrap());
+        assert_eq!(frames.len(), 1, "{frames:?}");
+        assert_eq!(frames[0]["error"]["code"], "shutting_down");
+    }
+    let answer = tokio::task::spawn_blocking(move || {
+        let mut answer = String::new();
+        half_sent.read_to_string(&mut answer).map(|_| answer)
+    });
+    let answer = answer.await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("shutting_down"), "{answer}");
+    assert_eq!(server.ended.await.unwrap(), Ending::DeadlinePassed);
+    drop(gate);
 }
 
 #[tokio::test]
@@ -295,6 +350,6 @@ async fn a_second_signal_cuts_the_drain_short() {
     server.shut_down();
     let ending = server.ended.await.unwrap();
     assert_eq!(ending, Ending::CutShort);
-    assert!(request.await.unwrap().is_err());
+    assert_given_up(request.await.unwrap().unwrap()).await;
     drop(gate);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use unmask::server::{Access, ApiKeys, Limits};
+use unmask::server::{Access, ApiKeys, Limits, ListenConfig};
 
 use crate::mock::{Mock, POISON};
 use crate::server::{Server, Setup, eventually};
@@ -205,6 +205,41 @@ async fn a_stream_that_runs_out_of_time_failed_and_was_never_answered() {
     assert_eq!(line["fields"]["error"], "deadline_exceeded");
     let (_, metrics) = server.get("/metrics").await;
     assert!(!metrics.contains("time_to_first_token"), "{metrics}");
+    drop(gate);
+}
+
+#[tokio::test]
+async fn a_request_that_outlives_the_drain_failed_and_was_not_left_by_its_client() {
+    let (model, gate) = Mock::uniform().gated();
+    let setup = Setup {
+        listen: ListenConfig {
+            drain: Duration::ZERO,
+            ..ListenConfig::default()
+        },
+        ..Setup::default()
+    };
+    let server = Server::with(model, setup).await;
+    let whole = json!({"prompt": "p"});
+    let whole = tokio::spawn(completion(&server, "log-drained", &whole).send());
+    let stream = json!({"prompt": "p", "stream": true});
+    let stream = completion(&server, "log-drained-stream", &stream)
+        .send()
+        .await;
+    eventually("both are there", || {
+        let status = server.engine.status();
+        status.running + status.queued == 2
+    })
+    .await;
+    server.shut_down();
+    stream.unwrap().bytes().await.unwrap();
+    whole.await.unwrap().unwrap().bytes().await.unwrap();
+    for (id, status) in [("log-drained", 503), ("log-drained-stream", 200)] {
+        let line = ended(id).await;
+        assert_eq!(line["level"], "ERROR");
+        assert_eq!(line["fields"]["status"], status);
+        assert_eq!(line["fields"]["outcome"], "failed");
+        assert_eq!(line["fields"]["error"], "shutting_down");
+    }
     drop(gate);
 }
 

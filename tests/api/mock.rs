@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use candle_core::{Device, Tensor};
 use unmask::canvas::TokenId;
 use unmask::decode::{BlockOrigin, DecodePlan, EarlyStop, ResizeTokens, preset};
+use unmask::diffusion::Schedule;
 use unmask::models::{
     AttentionPattern, Checkpoint, Corruption, Denoiser, KvPool, ModelError, ModelSpec,
     Parameterisation, RaggedBatch, SlidingWindow,
@@ -116,6 +117,14 @@ impl Mock {
             block_length: Some(block_length),
             ..preset.plan().clone()
         })
+    }
+
+    /// Makes it a model that is told the noise level of the canvas.
+    pub fn told_the_noise_level(mut self) -> Self {
+        self.spec.noise_conditioned = true;
+        self.spec.noise_schedule = Some(Schedule::LogLinear);
+        let preset = preset::by_name("mdlm-ancestral").unwrap();
+        self.by_default(preset.plan().clone())
     }
 
     /// Makes it a model that expands the slots of special tokens and removes those of stop tokens.

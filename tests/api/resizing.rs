@@ -159,7 +159,7 @@ async fn models_without_the_tokens_neither_list_nor_take_the_plan() {
     body["diffusion"] = json!({"preset": "dreamon"});
     let (status, answer) = without.ask("/v1/infill", &body).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
-    assert_eq!(answer["error"]["param"], "diffusion.revision");
+    assert_eq!(answer["error"]["param"], "diffusion.preset");
     for (field, value) in [
         ("steps", json!(4)),
         ("block_length", json!(4)),

@@ -53,7 +53,7 @@ async fn plans_of_the_other_process_are_refused_with_the_reason() {
         (
             &uniform,
             json!({"preset": "llada"}),
-            "diffusion.revision",
+            "diffusion.preset",
             "uniform-ancestral",
         ),
         (
@@ -71,7 +71,7 @@ async fn plans_of_the_other_process_are_refused_with_the_reason() {
         (
             &absorbing,
             json!({"preset": "uniform-ancestral"}),
-            "diffusion.revision",
+            "diffusion.preset",
             "fills masks",
         ),
         (
@@ -115,6 +115,19 @@ async fn the_presets_listed_are_those_that_the_model_can_follow() {
     assert_eq!(names(list(uniform).await), ["uniform-ancestral"]);
     let absorbing = names(list(Server::of(Mock::uniform()).await).await);
     assert!(absorbing.len() > 10 && !absorbing.contains(&"uniform-ancestral".to_owned()));
+    // A preset that is not known, or does not go with the model, is answered with the same names.
+    let server = Server::of(Mock::uniform()).await;
+    for preset in ["magic", "uniform-ancestral"] {
+        let body = json!({"prompt": "p", "diffusion": {"preset": preset}});
+        let (_, answer) = server.ask("/v1/completions", &body).await;
+        assert_eq!(answer["error"]["param"], "diffusion.preset", "{answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        let allowed = format!("allowed: {}", absorbing.join(", "));
+        assert!(
+            message.contains(preset) && message.ends_with(&allowed),
+            "{message}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -216,7 +216,7 @@ test("stopping ends the denoising on the server", async () => {
 });
 
 test("braces that are no gap are refused in the server's words, and shown", async () => {
-  for (const text of ["a {{x}}", "é🦊 {{0}} {{1}}", "{{8} }", "{{{-1}}}", "{{1}} \\{{2}} {{", "{{99999999999999999999999}}"]) {
+  for (const text of ["a {{x}}", "é🦊 {{0}} {{1}}", "{{8} }", "{{{-1}}}", "{{1}} \\{{2}} {{"]) {
     await run({ text });
     await idle();
     const headers = { "content-type": "application/json" };
@@ -225,6 +225,16 @@ test("braces that are no gap are refused in the server's words, and shown", asyn
     assert.equal(await shown("#error"), (await answer.json()).error.message, text);
     assert.equal(await page.evaluate(() => getSelection().toString()), "{{", text);
   }
+});
+
+test("a gap of more tokens than can be counted is refused in the server's words", async () => {
+  const text = "The {{99999999999999999999999}}";
+  await run({ text });
+  await idle();
+  const headers = { "content-type": "application/json" };
+  const answer = await fetch(`${SERVER}/v1/infill`, { method: "POST", headers, body: JSON.stringify({ text }) });
+  assert.equal(answer.status, 400);
+  assert.equal(await shown("#error"), (await answer.json()).error.message);
 });
 
 test("escaped braces are text, and a gap may stand in braces", async () => {

@@ -39,6 +39,21 @@ fn the_embedded_model_fills_gaps_and_leaves_the_rest_of_the_text_as_it_is() {
 }
 
 #[test]
+fn a_gap_at_the_end_of_a_text_ends_at_its_first_stop_token_as_a_completion_does() {
+    for seed in ["1", "2", "3"] {
+        // Stop tokens are likely, and other tokens come after them.
+        let options = "--temperature 1 --logit-bias 1:7 --seed".split(' ');
+        let options: Vec<&str> = options.chain([seed]).collect();
+        let completion = ["generate", "Once upon a time", "--gap", "8"];
+        let infilling = ["infill", "Once upon a time{{8}}"];
+        assert_eq!(
+            stdout(&[&infilling[..], &options].concat()),
+            stdout(&[&completion[..], &options].concat())
+        );
+    }
+}
+
+#[test]
 fn steps_take_the_place_of_a_presets_steps_per_block() {
     let preset = ["generate", "x", "--preset", "sdar-static", "--gap", "7"];
     stdout(&[&preset[..], &["--steps", "4"]].concat());

@@ -48,7 +48,18 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
             &["generate", "x", "--commit-last", "4096"],
             "commit_last is token 4096",
         ),
-        (&["generate", "x", "--preset", "magic"], "llada"),
+        (
+            &["generate", "x", "--preset", "magic"],
+            "allowed: llada, llada-random, ",
+        ),
+        (
+            &["generate", "x", "--preset", "uniform-ancestral"],
+            "preset: uniform-ancestral does not go with this model",
+        ),
+        (
+            &["infill", "{{99999999999999999999}}"],
+            "more tokens than any canvas has slots",
+        ),
         (
             &[
                 "generate",

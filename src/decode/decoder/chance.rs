@@ -119,9 +119,9 @@ impl Decoder {
     }
 }
 
-/// The committed slots of `block`, each with the probability that its token was committed with.
+/// The committed slots of `block` that are not settled, each with the probability that its token was committed with.
 fn committed(canvas: &Canvas, block: &BlockSchedule) -> impl Iterator<Item = (usize, f64)> {
-    let slots = block.slots.clone();
+    let slots = block.slots.clone().filter(|slot| !canvas.is_fixed(*slot));
     slots.filter_map(|slot| Some((slot, f64::from(canvas.provenance(slot)?.probability))))
 }
 

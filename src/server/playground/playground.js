@@ -44,8 +44,7 @@ function* marks(text) {
     while (text[open + 2] === "{") open++;
     const [mark, digits] = /^\{\{(\d+)\}\}/.exec(text.slice(open)) ?? ["{{", "0"];
     const tokens = Number(digits);
-    // More tokens than the server's integers hold are no number to it.
-    const gap = tokens > 0 && tokens < 2 ** 64;
+    const gap = tokens > 0;
     at = open + (gap ? mark.length : 2);
     yield gap ? { start: open, end: at, tokens } : { start: open, end: at, fault: true };
   }
@@ -68,6 +67,13 @@ function segmentsOf(text) {
   return [...pieces, literal + text.slice(at)].filter((piece) => piece !== "");
 }
 
+/** A text with gaps as a request has it. A number that cannot be sent as one is the server's to refuse, in the text. */
+function gapsOf(text) {
+  const segments = segmentsOf(text);
+  const isSent = segments.every(({ gap }) => !gap || Number.isSafeInteger(gap.tokens));
+  return isSent ? { segments } : { text };
+}
+
 function request() {
   const diffusion = {};
   const body = {};
@@ -84,7 +90,7 @@ function request() {
   const text = $("text").value;
   switch (state.mode) {
     case "infill":
-      return ["/v1/infill", { segments: segmentsOf(text), ...body, logprobs: true, top_logprobs: 5 }];
+      return ["/v1/infill", { ...gapsOf(text), ...body, logprobs: true, top_logprobs: 5 }];
     case "complete":
       number("max_tokens", body);
       return ["/v1/completions", { prompt: text, ...body }];
@@ -211,7 +217,7 @@ function committed(token) {
 
 /** The canvas of a request: texts, and gaps among them. How long that of a completion is, its frames say. */
 function segmentsShown(body) {
-  if (state.mode === "infill") return body.segments;
+  if (state.mode === "infill") return body.segments ?? [body.text];
   return state.mode === "complete" ? [body.prompt, { gap: {} }] : [{ gap: {} }];
 }
 

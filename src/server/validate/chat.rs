@@ -54,7 +54,7 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
     let streaming = streaming(request.stream, request.stream_options, request.diffusing)?;
     let stops = stops(request.stop, "stop", state)?;
     let top_logprobs = chat_logprobs(request.logprobs, request.top_logprobs)?;
-    let n = repetitions(request.n, 1, &state.limits)?;
+    let n = repetitions(request.n, 1, state)?;
     let asked = match (request.max_completion_tokens, request.max_tokens) {
         (Some(_), Some(_)) => {
             return Err(ApiError::unusable(
@@ -113,6 +113,7 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
     let outline = Outline {
         size_param: param,
         max_tokens: tokens,
+        suffix_param: "suffix",
         suffix: &[],
         echo: false,
         plan: &plan,
@@ -137,7 +138,7 @@ fn default_size(chat: usize, plan: &DecodePlan, state: &AppState) -> Result<usiz
         0 => {
             let what = format_args!("messages has {chat} tokens and an answer at least 1");
             let slots = spec.canvas_length(plan, chat..chat + 1, chat + 1);
-            let limit = spec.longest_canvas(plan);
+            let limit = state.slot_limit(spec.longest_canvas(plan));
             Err(ApiError::canvas_too_long("messages", what, slots, limit))
         }
         longest => Ok(longest),
@@ -161,9 +162,15 @@ fn render(templated: Templated, state: &AppState) -> Result<String, ApiError> {
         .chat_template
         .as_ref()
         .ok_or_else(|| ApiError::no_chat_template(&state.model_name))?;
-    let given = templated.messages.unwrap_or_default();
+    let given = templated
+        .messages
+        .ok_or_else(|| ApiError::missing("messages", "at least one message"))?;
     if given.is_empty() {
-        return Err(ApiError::missing("messages", "at least one message"));
+        return Err(ApiError::value(
+            "messages",
+            "an empty list",
+            "at least one message",
+        ));
     }
     let messages = given
         .into_iter()

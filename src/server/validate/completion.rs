@@ -16,7 +16,7 @@ use super::decoding::{
 };
 use super::logits::completion_logprobs;
 use super::neutral::neutral;
-use super::{Place, check_model, check_token, encode};
+use super::{Place, Use, check_model, check_seen_ahead, check_token, encode};
 use crate::canvas::{Canvas, TokenId};
 use crate::constraint::{CanvasConstraint, TokenDfa};
 use crate::decode::DecodePlan;
@@ -89,7 +89,6 @@ pub(super) struct Given {
 pub fn completion(request: CompletionRequest, state: &AppState) -> Result<CompletionJob, ApiError> {
     check_model(request.model.as_deref(), state)?;
     refuse_unsupported(&request)?;
-    let limits = &state.limits;
     let streaming = streaming(request.stream, request.stream_options, request.diffusing)?;
     let stops = stops(request.stop, "stop", state)?;
     let top_logprobs = completion_logprobs(request.logprobs)?;
@@ -100,7 +99,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
         )
     })?;
     // Counted before the texts are encoded, which is the costly part.
-    let n = repetitions(request.n, count(&prompt), limits)?;
+    let n = repetitions(request.n, count(&prompt), state)?;
     let max_tokens = request.max_tokens.map_or(DEFAULT_MAX_TOKENS, size);
     check_size("max_tokens", max_tokens, state)?;
     let fields = DecodeFields {
@@ -130,6 +129,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
     let outline = Outline {
         size_param: "max_tokens",
         max_tokens,
+        suffix_param: "suffix",
         suffix: &suffix,
         echo,
         plan: &plan,
@@ -174,12 +174,13 @@ pub(super) fn streaming(
 
 /// A gap has at least one slot; `param` is the field that gives its length.
 pub(super) fn check_size(param: &str, tokens: usize, state: &AppState) -> Result<(), ApiError> {
-    let context = state.engine.spec().canvas_limit();
+    let limit = state.slot_limit(state.engine.spec().canvas_limit());
+    let limit = limit.of_slots();
     match tokens {
         0 => Err(ApiError::value(
             param,
             0,
-            format_args!("at least 1; prompt and completion together at most {context}"),
+            format_args!("at least 1; {limit}, prompt and completion together"),
         )),
         _ => Ok(()),
     }
@@ -191,6 +192,8 @@ pub(super) struct Outline<'a> {
     pub size_param: &'a str,
     /// Slots of the gap.
     pub max_tokens: usize,
+    /// The field that gives what is fixed after the gap.
+    pub suffix_param: &'a str,
     /// What is fixed after the gap.
     pub suffix: &'a [TokenId],
     /// Whether the prompt is to come back.
@@ -207,12 +210,16 @@ impl Outline<'_> {
         let Self {
             size_param,
             max_tokens,
+            suffix_param,
             suffix,
             echo,
             plan,
             language,
         } = *self;
         let spec = state.engine.spec();
+        if !suffix.is_empty() {
+            check_seen_ahead(suffix_param, plan, spec)?;
+        }
         let Given { path, text, tokens } = prompt;
         let fixed = tokens.len() + suffix.len();
         let gap_end = tokens.len().saturating_add(max_tokens);
@@ -229,6 +236,7 @@ impl Outline<'_> {
                 "{path} has {} tokens{suffix} and {size_param} is {max_tokens}",
                 tokens.len()
             );
+            let limit = state.slot_limit(limit);
             return Err(ApiError::canvas_too_long(param, what, slots, limit));
         }
         if let Some(negative) = &plan.sampling.negative_prompt {
@@ -242,7 +250,7 @@ impl Outline<'_> {
                     NEGATIVE_PROMPT,
                     what,
                     slots,
-                    limit,
+                    state.slot_limit(limit),
                 ));
             }
         }
@@ -341,7 +349,7 @@ fn given_tokens(path: String, tokens: &[u64], state: &AppState) -> Result<Given,
     let tokens = tokens
         .iter()
         .enumerate()
-        .map(|(i, token)| check_token(*token, &format!("{path}[{i}]"), state))
+        .map(|(i, token)| check_token(Use::Fixed, *token, &format!("{path}[{i}]"), state))
         .collect::<Result<_, _>>()?;
     Ok(Given {
         path,

@@ -4,11 +4,11 @@ use serde_json::{Map, Value};
 
 use super::super::error::ApiError;
 use super::super::random;
-use super::super::state::{AppState, Limits};
+use super::super::state::AppState;
 use super::super::wire::{DiffusionOptions, Integer, Object, Real, StreamedDiffusion, Whole};
 use super::logits::logit_bias;
 use super::{Place, check_known, encode};
-use crate::decode::{Cache, DecodePlan, preset};
+use crate::decode::{Cache, DecodePlan};
 
 /// The field that gives the negative prompt.
 pub(super) const NEGATIVE_PROMPT: &str = "diffusion.negative_prompt";
@@ -28,8 +28,10 @@ pub(super) struct DecodeFields {
 pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan, ApiError> {
     let spec = state.engine.spec();
     let Object(options) = fields.diffusion.unwrap_or_default();
-    let mut plan = match &options.preset {
-        Some(name) => spec.plan(&preset::by_name(name).map_err(|error| ApiError::plan(&error))?),
+    let preset = options.preset.as_deref().map(|name| spec.preset(name));
+    let preset = preset.transpose().map_err(|error| ApiError::plan(&error))?;
+    let mut plan = match &preset {
+        Some(preset) => spec.plan(preset),
         None => spec.default_plan.clone(),
     };
     // A plan has one of these: to give the one takes the other back.
@@ -110,6 +112,10 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
     };
     plan.validate()
         .and_then(|()| plan.check_asked(options.score, options.finish))
+        .and_then(|()| match &preset {
+            Some(preset) => spec.check_preset(preset, &plan),
+            None => Ok(()),
+        })
         .map_err(|error| ApiError::plan(&error))?;
     Ok(plan)
 }
@@ -126,27 +132,28 @@ pub(in super::super) fn nth_plan(plan: &DecodePlan, number: usize) -> DecodePlan
 pub(super) fn repetitions(
     n: Option<Whole>,
     canvases: usize,
-    limits: &Limits,
+    state: &AppState,
 ) -> Result<usize, ApiError> {
     let n = n.map_or(1, size);
-    let limit = limits.sequences;
-    if n == 0 || n > limit {
-        return Err(ApiError::value("n", n, format_args!("1 to {limit}")));
+    let limit = state.sequence_limit();
+    let sequences = limit.of_sequences();
+    if n == 0 || n > limit.most {
+        return Err(ApiError::value("n", n, format_args!("1 to {sequences}")));
     }
-    if canvases > limit {
+    if canvases > limit.most {
         return Err(ApiError::value(
             "prompt",
             format_args!("a list of {canvases} prompts"),
-            format_args!("at most {limit} sequences a request"),
+            format_args!("at most {sequences}"),
         ));
     }
     match canvases.checked_mul(n) {
-        Some(sequences) if sequences <= limit => Ok(n),
+        Some(all) if all <= limit.most => Ok(n),
         _ => Err(ApiError::value(
             "n",
             n,
             format_args!(
-                "at most {limit} sequences a request, and {canvases} prompts with n = {n} are {}",
+                "at most {sequences}; {canvases} prompts with n = {n} are {}",
                 canvases.saturating_mul(n)
             ),
         )),

@@ -9,10 +9,11 @@ use super::super::wire::{GapFields, GapLength};
 use super::completion::stops;
 use super::constraint::{grammar, regex};
 use super::decoding::size;
-use super::{Place, encode};
+use super::{Place, Use, encode_for};
 use crate::canvas::TokenId;
 use crate::constraint::TokenDfa;
 use crate::decode::DecodePlan;
+use crate::eval::depends_on_level;
 use crate::models::AttentionPattern;
 
 /// A gap that can be laid out.
@@ -244,6 +245,13 @@ fn check_choices(
              which has no mask; allowed: tokens",
         ));
     }
+    if depends_on_level(state.engine.spec()) {
+        return Err(ApiError::unsupported(
+            param,
+            "given",
+            "choices are scored with tokens masked at no noise level, and this model has to be told one; allowed: tokens",
+        ));
+    }
     let most = state.limits.choices;
     if !(1..=most).contains(&texts.len()) {
         return Err(ApiError::value(
@@ -255,7 +263,7 @@ fn check_choices(
     let mut choices: Vec<Choice> = Vec::with_capacity(texts.len());
     for (index, text) in texts.into_iter().enumerate() {
         let param = format!("{param}[{index}]");
-        let tokens = encode(&text, Place::Later, &param, state)?;
+        let tokens = encode_for(Use::Choice, &text, Place::Later, &param, state)?;
         if tokens.is_empty() {
             return Err(ApiError::value(
                 &param,

@@ -1,6 +1,7 @@
 //! An infilling: fixed pieces and gaps.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
 
 use super::super::error::ApiError;
 use super::super::state::AppState;
@@ -10,13 +11,13 @@ use super::constraint::no_such_length;
 use super::decoding::{DecodeFields, NEGATIVE_PROMPT, frames, plan, repetitions, stream_options};
 use super::gaps::{Gap, Length, gap};
 use super::logits::chat_logprobs;
-use super::{Place, check_model, encode};
+use super::{Place, check_model, check_seen_ahead, encode};
 use crate::canvas::{Canvas, TokenId};
 use crate::constraint::{CanvasConstraint, ConstraintError, GapConstraint};
 use crate::decode::{DecodePlan, EarlyStop, StopTokens};
-use crate::models::ModelSpec;
-use crate::text::Layout;
+use crate::models::{AttentionPattern, ModelSpec};
 use crate::text::gaps::{self, Piece};
+use crate::text::{Layout, TextError};
 
 /// A request to fill gaps that can be queued.
 #[derive(Debug)]
@@ -72,6 +73,20 @@ impl InfillJob {
         tokens.sum()
     }
 
+    /// The first piece that has to be seen from a gap before it: text, or where the model only goes on from a text
+    /// another gap too.
+    fn seen_ahead(&self, spec: &ModelSpec) -> Option<usize> {
+        let only_goes_on = matches!(spec.attention, AttentionPattern::EncodedBlocks { .. });
+        let is_gap = |piece: &InfillPiece| matches!(piece, InfillPiece::Gap(_));
+        let first = self.pieces.iter().position(is_gap)?;
+        let mut rest = self.pieces.iter().enumerate().skip(first + 1);
+        let seen = rest.find(|(_, piece)| match piece {
+            InfillPiece::Text { tokens, .. } => !tokens.is_empty(),
+            InfillPiece::Gap(_) => only_goes_on,
+        });
+        seen.map(|(at, _)| at)
+    }
+
     /// Whether several lengths of gaps are tried, of which the best is known only when all are filled.
     pub fn is_searched(&self) -> bool {
         self.lengths.len() > 1
@@ -117,7 +132,7 @@ impl InfillJob {
                 Some(GapConstraint {
                     gap,
                     language: fields.language.clone()?,
-                    may_end: self.plan.sampling.may_stop_in(canvas, gap),
+                    may_end: self.may_stop_in(canvas, gap),
                 })
             })
             .collect();
@@ -125,6 +140,16 @@ impl InfillJob {
             true => Ok(None),
             false => CanvasConstraint::new(canvas, constraints).map(Some),
         }
+    }
+
+    /// Whether stop tokens may stand in the `gap`th gap of such a canvas. A choice after it is like text around the gaps,
+    /// also before it is made.
+    fn may_stop_in(&self, canvas: &Canvas, gap: usize) -> bool {
+        let sampling = &self.plan.sampling;
+        let is_choice = |gap: &Gap| matches!(gap.length, Length::Choices(_));
+        let before_choice = self.gaps().skip(gap + 1).any(is_choice);
+        sampling.may_stop_in(canvas, gap)
+            && (sampling.stop_tokens == StopTokens::Anywhere || !before_choice)
     }
 
     /// How the text is read back from such a canvas.
@@ -145,14 +170,14 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
         Some(_) => "segments",
         None => "text",
     };
-    let segments = segments(request.text, request.segments)?;
+    let segments = segments(request.text, request.segments, state)?;
     if !segments.iter().any(|(_, s)| matches!(s, Segment::Gap(_))) {
         return Err(ApiError::unusable(
             param,
             "there is no gap to fill; allowed: at least one gap, written {{8}} in text or {\"gap\": {\"tokens\": 8}} in segments",
         ));
     }
-    let n = repetitions(request.n, 1, &state.limits)?;
+    let n = repetitions(request.n, 1, state)?;
     let early_stop = request.diffusion.as_ref().and_then(|d| d.0.early_stop);
     if early_stop.is_some_and(|early_stop| early_stop != EarlyStop::Never) {
         return Err(ApiError::unusable(
@@ -197,6 +222,13 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
         frames: frames(stream_options.diffusion, request.diffusing, stream)?,
     };
     check_length(&job, param, state)?;
+    if let Some(at) = job.seen_ahead(state.engine.spec()) {
+        let path = match param {
+            "segments" => format!("segments[{at}]"),
+            param => param.to_owned(),
+        };
+        check_seen_ahead(&path, &job.plan, state.engine.spec())?;
+    }
     job.lengths = lengths(&job, state)?;
     job.choices = ChoiceForwards::of(&job, &job.longest(), state.limits.choice_forwards)?;
     Ok(job)
@@ -206,6 +238,7 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
 fn segments(
     text: Option<String>,
     segments: Option<Vec<Segment>>,
+    state: &AppState,
 ) -> Result<Vec<(String, Segment)>, ApiError> {
     match (text, segments) {
         (None, None) => Err(ApiError::missing("text", "either text or segments")),
@@ -218,7 +251,18 @@ fn segments(
             Ok(segments.into_iter().enumerate().map(path).collect())
         }
         (Some(text), None) => {
-            let pieces = gaps::parse(&text).map_err(|error| ApiError::unusable("text", error))?;
+            let pieces = gaps::parse(&text).map_err(|error| match error {
+                TextError::GapTooLong { .. } => {
+                    let limit = state.engine.spec().canvas_limit();
+                    too_long(
+                        "text",
+                        format_args!("more than {}", usize::MAX),
+                        limit,
+                        state,
+                    )
+                }
+                error => ApiError::unusable("text", error),
+            })?;
             let segment = |piece| match piece {
                 Piece::Text(text) => Segment::Text(text),
                 Piece::Gap(tokens) => Segment::Gap(GapFields {
@@ -255,7 +299,7 @@ fn pieces(
     }
     let limit = state.engine.spec().canvas_limit();
     if in_gaps > limit {
-        return Err(too_long(param, in_gaps, limit));
+        return Err(too_long(param, in_gaps, limit, state));
     }
     let pieces = checked
         .into_iter()
@@ -295,7 +339,8 @@ fn check_forms(segments: &[(String, Segment)], state: &AppState) -> Result<(), A
     Ok(())
 }
 
-fn too_long(param: &str, slots: usize, limit: usize) -> ApiError {
+fn too_long(param: &str, slots: impl Display, limit: usize, state: &AppState) -> ApiError {
+    let limit = state.slot_limit(limit);
     ApiError::canvas_too_long(param, format_args!("{param} is too long"), slots, limit)
 }
 
@@ -314,7 +359,7 @@ fn check_length(job: &InfillJob, param: &str, state: &AppState) -> Result<(), Ap
     let slots = spec.canvas_length(&job.plan, gaps, length);
     let limit = spec.longest_canvas(&job.plan);
     match slots > limit {
-        true => Err(too_long(param, slots, limit)),
+        true => Err(too_long(param, slots, limit, state)),
         false => Ok(()),
     }
 }
@@ -334,6 +379,17 @@ fn lengths(job: &InfillJob, state: &AppState) -> Result<Vec<Vec<usize>>, ApiErro
         .filter(|gap| matches!(gap.length, Length::Between(..)));
     let open = open.count() as u32;
     let limit = state.limits.sequences;
+    let sequences = state.sequence_limit().of_sequences();
+    let most = limit.checked_ilog2().unwrap_or(0);
+    if open > most {
+        return Err(ApiError::unusable(
+            "segments",
+            format_args!(
+                "{open} gaps have max_tokens, and at least two lengths of each are tried with every other's, of at most \
+                 {sequences}; allowed: at most {most} such gaps, and tokens in the others"
+            ),
+        ));
+    }
     // The largest count of which the open gaps' combinations are few enough.
     let fits = |count: &usize| {
         let combinations = count
@@ -348,14 +404,14 @@ fn lengths(job: &InfillJob, state: &AppState) -> Result<Vec<Vec<usize>>, ApiErro
             job.n,
             format_args!(
                 "fewer, or fewer gaps with max_tokens: at least two lengths of each of {open} gaps and n \
-                 together have to be at most {limit} sequences a request"
+                 together have to be at most {sequences}"
             ),
         ));
     }
     let canvas = job.canvas(&job.longest(), state.engine.spec())?;
     let mut combinations = vec![Vec::new()];
     for (index, gap) in job.gaps().enumerate() {
-        let may_end = job.plan.sampling.may_stop_in(&canvas, index);
+        let may_end = job.may_stop_in(&canvas, index);
         let of_gap = spread(&possible_lengths(gap, may_end, state)?, count);
         combinations = combinations
             .into_iter()

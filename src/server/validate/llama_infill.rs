@@ -103,6 +103,7 @@ pub fn llama_infill(
         let outline = Outline {
             size_param: "n_predict",
             max_tokens: n_predict,
+            suffix_param: "input_suffix",
             suffix: &fitted.after,
             echo: false,
             plan: &plan,
@@ -194,17 +195,18 @@ impl Texts {
     ) -> Result<Fitted, ApiError> {
         let spec = state.engine.spec();
         let context = spec.longest_canvas(plan);
+        let limit = state.slot_limit(context).of_slots();
         let prompt = encode(&self.prompt, Place::Later, "prompt", state)?;
         if prompt.len() >= context {
             let given = format_args!("a text of {} tokens", prompt.len());
-            let allowed = format_args!("less than the context of {context}");
+            let allowed = format_args!("fewer; {limit}");
             return Err(ApiError::value("prompt", given, allowed));
         }
         let room = spec.room_before(plan, n_predict);
         let room = room.and_then(|room| room.checked_sub(prompt.len()));
         let room = room.ok_or_else(|| {
             let most = spec.longest_gap(plan, prompt.len(), context);
-            let allowed = format_args!("0 to {most}, what prompt leaves of a context of {context}");
+            let allowed = format_args!("0 to {most}, what prompt leaves; {limit}");
             ApiError::value("n_predict", n_predict, allowed)
         })?;
         let mut prefix = encode_end(&self.prefix, "input_prefix", room, state)?;

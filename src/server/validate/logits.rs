@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::super::error::ApiError;
 use super::super::state::AppState;
 use super::super::wire::Whole;
-use super::check_token;
+use super::check_known;
 use super::decoding::size;
 use crate::sampling::{LogitBias, MAX_TOP_LOGPROBS};
 
@@ -36,7 +36,13 @@ pub(super) fn logit_bias(
                 "the key is no token id; allowed: a whole number without sign and leading zeros",
             )
         })?;
-        let token = check_token(token, &path, state)?;
+        let token = check_known(token, &path, state)?;
+        if Some(token) == state.engine.mask_token() {
+            return Err(ApiError::unusable(
+                &path,
+                format_args!("token {token} is the mask token, which is never drawn"),
+            ));
+        }
         let bias = value
             .as_f64()
             .filter(|bias| bias.abs() <= f64::from(LogitBias::LARGEST))

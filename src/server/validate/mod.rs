@@ -32,6 +32,8 @@ use super::deadline::Deadline;
 use super::error::ApiError;
 use super::state::AppState;
 use crate::canvas::TokenId;
+use crate::decode::DecodePlan;
+use crate::models::{AttentionPattern, ModelSpec};
 
 /// Runs a check outside the async runtime: encoding a long text takes a while.
 ///
@@ -62,6 +64,30 @@ fn check_model(given: Option<&str>, state: &AppState) -> Result<(), ApiError> {
     }
 }
 
+/// A text, or a gap, that comes after a gap must be seen by the model; `param` is the field that gives it.
+fn check_seen_ahead(param: &str, plan: &DecodePlan, spec: &ModelSpec) -> Result<(), ApiError> {
+    let family = spec.family;
+    match spec.attention {
+        AttentionPattern::BlockCausal { .. } if !plan.left_context => Err(ApiError::unsupported(
+            param,
+            "given",
+            format_args!(
+                "a {family} model does not see beyond a gap's block, as its attention is block-causal; allowed: nothing \
+                 after a gap, or diffusion.left_context = true, by which gaps are filled by what precedes them alone"
+            ),
+        )),
+        AttentionPattern::EncodedBlocks { .. } => Err(ApiError::unsupported(
+            param,
+            "given",
+            format_args!(
+                "a {family} model only goes on from a text, whose encoder reads what comes before a block; allowed: one \
+                 gap with nothing after it"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Where in a text a piece of it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -71,9 +97,43 @@ enum Place {
     Later,
 }
 
-/// The tokens of a fixed text. One that cannot fit the model's context, however few tokens it becomes, is
-/// refused before it is encoded, which takes long.
+/// What becomes of a text, and why the mask token has no part in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// It stands in fixed slots.
+    Fixed,
+    /// It may be chosen to fill a gap.
+    Choice,
+    /// It is scored.
+    Score,
+}
+
+impl Use {
+    fn reason_against_mask(self) -> &'static str {
+        match self {
+            Self::Fixed => {
+                "gaps are written to /v1/infill, in text as {{8}} and in segments as {\"gap\": {\"tokens\": 8}}"
+            }
+            Self::Choice => "a choice is a whole text, without gaps",
+            Self::Score => "it stands for a slot without a token, and cannot be scored",
+        }
+    }
+}
+
+/// The tokens of a fixed text.
 fn encode(
+    text: &str,
+    place: Place,
+    path: &str,
+    state: &AppState,
+) -> Result<Vec<TokenId>, ApiError> {
+    encode_for(Use::Fixed, text, place, path, state)
+}
+
+/// The tokens of a text. One that cannot fit the model's context, however few tokens it becomes, is
+/// refused before it is encoded, which takes long.
+fn encode_for(
+    purpose: Use,
     text: &str,
     place: Place,
     path: &str,
@@ -83,7 +143,8 @@ fn encode(
     if let Some(longest) = state.tokenizer.longest_token()
         && text.len() > context.saturating_mul(longest)
     {
-        return Err(ApiError::text_too_long(path, text.len(), context));
+        let limit = state.slot_limit(context);
+        return Err(ApiError::text_too_long(path, text.len(), limit));
     }
     let tokens = state.encode(text, |tokenizer| match place {
         Place::Start => tokenizer.encode(text),
@@ -91,21 +152,24 @@ fn encode(
     });
     let tokens = tokens.map_err(|error| ApiError::unusable(path, error))?;
     for token in &tokens {
-        check_token(u64::from(*token), path, state)?;
+        check_token(purpose, u64::from(*token), path, state)?;
     }
     Ok(tokens)
 }
 
-/// A token that may stand in a fixed slot.
-fn check_token(token: u64, path: &str, state: &AppState) -> Result<TokenId, ApiError> {
+/// A token of a text.
+fn check_token(
+    purpose: Use,
+    token: u64,
+    path: &str,
+    state: &AppState,
+) -> Result<TokenId, ApiError> {
     let token = check_known(token, path, state)?;
     if Some(token) == state.engine.mask_token() {
+        let reason = purpose.reason_against_mask();
         return Err(ApiError::unusable(
             path,
-            format!(
-                "holds the mask token {token}; gaps are written to /v1/infill, in text as {{{{8}}}} and in segments as \
-                 {{\"gap\": {{\"tokens\": 8}}}}"
-            ),
+            format_args!("holds the mask token {token}; {reason}"),
         ));
     }
     Ok(token)

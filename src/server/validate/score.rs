@@ -5,7 +5,7 @@ use super::super::random;
 use super::super::state::AppState;
 use super::super::wire::{EstimatorName, Real, ScoreRequest, Texts, Whole};
 use super::decoding::size;
-use super::{Place, check_model, encode};
+use super::{Place, Use, check_model, encode_for};
 use crate::canvas::TokenId;
 use crate::decode::MAX_GUIDANCE_SCALE;
 use crate::eval::likelihood::{Estimator, Settings};
@@ -130,7 +130,8 @@ pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiErr
             None => random::seed()?,
         },
     };
-    let prompt = encode(
+    let prompt = encode_for(
+        Use::Score,
         request.prompt.as_deref().unwrap_or_default(),
         Place::Start,
         "prompt",
@@ -146,7 +147,7 @@ pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiErr
             true => format!("input[{index}]"),
             false => "input".to_owned(),
         };
-        let tokens = encode(text, place, &path, state)?;
+        let tokens = encode_for(Use::Score, text, place, &path, state)?;
         if tokens.is_empty() {
             return Err(ApiError::value(
                 &path,
@@ -165,7 +166,7 @@ pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiErr
                 &path,
                 what,
                 length,
-                spec.max_canvas,
+                state.slot_limit(spec.max_canvas),
             ));
         }
         targets.push(Target::after_prompt(&prompt, &tokens));

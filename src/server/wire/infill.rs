@@ -204,7 +204,8 @@ pub struct GapAnswer {
     pub name: Option<String>,
     /// Its text.
     pub text: String,
-    /// The tokens that begin in its text: those of a stop string are left out.
+    /// The tokens that begin in its text: a stop token that ends it, those of a stop string and what comes after either
+    /// are left out.
     pub tokens: Vec<TokenId>,
     /// The stop string before which it ends, if one came.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -245,7 +246,7 @@ pub enum GapLength {
 pub struct ChoiceProbability {
     /// Its text.
     pub text: String,
-    /// Its share of the probability of all choices.
+    /// Its share of the probability of all choices. The bias of its tokens counts; `logprob` is without it.
     pub probability: f64,
     /// The model's own log-probability of it, in nats: of one token in its slot, of several each after
     /// those before it.
@@ -261,7 +262,7 @@ pub struct Provenance {
     pub text: String,
     /// Its probability at its step, in [0, 1], by the plan's `basis`: with `model` without temperature or filters,
     /// with `sampling` with them. Bias counts, and of a gap that is held to a form only the tokens allowed there
-    /// count; `logprob` is without either.
+    /// count; `logprob` is without either. Of a choice's token it is the model's own.
     pub probability: f32,
     /// The score by which it was chosen.
     pub score: f32,

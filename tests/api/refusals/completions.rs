@@ -277,7 +277,7 @@ pub fn refused() -> Vec<Refused> {
         on(
             json!({"prompt": "p", "logit_bias": {"257": 1}}),
             "logit_bias.257",
-            &["mask token 257"],
+            &["257 is the mask token", "never drawn"],
         ),
         on(
             json!({"prompt": "p", "logit_bias": [1]}),
@@ -313,6 +313,20 @@ pub fn refused() -> Vec<Refused> {
             json!({"prompt": "p", "diffusion": {"foo": 1}}),
             "diffusion.foo",
             &["unknown field `foo`", "`preset`"],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"preset": "diffusion-gemma"}}),
+            "diffusion.preset",
+            &[
+                "diffusion-gemma does not go with",
+                "fills masks",
+                "allowed: llada, ",
+            ],
+        ),
+        on(
+            json!({"prompt": "p", "diffusion": {"preset": "remdm-cap", "sliding_window": true}}),
+            "diffusion.sliding_window",
+            &["end with its context"],
         ),
         on(
             json!({"prompt": "p", "diffusion": {"preset": "gpt"}}),

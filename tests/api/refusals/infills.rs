@@ -39,6 +39,11 @@ pub fn refused() -> Vec<Refused> {
             &["99999999999", "256 slots"],
         ),
         on(
+            json!({"text": "a{{99999999999999999999}}"}),
+            "text",
+            &["too long", "256 slots"],
+        ),
+        on(
             json!({"text": "a".repeat(250) + "{{7}}"}),
             "text",
             &["257", "256 slots"],
@@ -132,6 +137,16 @@ pub fn refused() -> Vec<Refused> {
             json!({"segments": [{"gap": {"max_tokens": 3}}], "n": 9}),
             "n",
             &["9", "16 sequences"],
+        ),
+        on(
+            json!({"segments": vec![json!({"gap": {"max_tokens": 3}}); 6]}),
+            "segments",
+            &["6 gaps", "at most 4 such gaps"],
+        ),
+        on(
+            json!({"segments": vec![json!({"gap": {"max_tokens": 3}}); 6], "n": 2}),
+            "segments",
+            &["6 gaps", "at most 4 such gaps"],
         ),
         on(
             json!({"segments": [{"gap": {"choices": []}}]}),
