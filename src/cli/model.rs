@@ -76,6 +76,11 @@ pub enum DtypeChoice {
     Q8_0,
 }
 
+/// The option `--model-revision` where no decode option has the shorter name.
+pub fn named_revision_too(option: clap::Arg) -> clap::Arg {
+    option.visible_alias("revision")
+}
+
 impl ModelArgs {
     /// Opens the checkpoint without loading its weights.
     pub fn checkpoint(&self) -> anyhow::Result<Checkpoint> {

@@ -479,8 +479,10 @@ fn the_command_line_takes_a_model_by_its_name() {
     let output = hub.unmask(&generate, &[("HF_HUB_OFFLINE", "1"), ("HF_ENDPOINT", "")]);
     assert!(output.status.success(), "{output:?}");
 
-    let with_revision = [&inspect[..], &["--model-revision", COMMIT]].concat();
-    assert!(hub.unmask(&with_revision, &[]).status.success());
+    for name in ["--model-revision", "--revision"] {
+        let with_revision = [&inspect[..], &[name, COMMIT]].concat();
+        assert!(hub.unmask(&with_revision, &[]).status.success(), "{name}");
+    }
     let said = |arguments: &[&str], variables: &[(&str, &str)]| {
         let output = hub.unmask(arguments, variables);
         assert!(!output.status.success());

@@ -31,7 +31,7 @@ use super::client::{Client, Target};
 use super::machine::{Products, cpu_rate};
 use super::{STDOUT, listen, write_report};
 use crate::cli::all_succeeded;
-use crate::cli::model::{ModelArgs, tokenizer};
+use crate::cli::model::{ModelArgs, named_revision_too, tokenizer};
 
 /// Examples for `--help`.
 pub const EXAMPLES: &str = "\
@@ -49,6 +49,7 @@ const MAX_IN_FLIGHT: usize = 1 << 16;
 
 /// Arguments of `unmask bench serve`.
 #[derive(Args)]
+#[command(mut_arg("model_revision", named_revision_too))]
 pub struct ServeArgs {
     #[command(flatten)]
     model: ModelArgs,
