@@ -3,10 +3,12 @@
 //! A template is Jinja, as `apply_chat_template` of Hugging Face's transformers reads it: blocks are
 //! trimmed, loops have `break` and `continue`, values have Python's methods, and `raise_exception`,
 //! `strftime_now` (in UTC) and `tojson` are there. It comes with a checkpoint and is not trusted: it
-//! reads nothing but the messages, and what it does is paid for, instruction by instruction and byte by byte, out of a
-//! budget. One thing is not: `list + list`, which the template engine makes for nothing, and of more than 32 such sums
-//! one on top of the other a list in memory. So a template that doubles a list in a loop can take all of it; serve no
-//! checkpoint whose author might want that.
+//! reads nothing but the messages, and pays for its instructions and for the bytes that it makes out of a budget.
+//!
+//! Lists escape that budget. The template engine makes a multiple of one and the sum of two for nothing, and what it
+//! does of itself with their items is not always paid for: more than 32 sums one on top of the other become a list in
+//! memory, and lists within lists are compared. So a template that doubles a list in a loop can take all memory; nobody
+//! should serve a checkpoint whose author might want that.
 
 mod files;
 mod methods;

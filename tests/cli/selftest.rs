@@ -42,6 +42,7 @@ fn selftest_without_a_gpu_checks_the_model_and_says_what_it_did_not_run() {
     let report = stdout(&["selftest", "--device", "cpu"]);
     assert!(report.contains("not run  categorical: "), "{report}");
     for passed in [
+        "passed   model: logits in every format equal those of the CPU in f32",
         "passed   model: a canvas's logits are the same in any batch",
         "passed   engine: answers keep their promises",
     ] {
@@ -53,7 +54,7 @@ fn selftest_without_a_gpu_checks_the_model_and_says_what_it_did_not_run() {
         report.contains("not run  engine: goes on without memory: "),
         "{report}"
     );
-    assert!(report.contains("2 passed, 0 failed"), "{report}");
+    assert!(report.contains("3 passed, 0 failed"), "{report}");
 }
 
 #[test]

@@ -206,18 +206,18 @@ fn with_all_zero_logits_every_draw_of_exact_counts_is_length_times_ln_vocabulary
 #[test]
 fn a_batch_is_of_no_more_rows_than_its_bound_with_and_without_guidance() {
     const BOUND: usize = 2048;
-    let text = [b'a'; 100];
+    let text = [b'a'; 60];
     let answer: Vec<TokenId> = text[2..].iter().map(|byte| TokenId::from(*byte)).collect();
     let target = Target::after_prompt(&[97, 97], &answer);
-    let draws = Estimator::ExactCount.draws(&target, FULL, 50, 3, 0, 0);
+    let draws = Estimator::ExactCount.draws(&target, FULL, 80, 3, 0, 0);
     let draws: Vec<Draw> = draws.collect();
-    for (guidance, rows) in [(0.0, 100), (1.0, 200)] {
+    for (guidance, rows) in [(0.0, 60), (1.0, 120)] {
         let model = Oracle::new(&text, 1.0, 0);
         losses(&model, &target, &draws, guidance).unwrap();
         let batches = model.seen.lock().unwrap();
         assert_eq!(
             batches.iter().map(|batch| batch.rows()).sum::<usize>(),
-            50 * rows
+            80 * rows
         );
         let most = batches.iter().map(|batch| batch.rows()).max();
         assert_eq!(most, Some(BOUND / rows * rows), "guidance {guidance}");

@@ -290,8 +290,8 @@ impl Checkpoint {
         self.spec_of(&self.config)
     }
 
-    /// Names of the fields of generation_config.json that [`Checkpoint::spec`] does not look at, whatever they hold: most
-    /// families' official samplers do not read that file either.
+    /// Names of the fields of generation_config.json that [`Checkpoint::spec`] does not look at, whatever they hold:
+    /// most families' official samplers do not read that file either.
     ///
     /// # Errors
     /// As [`Checkpoint::spec`].
