@@ -6,9 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::canvas::{Blank, Canvas, TokenId};
-use crate::decode::{
-    BlockEntry, BlockOrigin, Budget, Cache, CachePolicy, Revision, Score, TemperatureSchedule,
-};
+use crate::decode::{BlockEntry, BlockOrigin, Budget, Cache, Revision, Score, TemperatureSchedule};
 use crate::sampling::philox::{Draws, Stream};
 use crate::sampling::{Basis, FilterOrder, LogitBias};
 
