@@ -1,11 +1,8 @@
 //! The canvas: a sequence of token slots, some fixed, the others part of a gap.
 //!
-//! Fixed slots (the prompt, the text around a gap) are never written: the only way to change a slot
-//! is [`Canvas::gap_slot_mut`], which hands out nothing for a fixed one. Each slot that was written
-//! keeps its provenance.
-//!
-//! A slot of a gap may be settled: it takes a token that stays, and is fixed from then on
-//! ([`Canvas::settle`]).
+//! The text around gaps (the prompt, for one) is never written: slots are written by [`Canvas::gap_slot_mut`], which
+//! hands out nothing for a fixed one, and by [`Canvas::settle`], by which a slot of a gap takes a token that stays, and is
+//! fixed from then on. Each slot that was written keeps its provenance.
 //!
 //! A gap begins as masks, or for models of the uniform process as noise.
 //!

@@ -568,7 +568,7 @@ fn a_stop_token_outside_the_vocabulary_is_refused_with_the_file_and_the_field() 
     write("tokenizer_config.json", &json!({"eos_token": "</s>"}));
     assert_eq!(
         refusal(),
-        format!("tokenizer.json: eos_token {vocab} is outside the vocabulary of {vocab}")
+        format!("tokenizer_config.json: eos_token {vocab} is outside the vocabulary of {vocab}")
     );
 }
 

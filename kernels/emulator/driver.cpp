@@ -11,7 +11,7 @@
 //
 // UNMASK_EMULATOR_MEMORY  bytes that the device has [default: 16 GiB]
 // UNMASK_EMULATOR_CAPABILITY  its compute capability without the point [default: 80]
-// UNMASK_EMULATOR_CUDA    the version of CUDA that the driver is for [default: 13000, which is 13.0]
+// UNMASK_EMULATOR_CUDA    the version of CUDA that the driver is for, 12040 for 12.4 [default: 13990, as new as any 13]
 // UNMASK_EMULATOR_REPORT  a file for what was done, in JSON, written at the end of the process
 #include <cstdint>
 #include <cstdio>
@@ -448,7 +448,7 @@ API void unmask_emulator_product() {
 API int cuInit(unsigned) { return success; }
 API int cuDriverGetVersion(int *version) {
   const char *given = getenv("UNMASK_EMULATOR_CUDA");
-  *version = given ? atoi(given) : 13000;
+  *version = given ? atoi(given) : 13990;
   return success;
 }
 API int cuDeviceGetCount(int *count) {

@@ -142,6 +142,12 @@ impl ModelArgs {
         }
         let device = self.device.resolve()?;
         let format = self.dtype.resolve(&device);
+        if device.is_cpu() && matches!(self.dtype, DtypeChoice::Bf16 | DtypeChoice::F16) {
+            tracing::warn!(
+                "half precision on a CPU is slower than f32 and takes more memory, since every product widens its weights; \
+                 q8_0 takes less of both"
+            );
+        }
         let context = || format!("cannot load the model {}", checkpoint.name());
         let total = checkpoint.stored_bytes().with_context(context)?;
         with_byte_progress("loading", total, |progress| {
@@ -297,12 +303,6 @@ impl DeviceChoice {
 impl DtypeChoice {
     /// The number format on `device`.
     pub fn resolve(self, device: &Device) -> WeightFormat {
-        if device.is_cpu() && matches!(self, Self::Bf16 | Self::F16) {
-            tracing::warn!(
-                "half precision on a CPU is slower than f32 and takes more memory, since every product widens its weights; \
-                 q8_0 takes less of both"
-            );
-        }
         match self {
             Self::Auto if device.is_cpu() => DType::F32.into(),
             Self::Auto | Self::Bf16 => DType::BF16.into(),

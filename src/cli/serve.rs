@@ -216,10 +216,10 @@ async fn serve(
         Ending::Drained => {}
         Ending::DeadlinePassed => tracing::warn!(
             seconds = args.drain_seconds,
-            "requests still ran at the end of --drain-seconds; they were answered with status 503"
+            "requests still ran at the end of --drain-seconds, and were given up"
         ),
         Ending::CutShort => {
-            tracing::warn!("a second signal; requests that still ran were answered with status 503")
+            tracing::warn!("a second signal; requests that still ran were given up")
         }
     }
     Ok(())

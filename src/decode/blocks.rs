@@ -41,7 +41,11 @@ pub(super) fn blocks(
 ) -> Vec<Range<usize>> {
     let end = canvas.len();
     let start = match origin {
-        BlockOrigin::Gap => canvas.gaps().first().map_or(0, |gap| gap.start),
+        BlockOrigin::Gap => {
+            let gaps = canvas.gaps().iter();
+            let mut open = gaps.filter(|gap| !canvas.is_fixed(gap.start));
+            open.next().map_or(0, |gap| gap.start)
+        }
         BlockOrigin::Canvas => 0,
     };
     let length = block_length.unwrap_or(end).max(1);

@@ -148,11 +148,14 @@ impl Decoder {
             });
         }
         let count = blocks.len();
-        let blocks = blocks
+        let blocks: Vec<BlockSchedule> = blocks
             .into_iter()
             .enumerate()
             .map(|(i, slots)| schedule(plan, canvas, slots, i, count))
             .collect();
+        for steps in blocks.iter().filter_map(|block| block.steps) {
+            plan.check_idle_steps(steps)?;
+        }
         Ok(Self {
             plan: plan.clone(),
             stop_tokens: stop_tokens.to_vec(),

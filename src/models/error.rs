@@ -44,8 +44,8 @@ pub enum ModelError {
     /// The kernels for quantised weights do not run on the device.
     #[error(
         "this build's kernels for {format} do not run on this card: a product of {rows} rows gives {got} for {wanted}. They \
-         are machine code for one compute capability (CUDA_COMPUTE_CAP at the build, 80 by default) and run on cards \
-         with the same number before the point, from 90 on on no other card; build for this one, or take another --dtype"
+         are machine code for one compute capability (CUDA_COMPUTE_CAP at the build) and run on cards with the same number \
+         before the point and no smaller one after it, from 90 on on no other card; build for this one, or take another --dtype"
     )]
     QuantizedKernels {
         /// The format of the weights, as `--dtype` takes it.

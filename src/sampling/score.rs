@@ -81,7 +81,7 @@ pub fn uniform_reverse(
     let others = scores.broadcast_sub(&(&total * column(0)?)?)?.relu()?;
     let others = others.broadcast_mul(&column(1)?)?;
     // However small it is beside the largest score, a step of no length keeps the own token.
-    let own = largest.neg()?.exp()?.maximum(f32::MIN_POSITIVE)?;
+    let own = (largest.neg()?.exp()? + f64::from(f32::MIN_POSITIVE))?;
     let own = (own - (total * column(2)?)?)?.relu()?;
     let held = transfer::to_device(held, (rows, 1), device)?;
     others.contiguous()?.scatter(&held, &own, 1)?.log()

@@ -39,7 +39,7 @@ pub enum ModelFailure {
     },
 }
 
-/// Logits of the embedded model on `device`, in every format, against those of f32 on the CPU.
+/// Logits of the embedded model on `device`, in every format that it takes, against those of f32 on the CPU.
 ///
 /// # Errors
 /// If they differ by more than is stated for the format, or the device fails.
@@ -48,8 +48,15 @@ pub fn equals_the_cpu(device: &Device) -> Result<String, ModelFailure> {
     let truth = logits(&*load(DType::F32, &Device::Cpu)?, &canvases)?;
     let mut seen = Vec::new();
     for (format, allowed) in FORMATS {
-        let logits = logits(&*load(format, device)?, &canvases)?;
-        let difference = difference(format, &logits, &truth, allowed)?;
+        let model = match load(format, device) {
+            // Such a card serves the other formats.
+            Err(ModelError::QuantizedKernels { .. }) => {
+                seen.push(format!("{} is refused", format.name()));
+                continue;
+            }
+            model => model?,
+        };
+        let difference = difference(format, &logits(&*model, &canvases)?, &truth, allowed)?;
         seen.push(format!("{} {difference:.1e}", format.name()));
     }
     Ok(format!("largest difference {}", seen.join(", ")))

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use super::Failure;
 use super::random::Random;
-use crate::models::BlockWeight;
+use crate::models::{BlockWeight, ModelError, WeightFormat};
 
 /// Numbers of rows: candle has a kernel for each up to eight, and for more those that multiply so many at a time.
 const ROWS: [usize; 19] = [
@@ -29,6 +29,11 @@ const WIDTHS: [(usize, usize); 9] = [
 const TOLERANCE: f64 = 0.01;
 
 pub(super) fn products(device: &Device) -> Result<String, Failure> {
+    if let Err(refused @ ModelError::QuantizedKernels { .. }) =
+        WeightFormat::Q8_0.check_kernels(device)
+    {
+        return Ok(format!("none, as the format is refused: {refused}"));
+    }
     let mut random = Random::new(80);
     let (mut compared, mut most) = (0, 0f64);
     for (to, from) in WIDTHS {

@@ -24,9 +24,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How often the log tells at most that all connections are taken.
 const FULL_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long the connections of requests that are given up have to take their last answer.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
-
 /// Bounds on connections, and on how long a server takes to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenConfig {
@@ -43,6 +40,8 @@ pub struct ListenConfig {
     pub stall_timeout: Duration,
     /// How long requests that run have to finish once the server ends; then they are answered with status 503.
     pub drain: Duration,
+    /// How long their clients then have to take that answer.
+    pub last_answers: Duration,
 }
 
 impl Default for ListenConfig {
@@ -54,6 +53,7 @@ impl Default for ListenConfig {
             full_age: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
             drain: Duration::from_secs(30),
+            last_answers: Duration::from_secs(2),
         }
     }
 }
@@ -121,7 +121,10 @@ pub async fn serve(
         // The router holds a receiver, so that this cannot fail.
         let _ = give_up.send(true);
         let answered = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
+        if tokio::time::timeout(config.last_answers, answered)
+            .await
+            .is_err()
+        {
             tracing::debug!(connections = connections.len(), "cutting off");
         }
     }

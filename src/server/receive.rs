@@ -101,14 +101,14 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let is_json = parts
         .next()
         .is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
-    match is_json && parts.all(is_taken) {
+    match is_json && parts.all(allows_utf8) {
         true => Ok(()),
         false => Err(ApiError::media_type(&given)),
     }
 }
 
 /// Whether a parameter of JSON's media type says nothing against UTF-8, in which JSON is.
-fn is_taken(parameter: &str) -> bool {
+fn allows_utf8(parameter: &str) -> bool {
     let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
     let value = value.trim().trim_matches('"');
     !name.trim().eq_ignore_ascii_case("charset")

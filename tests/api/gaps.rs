@@ -160,6 +160,15 @@ async fn a_choice_is_to_other_gaps_as_the_same_text_around_them() {
         let fixed = server.answer(PATH, &fixed).await;
         assert_eq!(chosen["text"], fixed["choices"][0]["text"], "{options}");
     }
+    // Blocks are counted from the first gap that is still to be filled.
+    let body = |first: Value| {
+        json!({"segments": ["The ", first, {"gap": {"tokens": 16}}], "temperature": 1, "seed": 4,
+            "diffusion": {"block_length": 8, "steps": 2}})
+    };
+    let choice = json!({"gap": {"choices": ["some text"]}});
+    let chosen = server.answer(PATH, &body(choice)).await;
+    let fixed = server.answer(PATH, &body(json!("some text"))).await;
+    assert_eq!(chosen["choices"][0]["text"], fixed["choices"][0]["text"]);
 }
 
 #[tokio::test]

@@ -263,6 +263,7 @@ async fn draining_ends_at_its_deadline() {
     let setup = Setup {
         listen: ListenConfig {
             drain: Duration::ZERO,
+            last_answers: Duration::from_secs(60),
             ..ListenConfig::default()
         },
         ..Setup::default()
@@ -292,6 +293,7 @@ async fn what_outlives_the_drain_is_told_so_in_streams_and_before_its_body_has_c
     let setup = Setup {
         listen: ListenConfig {
             drain: Duration::ZERO,
+            last_answers: Duration::from_secs(60),
             ..ListenConfig::default()
         },
         ..Setup::default()

@@ -214,6 +214,7 @@ async fn a_request_that_outlives_the_drain_failed_and_was_not_left_by_its_client
     let setup = Setup {
         listen: ListenConfig {
             drain: Duration::ZERO,
+            last_answers: Duration::from_secs(60),
             ..ListenConfig::default()
         },
         ..Setup::default()

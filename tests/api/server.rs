@@ -48,6 +48,7 @@ impl Default for Setup {
             access: Access::default(),
             listen: ListenConfig {
                 drain: Duration::from_secs(600),
+                last_answers: Duration::from_secs(60),
                 ..ListenConfig::default()
             },
             chat_template: None,

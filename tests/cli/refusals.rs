@@ -16,7 +16,7 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
                 "--steps",
                 "10000",
             ],
-            "allowed: steps / (1 − eps) of at most 1000000",
+            "allowed: steps / (1 − eps) of less than 1000000",
         ),
         (&["infill", "a {{0}} b"], "at least 1"),
         (

@@ -215,9 +215,6 @@ impl DecodePlan {
                 );
             }
         }
-        if let Budget::Ancestral { eps } = self.budget {
-            self.validate_idle_steps(eps)?;
-        }
         if let Revision::RenoiseRest { .. } = self.revision {
             self.validate_renoising_of_the_rest()?;
         }
@@ -251,20 +248,24 @@ impl DecodePlan {
         Ok(())
     }
 
-    /// Checks that chance unmasks something often enough: the steps before it are taken without the network, but a number
-    /// is drawn for each slot in each of them, about steps / (1 − eps) numbers in a row.
-    fn validate_idle_steps(&self, eps: f32) -> Result<(), PlanError> {
-        let steps = self.steps.or(self.steps_per_block).unwrap_or(MAX_STEPS);
-        if steps as f32 <= MAX_IDLE_DRAWS * (1.0 - eps) {
-            return Ok(());
+    /// Checks that chance unmasks something often enough in `steps` steps of a block: the ones before it are taken without
+    /// the network, but a number is drawn for each slot in each of them, about steps / (1 − eps) numbers in a row.
+    ///
+    /// # Errors
+    /// [`PlanError::Invalid`] if those are too many.
+    pub(in crate::decode) fn check_idle_steps(&self, steps: usize) -> Result<(), PlanError> {
+        match self.budget {
+            Budget::Ancestral { eps } if steps as f32 >= MAX_IDLE_DRAWS * (1.0 - eps) => {
+                Err(PlanError::Invalid {
+                    field: "budget.ancestral.eps",
+                    reason: format!(
+                        "next to none of {steps} steps from time 1 to {eps} unmasks anything; allowed: steps / (1 − eps) \
+                         of less than {MAX_IDLE_DRAWS}"
+                    ),
+                })
+            }
+            _ => Ok(()),
         }
-        Err(PlanError::Invalid {
-            field: "budget.ancestral.eps",
-            reason: format!(
-                "next to none of {steps} steps from time 1 to {eps} unmasks anything; allowed: steps / (1 − eps) of at \
-                 most {MAX_IDLE_DRAWS}"
-            ),
-        })
     }
 
     /// Whether the plan says how many steps it has at most.

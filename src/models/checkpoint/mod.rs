@@ -18,6 +18,7 @@ use crate::models::weights::{
     Dummy, NotFinite, Recorder, SafetensorsFiles, Shapes, Source, WeightFormat, Weights,
 };
 use crate::models::{Denoiser, ModelError, ModelSpec};
+use crate::text::special_tokens::TOKENIZER_CONFIG;
 use crate::text::vocabulary::{MERGES, VOCAB};
 use crate::text::{ChatFiles, ChatTemplate, HfTokenizer, VocabularyFiles};
 pub(crate) use folder::shards;
@@ -251,7 +252,7 @@ impl Checkpoint {
         let vocab_size = self.spec()?.vocab_size;
         if tokenizer.vocab_size() > vocab_size {
             return Err(ModelError::Invalid {
-                file: TOKENIZER.into(),
+                file: self.tokenizer_files()?.join(", "),
                 reason: format!(
                     "the tokenizer has {} tokens, but the model's vocabulary is {vocab_size}",
                     tokenizer.vocab_size()
@@ -329,7 +330,7 @@ impl Checkpoint {
         }
         if spec.stop_tokens.is_empty() && self.family.ends_texts {
             check_stop_tokens(
-                TOKENIZER,
+                TOKENIZER_CONFIG,
                 "eos_token",
                 self.end_of_text.as_slice(),
                 spec.vocab_size,

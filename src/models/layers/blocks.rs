@@ -4,7 +4,7 @@ use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{Device, Module, Result, Tensor};
 
 /// Rows up to which candle has another kernel on a CUDA device, one for each number of them.
-const MOST_ROWS_OF_A_VECTOR: usize = 8;
+const MOST_ROWS_OF_MMVQ: usize = 8;
 
 /// A weight `[to, from]` in blocks along `from`.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ pub(in crate::models) fn wrong_product(
         Tensor::from_iter(numbers, &Device::Cpu)?.reshape((rows, from))
     };
     let weight = BlockWeight::new(&matrix(5)?, blocks, device)?;
-    for rows in [MOST_ROWS_OF_A_VECTOR, MOST_ROWS_OF_A_VECTOR + 1] {
+    for rows in [MOST_ROWS_OF_MMVQ, MOST_ROWS_OF_MMVQ + 1] {
         let product = weight.multiply(&matrix(rows)?.to_device(device)?)?;
         for (row, outputs) in product.to_vec2::<f32>()?.into_iter().enumerate() {
             for (output, got) in outputs.into_iter().enumerate() {

@@ -58,7 +58,7 @@ impl WeightFormat {
     ///
     /// # Errors
     /// If it does not, or fails.
-    pub(super) fn check_kernels(self, device: &Device) -> std::result::Result<(), ModelError> {
+    pub(crate) fn check_kernels(self, device: &Device) -> std::result::Result<(), ModelError> {
         if device.is_cpu() || self != Self::Q8_0 {
             return Ok(());
         }
