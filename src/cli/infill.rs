@@ -89,13 +89,7 @@ pub fn run(args: InfillArgs) -> anyhow::Result<()> {
         }
     };
     let (canvas, statistics) = denoise(&engine, canvas, &plan, &forms, &args.output, &*tokenizer)?;
-    let open = canvas.open_gap();
-    let stop_tokens = &engine.spec().stop_tokens;
-    let reading = layout.read_with(&canvas, |gap, tokens| {
-        let ends = |token: &TokenId| open == Some(gap) && stop_tokens.contains(token);
-        let end = tokens.iter().position(ends);
-        tokenizer.decode(&tokens[..end.unwrap_or(tokens.len())])
-    });
+    let reading = layout.read_until(&canvas, &spec.stop_tokens, &*tokenizer);
     args.output
         .print(&canvas, &reading, &plan, &statistics, &*tokenizer)
 }

@@ -57,20 +57,17 @@ impl Layout {
         Self { pieces }
     }
 
-    /// Reads `canvas`, which was laid out from this.
-    pub fn read(&self, canvas: &Canvas, tokenizer: &dyn Tokenizer) -> Reading {
-        self.read_until(canvas, &[], tokenizer)
-    }
-
-    /// Reads `canvas`, each gap up to the first of `stop_tokens` in it.
+    /// Reads `canvas`, which was laid out from this. A gap at its end is read up to the first of `stop_tokens` in it.
     pub fn read_until(
         &self,
         canvas: &Canvas,
         stop_tokens: &[TokenId],
         tokenizer: &dyn Tokenizer,
     ) -> Reading {
-        self.read_with(canvas, |_, tokens| {
-            let end = tokens.iter().position(|token| stop_tokens.contains(token));
+        let open = canvas.open_gap();
+        self.read_with(canvas, |gap, tokens| {
+            let ends = |token: &TokenId| open == Some(gap) && stop_tokens.contains(token);
+            let end = tokens.iter().position(ends);
             tokenizer.decode(&tokens[..end.unwrap_or(tokens.len())])
         })
     }
@@ -144,7 +141,7 @@ mod tests {
                     gap_slot.commit(Commit { token: *token, probability: 1.0, score: 1.0, step: 1 });
                 }
             }
-            let reading = layout.read(&canvas, &tokenizer);
+            let reading = layout.read_until(&canvas, &[], &tokenizer);
             let characters: Vec<char> = reading.text.chars().collect();
             let mut expected = String::new();
             for (text, gap) in texts.iter().zip(&reading.gaps) {

@@ -23,10 +23,10 @@ pub(super) struct FamilyCases {
     follow: fn(&Golden, &Device) -> Result<Vec<String>, GoldenError>,
 }
 
-/// The most that the logits of a case may differ in a format, in the root mean square and relative to the logits: three
-/// times what rounding makes of them on a CPU, where every operation rounds. A card rounds no more often, but sums in
-/// another order. Of two experts that are about as probable rounding may choose the other, whose row is another then:
-/// families with experts have room for such rows.
+/// The most that the logits of a case may differ in a format, in the root mean square and relative to the logits: two
+/// to three times what rounding makes of them on a CPU, where every operation rounds. A card rounds no more often, but
+/// sums in another order. Of two experts that are about as probable rounding may choose the other, whose row is another
+/// then: families with experts have room for such rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rounded {
     bf16: f32,

@@ -104,7 +104,7 @@ enum Use {
     Fixed,
     /// It may be chosen to fill a gap.
     Choice,
-    /// It is scored.
+    /// It is scored, or stands before what is.
     Score,
 }
 
@@ -115,7 +115,7 @@ impl Use {
                 "gaps are written to /v1/infill, in text as {{8}} and in segments as {\"gap\": {\"tokens\": 8}}"
             }
             Self::Choice => "a choice is a whole text, without gaps",
-            Self::Score => "it stands for a slot without a token, and cannot be scored",
+            Self::Score => "it stands for a slot without a token, and what is scored has none",
         }
     }
 }
