@@ -259,7 +259,7 @@ fn text_around_a_gap_gains_no_space_and_is_read_back_as_it_was_given() {
             score: 1.0,
             step: 1,
         });
-        let reading = layout.read(&canvas, &tokenizer);
+        let reading = layout.read_until(&canvas, &[], &tokenizer);
         assert_eq!(reading.text, "A cat s and a dog too.", "{kind}");
     }
 }
@@ -281,7 +281,7 @@ fn a_character_of_fallback_bytes_is_read_whatever_order_its_bytes_are_committed_
                 score: 1.0,
                 step: done + 1,
             });
-            let is_whole = layout.read(&canvas, &tokenizer).text == "🦀";
+            let is_whole = layout.read_until(&canvas, &[], &tokenizer).text == "🦀";
             assert_eq!(is_whole, done == 3);
         }
     }
