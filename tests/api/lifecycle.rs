@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use unmask::engine::EngineConfig;
-use unmask::server::{Ending, Limits, ListenConfig};
+use unmask::server::{Ending, Limits};
 
 use crate::mock::{Gate, Mock, POISON};
 use crate::server::{Server, Setup, eventually, frames};
@@ -260,15 +260,7 @@ async fn shutting_down_finishes_the_requests_that_run() {
 #[tokio::test]
 async fn draining_ends_at_its_deadline() {
     let (model, gate) = Mock::uniform().gated();
-    let setup = Setup {
-        listen: ListenConfig {
-            drain: Duration::ZERO,
-            last_answers: Duration::from_secs(60),
-            ..ListenConfig::default()
-        },
-        ..Setup::default()
-    };
-    let server = Server::with(model, setup).await;
+    let server = Server::with(model, Setup::without_drain()).await;
     let request = server.client.post(format!("{}{PATH}", server.url));
     let request = tokio::spawn(request.json(&json!({"prompt": "p"})).send());
     eventually("it runs", || server.engine.status().running == 1).await;
@@ -290,15 +282,7 @@ async fn assert_given_up(answer: reqwest::Response) {
 #[tokio::test]
 async fn what_outlives_the_drain_is_told_so_in_streams_and_before_its_body_has_come() {
     let (model, gate) = Mock::uniform().gated();
-    let setup = Setup {
-        listen: ListenConfig {
-            drain: Duration::ZERO,
-            last_answers: Duration::from_secs(60),
-            ..ListenConfig::default()
-        },
-        ..Setup::default()
-    };
-    let server = Server::with(model, setup).await;
+    let server = Server::with(model, Setup::without_drain()).await;
     let completion = json!({"prompt": "p", "stream": true});
     let infill = json!({"text": "{{2}}", "stream": true});
     let completion = server.post(PATH, &completion).await;
@@ -315,9 +299,13 @@ async fn what_outlives_the_drain_is_told_so_in_streams_and_before_its_body_has_c
     let mut half_sent = half_sent.await.unwrap();
     let in_flight = "unmask_http_requests_in_flight 4\n";
     // Those three, and the one that asks.
-    while !server.get("/metrics").await.1.contains(in_flight) {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let all_run = async {
+        while !server.get("/metrics").await.1.contains(in_flight) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(120), all_run).await;
+    waited.expect("three requests run");
     server.shut_down();
     for stream in [completion, infill] {
         let frames = frames(&stream.text().await.unwrap());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use unmask::server::{Access, ApiKeys, Limits, ListenConfig};
+use unmask::server::{Access, ApiKeys, Limits};
 
 use crate::mock::{Mock, POISON};
 use crate::server::{Server, Setup, eventually};
@@ -211,15 +211,7 @@ async fn a_stream_that_runs_out_of_time_failed_and_was_never_answered() {
 #[tokio::test]
 async fn a_request_that_outlives_the_drain_failed_and_was_not_left_by_its_client() {
     let (model, gate) = Mock::uniform().gated();
-    let setup = Setup {
-        listen: ListenConfig {
-            drain: Duration::ZERO,
-            last_answers: Duration::from_secs(60),
-            ..ListenConfig::default()
-        },
-        ..Setup::default()
-    };
-    let server = Server::with(model, setup).await;
+    let server = Server::with(model, Setup::without_drain()).await;
     let whole = json!({"prompt": "p"});
     let whole = tokio::spawn(completion(&server, "log-drained", &whole).send());
     let stream = json!({"prompt": "p", "stream": true});

@@ -58,6 +58,15 @@ impl Default for Setup {
     }
 }
 
+impl Setup {
+    /// Of a server that gives up what runs as soon as it ends, and waits for whoever takes that answer.
+    pub fn without_drain() -> Self {
+        let mut setup = Self::default();
+        setup.listen.drain = Duration::ZERO;
+        setup
+    }
+}
+
 impl Server {
     /// Serves a model with the byte tokenizer.
     pub async fn of(model: impl Denoiser + 'static) -> Self {
