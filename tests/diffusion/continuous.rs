@@ -181,7 +181,7 @@ proptest! {
             }
         }
         let integrand = integrand.unwrap();
-        prop_assert!(close(integrand, expected, 1e-9 * (1.0 + expected)), "{integrand} {expected}");
+        prop_assert!(close(integrand, expected, 1e-12 * (1.0 + expected)), "{integrand} {expected}");
     }
 
     /// α′/(Kα) [K/x̄_i − K/(x̄_θ)_i − Σ_j x̄_j/x̄_i ln((x̄_θ)_i x̄_j / ((x̄_θ)_j x̄_i))], as UDLM prints it,
@@ -207,11 +207,11 @@ proptest! {
         let level = schedule.level(t).unwrap();
         let denoiser = process.denoiser_from_leave_one_out(level, i, &plug_in).unwrap();
         let integrand = nelbo_integrand(&process, &schedule, t, i, x_0, &denoiser).unwrap();
-        prop_assert!(close(integrand, expected, 1e-9 * (1.0 + expected)), "{integrand} {expected}");
+        prop_assert!(close(integrand, expected, 1e-12 * (1.0 + expected)), "{integrand} {expected}");
 
         let divergence = plug_in_divergence(process.signal(level), i, x_0, plug_in.probabilities());
         let closed = schedule.rate(t) / states * divergence;
-        prop_assert!(close(closed, expected, 1e-9 * (1.0 + expected)), "{closed} {expected}");
+        prop_assert!(close(closed, expected, 1e-12 * (1.0 + expected)), "{closed} {expected}");
     }
 }
 

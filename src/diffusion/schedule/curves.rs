@@ -131,7 +131,13 @@ impl Curve for Cosine {
     }
     /// 2 φ′ tan φ.
     fn rate(&self, t: f64) -> f64 {
-        2.0 * self.angular_speed() / self.angle_left(t).tan()
+        let (phi, left) = (self.angle(t), self.angle_left(t));
+        let tan_phi = if phi < left {
+            phi.tan()
+        } else {
+            1.0 / left.tan()
+        };
+        2.0 * self.angular_speed() * tan_phi
     }
 }
 
