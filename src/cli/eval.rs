@@ -76,6 +76,9 @@ struct DataOptions {
     /// block-causal model 4096 at most]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// Refuse a longer document instead of cutting it
+    #[arg(long, conflicts_with = "pairs")]
+    refuse_long_documents: bool,
 }
 
 #[derive(Args)]
@@ -399,6 +402,7 @@ impl EvalArgs {
             documents: self.data_options.documents,
             windows: self.data_options.windows,
             context: self.data_options.context,
+            refuse_long_documents: self.data_options.refuse_long_documents,
             seed: self.seed,
         }
     }

@@ -40,6 +40,9 @@ pub struct TrainArgs {
     /// With --pairs: cut answers off that do not fit the window, instead of refusing them.
     #[arg(long, requires = "pairs")]
     truncate_pairs: bool,
+    /// Refuse a document, of either text, that is longer than a window, instead of cutting it.
+    #[arg(long, conflicts_with = "pairs")]
+    refuse_long_documents: bool,
     /// Validation text, or pairs, in the same form.
     #[arg(long, required_unless_present = "resume", value_name = "FILE")]
     valid: Option<PathBuf>,
@@ -265,6 +268,8 @@ impl TrainArgs {
             valid: args.valid.unwrap_or(base.valid),
             out: args.out,
             truncate_pairs: args.truncate_pairs || (base.truncate_pairs && !is_other_text),
+            refuse_long_documents: args.refuse_long_documents
+                || (base.refuse_long_documents && !is_other_text),
             init: args.init.or(base.init),
             tokenizer: args.tokenizer,
             vocab_size: args.vocab_size.or(base.vocab_size),

@@ -5,6 +5,7 @@ use super::sample::{Choice, one_of_each_stratum};
 use super::{EvalError, Target};
 use crate::models::ModelSpec;
 use crate::text::Tokenizer;
+use crate::text::documents::DocumentsError;
 use crate::text::pairs::Pairs;
 
 /// Which part of a collection of documents is evaluated.
@@ -19,6 +20,8 @@ pub struct Selection {
     /// Longest window in tokens, from 2, or 3 where logits are shifted by one, to the
     /// [`max_context`](super::max_context) of the model; `None` is that.
     pub context: Option<usize>,
+    /// Whether a chosen document that is longer than a window is refused, instead of being cut.
+    pub refuse_long_documents: bool,
     /// Seed of the choice.
     pub seed: u64,
 }
@@ -75,8 +78,8 @@ impl Corpus {
     /// Encodes and cuts the chosen ones of `texts`.
     ///
     /// # Errors
-    /// If a setting is out of range, a text cannot be encoded or has a token that the model has not, or no
-    /// document has 2 tokens.
+    /// If a setting is out of range, a text cannot be encoded, is too long where such are refused, or has a token that
+    /// the model has not, or no document has 2 tokens.
     pub fn new(
         texts: &[String],
         tokenizer: &dyn Tokenizer,
@@ -100,6 +103,15 @@ impl Corpus {
             if tokens.len() < 2 {
                 corpus.skipped += 1;
                 continue;
+            }
+            if selection.refuse_long_documents && tokens.len() > context {
+                return Err(DocumentsError::TooLong {
+                    number: index + 1,
+                    text: "evaluated",
+                    tokens: tokens.len(),
+                    context,
+                }
+                .into());
             }
             let count = tokens.len().div_ceil(context);
             let choice = Choice::Windows { document: index };

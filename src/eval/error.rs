@@ -4,6 +4,7 @@ use crate::canvas::{CanvasError, TokenId};
 use crate::engine::{GenerationError, SubmitError};
 use crate::models::ModelError;
 use crate::text::TextError;
+use crate::text::documents::DocumentsError;
 use crate::text::pairs::PairsError;
 
 /// Why something could not be evaluated.
@@ -84,6 +85,9 @@ pub enum EvalError {
         /// What is wrong with it.
         source: Box<EvalError>,
     },
+    /// A document is too long, and is not to be cut.
+    #[error(transparent)]
+    Documents(#[from] DocumentsError),
     /// A file of pairs, or a line of it, cannot be evaluated.
     #[error(transparent)]
     Pairs(#[from] PairsError),

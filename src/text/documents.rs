@@ -38,6 +38,21 @@ pub enum DocumentsError {
         /// The file.
         path: PathBuf,
     },
+    /// A document does not fit a window, and is not to be cut.
+    #[error(
+        "document {number} of the {text} text is {tokens} tokens long, and the context {context}: shorten it, give a larger \
+         --context, or leave --refuse-long-documents out, so that it is cut into windows"
+    )]
+    TooLong {
+        /// Its place in the text, from 1.
+        number: usize,
+        /// "training", "validation" or "evaluated".
+        text: &'static str,
+        /// Its length in tokens.
+        tokens: usize,
+        /// The length of a window in tokens.
+        context: usize,
+    },
 }
 
 /// The documents of one file, in order. Documents without a visible character are left out.

@@ -160,6 +160,9 @@ pub struct TrainConfig {
     /// Whether answers that do not fit the window are cut off, instead of being refused.
     #[serde(default)]
     pub truncate_pairs: bool,
+    /// Whether a document that is longer than a window is refused, instead of being cut.
+    #[serde(default)]
+    pub refuse_long_documents: bool,
     /// Validation text, or pairs, in the same form.
     pub valid: PathBuf,
     /// The output directory.
@@ -260,6 +263,7 @@ impl TrainConfig {
             data,
             pairs: None,
             truncate_pairs: false,
+            refuse_long_documents: false,
             valid,
             out,
             init: None,
@@ -400,6 +404,9 @@ impl TrainConfig {
         }
         if self.pairs.is_none() && self.truncate_pairs {
             return setting("truncate-pairs", "true", "false (without pairs)");
+        }
+        if self.pairs.is_some() && self.refuse_long_documents {
+            return setting("refuse-long-documents", "true", "false (with pairs)");
         }
         if let Some(given) = self.vocab_size {
             if given < MIN_VOCABULARY {

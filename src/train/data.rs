@@ -12,7 +12,7 @@ use super::source::Source;
 use super::tokenizer::{self, SpecialTokens};
 use crate::diffusion::{Process, Schedule};
 use crate::models::ForwardProcess;
-use crate::text::documents::read_documents;
+use crate::text::documents::{DocumentsError, read_documents};
 use crate::text::pairs::Pairs;
 use crate::text::{HfTokenizer, Tokenizer as _};
 
@@ -76,6 +76,9 @@ impl Data {
         let specials = tokenizer::special_tokens(&tokenizer)?;
         let of_documents = |which, documents: &[String], start| {
             let tokens = tokenizer::encode(&tokenizer, documents)?;
+            if config.refuse_long_documents {
+                check_lengths(&tokens, specials.end, config.context, which)?;
+            }
             if tokens.len() < config.context {
                 return Err(TrainError::CorpusTooShort {
                     which,
@@ -172,6 +175,28 @@ impl Data {
 enum Texts {
     Documents(Vec<String>, Vec<String>),
     Pairs(Pairs, Pairs),
+}
+
+/// Checks that each document fits a window; `text` is "training" or "validation".
+fn check_lengths(
+    tokens: &[u32],
+    end: u32,
+    context: usize,
+    text: &'static str,
+) -> Result<(), DocumentsError> {
+    let mut documents = tokens
+        .split(|token| *token == end)
+        .map(<[u32]>::len)
+        .zip(1..);
+    match documents.find(|(length, _)| *length > context) {
+        None => Ok(()),
+        Some((tokens, number)) => Err(DocumentsError::TooLong {
+            number,
+            text,
+            tokens,
+            context,
+        }),
+    }
 }
 
 /// The tokenizer as it is served.

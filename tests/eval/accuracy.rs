@@ -15,6 +15,7 @@ fn oracle_corpus(model: &Oracle) -> Corpus {
         documents: 8,
         windows: 1,
         context: None,
+        refuse_long_documents: false,
         seed: 0,
     };
     let texts = vec![text.clone(), text.clone(), text];
@@ -58,6 +59,7 @@ fn windows_are_decoded_from_all_places_and_compared_with_single_forwards_of_the_
         documents: 8,
         windows: 2,
         context: Some(8),
+        refuse_long_documents: false,
         seed: 0,
     };
     let texts = vec!["aaaaaaaabbbbbbbb".to_owned(); 8];

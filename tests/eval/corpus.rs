@@ -20,6 +20,7 @@ fn text_corpus(model: &dyn Denoiser, context: usize) -> Corpus {
         documents: 10,
         windows: 2,
         context: Some(context),
+        refuse_long_documents: false,
         seed: 0,
     };
     Corpus::new(&texts(), &tokenizer, model.spec(), &selection).unwrap()
@@ -75,6 +76,7 @@ fn the_first_token_of_a_window_is_given_where_no_row_before_it_predicts_it() {
         documents: 2,
         windows: 9,
         context: Some(3),
+        refuse_long_documents: false,
         seed: 0,
     };
     let corpus = Corpus::new(&texts, &ByteTokenizer::default(), &spec, &selection).unwrap();
@@ -107,6 +109,7 @@ fn documents_are_cut_into_equal_windows_that_leave_nothing_out() {
         documents: 4,
         windows: 9,
         context: Some(30),
+        refuse_long_documents: false,
         seed: 0,
     };
     let corpus = Corpus::new(&texts, &ByteTokenizer::default(), &spec, &selection).unwrap();
@@ -132,6 +135,7 @@ fn sampled(texts: &[String], documents: usize, windows: usize, seed: u64) -> Cor
         documents,
         windows,
         context: Some(8),
+        refuse_long_documents: false,
         seed,
     };
     let spec = MockModel::new().spec().clone();
@@ -215,6 +219,7 @@ fn the_bytes_of_windows_are_those_of_their_document() {
         documents: 9,
         windows: 99,
         context: Some(16),
+        refuse_long_documents: false,
         seed: 0,
     };
     let corpus = Corpus::new(&texts, &tokenizer, load().spec(), &selection).unwrap();
@@ -254,6 +259,7 @@ fn what_is_wrong_with_a_document_is_said_once() {
         documents: 1,
         windows: 1,
         context: None,
+        refuse_long_documents: false,
         seed: 0,
     };
     let error = Corpus::new(&["text".to_owned()], &Foreign, &spec, &selection).unwrap_err();
@@ -266,6 +272,30 @@ fn what_is_wrong_with_a_document_is_said_once() {
 }
 
 #[test]
+fn a_document_longer_than_the_context_is_cut_or_refused_by_its_number() {
+    let spec = MockModel::new().spec().clone();
+    let texts = ["short".to_owned(), "longer than eight".to_owned()];
+    let evaluate = |refuse_long_documents, context| {
+        let selection = Selection {
+            documents: 2,
+            windows: 9,
+            context: Some(context),
+            refuse_long_documents,
+            seed: 0,
+        };
+        Corpus::new(&texts, &ByteTokenizer::default(), &spec, &selection)
+    };
+    let cut = evaluate(false, 8).unwrap();
+    let windows = cut.documents.iter().map(|document| document.windows.len());
+    assert_eq!(windows.collect::<Vec<_>>(), [1, 3]);
+    let error = evaluate(true, 8).unwrap_err().to_string();
+    let expected = "document 2 of the evaluated text is 17 tokens long, and the context 8: ";
+    assert!(error.starts_with(expected), "{error}");
+    assert!(error.contains("--refuse-long-documents"), "{error}");
+    assert_eq!(evaluate(true, 17).unwrap().documents.len(), 2);
+}
+
+#[test]
 fn documents_that_cannot_be_evaluated_are_refused_with_the_reason() {
     let spec = MockModel::new().spec().clone();
     let refuse = |text: &str, context| {
@@ -273,6 +303,7 @@ fn documents_that_cannot_be_evaluated_are_refused_with_the_reason() {
             documents: 1,
             windows: 1,
             context,
+            refuse_long_documents: false,
             seed: 0,
         };
         let texts = [text.to_owned()];

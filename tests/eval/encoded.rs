@@ -63,6 +63,7 @@ fn no_span_is_filled_by_one_forward_by_the_default_plan_or_at_a_threshold() {
         documents: 2,
         windows: 1,
         context: Some(16),
+        refuse_long_documents: false,
         seed: 0,
     };
     let corpus = Corpus::new(

@@ -53,6 +53,22 @@ fn bad_input_is_refused_with_its_reason() {
     long.config.context = 8192;
     check(long, &["the training text is", "one window of 8192"]);
 
+    let mut uncut = case();
+    fs::write(
+        &uncut.config.data[0],
+        format!("Once.\n<|doc|>\n{}", text(500)),
+    )
+    .unwrap();
+    uncut.config.refuse_long_documents = true;
+    check(
+        uncut,
+        &[
+            "document 2 of the training text is",
+            "and the context 24: ",
+            "--refuse-long-documents",
+        ],
+    );
+
     let mut longer = case();
     longer.config.context = 8193;
     check(longer, &["context is 8193; allowed: 2 to 8192"]);
