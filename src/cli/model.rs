@@ -67,9 +67,9 @@ pub enum DtypeChoice {
     Auto,
     /// 32-bit floating point.
     F32,
-    /// bfloat16.
+    /// bfloat16; on a CPU linear layers and embeddings, the rest f32.
     Bf16,
-    /// 16-bit floating point.
+    /// 16-bit floating point; on a CPU likewise.
     F16,
     /// 8-bit linear layers (GGUF's Q8_0), the rest f32.
     #[value(name = "q8_0")]
@@ -142,12 +142,6 @@ impl ModelArgs {
         }
         let device = self.device.resolve()?;
         let format = self.dtype.resolve(&device);
-        if device.is_cpu() && matches!(self.dtype, DtypeChoice::Bf16 | DtypeChoice::F16) {
-            tracing::warn!(
-                "half precision on a CPU is slower than f32 and takes more memory, since every product widens its weights; \
-                 q8_0 takes less of both"
-            );
-        }
         let context = || format!("cannot load the model {}", checkpoint.name());
         let total = checkpoint.stored_bytes().with_context(context)?;
         with_byte_progress("loading", total, |progress| {

@@ -10,7 +10,7 @@ use crate::models::{Denoiser, ModelError, RaggedBatch, WeightFormat, embedded};
 const TOLERANCE: f32 = 1e-3;
 
 /// The formats that are compared with f32 on the CPU, by their largest difference of a logit: of those that round two to
-/// three times what they differ by on a CPU.
+/// three times what rounding after every operation makes of them.
 const FORMATS: [(WeightFormat, f32); 4] = [
     (WeightFormat::Float(DType::F32), TOLERANCE),
     (WeightFormat::Float(DType::BF16), 0.5),

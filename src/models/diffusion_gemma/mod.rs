@@ -13,7 +13,6 @@ mod self_conditioning;
 mod sight;
 
 use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::Embedding;
 
 use config::{Config, LayerKind};
 use layer::Layer;
@@ -22,7 +21,7 @@ use self_conditioning::SelfConditioning;
 use crate::decode::preset;
 use crate::models::architecture::parameters;
 use crate::models::attention::Attention;
-use crate::models::layers::{Linear, RmsNorm, Rotary, product};
+use crate::models::layers::{Embedding, Linear, RmsNorm, Rotary};
 use crate::models::registry::Family;
 use crate::models::weights::{Recorder, Shapes, WeightFormat, Weights};
 use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
@@ -91,10 +90,10 @@ impl Parts {
             model.pp("encoder").pp("language_model"),
         );
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embedding = decoder.get((vocab, hidden), "embed_tokens.weight")?;
+        let embedding = Embedding::load([vocab, hidden], "embed_tokens.weight", &decoder)?;
         Ok(Self {
-            head: weights.tied_linear(&embedding)?,
-            embedding: Embedding::new(embedding, hidden),
+            head: embedding.tied_head(weights)?,
+            embedding,
             self_conditioning: SelfConditioning::load(config, decoder.pp("self_conditioning"))?,
             layers: (0..config.layers.len())
                 .map(|index| Layer::load(config, index, &decoder, &encoder))
@@ -139,7 +138,7 @@ impl Denoiser for DiffusionGemma {
     }
 
     fn dtype(&self) -> DType {
-        self.parts.embedding.embeddings().dtype()
+        self.parts.embedding.dtype()
     }
 
     fn is_batch_invariant(&self) -> bool {
@@ -186,10 +185,7 @@ impl Denoiser for DiffusionGemma {
 
     /// The mean of the embeddings under the soft-max of the logits.
     fn self_conditioning(&self, logits: &Tensor) -> Result<Tensor, ModelError> {
-        let embeddings = self.parts.embedding.embeddings();
         let probabilities = candle_nn::ops::softmax_last_dim(&logits.to_dtype(DType::F32)?)?;
-        let probabilities = probabilities.to_dtype(embeddings.dtype())?;
-        let mean = product(&probabilities, &embeddings.t()?)?;
-        Ok(self.scaled(mean)?)
+        Ok(self.scaled(self.parts.embedding.means(&probabilities)?)?)
     }
 }

@@ -4,13 +4,14 @@ mod config;
 mod shape;
 
 use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::Embedding;
 
 pub(super) use config::DitConfig;
 pub(super) use shape::{DitShape, FieldNames, NoiseInput};
 
 use crate::models::attention::Attention;
-use crate::models::layers::{Conditioning, DitBlock, FinalNorm, Linear, NoiseEmbedding, Rotary};
+use crate::models::layers::{
+    Conditioning, DitBlock, Embedding, FinalNorm, Linear, NoiseEmbedding, Rotary,
+};
 use crate::models::weights::Weights;
 use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 
@@ -42,7 +43,6 @@ impl Dit {
     /// If a tensor is missing or of the wrong shape, or the device fails.
     pub fn new(spec: ModelSpec, shape: &DitShape, weights: Weights) -> Result<Self, ModelError> {
         let (hidden, cond_dim) = (shape.hidden, shape.noise.cond_dim());
-        let embedding = weights.get((shape.vocab, hidden), "vocab_embed.embedding")?;
         let noise_embedding = cond_dim
             .map(|cond_dim| NoiseEmbedding::new(cond_dim, weights.pp("sigma_map")))
             .transpose()?;
@@ -59,7 +59,7 @@ impl Dit {
             device: weights.device().clone(),
             batch_invariant: weights.are_batch_invariant(),
             noise: shape.noise,
-            embedding: Embedding::new(embedding, hidden),
+            embedding: Embedding::load([shape.vocab, hidden], "vocab_embed.embedding", &weights)?,
             noise_embedding,
             rotary: Rotary::from_frequencies(
                 frequencies,
@@ -103,7 +103,7 @@ impl Denoiser for Dit {
     }
 
     fn dtype(&self) -> DType {
-        self.embedding.embeddings().dtype()
+        self.embedding.dtype()
     }
 
     /// What goes into the output layer's linear map: the last states, normed and modulated.

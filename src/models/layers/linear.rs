@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Module, Result, Tensor};
 
 use crate::floats::with_floats;
 use crate::models::layers::blocks::BlockWeight;
+use crate::models::layers::half::half_product;
 use crate::models::layers::q8::{self, Q8Rows, Q8Weight};
 
 /// A linear layer `[rows, from]` → `[rows, to]`.
@@ -19,7 +20,7 @@ pub(in crate::models) struct Linear {
 
 #[derive(Debug, Clone)]
 enum Weight {
-    /// `[to, from]`
+    /// `[to, from]`, in the type of what is multiplied with it; on a CPU in any floating-point type.
     Float(Tensor),
     /// In blocks that candle multiplies.
     Blocks(BlockWeight),
@@ -134,8 +135,11 @@ const SMALL_PRODUCT: usize = 256;
 const SMALL_SIDE: usize = 64;
 
 /// x wᵀ for `x` `[rows, from]` and `w` `[to, from]`, each row of which does not depend on how many others
-/// there are.
+/// there are on a CPU, where x is f32, whatever w is.
 pub(in crate::models) fn product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() && matches!(w.dtype(), DType::BF16 | DType::F16) {
+        return half_product(x, w);
+    }
     let (rows, to) = (x.dim(0)?, w.dim(0)?);
     let enough = match to {
         ..=SMALL_SIDE => (SMALL_PRODUCT / to.max(1) + 1).max(SMALL_SIDE + 1),

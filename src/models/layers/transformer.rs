@@ -1,10 +1,9 @@
 //! The pre-norm transformer: embedding, blocks, norm, head.
 
 use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::Embedding;
 
 use crate::models::attention::Attention;
-use crate::models::layers::{Block, Linear, RmsNorm, Rotary};
+use crate::models::layers::{Block, Embedding, Linear, RmsNorm, Rotary};
 use crate::models::weights::Weights;
 use crate::models::{Denoiser, KvPool, ModelError, ModelSpec, RaggedBatch};
 
@@ -37,12 +36,12 @@ pub(in crate::models) fn embedding_and_head(
     name: &str,
     head: Option<Weights>,
 ) -> candle_core::Result<(Embedding, Linear)> {
-    let embedding = weights.get((vocab, hidden), name)?;
+    let embedding = Embedding::load([vocab, hidden], name, weights)?;
     let head = match head {
         Some(head) => head.linear(hidden, vocab, false)?,
-        None => weights.tied_linear(&embedding)?,
+        None => embedding.tied_head(weights)?,
     };
-    Ok((Embedding::new(embedding, hidden), head))
+    Ok((embedding, head))
 }
 
 impl Transformer {
@@ -72,7 +71,7 @@ impl Denoiser for Transformer {
     }
 
     fn dtype(&self) -> DType {
-        self.network.embedding.embeddings().dtype()
+        self.network.embedding.dtype()
     }
 
     fn hidden(&self, batch: &RaggedBatch, pool: Option<&KvPool>) -> Result<Tensor, ModelError> {

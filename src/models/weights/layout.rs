@@ -1,9 +1,10 @@
 //! The order in memory in which the CPU multiplies weights fastest.
 //!
-//! A product x Wᵀ reads the transposed weight, and on few rows packing it is a large part of the time: a
-//! weight `[to, from]` is laid out transposed, so that its transpose is contiguous.
+//! A product x Wᵀ in f32 reads the transposed weight, and on few rows packing it is a large part of the time: a
+//! weight `[to, from]` is laid out transposed, so that its transpose is contiguous. One in half precision is widened
+//! some outputs at a time and stays as it is.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -12,12 +13,12 @@ use safetensors::Dtype;
 /// for the next row.
 const ROWS: usize = 16;
 
-/// `weight` `[to, from]` in that order if it is on a CPU; as it is if it is not.
+/// `weight` `[to, from]` in that order if it is in f32 on a CPU; as it is if it is not.
 ///
 /// # Errors
 /// If the device fails.
 pub(super) fn transposed(weight: Tensor) -> Result<Tensor> {
-    if weight.device().is_cpu() {
+    if weight.device().is_cpu() && weight.dtype() == DType::F32 {
         weight.t()?.contiguous()?.t()
     } else {
         Ok(weight)

@@ -24,7 +24,8 @@ pub type Shapes = std::collections::BTreeMap<String, Vec<usize>>;
 /// How weights are held in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightFormat {
-    /// All of them in this floating-point type.
+    /// All of them in this floating-point type. On a CPU, which multiplies f32, it is that of linear layers and
+    /// embeddings alone: norms, biases and activations are f32.
     Float(DType),
     /// Linear layers in GGUF's Q8_0: blocks of 32 weights of 8 bits with a 16-bit scale. Embeddings,
     /// norms, biases and routers are f32, and so is a linear layer whose input width is no multiple of 32.
@@ -32,8 +33,8 @@ pub enum WeightFormat {
 }
 
 impl WeightFormat {
-    /// The type of what is not quantised, and of the activations.
-    pub fn dtype(self) -> DType {
+    /// The type of linear layers and embeddings that are not quantised.
+    fn dtype(self) -> DType {
         match self {
             Self::Float(dtype) => dtype,
             Self::Q8_0 => DType::F32,
@@ -152,19 +153,18 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// The type of what is not quantised, and of the activations.
+    /// The type of norms, biases and activations.
     pub fn dtype(&self) -> DType {
-        self.format.dtype()
+        match self.device.is_cpu() {
+            true => DType::F32,
+            false => self.format.dtype(),
+        }
     }
 
-    /// Whether what a network makes of them in a row does not depend on the other rows of its batch: so of
-    /// f32 and Q8_0 on a CPU, which are multiplied in the same order whatever the number of rows.
+    /// Whether what a network makes of them in a row does not depend on the other rows of its batch: so on a CPU,
+    /// where they are multiplied in the same order whatever the number of rows.
     pub fn are_batch_invariant(&self) -> bool {
-        let in_one_order = match self.format {
-            WeightFormat::Float(dtype) => dtype == DType::F32,
-            WeightFormat::Q8_0 => true,
-        };
-        self.device.is_cpu() && in_one_order
+        self.device.is_cpu()
     }
 
     /// Where the tensors are put.
@@ -190,6 +190,14 @@ impl<'a> Weights<'a> {
             .tensor(&self.name(name), shape.dims(), dtype, &self.device)
     }
 
+    /// A table of embeddings `[vocab, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn table(&self, shape: [usize; 2], name: &str) -> Result<Tensor> {
+        self.get_as(&shape, name, self.format.dtype())
+    }
+
     /// The linear layer `[rows, from]` → `[rows, to]` of `weight` `[to, from]` and, with `bias`, `bias` `[to]`.
     ///
     /// # Errors
@@ -207,7 +215,7 @@ impl<'a> Weights<'a> {
             _ => {
                 let weight = self
                     .source
-                    .matrix(&name, shape, self.dtype(), &self.device)?;
+                    .matrix(&name, shape, self.format.dtype(), &self.device)?;
                 Ok(Linear::new(weight, bias))
             }
         }
@@ -229,8 +237,12 @@ impl<'a> Weights<'a> {
         let weight = self.before_quantization((to, from), "weight", from)?;
         if self.source.is_hollow() {
             // Noted as a linear layer.
-            self.source
-                .matrix(&self.name("weight"), [to, from], self.dtype(), &self.device)?;
+            self.source.matrix(
+                &self.name("weight"),
+                [to, from],
+                self.format.dtype(),
+                &self.device,
+            )?;
         }
         let mut start = 0;
         let mut layers = Vec::with_capacity(N);
@@ -308,7 +320,7 @@ impl<'a> Weights<'a> {
         };
         let (name, shape) = (self.name(name), shape.into());
         self.source
-            .tensor(&name, shape.dims(), self.dtype(), device)
+            .tensor(&name, shape.dims(), self.format.dtype(), device)
     }
 
     /// The linear layer of some rows `[to, from]` of a weight.

@@ -24,8 +24,8 @@ pub(super) struct FamilyCases {
 }
 
 /// The most that the logits of a case may differ in a format, in the root mean square and relative to the logits: two
-/// to three times what rounding makes of them on a CPU, where every operation rounds. A card rounds no more often, but
-/// sums in another order. Of two experts that are about as probable rounding may choose the other, whose row is another
+/// to three times what rounding after every operation makes of them. A card rounds no more often, but sums in another
+/// order. Of two experts that are about as probable rounding may choose the other, whose row is another
 /// then: families with experts have room for such rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rounded {

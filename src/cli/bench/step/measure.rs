@@ -19,21 +19,21 @@ use super::report::{Concurrent, EngineFigures, Floor, HttpFigures, Memory, Sprea
 const FIRST_SEED: u64 = 1;
 
 /// The least time that a step can take: its matrix products at the measured rate of such products, or on a GPU one
-/// read of their weights at the rate of copies, if that is longer. On a CPU small weights stay in its caches. `None` of
-/// 8-bit weights, and of half precision on a CPU: their products have other rates.
+/// read of their weights at the rate of copies, if that is longer. On a CPU, which multiplies f32 whatever type weights
+/// are held in, small ones stay in its caches. `None` of 8-bit weights, whose products have other rates.
 pub fn floor(
     setup: &Setup,
     device: &Device,
     format: WeightFormat,
 ) -> anyhow::Result<Option<Floor>> {
     let (dtype, read_ms) = match format {
-        WeightFormat::Float(DType::F32) if device.is_cpu() => (DType::F32, None),
-        WeightFormat::Float(dtype) if !device.is_cpu() => {
+        WeightFormat::Float(_) if device.is_cpu() => (DType::F32, None),
+        WeightFormat::Float(dtype) => {
             let bytes = setup.products.weights() * dtype.size_in_bytes();
             let copy = copy_rate(device, TRIES)?;
             (dtype, Some(bytes as f64 / copy * 1e3))
         }
-        _ => return Ok(None),
+        WeightFormat::Q8_0 => return Ok(None),
     };
     let rate = matrix_rate(device, dtype, large_products(device), TRIES)?;
     let rows = (setup.prompt_ids.len() + setup.gap) as f64;
