@@ -189,15 +189,15 @@ impl Budget {
 
 /// The expected number of `masked` slots that a step from time `t` to `s` unmasks, made whole.
 ///
-/// In the official samplers' f32 arithmetic, which decides between two whole numbers where the exact
-/// value is one or lies halfway.
+/// In the official samplers' arithmetic, of f32 but for the last steps of dllm's, which decides between two whole
+/// numbers where the exact value is one or lies halfway.
 pub(super) fn scheduled(masked: usize, t: f32, s: f32, rounding: Rounding) -> usize {
     match rounding {
         Rounding::Floor => (masked as f32 * (1.0 - s / t)) as usize,
         Rounding::Nearest => {
             let noise = |time: f32| 1.0 - (1.0 - time);
-            let share = 1.0 - noise(s) / noise(t);
-            (masked as f64 * f64::from(share)).round_ties_even() as usize
+            let share = 1.0 - f64::from(noise(s) / noise(t));
+            (masked as f64 * share).round_ties_even() as usize
         }
     }
 }

@@ -103,8 +103,12 @@ impl BlockSchedule {
                 self.steps?.saturating_sub(1)
             }
         };
-        let fraction = step.min(intervals) as f32 / intervals.max(1) as f32;
-        Some(1.0 - fraction * (1.0 - last))
+        let (step, intervals) = (step.min(intervals), intervals.max(1));
+        Some(match last == 0.0 {
+            // Not from 1 down: dllm divides what is left.
+            true => (intervals - step) as f32 / intervals as f32,
+            false => 1.0 - step as f32 / intervals as f32 * (1.0 - last),
+        })
     }
 }
 

@@ -103,6 +103,31 @@ fn a_schedule_is_run_through_in_each_block() {
     assert_eq!(counts(&run(&plan, &mut gap_of(11))), [3, 2, 3, 1, 1, 1]);
 }
 
+/// Counts of dllm's `get_num_transfer_tokens` with its linear schedule.
+#[test]
+fn the_numbers_of_a_nearest_schedule_are_dllms_where_they_lie_halfway() {
+    let counts_of = |slots, steps| {
+        let plan = DecodePlan {
+            steps: Some(steps),
+            budget: Budget::Schedule {
+                rounding: Rounding::Nearest,
+                eps: 0.0,
+            },
+            ..DecodePlan::default()
+        };
+        counts(&run(&plan, &mut gap_of(slots)))
+    };
+    assert_eq!(counts_of(4, 3), [1, 1, 2]);
+    assert_eq!(counts_of(5, 3), [2, 1, 2]);
+    assert_eq!(counts_of(10, 3), [3, 3, 4]);
+    assert_eq!(counts_of(12, 11), [vec![1; 10], vec![2]].concat());
+    // All of up to 64 slots in up to 64 steps, end to end as digits of base 31.
+    let all = (1..=64).flat_map(|slots| (1..=64).map(move |steps| (slots, steps)));
+    let digits = all.flat_map(|(slots, steps)| counts_of(slots, steps));
+    let remainder = digits.fold(0, |sum, digit| (sum * 31 + digit) % 1_000_000_007);
+    assert_eq!(remainder, 956_138_206);
+}
+
 #[test]
 fn steps_in_which_a_schedule_commits_nothing_are_taken_without_the_network() {
     let plan = |steps| DecodePlan {
