@@ -27,6 +27,7 @@ mod llada2_moe;
 mod llada_moe;
 mod mdlm;
 pub mod registry;
+mod row_parts;
 mod sdar;
 mod sedd;
 mod spec;

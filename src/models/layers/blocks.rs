@@ -3,8 +3,79 @@
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{Device, Module, Result, Tensor};
 
+use crate::models::row_parts::row_parts;
+
 /// Rows up to which candle has another kernel on a CUDA device, one for each number of them.
 const MOST_ROWS_OF_MMVQ: usize = 8;
+
+/// Entries of a weight that are quantised together: 16 MB in f32.
+const PART: usize = 1 << 22;
+
+/// The rows of a weight in blocks, as GGUF stores them, which some rows at a time are added to: no second copy of the
+/// weight is held beside it.
+#[derive(Debug)]
+pub(in crate::models) struct BlockRows {
+    blocks: GgmlDType,
+    from: usize,
+    bytes: Vec<u8>,
+}
+
+impl BlockRows {
+    /// None of `to` rows of `from` numbers, a multiple of the block's size.
+    pub fn with_capacity(to: usize, from: usize, blocks: GgmlDType) -> Self {
+        let mut rows = Self {
+            blocks,
+            from,
+            bytes: Vec::new(),
+        };
+        rows.bytes.reserve_exact(to * rows.row_bytes());
+        rows
+    }
+
+    /// All rows of `weight` `[to, from]`, wherever it is.
+    ///
+    /// # Errors
+    /// As [`BlockRows::push`].
+    pub fn of(weight: &Tensor, blocks: GgmlDType) -> Result<Self> {
+        let (to, from) = weight.dims2()?;
+        let mut rows = Self::with_capacity(to, from, blocks);
+        for part in row_parts(to, from, PART) {
+            let part = weight.narrow(0, part.start, part.len())?;
+            // candle quantises the whole storage of a tensor, whatever part of it the tensor is.
+            rows.push(&part.force_contiguous()?.to_device(&Device::Cpu)?)?;
+        }
+        Ok(rows)
+    }
+
+    /// Adds `rows` `[count, from]`, a whole tensor in f32 on the CPU.
+    ///
+    /// # Errors
+    /// If `from` is no multiple of the block's size.
+    pub fn push(&mut self, rows: &Tensor) -> Result<()> {
+        let quantized = QTensor::quantize(rows, self.blocks)?;
+        self.bytes.extend_from_slice(&quantized.data()?);
+        Ok(())
+    }
+
+    /// What they are quantised in.
+    pub fn blocks(&self) -> GgmlDType {
+        self.blocks
+    }
+
+    /// Rows and width.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.bytes.len() / self.row_bytes(), self.from)
+    }
+
+    /// Row after row.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.from / self.blocks.block_size() * self.blocks.type_size()
+    }
+}
 
 /// A weight `[to, from]` in blocks along `from`.
 #[derive(Debug, Clone)]
@@ -14,18 +85,21 @@ pub(crate) struct BlockWeight {
 }
 
 impl BlockWeight {
-    /// `weight` `[to, from]` in `blocks` on `device`.
+    /// `weight` `[to, from]`, wherever it is, in `blocks` on `device`.
     ///
     /// # Errors
     /// If `from` is no multiple of the block's size, or the device fails.
     pub fn new(weight: &Tensor, blocks: GgmlDType, device: &Device) -> Result<Self> {
-        let (to, from) = weight.dims2()?;
-        let weight = weight.to_device(&Device::Cpu)?;
-        let quantized = match device.is_cpu() {
-            true => QTensor::quantize(&weight, blocks)?,
-            false => on_device(&weight, blocks, (to, from), device)?,
-        };
-        let product = QMatMul::from_qtensor(quantized)?;
+        Self::of_rows(BlockRows::of(weight, blocks)?, device)
+    }
+
+    /// The weight of `rows` on `device`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(in crate::models) fn of_rows(rows: BlockRows, device: &Device) -> Result<Self> {
+        let (to, _) = rows.shape();
+        let product = QMatMul::from_qtensor(on_device(rows, device)?)?;
         Ok(Self { product, to })
     }
 
@@ -42,22 +116,19 @@ impl BlockWeight {
     }
 }
 
-/// `weight` `[to, from]` of the CPU in `blocks` on `device`.
+/// The weight of `rows` on `device`.
 ///
 /// candle's kernels read beyond a weight, where `QTensor::quantize` leaves memory that nobody wrote. A product of nine
 /// rows or more reads 256 columns at a time: of another width the last row takes scales from beyond the end, times sums
 /// of zeros, which is NaN where a scale is not finite. Storage that is made of bytes has zeros there. A product of two to
 /// eight rows reads two rows of the weight at a time: one of an odd number gets a row of zeros, which the shape does not
 /// count.
-fn on_device(
-    weight: &Tensor,
-    blocks: GgmlDType,
-    shape: (usize, usize),
-    device: &Device,
-) -> Result<QTensor> {
-    let padded = weight.pad_with_zeros(0, 0, shape.0 % 2)?;
-    let quantized = QTensor::quantize(&padded, blocks)?;
-    let storage = QStorage::from_data(quantized.data()?, device, blocks)?;
+fn on_device(mut rows: BlockRows, device: &Device) -> Result<QTensor> {
+    let shape = rows.shape();
+    let padding = shape.0 % 2 * rows.row_bytes();
+    rows.bytes.reserve_exact(padding);
+    rows.bytes.resize(rows.bytes.len() + padding, 0);
+    let storage = QStorage::from_data(rows.bytes.into(), device, rows.blocks)?;
     QTensor::new(storage, shape)
 }
 
@@ -113,11 +184,10 @@ mod tests {
     const Q8_0: GgmlDType = GgmlDType::Q8_0;
 
     #[test]
-    fn a_weight_on_a_device_has_the_blocks_of_one_on_the_cpu_and_zeros_behind_an_odd_row()
-    -> Result<()> {
-        for (to, from) in [(1, 32), (4, 96), (7, 64)] {
+    fn a_weight_has_the_blocks_of_its_rows_together_and_zeros_behind_an_odd_row() -> Result<()> {
+        for (to, from) in [(1, 32), (4, 96), (7, 64), (3, PART / 2), (131, PART / 64)] {
             let weight = Tensor::randn(0f32, 1.0, (to, from), &Device::Cpu)?;
-            let there = on_device(&weight, Q8_0, (to, from), &Device::Cpu)?;
+            let there = on_device(BlockRows::of(&weight, Q8_0)?, &Device::Cpu)?;
             let here = QTensor::quantize(&weight, Q8_0)?;
             assert_eq!(there.shape().dims(), [to, from]);
             let (there, here) = (there.data()?, here.data()?);

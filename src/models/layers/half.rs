@@ -6,6 +6,7 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::linear::product;
+use crate::models::row_parts::row_parts;
 
 /// Entries of a weight that are widened together: 4 MB in f32.
 const PART: usize = 1 << 20;
@@ -21,8 +22,8 @@ pub(super) fn half_product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     if transposed.is_contiguous() && !w.is_contiguous() {
         return sum_over_inputs(x, &transposed);
     }
-    let outputs = parts(to, from).map(|(start, count)| {
-        let w = widened(&w.narrow(0, start, count)?)?;
+    let outputs = row_parts(to, from, PART).map(|rows| {
+        let w = widened(&w.narrow(0, rows.start, rows.len())?)?;
         product(x, &w)
     });
     match outputs.collect::<Result<Vec<_>>>()?.as_slice() {
@@ -36,19 +37,11 @@ pub(super) fn half_product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
 fn sum_over_inputs(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (from, to) = w.dims2()?;
     let mut sum = Tensor::zeros((x.dim(0)?, to), DType::F32, x.device())?;
-    for (start, count) in parts(from, to) {
-        let w = widened(&w.narrow(0, start, count)?)?;
-        sum = (sum + product(&x.narrow(1, start, count)?, &w.t()?)?)?;
+    for rows in row_parts(from, to, PART) {
+        let w = widened(&w.narrow(0, rows.start, rows.len())?)?;
+        sum = (sum + product(&x.narrow(1, rows.start, rows.len())?, &w.t()?)?)?;
     }
     Ok(sum)
-}
-
-/// First row and number of the rows of each part of a weight of `rows` by `width`.
-fn parts(rows: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {
-    let count = (PART / width.max(1)).max(1);
-    (0..rows)
-        .step_by(count)
-        .map(move |start| (start, count.min(rows - start)))
 }
 
 /// `w` in f32.

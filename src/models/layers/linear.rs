@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Module, Result, Tensor};
 
 use crate::floats::with_floats;
-use crate::models::layers::blocks::BlockWeight;
+use crate::models::layers::blocks::{BlockRows, BlockWeight};
 use crate::models::layers::half::half_product;
 use crate::models::layers::q8::{self, Q8Rows, Q8Weight};
 
@@ -36,24 +36,18 @@ impl Linear {
         Self { weight, bias }
     }
 
-    /// From `weight` `[to, from]`, wherever it is, which is quantised in `blocks` along `from` and put on `device`, and
-    /// `bias` `[to]` there.
+    /// From the quantised `rows` of a weight `[to, from]`, which are put on `device`, and `bias` `[to]` there.
     ///
     /// # Errors
-    /// If `from` is no multiple of the block's size, or the device fails.
-    pub fn quantized(
-        weight: &Tensor,
-        blocks: GgmlDType,
-        device: &Device,
-        bias: Option<Tensor>,
-    ) -> Result<Self> {
-        let weight = match device.is_cpu() && blocks == GgmlDType::Q8_0 && q8::is_supported() {
+    /// If the device fails.
+    pub fn quantized(rows: BlockRows, device: &Device, bias: Option<Tensor>) -> Result<Self> {
+        let is_q8 = rows.blocks() == GgmlDType::Q8_0;
+        let weight = match device.is_cpu() && is_q8 && q8::is_supported() {
             true => {
-                let (to, from) = weight.dims2()?;
-                let quantized = QTensor::quantize(&weight.to_device(device)?, blocks)?;
-                Weight::Q8(Arc::new(Q8Weight::from_gguf(to, from, &quantized.data()?)))
+                let (to, from) = rows.shape();
+                Weight::Q8(Arc::new(Q8Weight::from_gguf(to, from, rows.bytes())))
             }
-            false => Weight::Blocks(BlockWeight::new(weight, blocks, device)?),
+            false => Weight::Blocks(BlockWeight::of_rows(rows, device)?),
         };
         Ok(Self { weight, bias })
     }
@@ -192,7 +186,8 @@ mod tests {
                 weight: Weight::Blocks(blocks),
                 bias: None,
             };
-            let chosen = Linear::quantized(&w, GgmlDType::Q8_0, &Device::Cpu, None)?;
+            let rows = BlockRows::of(&w, GgmlDType::Q8_0)?;
+            let chosen = Linear::quantized(rows, &Device::Cpu, None)?;
             for layer in [candles, chosen] {
                 let all = layer.forward(&x)?;
                 for rows in [1, 2, 3, 9, 63, 64, 65, 66, 129] {

@@ -23,7 +23,7 @@ pub(crate) use norm::RmsNorm;
 pub(crate) use rotary::{Rotary, RotaryRows};
 
 pub(super) use block::{Block, SelfAttention};
-pub(super) use blocks::{WrongProduct, wrong_product};
+pub(super) use blocks::{BlockRows, WrongProduct, wrong_product};
 pub(super) use dit::{Conditioning, DitBlock, FinalNorm, MLP_RATIO, NoiseEmbedding, SINUSOIDS};
 pub(super) use embedding::Embedding;
 pub(super) use linear::{Linear, product};

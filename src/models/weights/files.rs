@@ -17,11 +17,14 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::{Shapes, Source, layout};
 use crate::models::ModelError;
+use crate::models::row_parts::row_parts;
 
 /// Bytes of a safetensors file before its header.
 const LENGTH_BYTES: usize = 8;
 /// Values that one task looks at.
 const CHUNK: usize = 1 << 16;
+/// Entries of a matrix that are read together: 16 MB in f32.
+const PART: usize = 1 << 22;
 
 /// The opened weight files of a checkpoint.
 pub(in crate::models) struct SafetensorsFiles<'a> {
@@ -308,6 +311,24 @@ impl Source for SafetensorsFiles<'_> {
         }
         layout::transposed(self.tensor(name, &shape, dtype, device)?)
     }
+
+    fn for_rows(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        take: &mut dyn FnMut(Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let [to, from] = shape;
+        self.read(name, &shape, |bytes, stored| {
+            let row_bytes = bytes.len() / to.max(1);
+            for rows in row_parts(to, from, PART) {
+                let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
+                let view = TensorView::new(stored, vec![rows.len(), from], bytes)?;
+                take(view.load(&Device::Cpu)?.to_dtype(DType::F32)?)?;
+            }
+            Ok(())
+        })
+    }
 }
 
 fn invalid(path: &Path, error: SafeTensorError) -> ModelError {
@@ -354,4 +375,31 @@ fn count<const SIZE: usize>(
             })
         })
         .reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_matrix_comes_in_parts_of_whole_rows_that_are_all_of_it() -> Result<()> {
+        let shape = [PART / (1 << 16) * 2 + 3, 1 << 16];
+        let values = (0..shape[0] * shape[1]).map(|i| bf16::from_f32((i % 251) as f32));
+        let bytes: Vec<u8> = values.flat_map(bf16::to_le_bytes).collect();
+        let view = TensorView::new(Dtype::BF16, shape.to_vec(), &bytes)?;
+        let file = safetensors::serialize([("w", view)], None)?;
+        let files = SafetensorsFiles::of_bytes(file.leak()).unwrap();
+        let mut parts = Vec::new();
+        files.for_rows("w", shape, &mut |part| {
+            parts.push(part);
+            Ok(())
+        })?;
+        let rows: Vec<usize> = parts.iter().map(|part| part.dims()[0]).collect();
+        assert_eq!(rows, [64, 64, 3]);
+        let together = Tensor::cat(&parts, 0)?;
+        let whole = files.tensor("w", &shape, DType::F32, &Device::Cpu)?;
+        let apart = (together - whole)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert_eq!(apart, 0.0);
+        Ok(())
+    }
 }

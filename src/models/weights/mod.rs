@@ -16,7 +16,7 @@ pub(super) use files::SafetensorsFiles;
 pub(super) use record::Recorder;
 
 use crate::models::ModelError;
-use crate::models::layers::{Linear, WrongProduct, wrong_product};
+use crate::models::layers::{BlockRows, Linear, WrongProduct, wrong_product};
 
 /// Tensor names with their shapes.
 pub type Shapes = std::collections::BTreeMap<String, Vec<usize>>;
@@ -110,6 +110,20 @@ pub(super) trait Source {
         device: &Device,
     ) -> Result<Tensor> {
         layout::transposed(self.tensor(name, &shape, dtype, device)?)
+    }
+
+    /// Gives `take` the rows of the weight `[to, from]` of a linear layer in their order, in f32 on the CPU, some at a
+    /// time: each time a whole tensor `[rows, from]`.
+    ///
+    /// # Errors
+    /// As [`Source::tensor`], and what `take` returns.
+    fn for_rows(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        take: &mut dyn FnMut(Tensor) -> Result<()>,
+    ) -> Result<()> {
+        take(self.tensor(name, &shape, DType::F32, &Device::Cpu)?)
     }
 
     /// Notes that the tensor called `name` is made of weights of linear layers, whose inputs lie along its last
@@ -207,10 +221,10 @@ impl<'a> Weights<'a> {
         let (name, shape) = (self.name("weight"), [to, from]);
         match self.format.quantization(from) {
             Some(blocks) if !self.source.is_hollow() => {
-                let weight = self
-                    .source
-                    .tensor(&name, &shape, DType::F32, &Device::Cpu)?;
-                Linear::quantized(&weight, blocks, &self.device, bias)
+                let mut rows = BlockRows::with_capacity(to, from, blocks);
+                self.source
+                    .for_rows(&name, shape, &mut |part| rows.push(&part))?;
+                Linear::quantized(rows, &self.device, bias)
             }
             _ => {
                 let weight = self
@@ -302,7 +316,9 @@ impl<'a> Weights<'a> {
                 self.source.note_quantized_copy([to, from]);
                 Ok(Linear::new(embedding.clone(), None))
             }
-            Some(blocks) => Linear::quantized(embedding, blocks, &self.device, None),
+            Some(blocks) => {
+                Linear::quantized(BlockRows::of(embedding, blocks)?, &self.device, None)
+            }
         }
     }
 
@@ -327,10 +343,7 @@ impl<'a> Weights<'a> {
     fn part(&self, rows: Tensor, bias: Option<Tensor>) -> Result<Linear> {
         match self.format.quantization(rows.dim(1)?) {
             _ if self.source.is_hollow() => Ok(Linear::new(rows, bias)),
-            // candle quantises the whole storage of a tensor, whatever part of it the tensor is.
-            Some(blocks) => {
-                Linear::quantized(&rows.force_contiguous()?, blocks, &self.device, bias)
-            }
+            Some(blocks) => Linear::quantized(BlockRows::of(&rows, blocks)?, &self.device, bias),
             None => Ok(Linear::new(layout::transposed(rows)?, bias)),
         }
     }
