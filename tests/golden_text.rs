@@ -199,6 +199,46 @@ fn a_text_is_neither_cut_nor_filled_up_as_the_file_was_saved_to_do() {
     }
 }
 
+/// The template of Llama 3's and of BERT's tokenizers.
+#[test]
+fn a_prompt_begins_with_the_special_tokens_that_the_tokenizer_puts_before_a_text() {
+    let file = golden("a2d_qwen3").join("tokenizer.json");
+    let single = |ends: bool| {
+        let special = |name: &str| json!({"SpecialToken": {"id": name, "type_id": 0}});
+        let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+        let mut single = vec![special("<|endoftext|>"), text];
+        single.extend(ends.then(|| special("<|im_end|>")));
+        single
+    };
+    for ends in [false, true] {
+        let mut document: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        document["post_processor"] = json!({
+            "type": "TemplateProcessing",
+            "single": single(ends),
+            "pair": single(ends),
+            "special_tokens": {
+                "<|endoftext|>": {"id": "<|endoftext|>", "ids": [500], "tokens": ["<|endoftext|>"]},
+                "<|im_end|>": {"id": "<|im_end|>", "ids": [502], "tokens": ["<|im_end|>"]},
+            },
+        });
+        let tokenizer = HfTokenizer::from_bytes(document.to_string().as_bytes()).unwrap();
+        let text = tokenizer.encode("Beautiful").unwrap();
+        let prompt = [&[500], &text[..]].concat();
+        assert_eq!(tokenizer.beginning(), [500]);
+        assert_eq!(tokenizer.encode_prompt("Beautiful").unwrap(), prompt);
+        let written = tokenizer.encode_prompt("<|endoftext|>Beautiful");
+        assert_eq!(written.unwrap(), prompt, "once");
+        let pieces = vec![Piece::Text("Beautiful".into()), Piece::Gap(2)];
+        let (layout, canvas) = Layout::new(pieces, &tokenizer, 507).unwrap();
+        let fixed: Vec<TokenId> = canvas.tokens().take(prompt.len()).collect();
+        assert_eq!(fixed, prompt);
+        let reading = layout.read_until(&canvas, &[], &tokenizer);
+        assert_eq!(reading.text, "Beautiful");
+    }
+    let plain = HfTokenizer::from_file(&file).unwrap();
+    assert!(plain.beginning().is_empty());
+}
+
 #[test]
 fn a_token_id_that_would_take_the_whole_memory_is_refused_by_name() {
     let mut file = json(&golden("llada").join("tokenizer.json"));

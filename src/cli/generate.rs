@@ -82,12 +82,12 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let has_text = args.prompt.is_some() || args.negative_prompt.is_some() || !forms.is_empty();
     let tokenizer = tokenizer_for(&checkpoint, has_text || args.output.shows_text())?;
     if let Some(text) = &args.negative_prompt {
-        plan.sampling.negative_prompt = Some(tokenizer.encode(text)?);
+        plan.sampling.negative_prompt = Some(tokenizer.encode_prompt(text)?);
         plan.validate()?;
     }
     let prompt_ids = match (&args.prompt, args.prompt_ids) {
         (_, Some(ids)) => ids,
-        (Some(prompt), None) => tokenizer.encode(prompt)?,
+        (Some(prompt), None) => tokenizer.encode_prompt(prompt)?,
         (None, None) => Vec::new(),
     };
     let prompt = args.prompt.unwrap_or_else(|| tokenizer.decode(&prompt_ids));

@@ -44,7 +44,7 @@ impl Layout {
         let mut builder = Canvas::builder(blank);
         for (at, piece) in pieces.iter().enumerate() {
             builder = match piece {
-                Piece::Text(text) if at == 0 => builder.fixed(&tokenizer.encode(text)?),
+                Piece::Text(text) if at == 0 => builder.fixed(&tokenizer.encode_prompt(text)?),
                 Piece::Text(text) => builder.fixed(&tokenizer.encode_continuation(text)?),
                 Piece::Gap(tokens) => builder.gap(*tokens),
             };

@@ -48,6 +48,25 @@ pub trait Tokenizer: Send + Sync {
         self.encode(text)
     }
 
+    /// The special tokens that the tokenizer puts before a text: those of [`Tokenizer::encode_with_special`] before the
+    /// first of [`Tokenizer::encode`]. A chat template writes them itself.
+    fn beginning(&self) -> &[TokenId] {
+        &[]
+    }
+
+    /// The tokens of a prompt that is no chat: [`Tokenizer::beginning`], unless `text` itself begins with it, then
+    /// `text`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    fn encode_prompt(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        let tokens = self.encode(text)?;
+        Ok(match tokens.starts_with(self.beginning()) {
+            true => tokens,
+            false => [self.beginning(), &tokens].concat(),
+        })
+    }
+
     /// The bytes that `token` stands for; empty for special tokens and unknown ids. A token may hold
     /// part of a character.
     fn bytes(&self, token: TokenId) -> &[u8];
@@ -97,6 +116,7 @@ pub struct HfTokenizer {
     continuation: Option<tokenizers::Tokenizer>,
     /// For text in which special tokens are text; made when first needed, since it takes as much memory.
     as_text: OnceLock<tokenizers::Tokenizer>,
+    beginning: Vec<TokenId>,
     bytes: Vec<Box<[u8]>>,
     special: HashMap<TokenId, String>,
     longest: Option<usize>,
@@ -124,6 +144,7 @@ impl HfTokenizer {
         let continuation = without_prefix(&document)
             .map(|edited| read(edited.to_string().as_bytes()))
             .transpose()?;
+        let beginning = beginning(&inner);
         let spelling = Spelling::of(&document)?;
         let added = inner.get_added_tokens_decoder();
         let vocabulary = inner.get_vocab(true);
@@ -162,6 +183,7 @@ impl HfTokenizer {
             inner,
             continuation,
             as_text: OnceLock::new(),
+            beginning,
             bytes,
             special,
             longest,
@@ -182,6 +204,17 @@ fn read(json: &[u8]) -> Result<tokenizers::Tokenizer, TextError> {
     tokenizer.with_padding(None);
     tokenizer.with_truncation(None).map_err(refused)?;
     Ok(tokenizer)
+}
+
+/// The special tokens that `tokenizer` puts before a text.
+fn beginning(tokenizer: &tokenizers::Tokenizer) -> Vec<TokenId> {
+    // Of a letter, since a file may put other tokens behind the text; a tokenizer may have no token for it.
+    let encoded = |add_special| ids(tokenizer, "a", add_special).unwrap_or_default();
+    let (mut with, without) = (encoded(true), encoded(false));
+    let mut parts = with.windows(without.len().max(1));
+    let text = parts.position(|part| part == without);
+    with.truncate(text.unwrap_or(0));
+    with
 }
 
 fn ids(
@@ -219,6 +252,10 @@ impl Tokenizer for HfTokenizer {
 
     fn encode_with_special(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
         ids(&self.inner, text, true)
+    }
+
+    fn beginning(&self) -> &[TokenId] {
+        &self.beginning
     }
 
     fn bytes(&self, token: TokenId) -> &[u8] {

@@ -87,10 +87,11 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         seed: request.seed,
         logit_bias: request.logit_bias,
         diffusion,
+        prompt: Place::Bare,
     };
     let plan = plan(fields, state)?;
     let given = Given {
-        tokens: encode(&text, Place::Start, "messages", state)?,
+        tokens: encode(&text, Place::Bare, "messages", state)?,
         path: "messages".into(),
         text: None,
     };

@@ -91,8 +91,10 @@ fn check_seen_ahead(param: &str, plan: &DecodePlan, spec: &ModelSpec) -> Result<
 /// Where in a text a piece of it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// At its beginning.
+    /// At its beginning, after the special tokens that the tokenizer puts there.
     Start,
+    /// At its beginning, as it is: a chat template wrote what belongs there.
+    Bare,
     /// After text or a gap.
     Later,
 }
@@ -147,7 +149,8 @@ fn encode_for(
         return Err(ApiError::text_too_long(path, text.len(), limit));
     }
     let tokens = state.encode(text, |tokenizer| match place {
-        Place::Start => tokenizer.encode(text),
+        Place::Start => tokenizer.encode_prompt(text),
+        Place::Bare => tokenizer.encode(text),
         Place::Later => tokenizer.encode_continuation(text),
     });
     let tokens = tokens.map_err(|error| ApiError::unusable(path, error))?;

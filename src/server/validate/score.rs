@@ -133,12 +133,12 @@ pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiErr
     let prompt = encode_for(
         Use::Score,
         request.prompt.as_deref().unwrap_or_default(),
-        Place::Start,
+        Place::Bare,
         "prompt",
         state,
     )?;
     let place = match prompt.is_empty() {
-        true => Place::Start,
+        true => Place::Bare,
         false => Place::Later,
     };
     let mut targets = Vec::with_capacity(texts.len());

@@ -69,7 +69,7 @@ pub fn run(args: StepArgs) -> anyhow::Result<()> {
     let engine = Arc::new(args.model.engine(&checkpoint, config)?);
     let setup = Setup {
         engine: engine.clone(),
-        prompt_ids: tokenizer.encode(&args.prompt)?,
+        prompt_ids: tokenizer.encode_prompt(&args.prompt)?,
         prompt: args.prompt,
         gap: args.gap,
         steps: args.steps,
