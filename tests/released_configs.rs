@@ -263,7 +263,7 @@ fn the_released_files_tell_mask_token_stop_tokens_and_default_plan() {
         ("LLaDA-MoE-7B-A1B-Instruct", 156_895, &[156_892], "llada"),
         ("LLaDA2.0-mini", 156_895, &[156_892], "llada2"),
         ("SDAR-4B-Chat", 151_669, &[151_643, 151_645], "sdar-dynamic"),
-        ("mdlm-owt", 50_257, &[], "llada"),
+        ("mdlm-owt", 50_257, &[], "mdlm-ancestral"),
         ("sedd-small", 50_257, &[], "sedd-analytic"),
     ] {
         let checkpoint = Checkpoint::open_dummy(&config(name)).unwrap();

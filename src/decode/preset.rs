@@ -238,6 +238,14 @@ fn remdm_confidence() -> DecodePlan {
     plan
 }
 
+/// BD3-LM's sampler as its configuration has it, with `first_hitting`.
+pub(crate) fn bd3lm_first_hitting() -> DecodePlan {
+    DecodePlan {
+        score: Score::Random,
+        ..bd3lm()
+    }
+}
+
 /// BD3-LM's `_semi_ar_sampler` (`diffusion.py` of kuleshov-group/bd3lms), which goes on beyond the context.
 fn bd3lm() -> DecodePlan {
     DecodePlan {
@@ -343,10 +351,7 @@ pub fn all() -> Vec<Preset> {
         preset(
             "bd3lm-first-hitting",
             "BD3-LM's first-hitting sampler: one random slot a step; longer texts through a sliding window",
-            DecodePlan {
-                score: Score::Random,
-                ..bd3lm()
-            },
+            bd3lm_first_hitting(),
         ),
         preset(
             "bd3lm-ddpm",

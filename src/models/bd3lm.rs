@@ -14,7 +14,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::decode::{BlockOrigin, DecodePlan};
+use crate::decode::preset;
 use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitConfig, DitShape, GPT2};
 use crate::models::fields::{self, check_size};
@@ -97,17 +97,13 @@ impl Bd3lmConfig {
         if !self.cross_attn {
             return Ok(spec);
         }
-        let plan = DecodePlan {
-            block_origin: BlockOrigin::Canvas,
-            ..DecodePlan::default()
-        };
         let slots = spec.max_canvas;
         Ok(ModelSpec {
             sliding_window: Some(SlidingWindow {
                 slots,
                 max_canvas: slots.saturating_mul(SLIDING_CONTEXTS),
             }),
-            ..spec.block_causal(self.block_size, plan)
+            ..spec.block_causal(self.block_size, preset::bd3lm_first_hitting())
         })
     }
 }

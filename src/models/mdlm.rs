@@ -38,14 +38,9 @@ fn read(config: &Value) -> Result<(DitShape, ModelSpec), ModelError> {
     let spec = config.spec(FAMILY.name, &shape)?;
     let noise =
         Schedule::table(&[1.0, LOG_LINEAR_EPS]).map_err(|error| config_error(error.to_string()))?;
-    let default_plan = match spec.noise_conditioned {
-        // The noise level is that of a step on the schedule.
-        true => preset::mdlm_ancestral(),
-        false => spec.default_plan.clone(),
-    };
     let spec = ModelSpec {
         noise_schedule: Some(noise),
-        default_plan,
+        default_plan: preset::mdlm_ancestral(),
         ..spec
     };
     Ok((shape, spec))

@@ -354,10 +354,11 @@ fn a_window_slides_over_canvases_longer_than_the_context_where_a_model_is_sample
         let canvas = Canvas::builder(engine.mask_token().unwrap());
         canvas.fixed(&prompt(5, 1)).gap(gap).build().unwrap()
     };
-    let plan = engine.spec().default_plan.clone();
-    let sliding = DecodePlan {
-        sliding_window: true,
-        ..plan.clone()
+    let sliding = engine.spec().default_plan.clone();
+    assert!(sliding.sliding_window);
+    let plan = DecodePlan {
+        sliding_window: false,
+        ..sliding.clone()
     };
     // Within the context it changes nothing.
     let (_, within) = denoise(&engine, canvas(context - 5), &plan);

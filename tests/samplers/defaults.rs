@@ -39,6 +39,17 @@ fn default_plans_are_those_of_the_official_samplers() {
             "llada2.1",
         ),
         ("sdar", json!({}), "sdar-dynamic"),
+        ("mdlm", json!({"mask_token_id": null}), "mdlm-ancestral"),
+        (
+            "mdlm",
+            json!({"mask_token_id": null, "time_conditioning": true}),
+            "mdlm-ancestral",
+        ),
+        (
+            "bd3lm",
+            json!({"mask_token_id": null}),
+            "bd3lm-first-hitting",
+        ),
     ] {
         let spec = spec(name, fields);
         assert_eq!(spec.default_plan, preset_of(&spec, preset), "{name}");
