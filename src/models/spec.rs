@@ -328,9 +328,7 @@ impl ModelSpec {
                 "this model is told the noise level, which only budgets of a noise schedule have",
             );
         }
-        if self.noise_conditioned
-            && matches!(plan.cache.policy, CachePolicy::Prefix | CachePolicy::Dual)
-        {
+        if !self.takes_cache(plan.cache.policy) {
             return invalid(
                 "cache.policy",
                 "this model is told the noise level, and what was computed at another one is of no use; \
@@ -344,6 +342,11 @@ impl ModelSpec {
             );
         }
         Ok(())
+    }
+
+    /// Whether a plan may cache by `policy`: what was computed at another noise level is of no use.
+    pub fn takes_cache(&self, policy: CachePolicy) -> bool {
+        !self.noise_conditioned || matches!(policy, CachePolicy::Auto | CachePolicy::None)
     }
 
     /// Checks that `plan` goes on from what an encoder left, in whole blocks of `block_length`.
