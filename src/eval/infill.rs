@@ -50,7 +50,7 @@ impl Settings {
 pub struct OneForward {
     /// The share of a window that was to be masked.
     pub mask_rate: f64,
-    /// The share of all tokens that could be masked that was: whole spans only are.
+    /// The share of all tokens that could be masked that was: whole spans only are, and one at least.
     pub masked_share: f64,
     /// Share of masked tokens of which the model's most probable token is the true one.
     pub token_accuracy: Measure,
@@ -68,6 +68,8 @@ pub struct OneForward {
 pub struct Decoded {
     /// The share of a window that was to be masked.
     pub mask_rate: f64,
+    /// As [`OneForward::masked_share`].
+    pub masked_share: f64,
     /// Share of spans all of whose tokens are the true ones.
     pub span_exact_match: Measure,
     /// Share of masked tokens that are the true ones.
@@ -112,14 +114,12 @@ pub fn one_forward(
                 (document, stands_for * weight, right, masked)
             });
         let of_decoded = Measure::share(&corpus.by_document(of_decoded));
-        let all: usize = windows.iter().map(MaskedWindow::scored).sum();
-        let tokens = masked_tokens(windows);
         Ok(OneForward {
             mask_rate,
-            masked_share: tokens as f64 / all as f64,
+            masked_share: masked_share(windows),
             token_accuracy: Measure::share(&corpus.by_document(correct)),
             token_accuracy_of_decoded: of_decoded,
-            tokens,
+            tokens: masked_tokens(windows),
             windows: windows.len(),
         })
     })
@@ -163,6 +163,7 @@ pub fn decoded(
             };
             Ok(Decoded {
                 mask_rate,
+                masked_share: masked_share(windows),
                 span_exact_match: counted(|filled, window| (filled.spans, window.spans.len())),
                 token_accuracy: counted(|filled, window| (filled.tokens, window.masked().len())),
                 spans: windows.iter().map(|window| window.spans.len()).sum(),
@@ -193,6 +194,12 @@ fn at_each_rate<T>(
 
 pub(super) fn masked_tokens(windows: &[MaskedWindow]) -> usize {
     windows.iter().map(|window| window.masked().len()).sum()
+}
+
+/// The share of all tokens that could be masked that is.
+pub(super) fn masked_share(windows: &[MaskedWindow]) -> f64 {
+    let all: usize = windows.iter().map(MaskedWindow::scored).sum();
+    masked_tokens(windows) as f64 / all as f64
 }
 
 /// What of a window's masked spans was filled with the truth.

@@ -33,7 +33,7 @@ struct Axis {
     digits: usize,
 }
 
-/// Accuracy against the mask rate.
+/// Accuracy against the share of tokens that was masked.
 ///
 /// # Errors
 /// When drawing fails.
@@ -45,7 +45,7 @@ pub fn infill_svg(report: &InfillReport) -> Result<String, EvalError> {
     };
     let decoded = |of: fn(&Decoded) -> Measure| {
         let points = report.decoded.iter();
-        points.map(|p| point(p.mask_rate, of(p))).collect()
+        points.map(|p| point(p.masked_share, of(p))).collect()
     };
     let curves = [
         Curve {
@@ -54,7 +54,7 @@ pub fn infill_svg(report: &InfillReport) -> Result<String, EvalError> {
             points: report
                 .one_forward
                 .iter()
-                .map(|p| point(p.mask_rate, p.token_accuracy_of_decoded))
+                .map(|p| point(p.masked_share, p.token_accuracy_of_decoded))
                 .collect(),
         },
         Curve {

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::infill::{Filled, masked_tokens};
+use super::infill::{Filled, masked_share, masked_tokens};
 use super::spans::{self, masked_windows};
 use super::supported::check_spans;
 use super::{Corpus, EvalError, Measure, decoding};
@@ -54,6 +54,8 @@ impl Settings {
 pub struct Point {
     /// The probability from which on a token is committed; at least one is at every forward.
     pub threshold: f32,
+    /// The share of all tokens that could be masked that was: whole spans only are, and one at least.
+    pub masked_share: f64,
     /// Masked tokens / forwards.
     pub tokens_per_forward: Measure,
     /// Share of masked tokens that are filled with the true ones.
@@ -115,6 +117,7 @@ pub fn evaluate(
             });
             Ok(Point {
                 threshold,
+                masked_share: masked_share(&windows),
                 tokens_per_forward: Measure::ratio(&corpus.by_document(tokens_per_forward)),
                 token_accuracy: Measure::share(&corpus.by_document(right)),
                 tokens: masked_tokens(&windows),

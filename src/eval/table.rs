@@ -133,7 +133,7 @@ fn infill(
         writeln!(
             f,
             "  {:>5.0}%  {:<26}{:<26}{:<26}{:<26}",
-            one.mask_rate * 100.0,
+            one.masked_share * 100.0,
             cell(one.token_accuracy, 3),
             cell(one.token_accuracy_of_decoded, 3),
             cell(decoded.token_accuracy, 3),
@@ -147,7 +147,11 @@ fn speed(f: &mut fmt::Formatter<'_>, report: &SpeedReport) -> fmt::Result {
     writeln!(
         f,
         "\nthreshold sampler, {:.0} % masked in spans of {} tokens, {} windows",
-        report.mask_rate * 100.0,
+        report
+            .points
+            .first()
+            .map_or(report.mask_rate, |point| point.masked_share)
+            * 100.0,
         report.span,
         report.windows
     )?;

@@ -106,6 +106,7 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .estimated
     .infill.decoded[].forwards
     .infill.decoded[].mask_rate
+    .infill.decoded[].masked_share
     .infill.decoded[].span_exact_match.high
     .infill.decoded[].span_exact_match.low
     .infill.decoded[].span_exact_match.value
@@ -155,6 +156,7 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
     .seed
     .speed.mask_rate
     .speed.points[].forwards
+    .speed.points[].masked_share
     .speed.points[].threshold
     .speed.points[].token_accuracy.high
     .speed.points[].token_accuracy.low
