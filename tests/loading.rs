@@ -195,6 +195,18 @@ fn a_tensor_of_integers_is_not_taken_for_weights() {
     }
 }
 
+#[test]
+fn a_checkpoint_of_pickle_files_alone_is_refused_with_what_to_do() {
+    let folder = broken("", &[]);
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    std::fs::write(folder.path().join("pytorch_model.bin"), b"\x80\x02").unwrap();
+    let path = folder.path().display().to_string();
+    let output = unmask(&["inspect", "--model", &path]);
+    assert!(!output.status.success());
+    let says = "pytorch_model.bin is a pickle file, which is never opened";
+    assert!(stderr(&output).contains(says), "{}", stderr(&output));
+}
+
 /// `unmask serve` ends by itself only where it refuses the model.
 #[test]
 fn broken_text_files_are_refused_alike_by_inspect_generate_and_serve() {

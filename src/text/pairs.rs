@@ -66,6 +66,12 @@ impl Pairs {
                 line: index + 1,
                 reason,
             };
+            // serde would take a list for the fields of a pair.
+            if line.trim_start().starts_with('[') {
+                return Err(refused(
+                    "it is a list; a line is {\"prompt\": \"…\", \"answer\": \"…\"}".into(),
+                ));
+            }
             let pair: Pair = serde_json::from_str(line).map_err(|error| {
                 // Of serde's place only the column says something: each line is parsed by itself.
                 let message = error.to_string();

@@ -209,7 +209,8 @@ fn lines_that_are_no_pairs_are_refused_by_number() {
             "invalid type: integer `5`",
         ),
         ("", "EOF"),
-        ("[1", "line is {\"prompt\""),
+        ("[\"a\", \"b\"]", "it is a list; a line is {\"prompt\""),
+        ("1", "line is {\"prompt\""),
         ("{\"prompt\": \"a\", \"answer\": \"\"}", "answer is empty"),
     ] {
         let case = Case::on_pairs();

@@ -93,9 +93,29 @@ impl Folder<'_> {
             Some(index) => shards(&index)?,
             None => BTreeSet::from([WEIGHTS.to_owned()]),
         };
+        let pickle = PICKLES.iter().find(|name| self.0.join(name).exists());
+        if let Some(pickle) = pickle
+            && !self.0.join(WEIGHTS).exists()
+            && !self.0.join(INDEX).exists()
+        {
+            return Err(ModelError::Invalid {
+                file: WEIGHTS.into(),
+                reason: format!(
+                    "it is missing, and {pickle} is a pickle file, which is never opened; store the weights as safetensors"
+                ),
+            });
+        }
         Ok(files.iter().map(|file| self.0.join(file)).collect())
     }
 }
+
+/// Names that weights have as pickle files.
+const PICKLES: [&str; 4] = [
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.pt",
+    "model.ckpt",
+];
 
 /// The files that an index names. A name with a directory in it could lead out of the checkpoint.
 pub(crate) fn shards(index: &Value) -> Result<BTreeSet<String>, ModelError> {
