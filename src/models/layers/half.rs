@@ -14,14 +14,21 @@ const PART: usize = 1 << 20;
 /// Entries that one task widens.
 const CHUNK: usize = 1 << 14;
 
-/// x wᵀ, `[rows, to]` in f32, of `x` `[rows, from]` in f32 and `w` `[to, from]` in bf16 or f16, on the CPU. A row does not
-/// depend on how many others there are.
+/// x wᵀ, `[rows, to]` in the type of x, of `x` `[rows, from]` and `w` `[to, from]` in bf16 or f16, on the CPU. A row does
+/// not depend on how many others there are.
 pub(super) fn half_product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let (to, from) = w.dims2()?;
+    let wide = x.to_dtype(DType::F32)?;
     let transposed = w.t()?;
-    if transposed.is_contiguous() && !w.is_contiguous() {
-        return sum_over_inputs(x, &transposed);
+    match transposed.is_contiguous() && !w.is_contiguous() {
+        true => sum_over_inputs(&wide, &transposed)?,
+        false => outputs_after_outputs(&wide, w)?,
     }
+    .to_dtype(x.dtype())
+}
+
+/// x wᵀ of `x` `[rows, from]` and a row-major `w` `[to, from]`.
+fn outputs_after_outputs(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (to, from) = w.dims2()?;
     let outputs = row_parts(to, from, PART).map(|rows| {
         let w = widened(&w.narrow(0, rows.start, rows.len())?)?;
         product(x, &w)
