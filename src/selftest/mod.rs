@@ -84,7 +84,7 @@ pub const DEVICE_CHECKS: &[DeviceCheck] = &[
         run: launched::guided,
     },
     DeviceCheck {
-        name: "device: norms, rotations and gates equal those of the CPU",
+        name: "device: norms, rotations, gates and biases equal those of the CPU",
         run: launched::layers,
     },
     DeviceCheck {
@@ -162,6 +162,10 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "layers: gated activations equal to the twin",
         run: layers::gates,
+    },
+    Check {
+        name: "layers: sums with a bias equal to the twin",
+        run: layers::biases,
     },
     Check {
         name: "experts: the same choice and weights as the twin",
