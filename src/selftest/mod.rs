@@ -21,10 +21,12 @@ mod quantized;
 mod random;
 mod training;
 mod transfers;
+mod wide_heads;
 
 use candle_core::Device;
 
 use crate::kernels::{LaunchError, Machine};
+use crate::models::ModelError;
 use crate::train::TrainError;
 
 /// How much is tested.
@@ -53,6 +55,9 @@ pub enum Failure {
     /// The twin could not be run.
     #[error("the CPU twin: {0}")]
     Twin(#[from] candle_core::Error),
+    /// A model could not be run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// A training step could not be done.
     #[error(transparent)]
     Training(#[from] TrainError),
@@ -90,6 +95,10 @@ pub const DEVICE_CHECKS: &[DeviceCheck] = &[
     DeviceCheck {
         name: "device: mixtures of experts equal those of the CPU",
         run: experts_launched::mixtures,
+    },
+    DeviceCheck {
+        name: "device: logits of models with heads of 64 and 128 equal those of the CPU, with and without cached keys",
+        run: wide_heads::logits,
     },
     DeviceCheck {
         name: "device: products with weights in q8_0 are the sums that they should be",
