@@ -112,3 +112,21 @@ LAYERS(f16, F16)
 
 ROTATE_BY_F32(bf16, Bf16)
 ROTATE_BY_F32(f16, F16)
+
+/// sum = x + bias, rows of `width`, a block each.
+template <class T>
+__device__ void add_bias(const T *x, const T *bias, uint32_t width, T *sum) {
+  uint64_t first = uint64_t(blockIdx.x) * width;
+  for (uint32_t i = threadIdx.x; i < width; i += blockDim.x)
+    sum[first + i] = narrow<T>(widen(x[first + i]) + widen(bias[i]));
+}
+
+#define ADD_BIAS(suffix, type)                                                                                     \
+  extern "C" __global__ void __launch_bounds__(512)                                                                \
+      add_bias_##suffix(const type *x, const type *bias, uint32_t width, type *sum) {                              \
+    add_bias<type>(x, bias, width, sum);                                                                           \
+  }
+
+ADD_BIAS(f32, float)
+ADD_BIAS(bf16, Bf16)
+ADD_BIAS(f16, F16)

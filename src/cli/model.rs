@@ -50,7 +50,8 @@ pub enum LoadFormat {
 /// Values of `--device`.
 #[derive(Clone, Copy, Default, ValueEnum)]
 pub enum DeviceChoice {
-    /// A GPU where this build and the machine have one, else the CPU.
+    /// A GPU where this build and the machine have one, else the CPU. A build for CUDA starts only where a driver is
+    /// installed.
     #[default]
     Auto,
     /// The CPU.

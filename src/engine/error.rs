@@ -28,6 +28,15 @@ pub enum StartError {
     /// The keys and values cannot be made, though the device has room for them.
     #[error("cannot make the cached keys and values: {0}")]
     KvPool(ModelError),
+    /// The device has no room for a denoise step of a small canvas.
+    #[error(
+        "no memory is left for a denoise step beside the model and its cached keys and values: give less --kv-memory, or a \
+         --dtype that takes less"
+    )]
+    StepMemory,
+    /// A denoise step of a small canvas failed.
+    #[error("the device cannot denoise with this model: {0}")]
+    WarmUp(GenerationError),
     /// The system gives no thread.
     #[error(transparent)]
     Thread(#[from] std::io::Error),

@@ -18,6 +18,7 @@ mod status;
 mod step;
 mod submission;
 mod twin;
+mod warm_up;
 mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -66,6 +67,10 @@ pub struct EngineConfig {
     /// Whether what a slow reader has not read becomes one report, so that no more waits than the canvas has
     /// slots for; otherwise every step is reported, however many wait.
     pub coalesces: bool,
+    /// Whether some small canvases are denoised before the first request, which would otherwise wait until the device has
+    /// compiled its kernels; `None` is on every device but a CPU, which has nothing to compile. Requests do not notice:
+    /// it counts as no step, and leaves nothing cached.
+    pub warms_up: Option<bool>,
 }
 
 impl Default for EngineConfig {
@@ -78,6 +83,7 @@ impl Default for EngineConfig {
             kv_memory: 1 << 30,
             max_queue: 256,
             coalesces: true,
+            warms_up: None,
         }
     }
 }
@@ -138,11 +144,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts a worker thread that owns `model`.
+    /// Starts a worker thread that owns `model`, once the device is warm ([`EngineConfig::warms_up`]).
     ///
     /// # Errors
     /// If the engine cannot denoise with such a network, the device has no room for the keys and values to be cached or
-    /// cannot make them, or the system gives no thread.
+    /// cannot make them, the device cannot denoise or has no memory left to, or the system gives no thread.
     pub fn start(model: Box<dyn Denoiser>, config: EngineConfig) -> Result<Self, StartError> {
         let mut spec = model.spec().clone();
         let row_limit = (spec.canvas_limit() > config.max_rows).then_some(config.max_rows);
@@ -153,28 +159,50 @@ impl Engine {
         check_served(&spec)?;
         // Every sequence with the longest canvas, its twin, and a first block that is not whole.
         let longest = 2 * (spec.canvas_limit() + 2 * cache::block_slots(&spec));
-        let memory = CacheMemory::new(
+        let mut memory = CacheMemory::new(
             &*model,
             config.kv_memory,
             config.max_sequences.max(1).saturating_mul(longest),
         )?;
-        let batch_invariant = model.is_batch_invariant();
-        let (kv_slots, kv_block) = (memory.slots(), memory.block_slots());
+        let is_cpu = model.device().is_cpu();
         let config = EngineConfig {
-            step_rows: config
-                .step_rows
-                .or(model.device().is_cpu().then_some(CPU_STEP_ROWS)),
+            step_rows: config.step_rows.or(is_cpu.then_some(CPU_STEP_ROWS)),
             ..config
         };
         let counters = Arc::new(Counters::new());
         let queue = Arc::new(Queue::new(config.max_queue));
-        let worker = Worker::new(model, memory, config, queue.clone(), counters.clone());
         let (lives, ended) = watch::channel(());
+        let mut engine = Self {
+            spec,
+            queue: queue.clone(),
+            counters: counters.clone(),
+            row_limit,
+            max_queue: config.max_queue,
+            kv_slots: memory.slots(),
+            kv_block: memory.block_slots(),
+            batch_invariant: model.is_batch_invariant(),
+            coalesces: config.coalesces,
+            worker: None,
+            ended,
+            is_abandoned: AtomicBool::new(false),
+        };
+        let mut model = model;
+        if config.warms_up.unwrap_or(!is_cpu) {
+            let warm_up;
+            (model, memory, warm_up) = warm_up::warm_up(&engine, model, memory, config)?;
+            tracing::info!(
+                canvases = warm_up.canvases,
+                steps = warm_up.steps,
+                seconds = warm_up.took.as_secs_f64(),
+                "warmed up"
+            );
+        }
+        let worker = Worker::new(model, memory, config, queue, counters);
         let worker = std::thread::Builder::new()
             .name("unmask-engine".into())
             .spawn(move || {
                 let _lives = lives;
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.run())) {
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(worker.run()))) {
                     let reason = panic_message(&*panic);
                     tracing::error!(
                         reason,
@@ -182,20 +210,8 @@ impl Engine {
                     );
                 }
             })?;
-        Ok(Self {
-            spec,
-            queue,
-            counters,
-            row_limit,
-            max_queue: config.max_queue,
-            kv_slots,
-            kv_block,
-            batch_invariant,
-            coalesces: config.coalesces,
-            worker: Some(worker),
-            ended,
-            is_abandoned: AtomicBool::new(false),
-        })
+        engine.worker = Some(worker);
+        Ok(engine)
     }
 
     /// The model's conventions, and its limits as far as the engine's are not lower.

@@ -204,14 +204,14 @@ impl Worker {
         }
     }
 
-    /// Serves until the queue is closed and all that was queued is finished.
-    pub fn run(mut self) {
+    /// Serves until the queue is closed and all that was queued is finished; gives model and memory back.
+    pub fn run(mut self) -> (Box<dyn Denoiser>, CacheMemory) {
         // Whatever ends this thread, nobody is to wait for it.
         let _gone = CloseOnDrop(self.queue.clone());
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.turn())) {
                 Ok(true) => {}
-                Ok(false) => return,
+                Ok(false) => return (self.model, self.memory),
                 Err(panic) => self.start_over(&panic_message(&*panic)),
             }
         }

@@ -42,7 +42,8 @@ pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use kv::KvPool;
 pub(crate) use layers::{
-    Activation, BlockWeight, MixtureOfExperts, RmsNorm, Rotary, RotaryRows, Router, gated, grouped,
+    Activation, BlockWeight, MixtureOfExperts, RmsNorm, Rotary, RotaryRows, Router, add_bias,
+    gated, grouped,
 };
 pub use spec::{Corruption, ForwardProcess, KvShape, ModelSpec, Parameterisation, SlidingWindow};
 pub use weights::{NotFinite, Shapes, WeightFormat};

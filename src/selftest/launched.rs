@@ -7,7 +7,7 @@ use super::Failure;
 use super::categorical::{compare, params, row};
 use super::element::{ELEMENTS, Element};
 use super::random::Random;
-use crate::models::{Activation, RmsNorm, Rotary, gated};
+use crate::models::{Activation, RmsNorm, Rotary, add_bias, gated};
 use crate::sampling::{self, Guidance, RowParams, RowSample, SamplingError};
 
 /// Draws from logits of every type and layout.
@@ -153,11 +153,12 @@ impl LayerInput {
         &self,
         dtype: DType,
         device: &Device,
-    ) -> candle_core::Result<[(&'static str, Tensor); 7]> {
+    ) -> candle_core::Result<[(&'static str, Tensor); 8]> {
         let [rows, heads, dim, half] = self.shape;
         let place = |x: &Tensor| x.to_dtype(dtype)?.to_device(device);
         let (x, residual) = (part(&place(&self.x)?)?, part(&place(&self.residual)?)?);
-        let norm = RmsNorm::new(place(&self.weight)?, 1e-5);
+        let weight = place(&self.weight)?;
+        let norm = RmsNorm::new(weight.clone(), 1e-5);
         let head_norm = RmsNorm::new(place(&self.head_weight)?, 1e-5);
         // Without its first row, so that it starts in the middle.
         let by_head = Tensor::cat(&[&residual.narrow(0, 0, 1)?, &x], 0)?;
@@ -189,6 +190,7 @@ impl LayerInput {
                 "gelu(x) ⊙ residual",
                 gated(Activation::GeluTanh, &x, &residual)?,
             ),
+            ("x + bias", add_bias(&x, &weight)?),
         ])
     }
 }

@@ -221,3 +221,35 @@ pub(super) fn gates(machine: &mut dyn Machine, extent: Extent) -> Result<String,
     }
     Ok("within two units in the last place".into())
 }
+
+pub(super) fn biases(machine: &mut dyn Machine, extent: Extent) -> Result<String, Failure> {
+    let (widths, rows) = sizes(extent);
+    for element in ELEMENTS {
+        let random = Random::new(34);
+        let mut input = Input { element, random };
+        for width in widths {
+            let (x, x_bytes) = input.numbers(rows * width);
+            let (bias, bias_bytes) = input.numbers(width);
+            let mut sum = x_bytes.clone();
+            let kernel = element.kernel(["add_bias_f32", "add_bias_bf16", "add_bias_f16"]);
+            // SAFETY: the parameters of the kernel; rows of `width` numbers, and as many of the bias.
+            unsafe {
+                machine.launch(
+                    &Launch::rows(kernel, rows, machine.row_threads()),
+                    &mut [
+                        Argument::In(&x_bytes),
+                        Argument::In(&bias_bytes),
+                        Argument::U32(width as u32),
+                        Argument::Out(&mut sum),
+                    ],
+                )
+            }?;
+            let twin = tensor(&x, (rows, width))?.broadcast_add(&tensor(&bias, width)?)?;
+            let twin = twin.flatten_all()?.to_vec1::<f32>()?;
+            if element.decode(&sum) != element.round(&twin) {
+                return Err(Failure::Differs(format!("x + bias, {element:?}")));
+            }
+        }
+    }
+    Ok("equal".into())
+}

@@ -21,10 +21,12 @@ mod quantized;
 mod random;
 mod training;
 mod transfers;
+mod wide_heads;
 
 use candle_core::Device;
 
 use crate::kernels::{LaunchError, Machine};
+use crate::models::ModelError;
 use crate::train::TrainError;
 
 /// How much is tested.
@@ -53,6 +55,9 @@ pub enum Failure {
     /// The twin could not be run.
     #[error("the CPU twin: {0}")]
     Twin(#[from] candle_core::Error),
+    /// A model could not be run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// A training step could not be done.
     #[error(transparent)]
     Training(#[from] TrainError),
@@ -84,12 +89,16 @@ pub const DEVICE_CHECKS: &[DeviceCheck] = &[
         run: launched::guided,
     },
     DeviceCheck {
-        name: "device: norms, rotations and gates equal those of the CPU",
+        name: "device: norms, rotations, gates and biases equal those of the CPU",
         run: launched::layers,
     },
     DeviceCheck {
         name: "device: mixtures of experts equal those of the CPU",
         run: experts_launched::mixtures,
+    },
+    DeviceCheck {
+        name: "device: logits of models with heads of 64 and 128 equal those of the CPU, with and without cached keys",
+        run: wide_heads::logits,
     },
     DeviceCheck {
         name: "device: products with weights in q8_0 are the sums that they should be",
@@ -162,6 +171,10 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "layers: gated activations equal to the twin",
         run: layers::gates,
+    },
+    Check {
+        name: "layers: sums with a bias equal to the twin",
+        run: layers::biases,
     },
     Check {
         name: "experts: the same choice and weights as the twin",

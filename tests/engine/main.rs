@@ -12,6 +12,7 @@ mod queue;
 mod soak;
 #[path = "../support/mod.rs"]
 mod support;
+mod warm_up;
 
 use std::time::Duration;
 

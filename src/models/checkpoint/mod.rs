@@ -78,17 +78,35 @@ impl Checkpoint {
     /// # Errors
     /// Names the file that is missing or does not hold what it should.
     pub fn open_dummy(path: &Path) -> Result<Self, ModelError> {
-        let (name, mut configs, tokenizer) = if path.is_dir() {
+        if path.is_dir() {
             let folder = Folder(path);
             let tokenizer = folder.read_if_there(TOKENIZER)?;
-            (folder.name(), folder.configs()?, tokenizer)
-        } else {
-            let folder = Folder(path.parent().unwrap_or(Path::new("")));
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            let config = parse(&file, &folder.read(&file)?)?;
-            (name.into_owned(), Configs::of(config), None)
-        };
+            let checkpoint = Self::dummy(folder.name(), folder.configs()?, tokenizer)?;
+            return Ok(Self {
+                directory: Some(path.to_owned()),
+                ..checkpoint
+            });
+        }
+        let folder = Folder(path.parent().unwrap_or(Path::new("")));
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let config = parse(&file, &folder.read(&file)?)?;
+        Self::dummy(name.into_owned(), Configs::of(config), None)
+    }
+
+    /// As [`Checkpoint::open_dummy`], of a config.json that is already in memory.
+    ///
+    /// # Errors
+    /// If the config does not hold what it should.
+    pub fn dummy_of(name: &str, config: Value) -> Result<Self, ModelError> {
+        Self::dummy(name.to_owned(), Configs::of(config), None)
+    }
+
+    fn dummy(
+        name: String,
+        mut configs: Configs,
+        tokenizer: Option<Vec<u8>>,
+    ) -> Result<Self, ModelError> {
         let config = &mut configs.config;
         let family = family_of(config)?;
         let mut mask_stands_in = false;
@@ -100,11 +118,7 @@ impl Checkpoint {
             mask_stands_in = true;
         }
         let stored = Stored::Dummy { mask_stands_in };
-        let checkpoint = Self::new(name, configs, tokenizer, stored)?;
-        Ok(Self {
-            directory: path.is_dir().then(|| path.to_owned()),
-            ..checkpoint
-        })
+        Self::new(name, configs, tokenizer, stored)
     }
 
     /// A checkpoint that is already in memory.

@@ -98,6 +98,21 @@ pub(super) fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Resul
     Ok(Some(gated))
 }
 
+/// `x` `[.., width]` + `bias` `[width]`
+pub(super) fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Option<Tensor>> {
+    let Some(width) = x.dims().last().copied() else {
+        return Ok(None);
+    };
+    let inputs = [x, bias];
+    if !are_for(&inputs) || bias.dims() != [width] {
+        return Ok(None);
+    }
+    let names = ["add_bias_f32", "add_bias_bf16", "add_bias_f16"];
+    let launch = |name| Launch::rows(name, x.elem_count() / width, ROW_THREADS);
+    let [sum] = run(names.map(launch), &inputs, &[Number::U32(width as u32)])?;
+    Ok(Some(sum))
+}
+
 /// Whether they are on a CUDA device, of one type that the kernels are built for, and none is empty.
 fn are_for(inputs: &[&Tensor]) -> bool {
     let dtype = inputs[0].dtype();

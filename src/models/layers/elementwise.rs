@@ -75,6 +75,15 @@ wide! {
     }
 }
 
+/// `x` `[rows, width]` + `bias` `[width]`. candle's addition uploads both shapes for each sum on a CUDA device.
+pub(crate) fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(sum) = cuda::add_bias(x, bias)? {
+        return Ok(sum);
+    }
+    x.broadcast_add(bias)
+}
+
 /// `x` `[rows, heads, head_dim]` with the first 2 · half dimensions of every head rotated by its row's angles,
 /// whose cosines and sines are `[rows, half]`: dimension i with dimension half + i. `None` where candle has to
 /// do it.

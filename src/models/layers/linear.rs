@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Module, Result, Tensor};
 
 use crate::floats::with_floats;
 use crate::models::layers::blocks::{BlockRows, BlockWeight};
+use crate::models::layers::elementwise::add_bias;
 use crate::models::layers::half::half_product;
 use crate::models::layers::q8::{self, Q8Rows, Q8Weight};
 
@@ -96,7 +97,7 @@ impl Linear {
 
     fn biased(&self, y: Tensor) -> Result<Tensor> {
         match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
+            Some(bias) => add_bias(&y, bias),
             None => Ok(y),
         }
     }

@@ -17,7 +17,7 @@ mod rotary;
 mod transformer;
 
 pub(crate) use blocks::BlockWeight;
-pub(crate) use elementwise::{Activation, gated};
+pub(crate) use elementwise::{Activation, add_bias, gated};
 pub(crate) use moe::{MixtureOfExperts, Router, grouped};
 pub(crate) use norm::RmsNorm;
 pub(crate) use rotary::{Rotary, RotaryRows};

@@ -77,7 +77,7 @@ pub fn logits(
 }
 
 /// A pool that holds a canvas of `length` slots, neither in order nor next to each other.
-fn scattered_pool(
+pub(in crate::selftest) fn scattered_pool(
     model: &dyn Denoiser,
     length: usize,
 ) -> Result<(KvPool, impl Fn(usize) -> u32 + use<>), ModelError> {
