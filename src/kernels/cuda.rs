@@ -130,6 +130,12 @@ pub(super) fn release_unused(device: &CudaDevice) -> candle_core::Result<()> {
     Ok(())
 }
 
+/// As [`super::used_memory`].
+pub(super) fn used_memory(device: &CudaDevice) -> candle_core::Result<usize> {
+    let (free, total) = device.cuda_stream().context().mem_get_info().w()?;
+    Ok(total - free)
+}
+
 /// As the driver takes it.
 pub fn config(launch: &Launch) -> LaunchConfig {
     let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
@@ -150,6 +156,11 @@ impl Uploaded {
     /// If the device has no memory for them, or fails.
     pub fn new(device: &CudaDevice, packing: &Packing) -> candle_core::Result<Self> {
         Ok(Self(Staging::of(device)?.upload(packing.bytes())?))
+    }
+
+    /// Bytes of the device that they take.
+    pub fn bytes(&self) -> usize {
+        self.0.num_bytes()
     }
 
     /// A list, of which `part` is to say where it is in the packing.

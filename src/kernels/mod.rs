@@ -60,6 +60,19 @@ pub fn release_unused(device: &Device) -> candle_core::Result<()> {
     Ok(())
 }
 
+/// Bytes of a device's memory that are not to be had: by whatever holds them, this process and others. `None` of a CPU.
+///
+/// # Errors
+/// If the device fails.
+pub fn used_memory(device: &Device) -> candle_core::Result<Option<usize>> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return cuda::used_memory(device).map(Some);
+    }
+    let _ = device;
+    Ok(None)
+}
+
 /// What a device is called in reports.
 pub fn device_name(device: &Device) -> &'static str {
     match device {

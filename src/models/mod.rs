@@ -49,7 +49,7 @@ pub use spec::{Corruption, ForwardProcess, KvShape, ModelSpec, Parameterisation,
 pub use weights::{NotFinite, Shapes, WeightFormat};
 
 /// Rows that go through the head at once: bounds the memory that logits take.
-pub(crate) const HEAD_ROWS: usize = 256;
+pub const HEAD_ROWS: usize = 256;
 
 /// A network that predicts the clean token of every slot, in the terms that
 /// [`ModelSpec::parameterisation`] names.

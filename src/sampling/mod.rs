@@ -28,6 +28,8 @@ use crate::canvas::TokenId;
 use filter::mass;
 
 pub use bias::LogitBias;
+#[cfg(feature = "cuda")]
+pub use cuda::Reduction;
 pub use guidance::Guidance;
 pub use logprobs::{Logprobs, MAX_TOP_LOGPROBS, RowLogprobs};
 pub use token_set::TokenSet;

@@ -324,6 +324,14 @@ fn a_device_s_rates_and_the_reduction_s_times_come_with_their_floors() {
         assert!(positive(&reduction["milliseconds"]), "{reduction}");
         // Copies of one thread are no bound of what all do.
         assert_eq!(reduction["floor_milliseconds"], Value::Null);
+        assert_eq!(reduction["share_of_copy_rate"], Value::Null);
+        let read = reduction["gb_per_second"].as_f64().unwrap() * 1e9;
+        let seconds = reduction["milliseconds"].as_f64().unwrap() / 1e3;
+        let logits = 3.0 * 500.0 * 4.0;
+        assert!((read * seconds / logits - 1.0).abs() < 1e-9, "{reduction}");
+        // There is no kernel.
+        assert_eq!(reduction["kernel"], Value::Null);
+        assert_eq!(reduction["device_bytes"], Value::Null);
     }
     let too_many = bench(&["device", "--rows", "65536", "--vocab", "262144"]);
     let error = String::from_utf8(too_many.stderr).unwrap();

@@ -27,6 +27,26 @@ fn bench_has_a_floor_for_the_products_that_it_measures_and_says_why_there_is_non
 }
 
 #[test]
+fn bench_times_completions_at_once_and_leaves_open_what_only_a_gpu_has() {
+    let arguments = "bench --device cpu --gap 2 --requests 1 --concurrency 3 --json";
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let report: Value = serde_json::from_str(&stdout(&arguments)).unwrap();
+    let concurrent = &report["concurrent"];
+    assert_eq!(
+        (&concurrent["requests"], &concurrent["errors"]),
+        (&3.into(), &0.into())
+    );
+    let [seconds, rate] =
+        ["seconds", "tokens_per_second"].map(|name| concurrent[name].as_f64().unwrap());
+    let tokens = seconds * rate;
+    assert!((1.0..6.0 + 1e-6).contains(&tokens), "{tokens} tokens");
+    assert!(report["memory"]["highest_mb"].as_f64().unwrap() > 0.0);
+    for of_gpu in ["idle", "device_memory"] {
+        assert!(report[of_gpu].is_null(), "{report}");
+    }
+}
+
+#[test]
 fn the_minutes_of_a_selftest_have_a_limit() {
     for minutes in ["10081", "18446744073709551615", "307445734561825861"] {
         let error = refusal(&["selftest", "--device", "cpu", "--soak", minutes]);

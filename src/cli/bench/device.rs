@@ -10,6 +10,8 @@ use serde::Serialize;
 use unmask::kernels::device_name;
 use unmask::sampling::{self, RowParams};
 
+#[cfg(feature = "cuda")]
+use super::device_time;
 use super::machine::{copy_rate, large_products, matrix_rate, synchronised};
 use super::{STDOUT, write_report};
 use crate::cli::all_succeeded;
@@ -42,6 +44,8 @@ pub struct DeviceArgs {
 
 /// The most logits: as f32 they take 2 GiB.
 const MAX_LOGITS: usize = 1 << 29;
+/// Bytes of the logits that a GPU reduces in turn: far more than a cache holds, so that no row is in it when it is read.
+const LOGIT_BYTES: usize = 1 << 28;
 /// Operations in a row whose launches are timed.
 const LAUNCHES: usize = 512;
 
@@ -73,10 +77,24 @@ struct Product {
 struct Reduction {
     sampling: &'static str,
     dtype: &'static str,
-    milliseconds: f64,
     /// One read of the logits at the copy rate; not on a CPU, whose copies are of one thread.
     floor_milliseconds: Option<f64>,
-    /// The floor over the time.
+    /// All of it, as the engine asks for it: what goes to the device, the kernel, the wait, and what comes back.
+    #[serde(flatten)]
+    call: Timed,
+    /// The kernel by itself; `None` on a CPU, which has none.
+    kernel: Option<Timed>,
+    /// Bytes of a GPU that it takes beside the logits; `None` on a CPU.
+    device_bytes: Option<usize>,
+}
+
+/// How long the logits take.
+#[derive(Serialize)]
+struct Timed {
+    milliseconds: f64,
+    /// Bytes of the logits a second, in 10⁹.
+    gb_per_second: f64,
+    /// The floor over the time; `None` without a floor.
     share_of_copy_rate: Option<f64>,
 }
 
@@ -144,9 +162,23 @@ fn reductions(args: &DeviceArgs, device: &Device, copy: f64) -> anyhow::Result<V
         true => DType::F32,
         false => DType::BF16,
     };
-    let logits = Tensor::randn(0.0f32, 3.0, (rows, vocab), device)?.to_dtype(dtype)?;
-    let read = (rows * vocab * dtype.size_in_bytes()) as f64 / copy;
-    let floor = (!device.is_cpu()).then_some(read);
+    let bytes = rows * vocab * dtype.size_in_bytes();
+    let count = match device.is_cpu() {
+        true => 1,
+        false => LOGIT_BYTES.div_ceil(bytes),
+    };
+    let all = Tensor::randn(0.0f32, 3.0, (count * rows, vocab), device)?.to_dtype(dtype)?;
+    let mut turns = 0;
+    let mut logits = || {
+        turns += 1;
+        all.narrow(0, turns % count * rows, rows)
+    };
+    let floor = (!device.is_cpu()).then_some(bytes as f64 / copy);
+    let timed = |seconds: f64| Timed {
+        milliseconds: seconds * 1e3,
+        gb_per_second: bytes as f64 / seconds / 1e9,
+        share_of_copy_rate: floor.map(|floor| floor / seconds),
+    };
     let plain = RowParams {
         excluded: 0,
         seed: 1,
@@ -184,21 +216,44 @@ fn reductions(args: &DeviceArgs, device: &Device, copy: f64) -> anyhow::Result<V
                 })
                 .collect();
             let seconds = synchronised(device, args.tries as usize, || {
-                let samples = sampling::reduce(&logits, None, &params)?;
+                let samples = sampling::reduce(&logits()?, None, &params)?;
                 for sample in samples {
                     sample?;
                 }
                 Ok(())
             })?;
+            let on_device = match device {
+                #[cfg(feature = "cuda")]
+                Device::Cuda(_) => {
+                    let tries = args.tries as usize;
+                    Some(device_time::of_reduction(tries, &params, &mut logits)?)
+                }
+                _ => None,
+            };
             Ok(Reduction {
                 sampling,
                 dtype: dtype.as_str(),
-                milliseconds: seconds * 1e3,
                 floor_milliseconds: floor.map(|floor| floor * 1e3),
-                share_of_copy_rate: floor.map(|floor| floor / seconds),
+                call: timed(seconds),
+                kernel: on_device.map(|(seconds, _)| timed(seconds)),
+                device_bytes: on_device.map(|(_, bytes)| bytes),
             })
         })
         .collect()
+}
+
+impl fmt::Display for Timed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:9.3}   {:8.1} GB/s",
+            self.milliseconds, self.gb_per_second
+        )?;
+        match self.share_of_copy_rate {
+            Some(share) => write!(f, ", {:.0} % of the copy rate", share * 100.0),
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Report {
@@ -230,17 +285,12 @@ impl fmt::Display for Report {
             self.rows, self.vocab
         )?;
         for reduction in &self.reductions {
-            write!(
-                out,
-                "  {:<28}{:9.3}   ({})",
-                reduction.sampling, reduction.milliseconds, reduction.dtype
-            )?;
-            match (reduction.floor_milliseconds, reduction.share_of_copy_rate) {
-                (Some(floor), Some(share)) => {
-                    let share = share * 100.0;
-                    writeln!(out, "   floor {floor:.3}: {share:.0} % of the copy rate")?;
-                }
-                _ => writeln!(out)?,
+            let floor = reduction.floor_milliseconds;
+            let floor = floor.map_or(String::new(), |floor| format!("   floor {floor:.3}"));
+            let (call, dtype) = (&reduction.call, reduction.dtype);
+            writeln!(out, "  {:<28}{call}   ({dtype}){floor}", reduction.sampling)?;
+            if let Some(kernel) = &reduction.kernel {
+                writeln!(out, "    {:<26}{kernel}", "its kernel")?;
             }
         }
         f.write_str(&out)

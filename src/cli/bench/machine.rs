@@ -31,9 +31,14 @@ pub fn synchronised(
     Ok(fastest)
 }
 
+/// The tensor whose copies are timed.
+pub fn copied(device: &Device) -> candle_core::Result<Tensor> {
+    Tensor::ones(COPY_BYTES / 4, DType::F32, device)
+}
+
 /// Bytes a second that copies within a device's memory read and write.
 pub fn copy_rate(device: &Device, tries: usize) -> anyhow::Result<f64> {
-    let source = Tensor::ones(COPY_BYTES / 4, DType::F32, device)?;
+    let source = copied(device)?;
     let seconds = synchronised(device, tries, || {
         source.copy()?;
         Ok(())

@@ -2,6 +2,8 @@
 
 mod client;
 mod device;
+#[cfg(feature = "cuda")]
+mod device_time;
 mod engine;
 mod machine;
 mod serve;

@@ -8,12 +8,13 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 use unmask::canvas::Canvas;
 use unmask::engine::{Event, Statistics};
+use unmask::kernels;
 use unmask::models::WeightFormat;
 
 use super::super::client::{Client, Target};
 use super::super::machine::{TRIES, copy_rate, large_products, matrix_rate};
 use super::Setup;
-use super::report::{Concurrent, EngineFigures, Floor, HttpFigures, Memory, Spread};
+use super::report::{Concurrent, DeviceMemory, EngineFigures, Floor, HttpFigures, Memory, Spread};
 
 /// Seeds of the measurements begin here.
 const FIRST_SEED: u64 = 1;
@@ -147,6 +148,7 @@ pub async fn concurrent(setup: &Setup, target: &Target) -> anyhow::Result<Concur
     Ok(Concurrent {
         requests: setup.concurrency,
         errors,
+        seconds: elapsed,
         latency_ms: Spread::of(latency_ms),
         tokens_per_second: tokens as f64 / elapsed,
     })
@@ -173,6 +175,20 @@ fn number_at(answer: &Value, pointer: &str) -> anyhow::Result<f64> {
         .pointer(pointer)
         .and_then(Value::as_f64)
         .with_context(|| format!("the answer has no number at {pointer}"))
+}
+
+/// What the device gave since `before` bytes of it were in use; `None` on a CPU.
+pub fn device_memory(
+    setup: &Setup,
+    device: &Device,
+    before: Option<usize>,
+) -> anyhow::Result<Option<DeviceMemory>> {
+    let held = kernels::used_memory(device)?;
+    let slot_bytes = setup.engine.spec().kv_width() * setup.kv_dtype.size_in_bytes();
+    Ok(held.zip(before).map(|(held, before)| DeviceMemory {
+        highest_mb: held.saturating_sub(before) as f64 / 1e6,
+        kv_pool_mb: (setup.engine.status().kv_slots * slot_bytes) as f64 / 1e6,
+    }))
 }
 
 /// Resident memory of this process, now and at its highest; `None` where the system does not say.

@@ -70,6 +70,38 @@ pub struct EngineFigures {
     pub tokens_per_forward: Spread,
 }
 
+/// The part of a completion's first step in which a GPU has nothing to do.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum Idle {
+    /// As measured.
+    Measured {
+        /// The step in the engine.
+        step_ms: Spread,
+        /// What the device is busy for, with all of the step launched before it begins.
+        busy_ms: Spread,
+        /// Of the medians, the part of the step that is not busy; 0 if the step takes no longer.
+        share: f64,
+    },
+    /// Without figures.
+    NotMeasured {
+        /// Why.
+        not_measured: &'static str,
+    },
+}
+
+impl Idle {
+    /// Of steps that take `step_ms`, for which the device is busy for `busy_ms`.
+    pub fn of(step_ms: Spread, busy_ms: Spread) -> Self {
+        let share = (1.0 - busy_ms.median / step_ms.median).max(0.0);
+        Self::Measured {
+            step_ms,
+            busy_ms,
+            share,
+        }
+    }
+}
+
 /// Completions over HTTP.
 #[derive(Serialize)]
 pub struct HttpFigures {
@@ -88,6 +120,8 @@ pub struct Concurrent {
     pub requests: usize,
     /// How many failed.
     pub errors: usize,
+    /// From the first request to the last answer.
+    pub seconds: f64,
     /// From sending the request to the answer's last byte.
     pub latency_ms: Spread,
     /// Tokens a second, of all together.
@@ -105,6 +139,16 @@ pub struct Memory {
     pub highest_mb: f64,
 }
 
+/// Memory of a GPU, in 10⁶ bytes.
+#[derive(Serialize)]
+pub struct DeviceMemory {
+    /// All that was taken from the device since it was opened, at its highest: the engine gives nothing back. Weights, keys
+    /// and values, what steps work in, and what libraries and kernels hold; what other processes took meanwhile is in it.
+    pub highest_mb: f64,
+    /// The part of it that is the pool of keys and values, which is taken whether a plan keeps any or not.
+    pub kv_pool_mb: f64,
+}
+
 /// Everything.
 #[derive(Serialize)]
 pub struct Report {
@@ -116,12 +160,35 @@ pub struct Report {
     pub floor: Option<Floor>,
     /// Without HTTP.
     pub engine: EngineFigures,
+    /// What of a step a GPU has nothing to do; `None` on a CPU.
+    pub idle: Option<Idle>,
     /// Over HTTP.
     pub http: HttpFigures,
     /// Many at a time.
     pub concurrent: Concurrent,
     /// Memory, if the system says.
     pub memory: Option<Memory>,
+    /// Of the GPU; `None` on a CPU.
+    pub device_memory: Option<DeviceMemory>,
+}
+
+impl fmt::Display for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Measured {
+                step_ms,
+                busy_ms,
+                share,
+            } => write!(
+                f,
+                "{:.1} % of a first step ({:.3} ms, for {:.3} of which it is busy)",
+                share * 100.0,
+                step_ms.median,
+                busy_ms.median
+            ),
+            Self::NotMeasured { not_measured } => write!(f, "not measured: {not_measured}"),
+        }
+    }
 }
 
 impl Report {
@@ -137,9 +204,11 @@ impl Report {
             gap,
             floor,
             engine,
+            idle,
             http,
             concurrent,
             memory,
+            device_memory,
         } = self;
         writeln!(out, "{model}, completions of {gap} tokens")?;
         writeln!(out, "denoise step, ms          {}", engine.step_ms)?;
@@ -157,6 +226,9 @@ impl Report {
                 }
             )?,
             None => writeln!(out, "  floor                   {NO_FLOOR}")?,
+        }
+        if let Some(idle) = idle {
+            writeln!(out, "  the device has nothing to do: {idle}")?;
         }
         writeln!(
             out,
@@ -181,6 +253,13 @@ impl Report {
             concurrent.requests, concurrent.tokens_per_second, concurrent.errors
         )?;
         writeln!(out, "  latency, ms             {}", concurrent.latency_ms)?;
+        if let Some(memory) = device_memory {
+            writeln!(
+                out,
+                "device memory, MB         {:9.3}   (of it keys and values {:.3})",
+                memory.highest_mb, memory.kv_pool_mb
+            )?;
+        }
         if let Some(memory) = memory {
             writeln!(
                 out,
