@@ -88,3 +88,21 @@ template <class T> __device__ __forceinline__ void load8_aligned(const T *from, 
     to[2 * i + 1] = widen(T{uint16_t(words[i] >> 16)});
   }
 }
+
+/// Eight numbers as they are in memory.
+template <class T> struct Packed {
+  uint4 words[sizeof(T) / 2];
+};
+
+/// Those from `from` on, which is aligned to 16 bytes.
+template <class T> __device__ __forceinline__ Packed<T> packed_at(const T *from) {
+  Packed<T> packed;
+#pragma unroll
+  for (unsigned i = 0; i < sizeof(T) / 2; ++i)
+    packed.words[i] = reinterpret_cast<const uint4 *>(from)[i];
+  return packed;
+}
+
+template <class T> __device__ __forceinline__ void unpack(const Packed<T> &packed, float (&to)[8]) {
+  load8_aligned(reinterpret_cast<const T *>(packed.words), to);
+}

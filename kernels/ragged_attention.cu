@@ -1,15 +1,27 @@
 // Attention of a ragged batch's rows to their segment's cached slots and to the rows of the segment itself,
 // without materialised scores. CPU twin: src/models/attention; equal within rounding.
 //
-// A block takes a few query rows of one segment and one query head, a warp a quarter of them. Keys come in
-// tiles of 32, a lane each; the soft-max is kept online. A row's keys are added in the order context, own
-// rows, in tiles counted from the first key: its result does not depend on what else is in the batch, nor on
-// how many of its keys are cached.
-#include "common.cuh"
+// A query is one head of a row. A block takes a few queries of one segment whose heads share keys and values, the
+// heads of a row side by side. The keys are dealt to its warps in a fixed order, and each warp goes through its own
+// for all of the block's queries, without a barrier; at the end the warps' results are merged.
+//
+// Nothing is staged in shared memory. 8 numbers of a key are in a lane (16 of a head of 512), so a key is in 8, 16 or
+// 32 lanes, and a warp reads 4, 2 or 1 keys at once, 16 bytes a load. The lane has the same dimensions of all queries
+// in registers, and of all results. Keys, then values, come through a ring of registers: a lane has 64 bytes on their
+// way while it multiplies, and those of the next round follow without a gap.
+//
+//   A pass    is 32 scores, one a lane: 4 keys and 8 queries (8 and 4 for heads of 512). Each lane multiplies its
+//             dimensions of one key after another, in turns; then `sum_of_lane` adds them up over the lanes.
+//   A round   is as many passes as queries, 32 keys a warp: their scores, the online soft-max, their values.
+//
+// The order in which a row's products are added depends on the places of keys counted from the first one, context
+// before own rows, and on nothing else: its result does not depend on what else is in the batch, nor on how many of its
+// keys are cached.
+#include "reduce.cuh"
 
-#define WARPS 4
-#define TILE 32
+#define WARPS 8
 #define ALL 0xffffffffu
+#define NO_QUERY 0xffffffffu
 
 struct Segment {
   /// Its rows in the batch.
@@ -20,34 +32,101 @@ struct Segment {
   uint32_t allowed;
 };
 
-/// Rows of a block: as many as shared memory has room for.
-#define ROWS_OF_BLOCK(dim) ((dim) > 128 ? 8 : 16)
-
-/// Dimensions of a tile of keys or values that are in shared memory at a time: as many as it has room for.
-#define DIMS_OF_TILE(dim) ((dim) > 256 ? 128 : (dim))
-
-/// ROWS_OF_BLOCK rows of a segment, or fewer at its end.
+/// QUERIES queries of a segment, or fewer at its end, from the `first` of rows · heads per key/value head on.
 struct QueryTile {
   uint32_t segment, first;
 };
 
-/// The dimensions from `first_dim` on of the keys, or values, from `first_key` on.
-template <class T, int DIM>
-__device__ void load_tile(float (*to)[DIMS_OF_TILE(DIM) + 1], const T *own, const T *pool, const uint32_t *context,
-                          Segment segment, uint32_t first_key, uint32_t keys, uint32_t kv_heads, uint32_t kv_head,
-                          uint32_t first_dim) {
-  constexpr int WIDTH = DIMS_OF_TILE(DIM);
-  for (uint32_t i = threadIdx.x; i < TILE * WIDTH; i += blockDim.x) {
-    uint32_t key = first_key + i / WIDTH, dim = first_dim + i % WIDTH;
-    float value = 0;
-    if (key < keys) {
-      bool cached = key < segment.context;
-      const T *from = cached ? pool : own;
-      uint64_t place = cached ? context[segment.first_context + key] : segment.first_row + key - segment.context;
-      value = widen(from[(place * kv_heads + kv_head) * DIM + dim]);
-    }
-    to[i / WIDTH][i % WIDTH] = value;
+/// How the work is cut.
+template <class T, int DIM> struct Cut {
+  /// Dimensions of a lane.
+  static constexpr int DIMS = DIM > 256 ? 16 : 8;
+  /// Lanes of a key.
+  static constexpr int LANES = DIM / DIMS;
+  /// Queries of a block. Of a lane they are 64 numbers, and so are its results.
+  static constexpr int QUERIES = 64 / DIMS;
+  /// Keys of a pass.
+  static constexpr int KEYS = 32 / QUERIES;
+  /// Keys that a lane multiplies in a pass: the warp's 32 / LANES at a time.
+  static constexpr int TURNS = LANES / QUERIES;
+  /// Keys or values of a lane that are on their way: 64 bytes, for which registers suffice.
+  static constexpr int AHEAD = 64 / int(DIMS * sizeof(T));
+  /// Turns after which the ring and the passes are where they were.
+  static constexpr int PERIOD = AHEAD > TURNS ? AHEAD : TURNS;
+  /// Distance of a warp's keys of one pass from those of the next.
+  static constexpr uint32_t STRIDE = WARPS * KEYS;
+  /// Queries whose results are merged at a time: what 32 KiB have room for.
+  static constexpr int MERGED = 8192 / (WARPS * DIM) < QUERIES ? 8192 / (WARPS * DIM) : QUERIES;
+};
+
+/// A lane's dimensions of a key or value.
+template <class T, int DIMS> struct Part {
+  Packed<T> packed[DIMS / 8];
+
+  __device__ __forceinline__ void load(const T *from) {
+#pragma unroll
+    for (int i = 0; i < DIMS / 8; ++i)
+      packed[i] = packed_at(from + 8 * i);
   }
+
+  __device__ __forceinline__ void widened(float (&to)[DIMS]) const {
+#pragma unroll
+    for (int i = 0; i < DIMS / 8; ++i) {
+      float eight[8];
+      unpack(packed[i], eight);
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        to[8 * i + j] = eight[j];
+    }
+  }
+};
+
+/// Where a key is: a slot of the pool, or with this bit a row of the batch.
+#define OWN 0x80000000u
+
+/// The keys, or the values, of a round: a lane's dimensions of where they are, and each lane the place of one.
+template <class T> struct Round {
+  const T *own, *pool;
+  uint32_t places;
+};
+
+template <class T> __device__ __forceinline__ Round<T> either(bool first, Round<T> a, Round<T> b) {
+  return {first ? a.own : b.own, first ? a.pool : b.pool, first ? a.places : b.places};
+}
+
+/// What the online soft-max knows of a query's scores so far.
+struct SoftMax {
+  float largest, sum;
+  uint32_t seen;
+};
+
+/// A number that is the same in the whole warp, which the compiler is to know.
+__device__ __forceinline__ uint32_t uniform(uint32_t number) { return __shfl_sync(FULL_WARP, number, 0); }
+
+struct alignas(16) Four {
+  float numbers[4];
+};
+
+/// A dimension of a query's result, from what each warp has of it, in `part` of `parts`.
+template <int QUERIES, int MERGED, int DIM>
+__device__ __forceinline__ float merged(const SoftMax (&soft_maxes)[WARPS][QUERIES],
+                                        const float (&parts)[WARPS][MERGED][DIM], uint32_t query, uint32_t part,
+                                        uint32_t dim) {
+  float largest = -INFINITY, sum = 0, result = 0;
+  uint32_t seen = 0;
+#pragma unroll
+  for (int warp = 0; warp < WARPS; ++warp)
+    largest = fmaxf(largest, soft_maxes[warp][query].largest);
+#pragma unroll
+  for (int warp = 0; warp < WARPS; ++warp) {
+    SoftMax soft_max = soft_maxes[warp][query];
+    float shrink = largest > -INFINITY ? __expf(soft_max.largest - largest) : 1.0f;
+    sum += shrink * soft_max.sum;
+    result += shrink * parts[warp][part][dim];
+    seen |= soft_max.seen;
+  }
+  // A query that sees nothing gets zeros; one whose scores are all -infinity, or one of them NaN, gets NaN.
+  return seen ? result * (1.0f / sum) : 0.0f;
 }
 
 template <class T, int DIM>
@@ -55,112 +134,209 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
                                  const Segment *segments, const QueryTile *tiles, const uint32_t *context,
                                  const uint32_t *visible, const uint32_t *allowed, uint32_t heads, uint32_t kv_heads,
                                  float scale, T *out) {
-  constexpr int ROWS = ROWS_OF_BLOCK(DIM), OWN = ROWS / WARPS, PART = DIM / 32, WIDTH = DIMS_OF_TILE(DIM);
-  __shared__ float queries[ROWS][DIM];
-  // Padded, so that the lanes read a column of keys without conflicts.
-  __shared__ float tile[TILE][WIDTH + 1];
-  uint32_t lane = threadIdx.x & 31, warp = threadIdx.x / 32, head = blockIdx.y;
-  uint32_t kv_head = head / (heads / kv_heads);
-  QueryTile query_tile = tiles[blockIdx.x];
-  Segment segment = segments[query_tile.segment];
-  uint32_t rows = min(uint32_t(ROWS), segment.rows - query_tile.first);
-  uint32_t first_row = segment.first_row + query_tile.first;
+  using Cut = Cut<T, DIM>;
+  constexpr int DIMS = Cut::DIMS, LANES = Cut::LANES, QUERIES = Cut::QUERIES, KEYS = Cut::KEYS, TURNS = Cut::TURNS;
+  constexpr int AHEAD = Cut::AHEAD, PERIOD = Cut::PERIOD, MERGED = Cut::MERGED;
+  /// Scores, then weights: of the i-th key of a warp's round and query r at i · QUERIES + r.
+  alignas(16) __shared__ float weights_of_warps[WARPS][32 * QUERIES];
+  __shared__ SoftMax soft_maxes[WARPS][QUERIES];
+  alignas(16) __shared__ float parts[WARPS][MERGED][DIM];
+  /// Of each query, its head among those of all rows.
+  __shared__ uint32_t query_heads[QUERIES];
 
-  for (uint32_t i = threadIdx.x; i < ROWS * DIM; i += blockDim.x) {
-    uint32_t row = i / DIM;
-    queries[row][i % DIM] =
-        row < rows ? widen(q[(uint64_t(first_row + row) * heads + head) * DIM + i % DIM]) * scale : 0.0f;
-  }
-  uint32_t sees[OWN], most = 0;
-  for (uint32_t row = 0; row < rows; ++row)
-    most = max(most, visible[first_row + row]);
-  float largest[OWN], sum[OWN], result[OWN][PART];
-  bool seen[OWN];
+  uint32_t lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32), kv_head = blockIdx.y, group = heads / kv_heads;
+  uint32_t first_dim = lane % LANES * DIMS;
+  float *weights = weights_of_warps[warp];
+  QueryTile tile = tiles[blockIdx.x];
+  Segment segment = segments[tile.segment];
+  uint32_t queries = min(uint32_t(QUERIES), segment.rows * group - tile.first);
+  // The lane's own query, for which it has scores.
+  bool has_query = lane % QUERIES < queries;
+  uint32_t own_query = tile.first + lane % QUERIES, own_row = own_query / group;
+  uint32_t own_head = (segment.first_row + own_row) * heads + kv_head * group + own_query % group;
+  uint32_t sees = has_query ? segment.context + visible[segment.first_row + own_row] : 0;
+  if (threadIdx.x < QUERIES)
+    query_heads[threadIdx.x] = has_query ? own_head : NO_QUERY;
+  // Where no query sees any, the first one is read, and not used.
+  uint32_t keys = max(sees, 1u);
 #pragma unroll
-  for (int r = 0; r < OWN; ++r) {
-    uint32_t row = warp * OWN + r;
-    sees[r] = row < rows ? segment.context + visible[first_row + row] : 0;
-    largest[r] = -INFINITY;
-    sum[r] = 0;
-    seen[r] = false;
+  for (int mask = 1; mask < QUERIES; mask *= 2)
+    keys = max(keys, __shfl_xor_sync(FULL_WARP, keys, mask));
+  keys = uniform(keys);
+
+  // Behind the last key it is read again, and not used.
+  auto place_of = [&](uint32_t key) {
+    key = min(key, keys - 1);
+    return key < segment.context ? context[segment.first_context + key]
+                                 : OWN | (segment.first_row + key - segment.context);
+  };
+  // Of the i-th key of the warp's round that begins at `first_key`.
+  auto key_at = [&](uint32_t first_key, uint32_t i) { return first_key + i / KEYS * Cut::STRIDE + i % KEYS; };
+  // Of what a lane has in a turn, the key's number in the round.
+  auto of_turn = [&](uint32_t turn) { return turn / TURNS * KEYS + lane / LANES * TURNS + turn % TURNS; };
+  uint32_t offset = kv_head * DIM + first_dim;
+  auto load = [&](Round<T> round, uint32_t turn) {
+    Part<T, DIMS> part;
+    uint32_t place = __shfl_sync(FULL_WARP, round.places, of_turn(turn));
+    part.load((place & OWN ? round.own : round.pool) + uint64_t(place & ~OWN) * (kv_heads * DIM));
+    return part;
+  };
+
+  uint32_t first_key = warp * KEYS;
+  uint32_t places = place_of(key_at(first_key, lane));
+  Round<T> keys_of_round = {k + offset, pool_keys + offset, places};
+  Round<T> values_of_round = {v + offset, pool_values + offset, places};
+  Part<T, DIMS> ring[AHEAD];
 #pragma unroll
-    for (int i = 0; i < PART; ++i)
-      result[r][i] = 0;
+  for (int i = 0; i < AHEAD; ++i)
+    ring[i] = load(keys_of_round, i);
+  // The i-th part of a period, in whose place the one AHEAD of it is asked for: of `now`, or after its end of `then`.
+  auto take = [&](int i, uint32_t first, uint32_t turns, Round<T> now, Round<T> then) {
+    Part<T, DIMS> part = ring[i % AHEAD];
+    bool last = first + PERIOD == turns;
+    if (i + AHEAD < PERIOD)
+      ring[i % AHEAD] = load(now, first + i + AHEAD);
+    else
+      ring[i % AHEAD] = load(either(last, then, now), (last ? 0 : first + PERIOD) + i + AHEAD - PERIOD);
+    return part;
+  };
+
+  float query[QUERIES][DIMS], result[QUERIES][DIMS];
+#pragma unroll
+  for (int r = 0; r < QUERIES; ++r) {
+    Part<T, DIMS> part = {};
+    uint32_t head = __shfl_sync(FULL_WARP, own_head, r);
+    if (uint32_t(r) < queries)
+      part.load(q + uint64_t(head) * DIM + first_dim);
+    part.widened(query[r]);
+#pragma unroll
+    for (int d = 0; d < DIMS; ++d) {
+      query[r][d] *= scale;
+      result[r][d] = 0;
+    }
   }
-  uint32_t keys = segment.context + most;
+  SoftMax soft_max = {-INFINITY, 0, 0};
   uint32_t words = (segment.rows + 31) / 32;
-  __syncthreads();
 
-  for (uint32_t first_key = 0; first_key < keys; first_key += TILE) {
-    float score[OWN];
+  for (; first_key < keys; first_key += QUERIES * Cut::STRIDE) {
+    uint32_t passes = min(uint32_t(QUERIES), (keys - first_key + Cut::STRIDE - 1) / Cut::STRIDE);
+    // Whole periods: what is behind the last key is read again, and not used.
+    uint32_t turns = (passes * TURNS + PERIOD - 1) / PERIOD * PERIOD;
+    uint32_t next_places = place_of(key_at(first_key + QUERIES * Cut::STRIDE, lane));
+
+#pragma unroll 1
+    for (uint32_t first = 0; first < turns; first += PERIOD) {
 #pragma unroll
-    for (int r = 0; r < OWN; ++r)
-      score[r] = 0;
-    for (int first_dim = 0; first_dim < DIM; first_dim += WIDTH) {
-      load_tile<T, DIM>(tile, k, pool_keys, context, segment, first_key, keys, kv_heads, kv_head, first_dim);
-      __syncthreads();
-      for (int d = 0; d < WIDTH; ++d) {
-        float key = tile[lane][d];
+      for (int i = 0; i < PERIOD; i += TURNS) {
+        float products[LANES];
 #pragma unroll
-        for (int r = 0; r < OWN; ++r)
-          score[r] += queries[warp * OWN + r][first_dim + d] * key;
+        for (int turn = 0; turn < TURNS; ++turn) {
+          float key[DIMS];
+          take(i + turn, first, turns, keys_of_round, values_of_round).widened(key);
+#pragma unroll
+          for (int r = 0; r < QUERIES; ++r) {
+            float sum = 0;
+#pragma unroll
+            for (int d = 0; d < DIMS; ++d)
+              sum += query[r][d] * key[d];
+            products[turn * QUERIES + r] = sum;
+          }
+        }
+        weights[(first + i) / TURNS * 32 + lane] = sum_of_lane(products);
       }
-      __syncthreads();
     }
-    uint32_t key = first_key + lane;
+
+    float score[QUERIES], top = -INFINITY;
 #pragma unroll
-    for (int r = 0; r < OWN; ++r) {
-      bool may = key < sees[r];
+    for (int pass = 0; pass < QUERIES; ++pass) {
+      uint32_t key = first_key + pass * Cut::STRIDE + lane / QUERIES;
+      bool may = key < sees;
       if (may && segment.allowed != ALL && key >= segment.context) {
-        uint32_t row = query_tile.first + warp * OWN + r, other = key - segment.context;
-        may = allowed[segment.allowed + row * words + other / 32] >> other % 32 & 1;
+        uint32_t other = key - segment.context;
+        may = allowed[segment.allowed + own_row * words + other / 32] >> other % 32 & 1;
       }
-      seen[r] |= may;
-      float masked = may ? score[r] : -INFINITY, top = masked;
-      for (int mask = 16; mask > 0; mask /= 2)
-        top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, mask));
-      float next = fmaxf(largest[r], top);
-      // Where nothing was seen yet, there is nothing to scale.
-      float shrink = next > -INFINITY ? __expf(largest[r] - next) : 1.0f;
-      // The maximum passes over NaN; the sum does not.
-      score[r] = next > -INFINITY || masked != masked ? __expf(masked - next) : 0.0f;
-      float of_tile = score[r];
-      for (int mask = 16; mask > 0; mask /= 2)
-        of_tile += __shfl_xor_sync(FULL_WARP, of_tile, mask);
-      sum[r] = sum[r] * shrink + of_tile;
-      largest[r] = next;
-#pragma unroll
-      for (int i = 0; i < PART; ++i)
-        result[r][i] *= shrink;
+      soft_max.seen |= may;
+      score[pass] = may ? weights[pass * 32 + lane] : -INFINITY;
+      top = fmaxf(top, score[pass]);
     }
 #pragma unroll
-    for (int first_dim = 0; first_dim < DIM; first_dim += WIDTH) {
-      load_tile<T, DIM>(tile, v, pool_values, context, segment, first_key, keys, kv_heads, kv_head, first_dim);
-      __syncthreads();
-      for (int j = 0; j < TILE; ++j) {
+    for (int mask = QUERIES; mask < 32; mask *= 2)
+      top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, mask));
+    float next = fmaxf(soft_max.largest, top);
+    // Where nothing was seen yet, there is nothing to scale.
+    float shrink = next > -INFINITY ? __expf(soft_max.largest - next) : 1.0f;
+    soft_max.largest = next;
+    soft_max.sum *= shrink;
 #pragma unroll
-        for (int r = 0; r < OWN; ++r) {
-          float weight = __shfl_sync(FULL_WARP, score[r], j);
+    for (int pass = 0; pass < QUERIES; ++pass) {
+      // The maximum passes over NaN; the sum does not.
+      float weight = next > -INFINITY || score[pass] != score[pass] ? __expf(score[pass] - next) : 0.0f;
+      soft_max.sum += weight;
+      weights[pass * 32 + lane] = weight;
+    }
 #pragma unroll
-          for (int i = 0; i < WIDTH / 32; ++i)
-            result[r][first_dim / 32 + i] += weight * tile[j][i * 32 + lane];
+    for (int r = 0; r < QUERIES; ++r) {
+      float of_query = __shfl_sync(FULL_WARP, shrink, r);
+#pragma unroll
+      for (int d = 0; d < DIMS; ++d)
+        result[r][d] *= of_query;
+    }
+    __syncwarp();
+
+    keys_of_round.places = next_places;
+#pragma unroll 1
+    for (uint32_t first = 0; first < turns; first += PERIOD) {
+#pragma unroll
+      for (int i = 0; i < PERIOD; ++i) {
+        float value[DIMS], weight[QUERIES];
+        take(i, first, turns, values_of_round, keys_of_round).widened(value);
+        auto of_key = reinterpret_cast<const Four *>(weights + of_turn(first + i) * QUERIES);
+#pragma unroll
+        for (int r = 0; r < QUERIES; ++r)
+          weight[r] = of_key[r / 4].numbers[r % 4];
+#pragma unroll
+        for (int r = 0; r < QUERIES; ++r) {
+#pragma unroll
+          for (int d = 0; d < DIMS; ++d)
+            result[r][d] += weight[r] * value[d];
         }
       }
-      __syncthreads();
     }
+    values_of_round.places = next_places;
+    __syncwarp();
   }
 #pragma unroll
-  for (int r = 0; r < OWN; ++r) {
-    uint32_t row = warp * OWN + r;
-    for (int mask = 16; mask > 0; mask /= 2)
-      seen[r] |= __shfl_xor_sync(FULL_WARP, int(seen[r]), mask) != 0;
-    // A row that sees nothing gets zeros; one whose scores are all -infinity, or one of them NaN, gets NaN.
-    float by_sum = seen[r] ? 1.0f / sum[r] : 0.0f;
-    if (row < rows) {
+  for (int mask = QUERIES; mask < 32; mask *= 2) {
+    soft_max.sum += __shfl_xor_sync(FULL_WARP, soft_max.sum, mask);
+    soft_max.seen |= __shfl_xor_sync(FULL_WARP, soft_max.seen, mask);
+  }
+  if (lane < QUERIES)
+    soft_maxes[warp][lane] = soft_max;
 #pragma unroll
-      for (int i = 0; i < PART; ++i)
-        out[(uint64_t(first_row + row) * heads + head) * DIM + i * 32 + lane] = narrow<T>(result[r][i] * by_sum);
+  for (int first = 0; first < QUERIES; first += MERGED) {
+#pragma unroll
+    for (int r = 0; r < MERGED; ++r) {
+#pragma unroll
+      for (int d = 0; d < DIMS; ++d) {
+#pragma unroll
+        for (int mask = LANES; mask < 32; mask *= 2)
+          result[first + r][d] += __shfl_xor_sync(FULL_WARP, result[first + r][d], mask);
+      }
+#pragma unroll
+      for (int d = 0; d < DIMS; d += 4) {
+        if (lane < LANES)
+          *reinterpret_cast<Four *>(&parts[warp][r][first_dim + d]) = {
+              {result[first + r][d], result[first + r][d + 1], result[first + r][d + 2], result[first + r][d + 3]}};
+      }
     }
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < MERGED * DIM; i += blockDim.x) {
+      uint32_t r = i / DIM, dim = i % DIM, head = query_heads[first + r];
+      if (head != NO_QUERY)
+        out[uint64_t(head) * DIM + dim] = narrow<T>(merged(soft_maxes, parts, first + r, r, dim));
+    }
+    if (first + MERGED < QUERIES)
+      __syncthreads();
   }
 }
 

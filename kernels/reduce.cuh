@@ -27,6 +27,27 @@ template <class S, class Merge> __device__ __forceinline__ S warp_reduce(S mine,
   return mine;
 }
 
+/// `sum_of_lane` from the step between lanes that are HALF apart on: of the first 2 · HALF sums a lane keeps those
+/// whose numbers have its bit.
+template <int HALF, int LANES> __device__ __forceinline__ void halve(float (&numbers)[LANES]) {
+  bool keeps_upper = threadIdx.x & HALF;
+#pragma unroll
+  for (int i = 0; i < HALF; ++i) {
+    float lower = numbers[i], upper = numbers[i + HALF];
+    float other = __shfl_xor_sync(FULL_WARP, keeps_upper ? lower : upper, HALF);
+    numbers[i] = (keeps_upper ? upper : lower) + other;
+  }
+  if constexpr (HALF > 1)
+    halve<HALF / 2>(numbers);
+}
+
+/// Adds each of LANES numbers, a power of two, over LANES neighbouring lanes, of whom the i-th gets the i-th sum. By
+/// LANES − 1 shuffles, where a sum at a time would take LANES · log2(LANES).
+template <int LANES> __device__ __forceinline__ float sum_of_lane(float (&numbers)[LANES]) {
+  halve<LANES / 2>(numbers);
+  return numbers[0];
+}
+
 /// `merge` over the threads of a block, with `identity` for absent ones; every thread gets the result.
 /// `scratch` is shared memory of 32 entries that nothing else uses before the next barrier.
 template <class S, class Merge> __device__ S block_reduce(S mine, S identity, S *scratch, Merge merge) {

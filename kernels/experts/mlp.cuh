@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../activation.cuh"
+#include "../reduce.cuh"
 #include "group.cuh"
 
 /// Rows of weights of a warp: with ROWS_OF_TILE as many sums as lanes.
@@ -16,40 +17,6 @@ static_assert(ROWS_OF_TILE * WEIGHT_ROWS == 32, "a sum a lane");
 template <class T> struct ExpertWeights {
   const T *gate, *up, *down;
 };
-
-/// Eight numbers as they are in memory.
-template <class T> struct Packed {
-  uint4 words[sizeof(T) / 2];
-};
-
-template <class T> __device__ __forceinline__ Packed<T> packed_at(const T *from) {
-  Packed<T> packed;
-#pragma unroll
-  for (unsigned i = 0; i < sizeof(T) / 2; ++i)
-    packed.words[i] = reinterpret_cast<const uint4 *>(from)[i];
-  return packed;
-}
-
-/// One halving of `sum_of_lane`: of the first 2 · HALF sums a lane keeps those whose numbers have its bit.
-template <int HALF> __device__ __forceinline__ void halve(float (&numbers)[32]) {
-  bool keeps_upper = threadIdx.x & HALF;
-#pragma unroll
-  for (int i = 0; i < HALF; ++i) {
-    float lower = numbers[i], upper = numbers[i + HALF];
-    float other = __shfl_xor_sync(FULL_WARP, keeps_upper ? lower : upper, HALF);
-    numbers[i] = (keeps_upper ? upper : lower) + other;
-  }
-}
-
-/// Adds each of 32 numbers over the lanes; lane i gets the i-th sum.
-__device__ __forceinline__ float sum_of_lane(float (&numbers)[32]) {
-  halve<16>(numbers);
-  halve<8>(numbers);
-  halve<4>(numbers);
-  halve<2>(numbers);
-  halve<1>(numbers);
-  return numbers[0];
-}
 
 /// Four rows of weights: even, odd, and those `stride` numbers after them.
 template <class T> struct WeightRows {
@@ -80,7 +47,7 @@ __device__ __forceinline__ float products(WeightRows<T> weights, const T *x, con
     float weight[WEIGHT_ROWS][8];
 #pragma unroll
     for (int i = 0; i < WEIGHT_ROWS; ++i) {
-      load8_aligned(reinterpret_cast<const T *>(next[i].words), weight[i]);
+      unpack(next[i], weight[i]);
       if (at + 256 < width)
         next[i] = weights.packed(i, at + 256);
     }

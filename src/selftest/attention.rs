@@ -1,11 +1,16 @@
 //! Ragged attention against its definition.
 
+use candle_core::{DType, Device, Tensor};
+
 use super::element::{ELEMENTS, Element};
 use super::random::Random;
 use super::{Extent, Failure};
 use crate::kernels::{Argument, Machine};
 use crate::models::ragged::{self, RaggedPlan};
-use crate::models::{RaggedBatch, Segment};
+use crate::models::{Attention, RaggedBatch, Segment};
+
+/// By type, of results of about ±4.
+const TOLERANCES: [f64; 3] = [2e-5, 2e-2, 3e-3];
 
 #[derive(Clone)]
 struct Layer {
@@ -46,7 +51,7 @@ impl Layer {
     }
 
     fn run(&self, machine: &mut dyn Machine, segments: &[Segment]) -> Result<Vec<f32>, Failure> {
-        let plan = RaggedPlan::new(segments, self.dim);
+        let plan = RaggedPlan::new(segments, self.dim, self.heads / self.kv_heads);
         let encode = |values: &[f32]| self.element.encode(values);
         let mut out = encode(&vec![f32::NAN; self.q.len()]);
         let kernels = ragged::kernels(self.dim)
@@ -56,7 +61,7 @@ impl Layer {
         // `q`, and slots of the pool.
         unsafe {
             machine.launch(
-                &ragged::launch(kernel, plan.tiles.len(), self.heads),
+                &ragged::launch(kernel, plan.tiles.len(), self.kv_heads),
                 &mut [
                     Argument::In(&encode(&self.q)),
                     Argument::In(&encode(&self.k)),
@@ -76,6 +81,28 @@ impl Layer {
             )
         }?;
         Ok(self.element.decode(&out))
+    }
+
+    /// The largest error.
+    fn compare(&self, machine: &mut dyn Machine, segments: &[Segment]) -> Result<f64, Failure> {
+        let out = self.run(machine, segments)?;
+        let tolerance = TOLERANCES[self.element as usize];
+        let mut worst = 0f64;
+        for (given, wanted) in out.iter().zip(self.definition(segments)) {
+            let error = (f64::from(*given) - wanted).abs();
+            worst = worst.max(error);
+            if error.is_nan() || error > tolerance {
+                return Err(Failure::Differs(format!(
+                    "{:?}, heads {:?} of {}, {} rows over {} slots first: {given} for {wanted}",
+                    self.element,
+                    (self.heads, self.kv_heads),
+                    self.dim,
+                    segments[0].rows.len(),
+                    segments[0].context.len(),
+                )));
+            }
+        }
+        Ok(worst)
     }
 
     /// softmax(q kᵀ / √dim) v in f64, zeros for a row that sees nothing.
@@ -126,6 +153,48 @@ impl Layer {
     }
 }
 
+/// Attention as a network asks for it, of tensors that begin at any place of their memory, against the CPU in f32.
+pub(super) fn launched(device: &Device) -> Result<String, Failure> {
+    let mut random = Random::new(24);
+    let (rows, heads, kv_heads, dim) = (13, 6, 2, 64);
+    let mut batch = RaggedBatch::new();
+    batch.push(vec![0; rows]);
+    let mut compared = 0;
+    for (element, offset) in ELEMENTS.into_iter().flat_map(|e| [(e, 0), (e, 3), (e, 8)]) {
+        let layer = Layer::random(&mut random, element, (heads, kv_heads, dim), rows, 0);
+        let attend = |device: &Device, dtype: DType| {
+            let [q, k, v] = [
+                (&layer.q, heads),
+                (&layer.k, kv_heads),
+                (&layer.v, kv_heads),
+            ]
+            .map(|(values, heads)| {
+                let mut memory = vec![0f32; offset];
+                memory.extend(values);
+                Tensor::new(memory, device)?
+                    .to_dtype(dtype)?
+                    .narrow(0, offset, values.len())?
+                    .reshape((rows, heads, dim))
+            });
+            let attended = Attention::of(batch.segments(), None).attend(0, &q?, &k?, &v?)?;
+            let attended = attended.to_dtype(DType::F32)?.flatten_all()?;
+            attended.to_vec1::<f32>()
+        };
+        let given = attend(device, element.dtype())?;
+        let wanted = attend(&Device::Cpu, DType::F32)?;
+        for (given, wanted) in given.iter().zip(&wanted) {
+            let error = f64::from((given - wanted).abs());
+            if error.is_nan() || error > TOLERANCES[element as usize] {
+                return Err(Failure::Differs(format!(
+                    "{element:?}, {offset} numbers into their memory: {given} for {wanted}"
+                )));
+            }
+        }
+        compared += given.len();
+    }
+    Ok(format!("{compared} numbers equal within rounding"))
+}
+
 /// Segments of all characters: plain, block-causal, any bits, seeing nothing; with and without cached slots.
 fn batch(random: &mut Random, slots: usize, longest: usize) -> RaggedBatch {
     let mut batch = RaggedBatch::new();
@@ -170,18 +239,49 @@ pub(super) fn random(machine: &mut dyn Machine, extent: Extent) -> Result<String
             let batch = batch(&mut random, slots, longest);
             let shape = (heads.0, heads.1, dim);
             let layer = Layer::random(&mut random, element, shape, batch.rows(), slots);
-            let out = layer.run(machine, batch.segments())?;
-            // Values are of about ±4; results are rounded to the element.
-            let tolerance = [2e-5, 2e-2, 3e-3][element as usize];
-            for (given, wanted) in out.iter().zip(layer.definition(batch.segments())) {
-                let error = (f64::from(*given) - wanted).abs();
-                worst[element as usize] = worst[element as usize].max(error);
-                if error.is_nan() || error > tolerance {
-                    return Err(Failure::Differs(format!(
-                        "{element:?}, heads {heads:?} of {dim}: {given} for {wanted}"
-                    )));
-                }
-            }
+            let error = layer.compare(machine, batch.segments())?;
+            worst[element as usize] = worst[element as usize].max(error);
+        }
+    }
+    let [f32, bf16, f16] = worst;
+    Ok(format!(
+        "largest error {f32:.1e} (f32), {bf16:.1e} (bf16), {f16:.1e} (f16)"
+    ))
+}
+
+/// Numbers of keys around those that end a pass, a warp's turn and a round, and queries that fill a block's tile, leave
+/// some of it free or need another.
+pub(super) fn borders(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
+    let mut random = Random::new(23);
+    let mut worst = [0f64; 3];
+    let widths = [64, 128, 256, 512].into_iter();
+    for (dim, element) in widths.flat_map(|dim| ELEMENTS.map(|element| (dim, element))) {
+        for (rows, cached) in [
+            (1, 0),
+            (1, 3),
+            (3, 1),
+            (5, 0),
+            (1, 31),
+            (8, 25),
+            (9, 119),
+            (7, 249),
+            (1, 255),
+            (2, 255),
+            (3, 510),
+        ] {
+            let heads = random.pick(&[(1, 1), (2, 1), (3, 1), (8, 1), (9, 1), (6, 2)]);
+            let mut layer =
+                Layer::random(&mut random, element, (heads.0, heads.1, dim), rows, cached);
+            // A result over few keys is as large as their values.
+            layer.v.iter_mut().for_each(|value| *value /= 2.0);
+            layer.pool_values.iter_mut().for_each(|value| *value /= 2.0);
+            let segment = Segment {
+                rows: 0..rows,
+                context: (0..cached as u32).rev().collect(),
+                ..Segment::default()
+            };
+            let error = layer.compare(machine, &[segment])?;
+            worst[element as usize] = worst[element as usize].max(error);
         }
     }
     let [f32, bf16, f16] = worst;
@@ -224,27 +324,42 @@ pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String,
 
 pub(super) fn invariance(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
     let mut random = Random::new(21);
-    let (slots, dim) = (50, 64);
-    let batch = batch(&mut random, slots, 45);
-    let layer = Layer::random(&mut random, Element::F32, (2, 1, dim), batch.rows(), slots);
-    let together = layer.run(machine, batch.segments())?;
-    for segment in batch.segments() {
-        let alone = layer.run(machine, std::slice::from_ref(segment))?;
-        let own = segment.rows.start * 2 * dim..segment.rows.end * 2 * dim;
-        if alone[own.clone()] != together[own] {
-            return Err(Failure::Differs(format!(
-                "rows {:?} depend on the others of the batch",
-                segment.rows
-            )));
+    let slots = 50;
+    for (heads, dim) in [(2, 64), (3, 128), (1, 256), (3, 512)] {
+        let batch = batch(&mut random, slots, 45);
+        let layer = Layer::random(
+            &mut random,
+            Element::F32,
+            (heads, 1, dim),
+            batch.rows(),
+            slots,
+        );
+        let together = layer.run(machine, batch.segments())?;
+        for segment in batch.segments() {
+            let alone = layer.run(machine, std::slice::from_ref(segment))?;
+            let own = segment.rows.start * heads * dim..segment.rows.end * heads * dim;
+            if alone[own.clone()] != together[own] {
+                return Err(Failure::Differs(format!(
+                    "rows {:?} depend on the others of the batch, heads of {dim}",
+                    segment.rows
+                )));
+            }
         }
     }
-    cached_or_not(machine, &mut random)?;
+    for (rows, cached, dim) in [(40, 23, 64), (300, 261, 128), (41, 6, 256), (40, 23, 512)] {
+        cached_or_not(machine, &mut random, rows, cached, dim)?;
+    }
     Ok("bit-identical, alone or in a batch, cached or not".into())
 }
 
 /// The last rows of a sequence, their keys before them recomputed or in the pool.
-fn cached_or_not(machine: &mut dyn Machine, random: &mut Random) -> Result<(), Failure> {
-    let (rows, cached, dim) = (40, 23, 64);
+fn cached_or_not(
+    machine: &mut dyn Machine,
+    random: &mut Random,
+    rows: usize,
+    cached: usize,
+    dim: usize,
+) -> Result<(), Failure> {
     let mut layer = Layer::random(random, Element::F32, (2, 1, dim), rows, cached);
     let keys = cached * dim;
     layer.pool_keys = layer.k[..keys].to_vec();
@@ -262,7 +377,9 @@ fn cached_or_not(machine: &mut dyn Machine, random: &mut Random) -> Result<(), F
     let rest = layer.run(machine, &[rest])?;
     let own = cached * 2 * dim..;
     if whole[own.clone()] != rest[own] {
-        return Err(Failure::Differs("cached keys give other results".into()));
+        return Err(Failure::Differs(format!(
+            "{cached} cached keys of {rows} give other results, heads of {dim}"
+        )));
     }
     Ok(())
 }

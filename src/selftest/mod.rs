@@ -93,6 +93,10 @@ pub const DEVICE_CHECKS: &[DeviceCheck] = &[
         run: launched::layers,
     },
     DeviceCheck {
+        name: "device: attention equals that of the CPU, of tensors that begin anywhere in memory",
+        run: attention::launched,
+    },
+    DeviceCheck {
         name: "device: mixtures of experts equal those of the CPU",
         run: experts_launched::mixtures,
     },
@@ -151,6 +155,10 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "ragged attention: equal to its definition",
         run: attention::random,
+    },
+    Check {
+        name: "ragged attention: equal to its definition where tiles, passes and rounds end",
+        run: attention::borders,
     },
     Check {
         name: "ragged attention: what is not finite stays so, in its row",

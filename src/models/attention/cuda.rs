@@ -41,9 +41,9 @@ pub(super) struct DevicePlan {
 }
 
 impl DevicePlan {
-    /// For heads of width `dim`.
-    pub fn new(segments: &[Segment], dim: usize, device: &Device) -> Result<Self> {
-        let plan = RaggedPlan::new(segments, dim);
+    /// For heads of width `dim`, of which `group` share keys and values.
+    pub fn new(segments: &[Segment], dim: usize, group: usize, device: &Device) -> Result<Self> {
+        let plan = RaggedPlan::new(segments, dim, group);
         let mut packing = Packing::new();
         Ok(Self {
             segments: packing.push(&plan.segments),
@@ -68,8 +68,22 @@ impl DevicePlan {
             pool,
             scale,
         };
-        let (k, v) = (k.contiguous()?, v.contiguous()?);
-        q.contiguous()?.apply_op3_no_bwd(&k, &v, &attention)
+        let (k, v) = (aligned(k)?, aligned(v)?);
+        aligned(q)?.apply_op3_no_bwd(&k, &v, &attention)
+    }
+}
+
+/// The bytes that the kernel loads at once.
+const LOADED_BYTES: usize = 16;
+
+/// `x` contiguous and from an address on that the kernel can load from. All but views from within a head are, since
+/// allocations and heads are multiples of what is loaded.
+fn aligned(x: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let offset = x.layout().start_offset() * x.dtype().size_in_bytes();
+    match offset % LOADED_BYTES {
+        0 => Ok(x),
+        _ => x.force_contiguous(),
     }
 }
 
@@ -136,7 +150,7 @@ impl RaggedAttention<'_> {
     ) -> Result<(CudaStorage, Shape)> {
         let device: &CudaDevice = &tensors[0].0.device;
         let (rows, heads, dim) = tensors[0].1.shape().dims3()?;
-        let kv_heads = tensors[1].1.dims()[1] as u32;
+        let kv_heads = tensors[1].1.dims()[1];
         let [q, k, v] = tensors.map(|(storage, layout)| {
             let slice = storage.as_cuda_slice::<T>()?;
             Ok::<_, candle_core::Error>(slice.slice(layout.start_offset()..))
@@ -158,9 +172,10 @@ impl RaggedAttention<'_> {
         };
         // SAFETY: the kernel writes every row, each of which is in one segment.
         let mut out = unsafe { device.alloc::<T>(rows * heads * dim)? };
-        let (head_count, scale) = (heads as u32, self.scale);
         let plan = self.plan;
-        let launch = ragged::launch(kernel, plan.tiles.len(), heads);
+        let launch = ragged::launch(kernel, plan.tiles.len(), kv_heads);
+        let (head_count, kv_head_count) = (heads as u32, kv_heads as u32);
+        let scale = self.scale;
         let (segments, tiles) = (
             plan.lists.list(plan.segments)?,
             plan.lists.list(plan.tiles)?,
@@ -174,7 +189,7 @@ impl RaggedAttention<'_> {
         builder.arg(&q).arg(&k).arg(&v).arg(&keys).arg(&values);
         builder.arg(&segments).arg(&tiles);
         builder.arg(&context).arg(&visible);
-        builder.arg(&allowed).arg(&head_count).arg(&kv_heads);
+        builder.arg(&allowed).arg(&head_count).arg(&kv_head_count);
         builder.arg(&scale).arg(&mut out);
         // SAFETY: the parameters of the kernel in their order; the plan names rows of the batch and slots of
         // the pool, which `Attention::new` has checked.

@@ -19,7 +19,7 @@ use crate::models::{KvPool, ModelError, RaggedBatch};
 
 /// What a batch's rows attend to. A family calls [`Attention::attend`] once a layer and knows nothing
 /// of segments and caches.
-pub(super) struct Attention<'a> {
+pub(crate) struct Attention<'a> {
     segments: &'a [Segment],
     pool: Option<&'a KvPool>,
     /// The same for every layer, as the next is.
@@ -111,7 +111,8 @@ impl<'a> Attention<'a> {
         v: &Tensor,
     ) -> Result<Tensor> {
         let plan = made_once(&self.kernel_plan, || {
-            cuda::DevicePlan::new(self.segments, q.dim(2)?, q.device())
+            let group = q.dim(1)? / k.dim(1)?;
+            cuda::DevicePlan::new(self.segments, q.dim(2)?, group, q.device())
         })?;
         plan.attend(self.pool.map(|pool| pool.layer(layer)), scale, [q, k, v])
     }

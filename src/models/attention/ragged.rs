@@ -6,7 +6,7 @@ use crate::kernels::Launch;
 use crate::models::batch::Segment;
 
 /// Threads of a block, as the kernel has it.
-const THREADS: u32 = 128;
+const THREADS: u32 = 256;
 
 /// No bits of allowed rows.
 const ALL: u32 = u32::MAX;
@@ -22,11 +22,12 @@ pub(crate) struct RaggedSegment {
     allowed: u32,
 }
 
-/// The rows of a block.
+/// The queries of a block, each a head of a row, of heads that share keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct QueryTile {
     segment: u32,
+    /// Among those of the segment, [rows, heads per key/value head].
     first: u32,
 }
 
@@ -43,9 +44,9 @@ pub(crate) struct RaggedPlan {
     pub allowed: Vec<u32>,
 }
 
-/// Query rows of a block, for heads of width `dim`.
-fn rows_of_block(dim: usize) -> usize {
-    if dim > 128 { 8 } else { 16 }
+/// Queries of a block, for heads of width `dim`.
+fn queries_of_block(dim: usize) -> usize {
+    if dim > 256 { 4 } else { 8 }
 }
 
 /// The kernel's instances for heads of width `dim`: of f32, bf16 and f16. None for widths that it is not
@@ -77,23 +78,23 @@ pub(crate) fn kernels(dim: usize) -> Option<[&'static str; 3]> {
 }
 
 /// The launch of `kernel` over so many `tiles` of a plan.
-pub(crate) fn launch(kernel: &'static str, tiles: usize, heads: usize) -> Launch {
+pub(crate) fn launch(kernel: &'static str, tiles: usize, kv_heads: usize) -> Launch {
     Launch {
         kernel,
-        grid: [tiles as u32, heads as u32, 1],
+        grid: [tiles as u32, kv_heads as u32, 1],
         block: [THREADS, 1, 1],
     }
 }
 
 impl RaggedPlan {
-    /// For heads of width `dim`.
-    pub fn new(segments: &[Segment], dim: usize) -> Self {
+    /// For heads of width `dim`, of which `group` share keys and values.
+    pub fn new(segments: &[Segment], dim: usize, group: usize) -> Self {
         let mut plan = Self::default();
         for segment in segments {
             let length = segment.rows.len();
             plan.visible.resize(segment.rows.start, 0);
             let index = plan.segments.len() as u32;
-            let firsts = (0..length).step_by(rows_of_block(dim));
+            let firsts = (0..length * group).step_by(queries_of_block(dim));
             plan.tiles.extend(firsts.map(|first| QueryTile {
                 segment: index,
                 first: first as u32,
