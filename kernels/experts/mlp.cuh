@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../activation.cuh"
+#include "../packed.cuh"
 #include "group.cuh"
 
 /// Rows of weights of a warp: with ROWS_OF_TILE as many sums as lanes.
@@ -16,19 +17,6 @@ static_assert(ROWS_OF_TILE * WEIGHT_ROWS == 32, "a sum a lane");
 template <class T> struct ExpertWeights {
   const T *gate, *up, *down;
 };
-
-/// Eight numbers as they are in memory.
-template <class T> struct Packed {
-  uint4 words[sizeof(T) / 2];
-};
-
-template <class T> __device__ __forceinline__ Packed<T> packed_at(const T *from) {
-  Packed<T> packed;
-#pragma unroll
-  for (unsigned i = 0; i < sizeof(T) / 2; ++i)
-    packed.words[i] = reinterpret_cast<const uint4 *>(from)[i];
-  return packed;
-}
 
 /// One halving of `sum_of_lane`: of the first 2 · HALF sums a lane keeps those whose numbers have its bit.
 template <int HALF> __device__ __forceinline__ void halve(float (&numbers)[32]) {
@@ -57,7 +45,7 @@ template <class T> struct WeightRows {
   uint32_t stride;
 
   __device__ __forceinline__ Packed<T> packed(int row, uint32_t at) const {
-    return packed_at((row % 2 ? odd : even) + row / 2 * stride + at);
+    return load_packed((row % 2 ? odd : even) + row / 2 * stride + at);
   }
 };
 
@@ -80,7 +68,7 @@ __device__ __forceinline__ float products(WeightRows<T> weights, const T *x, con
     float weight[WEIGHT_ROWS][8];
 #pragma unroll
     for (int i = 0; i < WEIGHT_ROWS; ++i) {
-      load8_aligned(reinterpret_cast<const T *>(next[i].words), weight[i]);
+      widen(next[i], weight[i]);
       if (at + 256 < width)
         next[i] = weights.packed(i, at + 256);
     }
