@@ -17,17 +17,24 @@ union Scratch {
   uint32_t minima[32];
 };
 
+/// Σ e^(logit − largest) of the tokens that may be drawn, or less.
+__device__ __forceinline__ float least_sum_of_drawable(const Summary &summary, const RowParams &params) {
+  bool is_of_drawable = params.excluded == NONE || params.flags & EXCLUDED_IS_IMPOSSIBLE;
+  return is_of_drawable ? summary.model.exponentials : 1.0f;
+}
+
 template <class T>
-__device__ void categorical(const T *logits, uint64_t stride, const T *unconditional, uint64_t unconditional_stride,
+__device__ __forceinline__ void categorical(const T *logits, uint64_t stride, const T *unconditional, uint64_t unconditional_stride,
                             uint32_t vocab, const RowParams *all_params, const Adjustment *adjustments,
                             const uint32_t *allowed, const uint32_t *of, RowFound *found, TopToken *top,
                             float *of_found) {
   __shared__ Scratch scratch;
+  __shared__ Summary summary; // the same in all threads, and needed again after passes that have no registers for it
   __shared__ Selector selector;
   __shared__ TopScratch top_scratch;
   __shared__ uint32_t touched[TOUCHED_WORDS];
 
-  RowParams params = all_params[blockIdx.x];
+  const RowParams &params = all_params[blockIdx.x];
   bool guided = params.unconditional != NONE;
   Row<T> row = {logits + blockIdx.x * stride,
                 guided ? unconditional + params.unconditional * unconditional_stride : nullptr,
@@ -44,26 +51,25 @@ __device__ void categorical(const T *logits, uint64_t stride, const T *unconditi
   bool noisy = params.temperature > 0, filtered = has_filter(params);
   bool extreme = noisy && params.temperature < LEAST_TEMPERATURE;
   bool race = noisy && !filtered && !extreme, tempered = race && params.temperature != 1;
-  Summary summary = summarise(row, params, tempered, race, scratch.summaries);
+  Summary reduced = summarise(row, params, tempered, race, scratch.summaries);
+  if (threadIdx.x == 0)
+    summary = reduced;
+  __syncthreads();
 
-  Draws score = {params.seed, params.step, params.slot, STREAM_SCORE};
-  RowFound result = {STATUS_OK, NONE, 0, 0, 0, 0, score.uniform(), 0, 0, summary.best.token, 0};
   Scored drawable = summary.best.token == params.excluded ? summary.second : summary.best;
-  if (summary.has_nan)
-    result.status = STATUS_NAN;
-  else if (summary.best.logit == INFINITY)
-    result.status = STATUS_INFINITE;
-  else if (drawable.token == NONE)
-    result.status = STATUS_NOTHING;
-  if (result.status != STATUS_OK) {
+  uint32_t status = summary.has_nan                  ? STATUS_NAN
+                    : summary.best.logit == INFINITY ? STATUS_INFINITE
+                    : drawable.token == NONE         ? STATUS_NOTHING
+                                                     : STATUS_OK;
+  if (status != STATUS_OK) {
     if (threadIdx.x == 0)
-      found[blockIdx.x] = result;
+      found[blockIdx.x] = {status, NONE, 0, 0, 0, 0, 0, 0, 0, summary.best.token, 0};
     return;
   }
 
   float largest = summary.best.logit, floor = -INFINITY;
   if (filtered)
-    floor = floor_of(row, params, drawable.logit, selector);
+    floor = floor_of(row, params, drawable.logit, least_sum_of_drawable(summary, params), selector);
   Scored chosen = noisy ? summary.race.winner : drawable;
   Sums sampled = tempered ? summary.tempered : summary.model;
   bool is_ahead = summary.race.value - summary.race.runner_up > Race::rounding(summary.race.value);
@@ -82,7 +88,8 @@ __device__ void categorical(const T *logits, uint64_t stride, const T *unconditi
     auto probability = [&](float logit) {
       return logit < basis_floor ? 0.0f : expf((logit - largest) / basis_temperature) / sums.exponentials;
     };
-    result.token = chosen.token;
+    Draws score = {params.seed, params.step, params.slot, STREAM_SCORE};
+    RowFound result = {STATUS_OK, chosen.token, 0, 0, 0, 0, score.uniform(), 0, 0, summary.best.token, 0};
     result.probability = probability(chosen.logit);
     result.best = probability(summary.best.logit);
     result.second = summary.second.token == NONE ? 0.0f : probability(summary.second.logit);
@@ -94,11 +101,13 @@ __device__ void categorical(const T *logits, uint64_t stride, const T *unconditi
     return;
 
   Row<T> plain = row.plain();
+  float sum = summary.model.exponentials;
   if (params.adjustments != 0 || params.allowed != NONE) {
-    summary = summarise(plain, params, false, false, scratch.summaries);
-    largest = summary.best.logit;
+    reduced = summarise(plain, params, false, false, scratch.summaries);
+    largest = reduced.best.logit;
+    sum = reduced.model.exponentials;
   }
-  float log_sum = logf(summary.model.exponentials);
+  float log_sum = logf(sum);
   if (threadIdx.x == 0) {
     RowFound &result = found[blockIdx.x];
     result.log_probability = plain.at(result.token) - largest - log_sum;

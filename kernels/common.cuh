@@ -1,4 +1,4 @@
-// What every kernel includes: CUDA's own definitions or the host shim's, element types, packed loads.
+// What every kernel includes: CUDA's own definitions or the host shim's, element types.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -66,43 +66,4 @@ template <> __device__ __forceinline__ F16 narrow<F16>(float x) {
   magnitude += 0xfff + (magnitude >> 13 & 1);
   return {uint16_t(sign | (magnitude - 0x38000000) >> 13)};
 #endif
-}
-
-/// Eight numbers from memory aligned to 16 bytes.
-__device__ __forceinline__ void load8_aligned(const float *from, float (&to)[8]) {
-  for (int half = 0; half < 2; ++half) {
-    uint4 words = reinterpret_cast<const uint4 *>(from)[half];
-    to[4 * half + 0] = __uint_as_float(words.x);
-    to[4 * half + 1] = __uint_as_float(words.y);
-    to[4 * half + 2] = __uint_as_float(words.z);
-    to[4 * half + 3] = __uint_as_float(words.w);
-  }
-}
-
-template <class T> __device__ __forceinline__ void load8_aligned(const T *from, float (&to)[8]) {
-  uint4 packed = *reinterpret_cast<const uint4 *>(from);
-  uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    to[2 * i] = widen(T{uint16_t(words[i])});
-    to[2 * i + 1] = widen(T{uint16_t(words[i] >> 16)});
-  }
-}
-
-/// Eight numbers as they are in memory.
-template <class T> struct Packed {
-  uint4 words[sizeof(T) / 2];
-};
-
-/// Those from `from` on, which is aligned to 16 bytes.
-template <class T> __device__ __forceinline__ Packed<T> packed_at(const T *from) {
-  Packed<T> packed;
-#pragma unroll
-  for (unsigned i = 0; i < sizeof(T) / 2; ++i)
-    packed.words[i] = reinterpret_cast<const uint4 *>(from)[i];
-  return packed;
-}
-
-template <class T> __device__ __forceinline__ void unpack(const Packed<T> &packed, float (&to)[8]) {
-  load8_aligned(reinterpret_cast<const T *>(packed.words), to);
 }

@@ -1,7 +1,9 @@
 // A draw of x_s from the reverse step p_θ(x_s | x_t) of the absorbing or the uniform process, from the
 // logits of x̂_0, one block a row. CPU twin: src/sampling/posterior.rs, which derives the coefficients; the
 // same states.
-#include "categorical/select.cuh"
+#include "categorical/mass.cuh"
+#include "categorical/row.cuh"
+#include "philox.cuh"
 
 struct ReverseRow {
   uint64_t seed;
@@ -74,13 +76,14 @@ __device__ void posterior(const T *logits, uint64_t stride, uint32_t vocab, cons
     return;
   }
 
+  Scale scale = {all.logit, 1.0f};
   unsigned long long mass = 0;
   for (uint32_t group = threadIdx.x; group < row.groups(); group += blockDim.x) {
     float l[GROUP];
     row.load(group, l);
 #pragma unroll
     for (int i = 0; i < GROUP; ++i)
-      mass += mass_of(l[i], all.logit, 1.0f);
+      mass += mass_of(scale.exponent(l[i]));
   }
   float sum = __fmul_rn(__ull2float_rn(block_sum(mass, scratch.masses)), 0x1p-40f);
   float special = exact::exp(fminf(__fsub_rn(row.at(params.special), all.logit), 0.0f));

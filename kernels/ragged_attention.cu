@@ -17,6 +17,7 @@
 // The order in which a row's products are added depends on the places of keys counted from the first one, context
 // before own rows, and on nothing else: its result does not depend on what else is in the batch, nor on how many of its
 // keys are cached.
+#include "packed.cuh"
 #include "reduce.cuh"
 
 #define WARPS 8
@@ -66,14 +67,14 @@ template <class T, int DIMS> struct Part {
   __device__ __forceinline__ void load(const T *from) {
 #pragma unroll
     for (int i = 0; i < DIMS / 8; ++i)
-      packed[i] = packed_at(from + 8 * i);
+      packed[i] = load_packed(from + 8 * i);
   }
 
   __device__ __forceinline__ void widened(float (&to)[DIMS]) const {
 #pragma unroll
     for (int i = 0; i < DIMS / 8; ++i) {
       float eight[8];
-      unpack(packed[i], eight);
+      widen(packed[i], eight);
 #pragma unroll
       for (int j = 0; j < 8; ++j)
         to[8 * i + j] = eight[j];

@@ -1,10 +1,10 @@
-// The smallest logit that a filter keeps, by radix select: three passes over the row with histograms of
-// 11, 11 and 10 bits in shared memory; no sort, no copy of the row.
+// The largest key such that it and the larger ones are as many, or weigh as much, as is asked for, by radix
+// select: up to three passes over the row with histograms of 11, 11 and 10 bits in shared memory; no sort, no
+// copy of the row.
 #pragma once
 
-#include "../exact.cuh"
+#include "mass.cuh"
 #include "row.cuh"
-#include "summary.cuh"
 
 #define BINS 2048
 
@@ -18,138 +18,155 @@ __device__ __forceinline__ float logit_of(uint32_t key) {
   return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
-/// e^((logit − reference) / temperature) in units of 2^-40: sums of integers are the same in any order, so
-/// every device agrees on the last token that top-p keeps. `reference` is the largest logit, so that 2^18
-/// tokens cannot overflow.
-__device__ __forceinline__ uint64_t mass_of(float logit, float reference, float temperature) {
-  float x = __fdiv_rn(__fsub_rn(logit, reference), temperature);
-  return uint64_t(exact::exp(fminf(x, 0.0f)) * 0x1p40f);
-}
-
+/// Tokens, or masses as two words each: shared memory adds words natively, 64 bits by compare and swap alone.
 struct Histogram {
-  uint32_t count[BINS];
-  unsigned long long mass[BINS];
+  uint32_t low[BINS], high[BINS];
+
+  __device__ __forceinline__ void clear() {
+    for (uint32_t i = threadIdx.x; i < BINS; i += blockDim.x)
+      low[i] = high[i] = 0;
+  }
+
+  __device__ __forceinline__ uint64_t at(uint32_t bin) const { return uint64_t(high[bin]) << 32 | low[bin]; }
+
+  __device__ __forceinline__ void count(uint32_t bin) { atomicAdd(&low[bin], 1u); }
+
+  /// Exact in any order: whoever makes the lower word wrap around carries.
+  __device__ __forceinline__ void add(uint32_t bin, uint64_t mass) {
+    uint32_t by_low = uint32_t(mass), by_high = uint32_t(mass >> 32);
+    uint32_t before = atomicAdd(&low[bin], by_low);
+    by_high += before + by_low < before;
+    if (by_high != 0)
+      atomicAdd(&high[bin], by_high);
+  }
 };
 
-/// How far a descent has come: the bits of the key that are known, and what lies above.
-struct Descent {
-  uint32_t prefix, count_above;
-  uint64_t mass_above;
+/// The masses of a thread's successive tokens of one bin, which are added at once: where all tokens are of one
+/// bin, a thread adds once a pass.
+struct Run {
+  uint32_t bin = 0;
+  uint64_t mass = 0;
+
+  __device__ __forceinline__ void add(Histogram &histogram, uint32_t to, uint64_t added) {
+    if (to != bin) {
+      flush(histogram);
+      bin = to;
+    }
+    mass += added;
+  }
+
+  __device__ __forceinline__ void flush(Histogram &histogram) {
+    if (mass != 0)
+      histogram.add(bin, mass);
+    mass = 0;
+  }
 };
 
-/// What a descent looks for: the largest key such that it and the larger ones are `count` tokens, or have
-/// the mass `mass`, or the share `share` of the mass of all.
-struct Goal {
-  enum Kind : uint32_t { COUNT, MASS, SHARE } kind;
-  uint32_t count;
-  uint64_t mass;
-  float share;
+/// Where a goal is reached, and what the bins above hold.
+struct Reached {
+  uint32_t bin;
+  uint64_t above;
 };
 
 struct Selector {
   Histogram histogram;
-  Descent found;
-  Goal goal;
+  Reached reached;
+  uint64_t sums[32];
 };
 
-/// The share `share` of `mass`, as the twin rounds it.
-__device__ __forceinline__ uint64_t share_of(float share, uint64_t mass) { return uint64_t(double(share) * double(mass)); }
-
-/// Finds the bin where the goal is reached, from the largest down; by the first warp, whose lanes take an
-/// equal part of the bins each, lane 0 the largest.
-__device__ inline void walk(Selector &selector, uint32_t bins, int shift) {
-  Descent &found = selector.found;
-  Goal goal = selector.goal;
-  const Histogram &histogram = selector.histogram;
-  uint32_t lane = threadIdx.x & 31, part = bins / 32, top = bins - lane * part;
-  uint32_t count = 0;
-  uint64_t mass = 0;
-  for (uint32_t i = 1; i <= part; ++i) {
-    count += histogram.count[top - i];
-    mass += histogram.mass[top - i];
-  }
-  uint32_t own_count = count;
-  uint64_t own_mass = mass;
-  for (unsigned delta = 1; delta < 32; delta *= 2) {
-    uint32_t other_count = __shfl_up_sync(FULL_WARP, count, delta);
-    uint64_t other_mass = __shfl_up_sync(FULL_WARP, mass, delta);
-    if (lane >= delta) {
-      count += other_count;
-      mass += other_mass;
+/// The largest bin such that it and those above hold `goal` ≥ 1, which all bins together do. For a whole warp.
+///
+/// The lanes sum a part of the bins each, lane 0 the largest; then parts of the part in which the goal is reached.
+__device__ inline Reached walk(const Histogram &histogram, uint64_t goal) {
+  uint32_t lane = threadIdx.x & 31, top = BINS, width = BINS;
+  uint64_t above = 0;
+  for (uint32_t part = BINS / 32;; part = part > 32 ? part / 32 : 1) {
+    uint64_t own = 0;
+    // Each lane begins elsewhere in its part: all read different banks.
+    for (uint32_t i = 0; i < part && lane * part < width; ++i)
+      own += histogram.at(top - 1 - lane * part - ((i + lane) & (part - 1)));
+    uint64_t sum = own;
+    for (unsigned delta = 1; delta < 32; delta *= 2) {
+      uint64_t other = __shfl_up_sync(FULL_WARP, sum, delta);
+      if (lane >= delta)
+        sum += other;
     }
-  }
-  // The first histogram holds all tokens: what the share is of.
-  uint64_t all = __shfl_sync(FULL_WARP, mass, 31);
-  if (goal.kind == Goal::SHARE)
-    goal = {Goal::MASS, 0, share_of(goal.share, all), 0};
-  bool by_count = goal.kind == Goal::COUNT;
-  auto reached = [&](uint32_t counted, uint64_t massed) {
-    return by_count ? found.count_above + counted >= goal.count
-                    : found.count_above + counted > 0 && found.mass_above + massed >= goal.mass;
-  };
-  unsigned reaching = __ballot_sync(FULL_WARP, reached(count, mass));
-  // The last lane reaches every goal: it has seen all tokens.
-  uint32_t first = 0;
-  while (first < 31 && !(reaching >> first & 1))
-    ++first;
-  __syncwarp();
-  if (lane == first) {
-    selector.goal = goal;
-    count -= own_count;
-    mass -= own_mass;
-    uint32_t bin = top;
-    while (bin > top - part + 1 && !reached(count + histogram.count[bin - 1], mass + histogram.mass[bin - 1])) {
-      --bin;
-      count += histogram.count[bin];
-      mass += histogram.mass[bin];
-    }
-    found = {found.prefix | (bin - 1) << shift, found.count_above + count, found.mass_above + mass};
+    // The last lane has seen all.
+    unsigned reaching = __ballot_sync(FULL_WARP, above + sum >= goal) | 1u << 31;
+    uint32_t first = __ffs(reaching) - 1;
+    above += __shfl_sync(FULL_WARP, sum - own, first);
+    top -= first * part;
+    if (part == 1)
+      return {top - 1, above};
+    width = part;
   }
 }
 
-/// Descends to the goal among all tokens but `params.excluded`, which counts as one of logit −∞. The key of
-/// the logit where the goal is reached, and count and mass of the larger ones, in every thread.
-template <class T>
-__device__ Descent select(const Row<T> &row, uint32_t excluded, float reference, float temperature, Goal goal,
-                          Selector &selector) {
-  if (threadIdx.x == 0) {
-    selector.found = {0, 0, 0};
-    selector.goal = goal;
-  }
-  const int shifts[] = {21, 10, 0};
-  uint32_t known = 0;
-  for (int shift : shifts) {
-    uint32_t bins = shift == 0 ? 1024 : 2048;
-    for (uint32_t i = threadIdx.x; i < bins; i += blockDim.x) {
-      selector.histogram.count[i] = 0;
-      selector.histogram.mass[i] = 0;
-    }
-    __syncthreads();
-    uint32_t prefix = selector.found.prefix;
-    for (uint32_t group = threadIdx.x; group < row.groups(); group += blockDim.x) {
-      float logits[GROUP];
-      row.load(group, logits);
-#pragma unroll
-      for (uint32_t i = 0; i < GROUP; ++i) {
-        uint32_t token = group * GROUP + i;
-        float logit = token == excluded ? -INFINITY : logits[i];
-        uint32_t key = key_of(logit);
-        if (token >= row.vocab || (key & known) != prefix)
-          continue;
-        uint32_t bin = key >> shift & (bins - 1);
-        atomicAdd(&selector.histogram.count[bin], 1u);
-        unsigned long long mass = mass_of(logit, reference, temperature);
-        if (mass != 0)
-          atomicAdd(&selector.histogram.mass[bin], mass);
-      }
-    }
-    __syncthreads();
-    if (threadIdx.x < 32)
-      walk(selector, bins, shift);
-    __syncthreads();
-    known |= (bins - 1) << shift;
-  }
-  Descent found = selector.found;
+/// `walk` when all threads have filled the histogram; for every thread.
+__device__ inline Reached reach(Selector &selector, uint64_t goal) {
   __syncthreads();
-  return found;
+  if (threadIdx.x < 32) {
+    Reached reached = walk(selector.histogram, goal);
+    if (threadIdx.x == 0)
+      selector.reached = reached;
+  }
+  __syncthreads();
+  return selector.reached;
+}
+
+/// The key at which the tokens with keys of at least that hold `goal`, which is lessened by what those above hold.
+/// The key is known to be from `low` to `high`. `fill(low, high, bin)` fills the cleared histogram with the tokens
+/// whose keys are in that range, that of key k in the bin `bin(k)`.
+template <class T, class Fill>
+__device__ uint32_t descend(const Row<T> &row, uint32_t low, uint32_t high, uint64_t &goal, Selector &selector,
+                            Fill fill) {
+  const int shifts[] = {21, 10, 0};
+#pragma unroll 1 // three times the code for the same passes
+  for (int shift : shifts) {
+    if (shift == 0 && row.is_half()) // the last bits are those of the sign
+      return low & 0x80000000u ? low & ~0x3ffu : low | 0x3ffu;
+    if (low >> shift == high >> shift)
+      continue;
+    uint32_t bins = shift == 0 ? 1024 : 2048;
+    __syncthreads();
+    selector.histogram.clear();
+    __syncthreads();
+    fill(low, high, [=](uint32_t key) { return key >> shift & (bins - 1); });
+    Reached reached = reach(selector, goal);
+    goal -= reached.above;
+    low = ((low >> shift & ~(bins - 1)) | reached.bin) << shift;
+    high = low | ((1u << shift) - 1);
+  }
+  return low;
+}
+
+/// Calls `visit(token, logit)` for every token of a row; the logit of `excluded` counts as −∞.
+template <class T, class Visit>
+__device__ __forceinline__ void visit_tokens(const Row<T> &row, uint32_t excluded, Visit visit) {
+  visit_groups(row, [&](uint32_t group, const float (&logits)[GROUP]) {
+#pragma unroll
+    for (uint32_t i = 0; i < GROUP; ++i) {
+      uint32_t token = group * GROUP + i;
+      if (token < row.vocab)
+        visit(token == excluded ? -INFINITY : logits[i]);
+    }
+  });
+}
+
+/// The key of the `count`-th largest logit, of 1 ≤ `count` ≤ `row.vocab`, and how many are larger.
+struct Ranked {
+  uint32_t key, above;
+};
+
+template <class T>
+__device__ Ranked select(const Row<T> &row, uint32_t excluded, uint32_t count, Selector &selector) {
+  uint64_t goal = count;
+  uint32_t key = descend(row, 0, ~0u, goal, selector, [&](uint32_t low, uint32_t high, auto bin) {
+    visit_tokens(row, excluded, [&](float logit) {
+      uint32_t key = key_of(logit);
+      if (key >= low && key <= high)
+        selector.histogram.count(bin(key));
+    });
+  });
+  return {key, count - uint32_t(goal)};
 }

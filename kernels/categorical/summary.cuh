@@ -122,18 +122,13 @@ __device__ Summary summarise(const Row<T> &row, const RowParams &params, bool te
   float inverse = params.temperature > 0 ? 1.0f / params.temperature : 1.0f;
   Draws draws = {params.seed, params.step, params.slot, STREAM_GUMBEL};
   float ahead = -INFINITY; // of the whole warp
-  uint32_t groups = row.groups(), round = 0;
-  for (uint32_t start = 0; start < groups; start += blockDim.x, ++round) {
-    uint32_t group = start + threadIdx.x;
-    float logits[GROUP];
+  uint32_t round = 0;
+  auto visit = [&](uint32_t group, const float (&logits)[GROUP]) {
     float largest = -INFINITY;
-    if (group < groups) {
-      row.load(group, logits);
 #pragma unroll
-      for (int i = 0; i < GROUP; ++i) {
-        largest = fmaxf(largest, logits[i]);
-        mine.has_nan |= logits[i] != logits[i];
-      }
+    for (int i = 0; i < GROUP; ++i) {
+      largest = fmaxf(largest, logits[i]);
+      mine.has_nan |= logits[i] != logits[i];
     }
     if (largest > -INFINITY) {
       if (largest > mine.best.logit) {
@@ -168,10 +163,15 @@ __device__ Summary summarise(const Row<T> &row, const RowParams &params, bool te
         }
       }
     }
-    if (race && round % 8 == 0) {
+    if (race && round++ % 8 == 0) {
       ahead = warp_reduce(mine.race.value, [](float a, float b) { return fmaxf(a, b); });
     }
-  }
+  };
+  // In f32 a group is two loads already, and no registers are left for those of another.
+  if constexpr (sizeof(T) == 2)
+    visit_groups_ahead<2>(row, visit);
+  else
+    visit_groups(row, visit);
   return block_reduce(mine, Summary::empty(), scratch,
                       [inverse](const Summary &a, const Summary &b) { return merge(a, b, inverse); });
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "select.cuh"
+#include "summary.cuh"
 
 struct TopScratch {
   uint32_t count;
@@ -13,8 +14,7 @@ template <class T>
 __device__ void write_top(const Row<T> &row, uint32_t count, float largest, float log_sum, Selector &selector,
                           TopScratch &scratch, uint32_t *minima, TopToken *to) {
   count = min(min(count, uint32_t(MOST_TOP)), row.vocab);
-  Goal goal = {Goal::COUNT, count, 0, 0};
-  Descent found = select(row, NONE, largest, 1.0f, goal, selector);
+  Ranked last = select(row, NONE, count, selector);
   if (threadIdx.x == 0)
     scratch.count = 0;
   __syncthreads();
@@ -24,14 +24,14 @@ __device__ void write_top(const Row<T> &row, uint32_t count, float largest, floa
 #pragma unroll
     for (uint32_t i = 0; i < GROUP; ++i) {
       uint32_t token = group * GROUP + i;
-      if (token < row.vocab && key_of(logits[i]) > found.prefix)
+      if (token < row.vocab && key_of(logits[i]) > last.key)
         scratch.list[atomicAdd(&scratch.count, 1u)] = {logits[i], token};
     }
   }
   __syncthreads();
   // Of the tokens at the boundary those that are still missing, one pass each: ties are rare.
   uint32_t next = 0;
-  for (uint32_t place = found.count_above; place < count; ++place) {
+  for (uint32_t place = last.above; place < count; ++place) {
     uint32_t mine = NONE;
     for (uint32_t group = threadIdx.x; group < row.groups() && mine == NONE; group += blockDim.x) {
       float logits[GROUP];
@@ -39,14 +39,14 @@ __device__ void write_top(const Row<T> &row, uint32_t count, float largest, floa
 #pragma unroll
       for (uint32_t i = 0; i < GROUP; ++i) {
         uint32_t token = group * GROUP + i;
-        if (token >= next && token < row.vocab && key_of(logits[i]) == found.prefix)
+        if (token >= next && token < row.vocab && key_of(logits[i]) == last.key)
           mine = min(mine, token);
       }
     }
     uint32_t token = block_reduce(mine, NONE, minima, [](uint32_t a, uint32_t b) { return min(a, b); });
     next = token + 1;
     if (threadIdx.x == 0)
-      scratch.list[place] = {logit_of(found.prefix), token};
+      scratch.list[place] = {logit_of(last.key), token};
   }
   __syncthreads();
   for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../activation.cuh"
+#include "../packed.cuh"
 #include "../reduce.cuh"
 #include "group.cuh"
 
@@ -24,7 +25,7 @@ template <class T> struct WeightRows {
   uint32_t stride;
 
   __device__ __forceinline__ Packed<T> packed(int row, uint32_t at) const {
-    return packed_at((row % 2 ? odd : even) + row / 2 * stride + at);
+    return load_packed((row % 2 ? odd : even) + row / 2 * stride + at);
   }
 };
 
@@ -47,7 +48,7 @@ __device__ __forceinline__ float products(WeightRows<T> weights, const T *x, con
     float weight[WEIGHT_ROWS][8];
 #pragma unroll
     for (int i = 0; i < WEIGHT_ROWS; ++i) {
-      unpack(next[i], weight[i]);
+      widen(next[i], weight[i]);
       if (at + 256 < width)
         next[i] = weights.packed(i, at + 256);
     }
@@ -55,7 +56,7 @@ __device__ __forceinline__ float products(WeightRows<T> weights, const T *x, con
     for (uint32_t r = 0; r < ROWS_OF_TILE; ++r) {
       if (r < rows) { // the same in the whole warp
         float number[8];
-        load8_aligned(x + uint64_t(places[r]) * width + at, number);
+        widen(load_packed(x + uint64_t(places[r]) * width + at), number);
 #pragma unroll
         for (int i = 0; i < WEIGHT_ROWS; ++i) {
 #pragma unroll

@@ -18,8 +18,8 @@ use candle_core::Device;
 /// Threads of a block that handles a row.
 pub const ROW_THREADS: u32 = 512;
 
-/// Numbers that a thread handles where each is computed by itself.
-const NUMBERS_OF_THREAD: usize = 4;
+/// Numbers that a thread handles where each is computed by itself: 16 bytes in half precision.
+const NUMBERS_OF_THREAD: usize = 8;
 
 /// The CUDA device of this number, with one stream for all threads.
 ///

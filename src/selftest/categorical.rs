@@ -181,6 +181,70 @@ pub(super) fn edges(machine: &mut dyn Machine, _: Extent) -> Result<String, Fail
     Ok(format!("{compared} rows equal"))
 }
 
+/// Rows of which top-p has most to tell apart, by name: how their logits follow from the token.
+const SHARES: [(&str, fn(usize) -> f32); 8] = [
+    ("one likely token", |token| match token {
+        500 => 20.0,
+        _ => (token * 37 % 101) as f32 * 0.05,
+    }),
+    ("all tokens alike", |_| -2.5),
+    ("two values", |token| (token % 3 / 2) as f32),
+    ("all in one interval of the exponent", |token| {
+        1.0 + (token * 37 % 128) as f32 * 1e-4
+    }),
+    ("around zero, of both signs", |token| {
+        ((token * 37 % 257) as f32 - 128.0) * 1e-5
+    }),
+    ("zeros and the least numbers", |token| {
+        [0.0, -0.0, 1e-40, -1e-40, 1e-38][token % 5]
+    }),
+    ("at the bounds of intervals", |token| {
+        (token * 37 % 600) as f32 * (-1.0 / 64.0)
+    }),
+    ("far apart", |token| (token * 37 % 101) as f32 * 25.0),
+];
+
+pub(super) fn shares(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
+    // Rows begin at every place within 16 bytes, and end within a group of eight.
+    let vocab = 1003;
+    let mut all_params = Vec::new();
+    for temperature in [0.3, 1.0, 1.7, 20.0] {
+        for top_p in [1e-6, 0.3, 0.95, 0.999_99] {
+            for (top_k, filter_order) in [
+                (None, FilterOrder::TopKFirst),
+                (Some(40), FilterOrder::TopKFirst),
+                (Some(40), FilterOrder::TopPFirst),
+            ] {
+                let slot = all_params.len();
+                all_params.push(RowParams {
+                    temperature,
+                    top_p: Some(top_p),
+                    top_k,
+                    filter_order,
+                    basis: Basis::Sampling,
+                    excluded: [TokenId::MAX, 500, 7][slot / 3 % 3],
+                    excluded_is_impossible: slot % 2 == 0,
+                    ..greedy(slot)
+                });
+            }
+        }
+    }
+    let mut compared = 0;
+    for element in ELEMENTS {
+        for (name, logit) in SHARES {
+            let requests: Vec<_> = all_params.iter().cloned().map(Request::plain).collect();
+            let logits = vec![(0..vocab).map(logit).collect(); requests.len()];
+            compared += Batch::new(element, vocab, vocab, logits, requests)
+                .check(machine)
+                .map_err(|failure| match failure {
+                    Failure::Differs(what) => Failure::Differs(format!("{name}: {what}")),
+                    other => other,
+                })?;
+        }
+    }
+    Ok(format!("{compared} rows equal"))
+}
+
 pub(super) fn shaped(machine: &mut dyn Machine, extent: Extent) -> Result<String, Failure> {
     let mut random = Random::new(2);
     let rounds = match extent {

@@ -79,6 +79,24 @@ pub(super) fn norms(machine: &mut dyn Machine, extent: Extent) -> Result<String,
             let twin = candle_nn::ops::rms_norm(&tensor(&x, (rows, width))?, &weight, EPSILON)?;
             compare(element, &normed, &twin, "rms_norm")?;
 
+            // Rows that no 16 bytes begin with.
+            let shifted = [&x_bytes[..element.dtype().size_in_bytes()], &x_bytes].concat();
+            let mut normed = x_bytes.clone();
+            // SAFETY: as above.
+            unsafe {
+                machine.launch(
+                    &Launch::rows(kernel, rows, machine.row_threads()),
+                    &mut [
+                        Argument::In(&shifted[element.dtype().size_in_bytes()..]),
+                        Argument::In(&weight_bytes),
+                        Argument::U32(width as u32),
+                        Argument::F32(EPSILON),
+                        Argument::Out(&mut normed),
+                    ],
+                )
+            }?;
+            compare(element, &normed, &twin, "rms_norm of rows not aligned")?;
+
             let kernel =
                 element.kernel(["add_rms_norm_f32", "add_rms_norm_bf16", "add_rms_norm_f16"]);
             // SAFETY: the parameters of the kernel; rows of `width` numbers, and as many weights.
@@ -195,6 +213,8 @@ pub(super) fn gates(machine: &mut dyn Machine, extent: Extent) -> Result<String,
             let (gate, gate_bytes) = input.numbers(count);
             let (up, up_bytes) = input.numbers(count);
             let (gate, up) = (tensor(&gate, count)?, tensor(&up, count)?);
+            // From the second number on, which no 16 bytes begin with.
+            let second = element.dtype().size_in_bytes();
             for (activation, activated) in [
                 (Activation::Silu, gate.silu()?),
                 (Activation::GeluTanh, gate.gelu()?),
@@ -215,7 +235,24 @@ pub(super) fn gates(machine: &mut dyn Machine, extent: Extent) -> Result<String,
                     )
                 }?;
                 let what = format!("gated by {activation:?}");
-                compare(element, &out, &(activated * &up)?, &what)?;
+                let wanted = (activated * &up)?;
+                compare(element, &out, &wanted, &what)?;
+
+                let mut out = gate_bytes[second..].to_vec();
+                // SAFETY: as above, of one number less.
+                unsafe {
+                    machine.launch(
+                        &Launch::numbers(kernel, count, machine.row_threads()),
+                        &mut [
+                            Argument::In(&gate_bytes[second..]),
+                            Argument::In(&up_bytes[second..]),
+                            Argument::U64(count as u64 - 1),
+                            Argument::U32(activation as u32),
+                            Argument::Out(&mut out),
+                        ],
+                    )
+                }?;
+                compare(element, &out, &wanted.narrow(0, 1, count - 1)?, &what)?;
             }
         }
     }

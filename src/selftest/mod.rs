@@ -125,6 +125,10 @@ pub const CHECKS: &[Check] = &[
         run: categorical::edges,
     },
     Check {
+        name: "categorical: top-p of peaked, flat and tied rows that begin anywhere",
+        run: categorical::shares,
+    },
+    Check {
         name: "categorical: guidance, adjustments, allowed tokens, log-probabilities",
         run: categorical::shaped,
     },
