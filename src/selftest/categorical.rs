@@ -181,8 +181,11 @@ pub(super) fn edges(machine: &mut dyn Machine, _: Extent) -> Result<String, Fail
     Ok(format!("{compared} rows equal"))
 }
 
+/// The logit of a token.
+type Share = fn(usize) -> f32;
+
 /// Rows of which top-p has most to tell apart, by name: how their logits follow from the token.
-const SHARES: [(&str, fn(usize) -> f32); 8] = [
+const SHARES: [(&str, Share); 8] = [
     ("one likely token", |token| match token {
         500 => 20.0,
         _ => (token * 37 % 101) as f32 * 0.05,
