@@ -1,13 +1,11 @@
 //! Ragged attention against its definition.
 
-use candle_core::{DType, Device, Tensor};
-
 use super::element::{ELEMENTS, Element};
 use super::random::Random;
 use super::{Extent, Failure};
 use crate::kernels::{Argument, Machine};
 use crate::models::ragged::{self, RaggedPlan};
-use crate::models::{Attention, RaggedBatch, Segment};
+use crate::models::{RaggedBatch, Segment};
 
 /// By type, of results of about ±4.
 const TOLERANCES: [f64; 3] = [2e-5, 2e-2, 3e-3];
@@ -151,48 +149,6 @@ impl Layer {
         }
         out
     }
-}
-
-/// Attention as a network asks for it, of tensors that begin at any place of their memory, against the CPU in f32.
-pub(super) fn launched(device: &Device) -> Result<String, Failure> {
-    let mut random = Random::new(24);
-    let (rows, heads, kv_heads, dim) = (13, 6, 2, 64);
-    let mut batch = RaggedBatch::new();
-    batch.push(vec![0; rows]);
-    let mut compared = 0;
-    for (element, offset) in ELEMENTS.into_iter().flat_map(|e| [(e, 0), (e, 3), (e, 8)]) {
-        let layer = Layer::random(&mut random, element, (heads, kv_heads, dim), rows, 0);
-        let attend = |device: &Device, dtype: DType| {
-            let [q, k, v] = [
-                (&layer.q, heads),
-                (&layer.k, kv_heads),
-                (&layer.v, kv_heads),
-            ]
-            .map(|(values, heads)| {
-                let mut memory = vec![0f32; offset];
-                memory.extend(values);
-                Tensor::new(memory, device)?
-                    .to_dtype(dtype)?
-                    .narrow(0, offset, values.len())?
-                    .reshape((rows, heads, dim))
-            });
-            let attended = Attention::of(batch.segments(), None).attend(0, &q?, &k?, &v?)?;
-            let attended = attended.to_dtype(DType::F32)?.flatten_all()?;
-            attended.to_vec1::<f32>()
-        };
-        let given = attend(device, element.dtype())?;
-        let wanted = attend(&Device::Cpu, DType::F32)?;
-        for (given, wanted) in given.iter().zip(&wanted) {
-            let error = f64::from((given - wanted).abs());
-            if error.is_nan() || error > TOLERANCES[element as usize] {
-                return Err(Failure::Differs(format!(
-                    "{element:?}, {offset} numbers into their memory: {given} for {wanted}"
-                )));
-            }
-        }
-        compared += given.len();
-    }
-    Ok(format!("{compared} numbers equal within rounding"))
 }
 
 /// Segments of all characters: plain, block-causal, any bits, seeing nothing; with and without cached slots.

@@ -93,10 +93,6 @@ pub const DEVICE_CHECKS: &[DeviceCheck] = &[
         run: launched::layers,
     },
     DeviceCheck {
-        name: "device: attention equals that of the CPU, of tensors that begin anywhere in memory",
-        run: attention::launched,
-    },
-    DeviceCheck {
         name: "device: mixtures of experts equal those of the CPU",
         run: experts_launched::mixtures,
     },

@@ -19,7 +19,7 @@ use crate::models::{KvPool, ModelError, RaggedBatch};
 
 /// What a batch's rows attend to. A family calls [`Attention::attend`] once a layer and knows nothing
 /// of segments and caches.
-pub(crate) struct Attention<'a> {
+pub(super) struct Attention<'a> {
     segments: &'a [Segment],
     pool: Option<&'a KvPool>,
     /// The same for every layer, as the next is.
