@@ -89,10 +89,10 @@ async fn a_client_that_sends_no_whole_head_is_cut_off() {
         let mut stream = connect(&server);
         stream.write_all(sent.as_bytes()).unwrap();
         let answer = rest(stream).await;
-        assert!(!answer.contains("200"), "{answer}");
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
     let answer = trickle(&server, "GET /health HTTP/1.1\r\nhost: a\r\nx-slow: ").await;
-    assert!(!answer.contains("200"), "{answer}");
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(server.get("/health").await.0, StatusCode::OK);
 }
 
@@ -244,7 +244,7 @@ async fn a_client_that_closes_its_half_of_a_connection_is_taken_to_be_gone() {
         .unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let answer = rest(stream).await;
-    assert!(!answer.contains("200"), "{answer}");
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
     drop(gate);
 }
 

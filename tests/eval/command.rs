@@ -196,7 +196,7 @@ fn the_command_prints_and_writes_the_same_report_every_time() {
         "publish the exact count",
         "bits/character",
         "infilling of spans of 4 tokens",
-        "threshold sampler, 50 % masked",
+        "threshold sampler, 48 % masked in spans of 4 tokens",
     ] {
         assert!(table.contains(part), "{part}: {table}");
     }
