@@ -140,7 +140,7 @@ __device__ uint32_t descend(const Row<T> &row, uint32_t low, uint32_t high, uint
   return low;
 }
 
-/// Calls `visit(token, logit)` for every token of a row; the logit of `excluded` counts as −∞.
+/// Calls `visit(logit)` for every token of a row; the logit of `excluded` counts as −∞.
 template <class T, class Visit>
 __device__ __forceinline__ void visit_tokens(const Row<T> &row, uint32_t excluded, Visit visit) {
   visit_groups(row, [&](uint32_t group, const float (&logits)[GROUP]) {

@@ -40,7 +40,7 @@ pub struct TrainArgs {
     /// With --pairs: cut answers off that do not fit the window, instead of refusing them.
     #[arg(long, requires = "pairs")]
     truncate_pairs: bool,
-    /// Refuse a document, of either text, that is longer than a window, instead of cutting it.
+    /// Refuse a document, of either text, that is longer than a window. Windows begin anywhere all the same.
     #[arg(long, conflicts_with = "pairs")]
     refuse_long_documents: bool,
     /// Validation text, or pairs, in the same form.

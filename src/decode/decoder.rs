@@ -105,7 +105,7 @@ impl BlockSchedule {
         };
         let (step, intervals) = (step.min(intervals), intervals.max(1));
         Some(match last == 0.0 {
-            // Not from 1 down: dllm divides what is left.
+            // As dllm has it, which divides what is left; samplers whose grid ends before 0 count from 1 down.
             true => (intervals - step) as f32 / intervals as f32,
             false => 1.0 - step as f32 / intervals as f32 * (1.0 - last),
         })

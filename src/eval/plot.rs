@@ -51,10 +51,8 @@ pub fn infill_svg(report: &InfillReport) -> Result<String, EvalError> {
         Curve {
             name: "tokens, one forward (same windows)",
             colour: BLUE,
-            points: report
-                .one_forward
-                .iter()
-                .map(|p| point(p.masked_share, p.token_accuracy_of_decoded))
+            points: (report.one_forward.iter().zip(&report.decoded))
+                .map(|(one, p)| point(p.masked_share, one.token_accuracy_of_decoded))
                 .collect(),
         },
         Curve {

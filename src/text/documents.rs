@@ -44,7 +44,7 @@ pub enum DocumentsError {
          --context, or leave --refuse-long-documents out, so that it is cut into windows"
     )]
     TooLong {
-        /// Its place in the text, from 1.
+        /// Its place among the documents with a visible character, from 1.
         number: usize,
         /// "training", "validation" or "evaluated".
         text: &'static str,

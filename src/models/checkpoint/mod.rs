@@ -391,7 +391,8 @@ impl Checkpoint {
         Ok(self.files()?.map_or(0, |files| files.bytes()))
     }
 
-    /// Bytes that the weights take when they are held as `format`.
+    /// Bytes that the weights take when they are held as `format` on a GPU; on a CPU norms and biases take four a number
+    /// in every format.
     ///
     /// # Errors
     /// If config.json asks for a network that is not built here, or a weight file cannot be read.

@@ -33,7 +33,7 @@ pub enum WeightFormat {
 }
 
 impl WeightFormat {
-    /// The type of linear layers and embeddings that are not quantised.
+    /// The type of linear layers and embeddings that are not quantised, and on a GPU of all else.
     fn dtype(self) -> DType {
         match self {
             Self::Float(dtype) => dtype,

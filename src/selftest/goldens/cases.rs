@@ -24,7 +24,7 @@ pub(super) struct FamilyCases {
 }
 
 /// The most that the logits of a case may differ in a format, in the root mean square and relative to the logits: two
-/// to three times what rounding after every operation makes of them. A card rounds no more often, but sums in another
+/// to five times what rounding after every operation makes of them. A card rounds no more often, but sums in another
 /// order. Of two experts that are about as probable rounding may choose the other, whose row is another
 /// then: families with experts have room for such rows.
 #[derive(Debug, Clone, Copy)]

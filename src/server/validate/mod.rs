@@ -93,7 +93,7 @@ fn check_seen_ahead(param: &str, plan: &DecodePlan, spec: &ModelSpec) -> Result<
 enum Place {
     /// At its beginning, after the special tokens that the tokenizer puts there.
     Start,
-    /// At its beginning, as it is: a chat template wrote what belongs there.
+    /// At its beginning, as it is: what belongs there a chat template wrote, or it is scored without.
     Bare,
     /// After text or a gap.
     Later,

@@ -44,7 +44,7 @@ impl fmt::Display for Spread {
 }
 
 /// Why a model in another format has no [`Floor`].
-const NO_FLOOR: &str = "not measured: it is for f32 on a CPU and for f32, bf16 and f16 on a GPU";
+const NO_FLOOR: &str = "not measured: it is for f32, bf16 and f16";
 
 /// The least that a denoise step can take on this device.
 #[derive(Serialize)]
@@ -142,8 +142,8 @@ pub struct Memory {
 /// Memory of a GPU, in 10⁶ bytes.
 #[derive(Serialize)]
 pub struct DeviceMemory {
-    /// All that was taken from the device since it was opened, at its highest: the engine gives nothing back. Weights, keys
-    /// and values, what steps work in, and what libraries and kernels hold; what other processes took meanwhile is in it.
+    /// All that is taken from the device at the end, which is the most that the engine had unless memory ran out and it gave
+    /// some back. Weights, keys and values, what steps work in, and what libraries and kernels hold; what other processes took meanwhile is in it.
     pub highest_mb: f64,
     /// The part of it that is the pool of keys and values, which is taken whether a plan keeps any or not.
     pub kv_pool_mb: f64,
