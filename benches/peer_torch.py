@@ -154,11 +154,10 @@ def run_unmask(args, dtype):
     at_once = found["concurrent"]
     if at_once["errors"]:
         raise SystemExit(f"{at_once['errors']} of {args.batch} completions at once failed")
-    memory = found["device_memory"] if args.device == "cuda" else found["memory"]
     return {
         "step_ms": found["engine"]["step_ms"]["least"] if args.batch == 1 else at_once["seconds"] * 1e3 / args.steps,
         "weights_mb": found["memory"]["weights_mb"],
-        "highest_mb": memory["highest_mb"],
+        "highest_mb": found["device_memory"]["taken_mb"] if args.device == "cuda" else found["memory"]["highest_mb"],
     }
 
 

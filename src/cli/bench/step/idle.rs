@@ -38,6 +38,10 @@ pub fn busy(
             )));
         }
     };
+    if prompt.len() + gap > spec.canvas_limit() {
+        // The engine refuses it, and says how long it may be.
+        return Ok(Some(Err("the canvas is too long for the model")));
+    }
     let canvas = [prompt, &vec![mask; gap]].concat();
     let seconds = seconds(model, &canvas, gap, tries)?;
     let milliseconds = |seconds: Vec<f64>| seconds.iter().map(|seconds| seconds * 1e3).collect();

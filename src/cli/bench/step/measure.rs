@@ -186,7 +186,7 @@ pub fn device_memory(
     let held = kernels::used_memory(device)?;
     let slot_bytes = setup.engine.spec().kv_width() * setup.kv_dtype.size_in_bytes();
     Ok(held.zip(before).map(|(held, before)| DeviceMemory {
-        highest_mb: held.saturating_sub(before) as f64 / 1e6,
+        taken_mb: held.saturating_sub(before) as f64 / 1e6,
         kv_pool_mb: (setup.engine.status().kv_slots * slot_bytes) as f64 / 1e6,
     }))
 }

@@ -142,9 +142,10 @@ pub struct Memory {
 /// Memory of a GPU, in 10⁶ bytes.
 #[derive(Serialize)]
 pub struct DeviceMemory {
-    /// All that is taken from the device at the end, which is the most that the engine had unless memory ran out and it gave
-    /// some back. Weights, keys and values, what steps work in, and what libraries and kernels hold; what other processes took meanwhile is in it.
-    pub highest_mb: f64,
+    /// All that is taken from the device at the end, which is the most that the engine had unless memory ran out and it
+    /// gave some back. Weights, keys and values, what steps work in, and what libraries and kernels hold; what other
+    /// processes took meanwhile is in it.
+    pub taken_mb: f64,
     /// The part of it that is the pool of keys and values, which is taken whether a plan keeps any or not.
     pub kv_pool_mb: f64,
 }
@@ -257,7 +258,7 @@ impl Report {
             writeln!(
                 out,
                 "device memory, MB         {:9.3}   (of it keys and values {:.3})",
-                memory.highest_mb, memory.kv_pool_mb
+                memory.taken_mb, memory.kv_pool_mb
             )?;
         }
         if let Some(memory) = memory {
