@@ -76,7 +76,7 @@ struct DataOptions {
     /// block-causal model 4096 at most]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Refuse a longer document instead of cutting it
+    /// Refuse a longer one of the documents that are evaluated, instead of cutting it
     #[arg(long, conflicts_with = "pairs")]
     refuse_long_documents: bool,
 }

@@ -189,8 +189,8 @@ impl Budget {
 
 /// The expected number of `masked` slots that a step from time `t` to `s` unmasks, made whole.
 ///
-/// In the official samplers' arithmetic, of f32 but for the last steps of dllm's, which decides between two whole
-/// numbers where the exact value is one or lies halfway.
+/// In the official samplers' arithmetic, which decides between two whole numbers where the exact value is one or lies
+/// halfway: f32, of dllm's the ratio of noise alone and what follows f64.
 pub(super) fn scheduled(masked: usize, t: f32, s: f32, rounding: Rounding) -> usize {
     match rounding {
         Rounding::Floor => (masked as f32 * (1.0 - s / t)) as usize,

@@ -72,7 +72,8 @@ pub enum Ending {
 /// Serves `router` until `shutdown` yields, then takes no new connections and gives the requests that run
 /// at most `config.drain` to finish, or until `shutdown` yields again. Requests that outlive it are
 /// answered with status 503, a stream with an error as its last frame; clients that do not take that within
-/// [`ListenConfig::last_answers`] are cut off. A listener that fails to accept, as it does while the system has no sockets left, is tried again.
+/// [`ListenConfig::last_answers`] are cut off. A listener that fails to accept, as it does while the system has no
+/// sockets left, is tried again.
 pub async fn serve(
     listener: TcpListener,
     router: Router,

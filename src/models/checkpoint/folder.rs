@@ -91,21 +91,26 @@ impl Folder<'_> {
     pub fn weights(&self) -> Result<Vec<PathBuf>, ModelError> {
         let files = match self.json(INDEX)? {
             Some(index) => shards(&index)?,
-            None => BTreeSet::from([WEIGHTS.to_owned()]),
+            None => {
+                self.check_pickles()?;
+                BTreeSet::from([WEIGHTS.to_owned()])
+            }
         };
-        let pickle = PICKLES.iter().find(|name| self.0.join(name).exists());
-        if let Some(pickle) = pickle
-            && !self.0.join(WEIGHTS).exists()
-            && !self.0.join(INDEX).exists()
-        {
-            return Err(ModelError::Invalid {
+        Ok(files.iter().map(|file| self.0.join(file)).collect())
+    }
+
+    /// Says what to do where the weights are there as pickle files alone.
+    fn check_pickles(&self) -> Result<(), ModelError> {
+        let exists = |name: &&str| self.0.join(name).exists();
+        match PICKLES.iter().find(|name| exists(name)) {
+            Some(pickle) if !exists(&WEIGHTS) => Err(ModelError::Invalid {
                 file: WEIGHTS.into(),
                 reason: format!(
                     "it is missing, and {pickle} is a pickle file, which is never opened; store the weights as safetensors"
                 ),
-            });
+            }),
+            _ => Ok(()),
         }
-        Ok(files.iter().map(|file| self.0.join(file)).collect())
     }
 }
 

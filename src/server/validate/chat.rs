@@ -87,7 +87,7 @@ pub fn chat(request: ChatRequest, state: &AppState) -> Result<CompletionJob, Api
         seed: request.seed,
         logit_bias: request.logit_bias,
         diffusion,
-        prompt: Place::Bare,
+        prompt_place: Place::Bare,
     };
     let plan = plan(fields, state)?;
     let given = Given {

@@ -110,7 +110,7 @@ pub fn completion(request: CompletionRequest, state: &AppState) -> Result<Comple
         seed: request.seed,
         logit_bias: request.logit_bias,
         diffusion: request.diffusion,
-        prompt: Place::Start,
+        prompt_place: Place::Start,
     };
     let plan = plan(fields, state)?;
     let suffix = match &request.suffix {

@@ -22,8 +22,8 @@ pub(super) struct DecodeFields {
     pub seed: Option<Whole>,
     pub logit_bias: Option<Map<String, Value>>,
     pub diffusion: Option<Object<DiffusionOptions>>,
-    /// Where a negative prompt stands, as the prompt in whose place it is.
-    pub prompt: Place,
+    /// Where the prompt stands, and so a negative one in its place.
+    pub prompt_place: Place,
 }
 
 /// The plan: the named preset's, or the model's default, with the given fields in place of its own.
@@ -81,7 +81,7 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
         sampling.guidance_scale = scale;
     }
     if let Some(text) = &options.negative_prompt {
-        let prompt = encode(text, fields.prompt, NEGATIVE_PROMPT, state)?;
+        let prompt = encode(text, fields.prompt_place, NEGATIVE_PROMPT, state)?;
         sampling.negative_prompt = Some(prompt);
     }
     if let Some(Real(temperature)) = fields.temperature {

@@ -203,7 +203,7 @@ pub fn infill(request: InfillRequest, state: &AppState) -> Result<InfillJob, Api
         seed: request.seed,
         logit_bias: request.logit_bias,
         diffusion: request.diffusion,
-        prompt: Place::Start,
+        prompt_place: Place::Start,
     };
     let mut plan = DecodePlan {
         early_stop: EarlyStop::Never,

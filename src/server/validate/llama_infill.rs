@@ -57,7 +57,7 @@ pub fn llama_infill(
         seed,
         logit_bias: None,
         diffusion: request.diffusion,
-        prompt: Place::Later,
+        prompt_place: Place::Later,
     };
     let plan = plan(fields, state)?;
     let stops = stops(request.stop, "stop", state)?;
