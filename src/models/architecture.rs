@@ -65,6 +65,7 @@ pub(super) const fn family<A: Architecture>(
         unused: &[],
         generation_config: A::generation_config,
         ends_texts: true,
+        expand_token: None,
         tokenizer: None,
         load: load::<A>,
     }

@@ -5,8 +5,9 @@
 //! kept the autoregressive offset: the logits of slot i are read at row i − 1. Dream-reasoner, whose
 //! class is `DreamForCausalLM`, is block-causal and not shifted, and is not built here.
 //!
-//! DreamOn is a Dream network with a token that becomes two masked slots, `expand_token_id`; the end of the text
-//! is the token that removes its slot (`DreamOnGenerationConfig`).
+//! DreamOn is a Dream network with a token that becomes two masked slots: the one of `expand_token_id`, or else the one
+//! that its vocabulary calls `<|expand|>`. The end of the text is the token that removes its slot
+//! (`DreamOnGenerationConfig`).
 //!
 //! The default plan is that of the official `diffusion_generate` with the options that the checkpoint's
 //! generation_config.json gives, unless they are the class's own.
@@ -27,7 +28,10 @@ use crate::models::weights::Weights;
 use crate::models::{ModelError, ModelSpec};
 
 /// The registry's line.
-pub(super) const FAMILY: Family = family::<Dream>("dream", &["DreamModel"], &["Dream"]);
+pub(super) const FAMILY: Family = Family {
+    expand_token: Some("<|expand|>"),
+    ..family::<Dream>("dream", &["DreamModel"], &["Dream"])
+};
 
 /// Values of `alg`.
 #[derive(Deserialize)]

@@ -24,6 +24,7 @@ pub(super) const FAMILY: Family = Family {
     unused: &[],
     generation_config: |_, _| Ok(()),
     ends_texts: false,
+    expand_token: None,
     tokenizer: Some(GPT2),
     load: |config, spec, weights| {
         let (shape, _) = read(config)?;

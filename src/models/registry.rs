@@ -37,6 +37,9 @@ pub struct Family {
     /// Whether a text ends at the tokenizer's `eos_token` where no file names a stop token. Networks that were
     /// trained on documents end to end run on over it.
     pub ends_texts: bool,
+    /// What vocabularies call the token by which gaps grow, where neither config.json nor generation_config.json has
+    /// its `expand_token_id`; none of families whose networks were never trained to resize gaps.
+    pub expand_token: Option<&'static str>,
     /// The repository whose tokenizer the published models use that come without one.
     pub tokenizer: Option<&'static str>,
     /// Builds the network.

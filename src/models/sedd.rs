@@ -31,6 +31,7 @@ pub(super) const FAMILY: Family = Family {
     unused: &[],
     generation_config: |_, _| Ok(()),
     ends_texts: false,
+    expand_token: None,
     tokenizer: Some(GPT2),
     load: |config, spec, weights| {
         Ok(Box::new(Sedd::new(

@@ -312,7 +312,7 @@ fn a_checkpoint_may_bring_a_default_plan_of_its_own() {
     }
 }
 
-/// DreamOn is a Dream network whose config.json names an expand token.
+/// DreamOn is a Dream network whose files name an expand token.
 #[test]
 fn dreamons_default_plan_resizes_gaps_with_the_options_of_generation_config_json() {
     let directory = tempfile::tempdir().unwrap();
@@ -343,6 +343,15 @@ fn dreamons_default_plan_resizes_gaps_with_the_options_of_generation_config_json
         assert_eq!(spec.default_plan, dreamon);
         assert!(spec.presets().iter().any(|preset| preset.name == "dreamon"));
     }
+    let vocabulary = directory.path().join("added_tokens.json");
+    std::fs::write(&vocabulary, r#"{"<|expand|>": 505}"#).unwrap();
+    let by_name = spec(json!(null), json!(null), json!({})).unwrap();
+    assert_eq!(by_name.resize_tokens.map(|tokens| tokens.expand), Some(505));
+    assert_eq!(by_name.default_plan, dreamon);
+    let by_id = spec(json!(506), json!(null), json!({})).unwrap();
+    assert_eq!(by_id.resize_tokens.map(|tokens| tokens.expand), Some(506));
+    std::fs::remove_file(vocabulary).unwrap();
+
     let options = json!({
         "alg": "maskgit_plus", "temperature": 0.2, "top_p": 0.9, "max_new_tokens": 32,
         "number_transfer_tokens": 2, "pad_delete_to_right": true,

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::special_tokens::SpecialTokens;
-use super::{CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS, parse};
+use super::{CONFIG, EXPAND_TOKEN_ID, GENERATION_CONFIG, INDEX, WEIGHTS, parse};
 use crate::canvas::TokenId;
 use crate::models::ModelError;
+use crate::models::registry::family_of;
 
 /// What a checkpoint directory says of the model.
 pub(super) struct Configs {
-    /// The config.json, with the tokenizer's mask token where it names none itself.
+    /// The config.json, with the tokenizer's mask token and expand token where it names none itself.
     pub config: Value,
     /// The generation_config.json, if it is there.
     pub generation_config: Option<Value>,
@@ -75,13 +76,25 @@ impl Folder<'_> {
         let generation_config = configs.generation_config.as_ref();
         let names_no_end = config["eos_token_id"].is_null()
             && generation_config.is_none_or(|config| config["eos_token_id"].is_null());
-        if names_no_mask || names_no_end {
+        let expand_token = family_of(config)
+            .ok()
+            .and_then(|family| family.expand_token)
+            .filter(|_| {
+                config[EXPAND_TOKEN_ID].is_null()
+                    && generation_config.is_none_or(|config| config[EXPAND_TOKEN_ID].is_null())
+            });
+        if names_no_mask || names_no_end || expand_token.is_some() {
             let tokens = SpecialTokens::read(|name| self.read_if_there(name))?;
             if names_no_end {
                 configs.end_of_text = tokens.end_of_text()?;
             }
             if names_no_mask && let Some(mask_token) = tokens.mask_token()? {
                 configs.config["mask_token_id"] = mask_token.into();
+            }
+            if let Some(name) = expand_token
+                && let Some(expand) = tokens.id(name)?
+            {
+                configs.config[EXPAND_TOKEN_ID] = expand.into();
             }
         }
         Ok(configs)

@@ -30,6 +30,7 @@ pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 const HEAD: &str = "lm_head.weight";
 const EOS_TOKEN_ID: &str = "eos_token_id";
+const EXPAND_TOKEN_ID: &str = "expand_token_id";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// An opened checkpoint: its small files read, its weights not yet.
@@ -200,8 +201,8 @@ impl Checkpoint {
         self.family.inputs
     }
 
-    /// The parsed config.json. Where it names no mask token, `mask_token_id` is the one that the
-    /// tokenizer's files name.
+    /// The parsed config.json. Where it names no mask token, `mask_token_id` is the one that the tokenizer's files
+    /// name, and likewise `expand_token_id` of a family that has such a token.
     pub fn config(&self) -> &Value {
         &self.config
     }
@@ -326,9 +327,9 @@ impl Checkpoint {
         generation_config: &GenerationConfig,
     ) -> Result<ModelSpec, ModelError> {
         let mut config = config.clone();
-        let expand = generation_config.get("expand_token_id");
-        if config["expand_token_id"].is_null() && !expand.is_null() {
-            config["expand_token_id"] = expand.clone();
+        let expand = generation_config.get(EXPAND_TOKEN_ID);
+        if config[EXPAND_TOKEN_ID].is_null() && !expand.is_null() {
+            config[EXPAND_TOKEN_ID] = expand.clone();
         }
         let mut spec = (self.family.spec)(&config)?;
         let known = |file, field, tokens: &[TokenId]| {

@@ -69,7 +69,11 @@ impl<F: Fn(&str) -> Result<Option<Vec<u8>>, ModelError>> SpecialTokens<F> {
         declared(kind, &self.tokenizer_config, &self.special_tokens_map)
     }
 
-    fn id(&self, name: &str) -> Result<Option<TokenId>, ModelError> {
+    /// The token that is called `name`, if there is one.
+    ///
+    /// # Errors
+    /// If a file cannot be read or is not JSON.
+    pub fn id(&self, name: &str) -> Result<Option<TokenId>, ModelError> {
         if let Some(id) = in_decoder(&self.tokenizer_config["added_tokens_decoder"], name) {
             return Ok(Some(id));
         }

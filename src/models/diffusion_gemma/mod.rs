@@ -46,6 +46,7 @@ pub(super) const FAMILY: Family = Family {
     unused: &["model.encoder.vision_tower.", "model.encoder.embed_vision."],
     generation_config: generation_config::take_over,
     ends_texts: true,
+    expand_token: None,
     tokenizer: None,
     load: |config, spec, weights| {
         let config = Config::from_json(config)?;
