@@ -57,8 +57,8 @@ pub struct DecodeArgs {
     /// remask_cap:ETA, remask_rescale:ETA, remask_confidence:ETA, remask_confidence_balanced:ETA,
     /// remask_stochastic:ETA, remask_corrector:BETA, remask_loop:ETA,T_ON,T_OFF,ALPHA_ON,
     /// edit:THRESHOLD,MAX_POST_STEPS, resize:MAX_GAP,EXPANSIONS[,right]
-    #[arg(long, value_name = "REVISION")]
-    revision: Option<Revision>,
+    #[arg(long, value_name = "HOW")]
+    revise: Option<Revision>,
     /// Which keys and values are taken from earlier steps: auto, none, prefix, dual
     #[arg(long, value_name = "POLICY", value_parser = named::<CachePolicy>)]
     cache: Option<CachePolicy>,
@@ -171,7 +171,7 @@ impl DecodeArgs {
         }
         plan.at_least = self.at_least.unwrap_or(plan.at_least);
         plan.finish = self.finish.unwrap_or(plan.finish);
-        plan.revision = self.revision.unwrap_or(plan.revision);
+        plan.revision = self.revise.unwrap_or(plan.revision);
         plan.early_stop = self.early_stop.unwrap_or(plan.early_stop);
         plan.cache.policy = self.cache.unwrap_or(plan.cache.policy);
         plan.cache.refresh = self.cache_refresh.or(plan.cache.refresh);

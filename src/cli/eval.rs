@@ -18,7 +18,7 @@ use unmask::text::documents::read_documents;
 use unmask::text::pairs::Pairs;
 
 use crate::cli::all_succeeded;
-use crate::cli::model::{ModelArgs, named_revision_too, tokenizer};
+use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Shown below the help.
 pub const EXAMPLES: &str = "Of block-causal models (LLaDA2, SDAR, BD3-LM, some of A2D) and of those that are told the noise level (SEDD, MDLM
@@ -32,7 +32,6 @@ Examples:
 
 /// Arguments of `unmask eval`.
 #[derive(Args)]
-#[command(mut_arg("model_revision", named_revision_too))]
 pub struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,

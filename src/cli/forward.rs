@@ -11,7 +11,7 @@ use clap::Args;
 use unmask::canvas::TokenId;
 use unmask::models::{RaggedBatch, Segment};
 
-use crate::cli::model::{ModelArgs, named_revision_too};
+use crate::cli::model::ModelArgs;
 
 /// Shown below the help.
 pub const EXAMPLES: &str = "Examples:
@@ -19,7 +19,6 @@ pub const EXAMPLES: &str = "Examples:
 
 /// Arguments of `unmask forward`.
 #[derive(Args)]
-#[command(mut_arg("model_revision", named_revision_too))]
 pub struct ForwardArgs {
     #[command(flatten)]
     model: ModelArgs,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 use unmask::models::{Checkpoint, ModelSpec};
 
-use crate::cli::model::{ModelArgs, named_revision_too, with_byte_progress};
+use crate::cli::model::{ModelArgs, with_byte_progress};
 
 /// Shown below the help.
 pub const EXAMPLES: &str = "Examples:
@@ -18,7 +18,6 @@ pub const EXAMPLES: &str = "Examples:
 
 /// Arguments of `unmask inspect`.
 #[derive(Args)]
-#[command(mut_arg("model_revision", named_revision_too))]
 pub struct InspectArgs {
     #[command(flatten)]
     model: ModelArgs,

@@ -24,7 +24,7 @@ pub struct ModelArgs {
     pub model: Option<PathBuf>,
     /// Branch, tag or commit of a model on the hub [default: main]
     #[arg(long, value_name = "REVISION", requires = "model")]
-    pub model_revision: Option<String>,
+    pub revision: Option<String>,
     /// Where to run
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceChoice,
@@ -77,11 +77,6 @@ pub enum DtypeChoice {
     Q8_0,
 }
 
-/// The option `--model-revision` where no decode option has the shorter name.
-pub fn named_revision_too(option: clap::Arg) -> clap::Arg {
-    option.visible_alias("revision")
-}
-
 impl ModelArgs {
     /// Opens the checkpoint without loading its weights.
     pub fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
@@ -91,9 +86,9 @@ impl ModelArgs {
         {
             return self.hub_checkpoint(&repository);
         }
-        if let Some(revision) = &self.model_revision {
+        if let Some(revision) = &self.revision {
             anyhow::bail!(
-                "--model-revision {revision} is of a model on the hub, and --model does not name one"
+                "--revision {revision} is of a model on the hub, and --model does not name one"
             );
         }
         match (&self.model, self.load_format) {
@@ -118,7 +113,7 @@ impl ModelArgs {
 
     /// Opens a model on the hub, downloading what is not in the cache yet.
     fn hub_checkpoint(&self, repository: &RepositoryId) -> anyhow::Result<Checkpoint> {
-        let revision = self.model_revision.as_deref();
+        let revision = self.revision.as_deref();
         let revision = revision.unwrap_or(hub::DEFAULT_REVISION);
         let directory = Hub::from_env()?
             .fetch(repository, revision, &mut show_downloads())

@@ -16,7 +16,7 @@ use unmask::engine::{Engine, EngineConfig};
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
 use super::logging::{self, LogFormat};
-use super::model::{ModelArgs, named_revision_too, tokenizer};
+use super::model::{ModelArgs, tokenizer};
 use super::open_files;
 use super::signals::{self, Signal};
 use super::traces::{self, TracesArgs};
@@ -41,7 +41,6 @@ pub const EXAMPLES: &str = "Examples:
 
 /// Arguments of `unmask serve`.
 #[derive(clap::Args)]
-#[command(mut_arg("model_revision", named_revision_too))]
 pub struct ServeArgs {
     #[command(flatten)]
     model: ModelArgs,

@@ -201,7 +201,7 @@ fn what_is_given_and_shown_as_ids_needs_no_tokenizer() {
 fn short_steps_of_a_noise_schedule_end_at_its_last_time_however_they_are_rounded() {
     let schedule =
         "generate x --gap 8 --seed 1 --temperature 1 --ids --budget ancestral:0 --steps 9997";
-    let short = "--finish drawn_after_short_steps --revision remask_cap:0";
+    let short = "--finish drawn_after_short_steps --revise remask_cap:0";
     let arguments: Vec<&str> = schedule.split(' ').chain(short.split(' ')).collect();
     let printed = stdout(&arguments);
     assert!(printed.split(',').count() >= 9, "{printed}");

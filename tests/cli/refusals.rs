@@ -78,7 +78,7 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
             "a probability in [0, 1]",
         ),
         (
-            &["generate", "x", "--revision", "remask_cap:0.1"],
+            &["generate", "x", "--revise", "remask_cap:0.1"],
             "ancestral",
         ),
         (&["generate", "x<|mask|>"], "holds the mask token"),

@@ -479,19 +479,17 @@ fn the_command_line_takes_a_model_by_its_name() {
     let output = hub.unmask(&generate, &[("HF_HUB_OFFLINE", "1"), ("HF_ENDPOINT", "")]);
     assert!(output.status.success(), "{output:?}");
 
-    for name in ["--model-revision", "--revision"] {
-        let with_revision = [&inspect[..], &[name, COMMIT]].concat();
-        assert!(hub.unmask(&with_revision, &[]).status.success(), "{name}");
+    for command in [&inspect[..], &generate] {
+        let with_revision = [command, &["--revision", COMMIT]].concat();
+        let output = hub.unmask(&with_revision, &[]);
+        assert!(output.status.success(), "{output:?}");
     }
     let said = |arguments: &[&str], variables: &[(&str, &str)]| {
         let output = hub.unmask(arguments, variables);
         assert!(!output.status.success());
         String::from_utf8(output.stderr).unwrap()
     };
-    let unknown = said(
-        &["inspect", "--model", REPOSITORY, "--model-revision", "v9"],
-        &[],
-    );
+    let unknown = said(&["inspect", "--model", REPOSITORY, "--revision", "v9"], &[]);
     assert!(
         unknown.contains("v9") && unknown.contains("no directory tiny/llada"),
         "{unknown}"
@@ -501,11 +499,11 @@ fn the_command_line_takes_a_model_by_its_name() {
         "inspect",
         "--model",
         directory.to_str().unwrap(),
-        "--model-revision",
+        "--revision",
         "main",
     ];
-    assert!(said(&local, &[]).contains("--model-revision"));
-    assert!(said(&["inspect", "--model-revision", "main"], &[]).contains("--model"));
+    assert!(said(&local, &[]).contains("--revision"));
+    assert!(said(&["inspect", "--revision", "main"], &[]).contains("--model"));
     let empty = tempfile::tempdir().unwrap();
     let home = empty.path().to_str().unwrap();
     let offline = said(&inspect, &[("HF_HUB_OFFLINE", "1"), ("HF_HOME", home)]);

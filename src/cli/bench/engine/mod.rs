@@ -18,7 +18,7 @@ use self::figure::Report;
 use self::setup::Setup;
 use super::{STDOUT, write_report};
 use crate::cli::all_succeeded;
-use crate::cli::model::{ModelArgs, named_revision_too};
+use crate::cli::model::ModelArgs;
 
 /// Examples for `--help`.
 pub const EXAMPLES: &str = "\
@@ -32,7 +32,6 @@ those of two CPU cores and f32. The exit status is 1 if a figure is not held to 
 
 /// Arguments of `unmask bench engine`.
 #[derive(Args)]
-#[command(mut_arg("model_revision", named_revision_too))]
 pub struct EngineArgs {
     #[command(flatten)]
     model: ModelArgs,

@@ -31,7 +31,7 @@ use super::client::{Client, Target};
 use super::machine::{Products, cpu_rate};
 use super::{STDOUT, listen, write_report};
 use crate::cli::all_succeeded;
-use crate::cli::model::{ModelArgs, named_revision_too, tokenizer};
+use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Examples for `--help`.
 pub const EXAMPLES: &str = "\
@@ -49,14 +49,13 @@ const MAX_IN_FLIGHT: usize = 1 << 16;
 
 /// Arguments of `unmask bench serve`.
 #[derive(Args)]
-#[command(mut_arg("model_revision", named_revision_too))]
 pub struct ServeArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// A server that runs already [default: one in this process, on a free port]
     #[arg(
         long,
-        conflicts_with_all = ["model", "model_revision", "device", "dtype", "load_format", "max_sequences", "step_rows"]
+        conflicts_with_all = ["model", "revision", "device", "dtype", "load_format", "max_sequences", "step_rows"]
     )]
     url: Option<String>,
     /// The API key that the server at --url asks for [default: the variable UNMASK_API_KEY]

@@ -17,11 +17,10 @@ use unmask::server::{AppState, Limits};
 use super::client::Target;
 use super::listen;
 use super::machine::Products;
-use crate::cli::model::{ModelArgs, named_revision_too, tokenizer};
+use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Arguments of `unmask bench` without a subcommand.
 #[derive(Args)]
-#[command(mut_arg("model_revision", named_revision_too))]
 pub struct StepArgs {
     #[command(flatten)]
     model: ModelArgs,
