@@ -4,6 +4,7 @@
 mod folder;
 mod plan;
 mod special_tokens;
+mod stop_tokens;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -18,18 +19,17 @@ use crate::models::weights::{
     Dummy, NotFinite, Recorder, SafetensorsFiles, Shapes, Source, WeightFormat, Weights,
 };
 use crate::models::{Denoiser, ModelError, ModelSpec};
-use crate::text::special_tokens::TOKENIZER_CONFIG;
 use crate::text::vocabulary::{MERGES, VOCAB};
 use crate::text::{ChatFiles, ChatTemplate, HfTokenizer, VocabularyFiles};
 pub(crate) use folder::shards;
 use folder::{Configs, Folder};
+pub(super) use stop_tokens::token_ids;
 
 pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 const HEAD: &str = "lm_head.weight";
-const EOS_TOKEN_ID: &str = "eos_token_id";
 const EXPAND_TOKEN_ID: &str = "expand_token_id";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
@@ -332,25 +332,9 @@ impl Checkpoint {
             config[EXPAND_TOKEN_ID] = expand.clone();
         }
         let mut spec = (self.family.spec)(&config)?;
-        let known = |file, field, tokens: &[TokenId]| {
-            check_stop_tokens(file, field, tokens, spec.vocab_size)
-        };
-        known(CONFIG, EOS_TOKEN_ID, &spec.stop_tokens)?;
-        let ends = token_ids(GENERATION_CONFIG, generation_config.get(EOS_TOKEN_ID))?;
-        known(GENERATION_CONFIG, EOS_TOKEN_ID, &ends)?;
-        for token in ends {
-            if !spec.stop_tokens.contains(&token) {
-                spec.stop_tokens.push(token);
-            }
-        }
+        stop_tokens::complete(&mut spec, generation_config)?;
         if spec.stop_tokens.is_empty() && self.family.ends_texts {
-            check_stop_tokens(
-                TOKENIZER_CONFIG,
-                "eos_token",
-                self.end_of_text.as_slice(),
-                spec.vocab_size,
-            )?;
-            spec.stop_tokens.extend(self.end_of_text);
+            stop_tokens::end_with(&mut spec, self.end_of_text)?;
         }
         (self.family.generation_config)(generation_config, &mut spec.default_plan)?;
         plan::take_over(generation_config, &mut spec)?;
@@ -562,42 +546,5 @@ pub(crate) fn parse(file: &str, json: &[u8]) -> Result<Value, ModelError> {
     serde_json::from_slice(json).map_err(|error| ModelError::Invalid {
         file: file.to_owned(),
         reason: format!("not valid JSON: {error}"),
-    })
-}
-
-/// Checks the stop tokens that `field` of `file` names.
-///
-/// # Errors
-/// If one is none of the vocabulary: no text would ever end at it.
-fn check_stop_tokens(
-    file: &str,
-    field: &str,
-    tokens: &[TokenId],
-    vocab_size: usize,
-) -> Result<(), ModelError> {
-    match tokens.iter().find(|token| **token as usize >= vocab_size) {
-        Some(token) => Err(ModelError::Invalid {
-            file: file.to_owned(),
-            reason: format!("{field} {token} is outside the vocabulary of {vocab_size}"),
-        }),
-        None => Ok(()),
-    }
-}
-
-/// The ids of the field `eos_token_id` of `file`: none, one, or a list of them.
-///
-/// # Errors
-/// If it holds what is no id.
-pub(super) fn token_ids(file: &str, value: &Value) -> Result<Vec<TokenId>, ModelError> {
-    let ids = match value {
-        Value::Null => return Ok(Vec::new()),
-        Value::Array(ids) => ids.as_slice(),
-        id => std::slice::from_ref(id),
-    };
-    let id = |id: &Value| id.as_u64().and_then(|id| TokenId::try_from(id).ok());
-    let ids: Option<Vec<TokenId>> = ids.iter().map(id).collect();
-    ids.ok_or_else(|| ModelError::Invalid {
-        file: file.to_owned(),
-        reason: format!("eos_token_id is {value}; it must be a token id or a list of them"),
     })
 }
