@@ -15,8 +15,8 @@ use crate::canvas::TokenId;
 use crate::decode::Candidate;
 use crate::kernels::transfer;
 use crate::models::{
-    AttentionPattern, Denoiser, HEAD_ROWS, KvPool, ModelError, ModelSpec, Parameterisation,
-    RaggedBatch, RowInput, Segment,
+    AttentionPattern, Denoiser, HEAD_ROWS, KvPool, ModelError, ModelSpec, RaggedBatch,
+    RowInput, Segment,
 };
 use crate::sampling::score::{self, ScoreStep};
 use crate::sampling::{self, Guidance, Logprobs, RowParams, RowSample, SamplingError};
@@ -40,6 +40,8 @@ struct ScoredRow {
     own: Option<f32>,
     /// The reverse step that its log-scores are for, of the uniform process.
     reverse: Option<ScoreStep>,
+    /// The total of its scores says how likely the slot is unmasked, of the absorbing process.
+    by_total_score: bool,
     params: RowParams,
 }
 
@@ -88,7 +90,7 @@ pub(super) fn step(
     let mut signals = Vec::new();
     for rows in scored.chunks(HEAD_ROWS) {
         let (mut logits, mut guidance) = logits(model, &hidden, rows)?;
-        if let Some(guidance) = guidance.take_if(|_| need_guided(model.spec(), rows)) {
+        if let Some(guidance) = guidance.take_if(|_| need_guided(rows)) {
             logits = guidance.apply(&logits)?;
         }
         let logits = reversed(with_own_tokens(logits, rows)?, rows)?;
@@ -98,8 +100,9 @@ pub(super) fn step(
         phases.head += stopwatch.lap();
         let params: Vec<RowParams> = rows.iter().map(|row| row.params.clone()).collect();
         samples.extend(sampling::reduce(&logits, guidance.as_ref(), &params)?);
-        if by_total_scores(model.spec()) {
-            totals.extend(score_totals(&logits)?);
+        if rows.iter().any(|row| row.by_total_score) {
+            let of_rows = rows.iter().zip(score_totals(&logits)?);
+            totals.extend(of_rows.filter(|(row, _)| row.by_total_score));
         }
         phases.sampling += stopwatch.lap();
     }
@@ -108,7 +111,7 @@ pub(super) fn step(
         false => Some(Tensor::cat(&signals, 0)?),
     };
     let mut samples = samples.into_iter();
-    let mut totals = totals.into_iter();
+    let mut totals = totals.into_iter().map(|(_, total)| total);
     let mut first = 0;
     let outcomes = parts
         .iter()
@@ -120,7 +123,11 @@ pub(super) fn step(
             let scored = sequence.scored.take().unwrap_or_default();
             let slots: Vec<usize> = scored.into_iter().map(|(slot, _)| slot).collect();
             let samples: Vec<_> = samples.by_ref().take(slots.len()).collect();
-            let totals: Vec<_> = totals.by_ref().take(slots.len()).collect();
+            let with_totals = match by_total_scores(model.spec(), sequence) {
+                true => slots.len(),
+                false => 0,
+            };
+            let totals: Vec<_> = totals.by_ref().take(with_totals).collect();
             let signal = signals
                 .as_ref()
                 .map(|signals| signals.narrow(0, first, slots.len())?.force_contiguous());
@@ -165,7 +172,7 @@ fn lay_out(
     let sequence = &*sequence;
     let canvas = &sequence.canvas;
     let block = sequence.decoder.block();
-    let sigma = sequence.decoder.times().and_then(|(t, _)| spec.sigma(t));
+    let sigma = spec.step_sigma(&sequence.decoder, canvas);
     let temperature = sequence.decoder.temperature();
     let is_encoded = matches!(spec.attention, AttentionPattern::EncodedBlocks { .. });
     let mut push = |twin: bool, rows: Range<usize>, block_start, tokens: Vec<TokenId>| {
@@ -200,7 +207,8 @@ fn lay_out(
         (twin, slots.start, rows)
     });
     let own_token_bias = sequence.decoder.own_token_bias(canvas);
-    let reverse = (!by_total_scores(spec))
+    let by_total_score = by_total_scores(spec, sequence);
+    let reverse = (!by_total_score)
         .then(|| score_step(spec, sequence))
         .flatten();
     for (slot, allowed) in slots {
@@ -220,6 +228,7 @@ fn lay_out(
             },
             own: own_token_bias,
             reverse,
+            by_total_score,
             params: sequence.row_params.params(
                 slot,
                 sequence.decoder.steps(),
@@ -280,14 +289,15 @@ fn tempered(logits: &Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelError> {
 }
 
 /// Whether anything but their draws needs the guided logits of `rows`.
-fn need_guided(spec: &ModelSpec, rows: &[ScoredRow]) -> bool {
-    let needs_guided = |row: &ScoredRow| row.own.is_some() || row.reverse.is_some();
-    by_total_scores(spec) || rows.iter().any(needs_guided)
+fn need_guided(rows: &[ScoredRow]) -> bool {
+    rows.iter()
+        .any(|row| row.own.is_some() || row.reverse.is_some() || row.by_total_score)
 }
 
-/// Whether the total of its scores says how likely a slot is unmasked: of the absorbing process.
-fn by_total_scores(spec: &ModelSpec) -> bool {
-    spec.parameterisation == Parameterisation::LogScore && spec.mask_token().is_some()
+/// Whether the total of its scores says how likely a slot of a sequence is unmasked in the next step: of the absorbing
+/// process, by the budgets that go by scores. Others read its log-scores as logits.
+fn by_total_scores(spec: &ModelSpec, sequence: &Sequence) -> bool {
+    spec.mask_token().is_some() && score_step(spec, sequence).is_some()
 }
 
 /// The reverse step that the next step of a sequence takes by scores, if it does.

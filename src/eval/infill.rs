@@ -4,7 +4,8 @@
 //! single forward, whose most probable token of each slot is taken, and, for fewer windows since it takes
 //! many forwards, by denoising with the model's default plan. Both take the most probable tokens. The single
 //! forwards of those fewer windows are given apart, to be compared with. For a model of the uniform process,
-//! masked slots begin as random tokens, others in every window.
+//! masked slots begin as random tokens, others in every window. A model that is told the noise level is told that of a
+//! plan that fills the masked slots: in the single forward that of its first step.
 //!
 //! What is estimated are shares of all tokens, or spans, of the collection that could be masked: a window
 //! counts for those that it stands for ([`Window::weight`](super::Window::weight)). Intervals are over
@@ -96,8 +97,7 @@ pub fn one_forward(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<OneForward>, EvalError> {
     settings.check()?;
-    check_spans(model.spec())?;
-    let scorer = Scorer::new(model, 0.0)?;
+    let scorer = Scorer::of_spans(model)?;
     at_each_rate(corpus, usize::MAX, settings, |mask_rate, windows| {
         let sequences: Vec<MaskedTarget> = windows.iter().map(MaskedWindow::sequence).collect();
         let scores = scorer.score(&sequences, progress)?;

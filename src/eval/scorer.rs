@@ -7,12 +7,12 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::batches::batches;
-use super::supported::check_guidance;
+use super::supported::{check_guidance, check_spans};
 use super::words::Words;
 use super::{EvalError, Target};
 use crate::canvas::{Blank, Canvas, CanvasError, TokenId};
 use crate::models::{
-    AttentionPattern, Denoiser, HEAD_ROWS, Parameterisation, RaggedBatch, Segment,
+    AttentionPattern, Denoiser, HEAD_ROWS, Parameterisation, RaggedBatch, RowInput, Segment,
 };
 use crate::sampling::Guidance;
 use crate::sampling::philox::Stream;
@@ -92,9 +92,11 @@ pub(super) struct Scorer<'a> {
     model: &'a dyn Denoiser,
     blank: Blank,
     guidance_scale: f64,
-    /// Added to logits before their arg-max, and before anything else under SUBS: −∞ for the mask
-    /// token. `[1, vocab]`
+    /// Added to logits before their arg-max, and before anything else where the mask token has probability zero: −∞
+    /// for the mask token. `[1, vocab]`
     mask_bias: Tensor,
+    /// The noise level σ that the model is told, if it takes one.
+    sigma: Option<f32>,
 }
 
 impl<'a> Scorer<'a> {
@@ -119,6 +121,23 @@ impl<'a> Scorer<'a> {
             blank,
             guidance_scale,
             mask_bias,
+            sigma: None,
+        })
+    }
+
+    /// A scorer of spans whose masked slots are all that is to be filled, of which a model that takes the noise level
+    /// is told as at the first step of a plan.
+    ///
+    /// # Errors
+    /// [`EvalError::Unsupported`], or the device fails.
+    pub fn of_spans(model: &'a dyn Denoiser) -> Result<Self, EvalError> {
+        let spec = model.spec();
+        check_spans(spec)?;
+        let scorer = Self::new(model, 0.0)?;
+        let sigma = spec.sigma_of_masked(1.0);
+        Ok(Self {
+            sigma: sigma.filter(|_| spec.noise_conditioned),
+            ..scorer
         })
     }
 
@@ -157,11 +176,15 @@ impl<'a> Scorer<'a> {
     fn push(&self, batch: &mut RaggedBatch, sequence: &MaskedTarget) -> Range<usize> {
         let tokens = sequence.tokens(self.blank);
         let attention = self.model.spec().attention;
-        if attention == AttentionPattern::Bidirectional {
-            return batch.push(tokens);
-        }
         let length = tokens.len();
         let positions: Vec<u32> = (0..length as u32).collect();
+        if attention == AttentionPattern::Bidirectional {
+            let segment = Segment {
+                sigma: self.sigma,
+                ..Segment::default()
+            };
+            return batch.push_segment(&tokens, &positions, segment);
+        }
         let segment = Segment {
             allowed: Some(attention.allowed_in_scoring(length)),
             ..Segment::default()
@@ -206,8 +229,9 @@ impl<'a> Scorer<'a> {
         let mut scores = Vec::with_capacity(scored.len());
         if !scored.is_empty() {
             let hidden = self.model.hidden(&batch, None)?;
+            let inputs = batch.row_inputs();
             for rows in scored.chunks(HEAD_ROWS) {
-                scores.extend(self.score_rows(&hidden, rows)?);
+                scores.extend(self.score_rows(&hidden, &inputs, rows)?);
             }
         }
         let mut scores = scores.into_iter();
@@ -217,9 +241,15 @@ impl<'a> Scorer<'a> {
             .collect())
     }
 
-    fn score_rows(&self, hidden: &Tensor, rows: &[ScoredRow]) -> Result<Vec<SlotScore>, EvalError> {
-        let mut logits = self.logits(hidden, rows)?;
-        if self.model.spec().parameterisation == Parameterisation::Subs {
+    /// What the model says of `rows` of `hidden`, which were computed from `inputs`.
+    fn score_rows(
+        &self,
+        hidden: &Tensor,
+        inputs: &[RowInput],
+        rows: &[ScoredRow],
+    ) -> Result<Vec<SlotScore>, EvalError> {
+        let mut logits = self.logits(hidden, inputs, rows)?;
+        if self.model.spec().parameterisation != Parameterisation::Logits {
             logits = logits.broadcast_add(&self.mask_bias)?;
         }
         let truth: Vec<TokenId> = rows.iter().map(|row| row.truth).collect();
@@ -252,11 +282,18 @@ impl<'a> Scorer<'a> {
     }
 
     /// Logits `[rows, vocab]` in f32, guided where asked for.
-    fn logits(&self, hidden: &Tensor, rows: &[ScoredRow]) -> Result<Tensor, EvalError> {
+    fn logits(
+        &self,
+        hidden: &Tensor,
+        inputs: &[RowInput],
+        rows: &[ScoredRow],
+    ) -> Result<Tensor, EvalError> {
         let select = |index: fn(&ScoredRow) -> u32| -> Result<Tensor, EvalError> {
             let indices: Vec<u32> = rows.iter().map(index).collect();
+            let inputs: Vec<RowInput> = indices.iter().map(|row| inputs[*row as usize]).collect();
             let indices = Tensor::from_vec(indices, rows.len(), hidden.device())?;
-            Ok(self.model.head(&hidden.index_select(&indices, 0)?)?)
+            let hidden = hidden.index_select(&indices, 0)?;
+            Ok(self.model.head_rows(&hidden, &inputs)?)
         };
         let conditional = select(|row| row.conditional)?;
         if self.guidance_scale == 0.0 {

@@ -15,9 +15,13 @@ const SPANS_ARE_FOR_BIDIRECTIONAL: &str =
 const SPANS_ARE_NOT_FOR_ENCODED_BLOCKS: &str =
     "a span's right side is unseen by a model that denoises one block after what an encoder read";
 
-/// Why spans are not filled in by models of log-scores and those that are told the noise level.
+/// Why spans are not filled in by models of the uniform process that give log-scores or are told the noise level.
+const SPANS_ARE_NO_NOISE: &str = "what this model of the uniform process gives is no distribution of the clean token \
+     without the token that a slot holds, and a span is predicted by what is around it alone";
+
+/// Why spans are not filled in by models that are told the noise level where nothing says it.
 const SPANS_HAVE_NO_LEVEL: &str =
-    "masked spans in a clean text are of no noise level, and this model has to be told one";
+    "this model has to be told the noise level, and its noise schedule is not known";
 
 /// Checks that the likelihood of a text can be bounded.
 ///
@@ -51,15 +55,21 @@ pub fn depends_on_level(spec: &ModelSpec) -> bool {
 }
 
 /// Why spans of a text cannot be masked and filled in by a model, if they cannot: a slot has to see what is on both
-/// sides of it, and nothing has to be said of the noise level.
+/// sides of it, and the model has to predict its clean token from that.
+///
+/// A model that is told the noise level is told that of a plan in which the spans are what is to be filled
+/// ([`ModelSpec::sigma_of_masked`]).
 pub fn reason_against_spans(spec: &ModelSpec) -> Option<&'static str> {
-    let is_told_level =
-        spec.parameterisation == Parameterisation::LogScore || spec.noise_conditioned;
     match spec.attention {
-        AttentionPattern::BlockCausal { .. } => Some(SPANS_ARE_FOR_BIDIRECTIONAL),
-        AttentionPattern::EncodedBlocks { .. } => Some(SPANS_ARE_NOT_FOR_ENCODED_BLOCKS),
-        AttentionPattern::Bidirectional => is_told_level.then_some(SPANS_HAVE_NO_LEVEL),
+        AttentionPattern::BlockCausal { .. } => return Some(SPANS_ARE_FOR_BIDIRECTIONAL),
+        AttentionPattern::EncodedBlocks { .. } => return Some(SPANS_ARE_NOT_FOR_ENCODED_BLOCKS),
+        AttentionPattern::Bidirectional => {}
     }
+    let is_of_scores = spec.parameterisation == Parameterisation::LogScore;
+    if spec.corruption == Corruption::Uniform && (is_of_scores || spec.noise_conditioned) {
+        return Some(SPANS_ARE_NO_NOISE);
+    }
+    (spec.noise_conditioned && spec.noise_schedule.is_none()).then_some(SPANS_HAVE_NO_LEVEL)
 }
 
 /// Why the likelihood of a model cannot be that of the guided one, if it cannot.

@@ -10,7 +10,7 @@ use crate::canvas::{Blank, Canvas, TokenId};
 use crate::constraint::Vocabulary;
 use crate::decode::preset::{self, Preset};
 use crate::decode::{
-    BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Finish, PlanError, Resizable,
+    BlockOrigin, Budget, DecodePlan, Decoder, EarlyStop, Finish, PlanError, Resizable,
     ResizeTokens, Revision,
 };
 use crate::diffusion::Schedule;
@@ -74,7 +74,9 @@ pub enum Parameterisation {
     Subs,
     /// ln s(x, σ): the logarithm of the ratio p_σ(y) / p_σ(x) for every token y in the place of the
     /// row's own (score entropy; SEDD, arXiv:2310.16834). Given by
-    /// [`Denoiser::head_rows`](crate::models::Denoiser::head_rows) only.
+    /// [`Denoiser::head_rows`](crate::models::Denoiser::head_rows) only. At a masked slot of the absorbing process
+    /// s(y) = p(x_0 = y | the other slots) · α / (1 − α), so that log-scores are there logits of the clean token, the
+    /// mask token having probability zero.
     LogScore,
 }
 
@@ -185,6 +187,36 @@ impl ModelSpec {
         Some(-(-schedule.one_minus_alpha(f64::from(t))).ln_1p() as f32)
     }
 
+    /// The noise level σ = −ln α at which the process masks `share` of the slots that it masks at time 1, for a
+    /// network that takes it: 1 − α = share · (1 − α(1)), but never less than the schedule's first level. `share` is in
+    /// [0, 1]; `None` without a noise schedule.
+    ///
+    /// The samplers of such networks (`sampling.py` of louaaron/Score-Entropy-Discrete-Diffusion, `diffusion.py` of
+    /// kuleshov-group/mdlm) walk t from 1 to 0 over the slots to be filled, whatever fixed text is around them. With
+    /// all of them masked t is 1 and the level the schedule's last; on the log-linear schedule,
+    /// 1 − α(t) = t (1 − α(1)), the share is the time t itself.
+    pub fn sigma_of_masked(&self, share: f64) -> Option<f32> {
+        let schedule = self.noise_schedule.as_ref()?;
+        let masked = share * schedule.one_minus_alpha(1.0);
+        let masked = masked.max(schedule.one_minus_alpha(0.0));
+        Some(-(-masked).ln_1p() as f32)
+    }
+
+    /// The noise level σ that the network is told at the next step of `decoder` on `canvas`. `None` without a noise
+    /// schedule.
+    ///
+    /// Budgets by scores take their steps between the levels of the network's own schedule. The times of the other
+    /// budgets of a schedule are shares of masked slots, and where a budget has no times, the share of the slots to be
+    /// filled that is masked on the canvas says the level.
+    pub fn step_sigma(&self, decoder: &Decoder, canvas: &Canvas) -> Option<f32> {
+        self.noise_schedule.as_ref()?;
+        match decoder.times() {
+            Some((t, _)) if decoder.budget().is_by_scores() => self.sigma(t),
+            Some((t, _)) => self.sigma_of_masked(f64::from(t)),
+            None => self.sigma_of_masked(canvas.masked_share()),
+        }
+    }
+
     /// The reverse step that `budget` takes from time t to s of a network that gives log-scores; at s = 0 it
     /// is the one to clean text. `None` without a noise schedule, or of another budget.
     pub fn score_step(&self, budget: Budget, t: f32, s: f32) -> Option<ScoreStep> {
@@ -287,66 +319,84 @@ impl ModelSpec {
                 "`resize` needs a model with an expand and a delete token, and this one has none",
             );
         }
-        let is_by_scores = plan.budget.is_by_scores();
-        match self.parameterisation {
-            Parameterisation::LogScore if !is_by_scores => {
-                return invalid(
-                    "budget",
-                    "this model gives log-scores, by which only `analytic` (preset sedd-analytic) and `euler` \
-                     (sedd-euler) can denoise",
-                );
-            }
-            Parameterisation::LogScore
-                if plan.budget.ends_at_zero() && plan.finish != Finish::WithLastInterval =>
-            {
-                return invalid(
-                    "budget",
-                    "the last step looks at the last time, and at 0 there is no score; allowed: an eps above 0",
-                );
-            }
-            Parameterisation::LogScore if plan.sampling.guidance_scale > 0.0 => {
-                return invalid("guidance_scale", "log-scores cannot be guided; allowed: 0");
-            }
-            Parameterisation::Logits | Parameterisation::Subs if is_by_scores => {
-                return invalid(
-                    "budget",
-                    "`analytic` and `euler` need a model of log-scores, and this one gives logits; use \
-                     `ancestral`",
-                );
-            }
-            _ => {}
-        }
+        self.check_output(plan)?;
         if plan.sliding_window && self.sliding_window.is_none() {
             return invalid(
                 "sliding_window",
                 "this model's canvases end with its context; allowed: false",
             );
         }
-        if self.noise_conditioned && plan.budget.last_time().is_none() {
-            return invalid(
-                "budget",
-                "this model is told the noise level, which only budgets of a noise schedule have",
-            );
-        }
-        if !self.takes_cache(plan.cache.policy) {
-            return invalid(
-                "cache.policy",
-                "this model is told the noise level, and what was computed at another one is of no use; \
-                 allowed: auto, none",
-            );
-        }
         if self.noise_conditioned && plan.block_length.is_some() {
-            return invalid(
-                "block_length",
-                "this model is told the noise level, which is that of the whole canvas; leave it out",
-            );
+            if self.attention != AttentionPattern::Bidirectional {
+                return invalid(
+                    "block_length",
+                    "this model is told the noise level, which is that of the whole canvas and of no block",
+                );
+            }
+            if plan.budget.last_time().is_some() {
+                let others = match self.mask_token() {
+                    Some(_) => ", or take a budget without: even, threshold, factor, entropy_bound",
+                    None => "",
+                };
+                return Err(PlanError::Invalid {
+                    field: "block_length",
+                    reason: format!(
+                        "this model is told the noise level, which is that of the whole canvas, and a budget of a noise \
+                         schedule has times for each block; leave it out{others}"
+                    ),
+                });
+            }
         }
         Ok(())
     }
 
-    /// Whether a plan may cache by `policy`: what was computed at another noise level is of no use.
-    pub fn takes_cache(&self, policy: CachePolicy) -> bool {
-        !self.noise_conditioned || matches!(policy, CachePolicy::Auto | CachePolicy::None)
+    /// Checks that `plan` reads the network's output as what it is.
+    fn check_output(&self, plan: &DecodePlan) -> Result<(), PlanError> {
+        let invalid = |field, reason: &str| {
+            Err(PlanError::Invalid {
+                field,
+                reason: reason.to_owned(),
+            })
+        };
+        let is_by_scores = plan.budget.is_by_scores();
+        if self.parameterisation != Parameterisation::LogScore {
+            return match is_by_scores {
+                false => Ok(()),
+                true => invalid(
+                    "budget",
+                    "`analytic` and `euler` need a model of log-scores, and this one gives logits; use \
+                     `ancestral`",
+                ),
+            };
+        }
+        if !is_by_scores && self.mask_token().is_none() {
+            return invalid(
+                "budget",
+                "log-scores of the uniform process are no logits of the clean token, and only `analytic` (preset \
+                 sedd-analytic) and `euler` (sedd-euler) can denoise by them",
+            );
+        }
+        if plan.budget.ends_at_zero() && plan.finish != Finish::WithLastInterval {
+            return invalid(
+                "budget",
+                "the last step looks at the last time, and at 0 there is no score; allowed: an eps above 0",
+            );
+        }
+        if is_by_scores && plan.sampling.guidance_scale > 0.0 {
+            return invalid(
+                "guidance_scale",
+                "`analytic` and `euler` go by how large scores are, which guidance leaves unsaid; allowed: 0, or \
+                 where masks are filled another budget",
+            );
+        }
+        if let Revision::Edit { .. } = plan.revision {
+            return invalid(
+                "revision",
+                "the log-scores of a slot that is not masked say nothing of its clean token, by which it could be \
+                 edited; allowed: none, remask",
+            );
+        }
+        Ok(())
     }
 
     /// Checks that `plan` goes on from what an encoder left, in whole blocks of `block_length`.
@@ -426,11 +476,13 @@ impl ModelSpec {
 
     /// The plan of `preset` for this model. A network that is block-causal or denoises encoded blocks
     /// keeps its blocks, whose cache is exact; another one takes the preset's, or those of the default plan where
-    /// the preset names none. SEDD's predictors draw every slot of the uniform process anew.
+    /// the preset names none, unless its times are those of the noise level of a whole canvas. SEDD's predictors draw every slot of the uniform process anew.
     pub fn plan(&self, preset: &Preset) -> DecodePlan {
         let mut plan = preset.plan().clone();
         let default = &self.default_plan;
-        if plan.block_length.is_none() || self.attention != AttentionPattern::Bidirectional {
+        let is_of_canvas = self.noise_conditioned && plan.budget.last_time().is_some();
+        let names_none = plan.block_length.is_none() && !is_of_canvas;
+        if names_none || self.attention != AttentionPattern::Bidirectional {
             plan.block_length = default.block_length;
             plan.block_origin = default.block_origin;
         }

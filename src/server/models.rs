@@ -148,7 +148,6 @@ fn model(state: &AppState) -> Model {
         attention: spec.attention,
         cache: CachePolicy::ALL
             .into_iter()
-            .filter(|policy| spec.takes_cache(*policy))
             .filter_map(|policy| {
                 let plan = DecodePlan {
                     cache: Cache {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use unmask::canvas::{Canvas, TokenId};
 use unmask::decode::{Budget, Cache, CachePolicy, DecodePlan, EarlyStop};
 use unmask::engine::{CacheScheme, Engine, EngineConfig, SubmitError};
-use unmask::models::{AttentionPattern, Checkpoint};
+use unmask::models::{AttentionPattern, Checkpoint, Denoiser, WeightFormat};
 
 use crate::support::{self, denoise, engine, golden, load};
 use crate::{end, finish};
@@ -42,6 +42,16 @@ fn block_causal() -> Vec<(&'static str, Engine)> {
 
 /// An engine of a golden checkpoint whose config.json says something else of `field`.
 fn edited(name: &str, field: &str, value: impl Into<Value>) -> Engine {
+    start_model(edited_model(name, field, value, DType::F32.into()))
+}
+
+/// A golden checkpoint's network whose config.json says something else of `field`.
+pub fn edited_model(
+    name: &str,
+    field: &str,
+    value: impl Into<Value>,
+    format: WeightFormat,
+) -> Box<dyn Denoiser> {
     let directory = tempfile::tempdir().unwrap();
     for file in [
         "model.safetensors",
@@ -53,11 +63,15 @@ fn edited(name: &str, field: &str, value: impl Into<Value>) -> Engine {
     let mut config = support::json(&golden(name).join("config.json"));
     config[field] = value.into();
     std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
-    start(&Checkpoint::open(directory.path()).unwrap())
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    checkpoint.load(format, &Device::Cpu).unwrap()
 }
 
 fn start(checkpoint: &Checkpoint) -> Engine {
-    let model = checkpoint.load(DType::F32, &Device::Cpu).unwrap();
+    start_model(checkpoint.load(DType::F32, &Device::Cpu).unwrap())
+}
+
+fn start_model(model: Box<dyn Denoiser>) -> Engine {
     Engine::start(model, EngineConfig::unshared()).unwrap()
 }
 
@@ -151,26 +165,43 @@ fn one_prompt_asked_for_many_times_at_once_is_computed_once() {
 
 #[test]
 fn a_cache_that_is_refreshed_at_every_step_changes_nothing() {
-    let engine = engine("llada");
-    for policy in [CachePolicy::Prefix, CachePolicy::Dual] {
-        for guidance_scale in [0.0, 1.5] {
-            let mut plan = DecodePlan {
-                block_length: Some(8),
-                ..DecodePlan::default()
-            };
-            plan.sampling.guidance_scale = guidance_scale;
-            let canvas = || {
-                let builder = Canvas::builder(engine.mask_token().unwrap())
-                    .fixed(&prompt(9, 3))
-                    .gap(17);
-                builder.fixed(&prompt(4, 4)).build().unwrap()
-            };
-            let expected = denoise(&engine, canvas(), &plan).1;
-            plan.cache = Cache {
-                policy,
-                refresh: Some(1),
-            };
-            assert_eq!(denoise(&engine, canvas(), &plan).1, expected);
+    let told = edited("mdlm", "time_conditioning", true);
+    for (name, engine) in [
+        ("llada", engine("llada")),
+        ("mdlm", engine("mdlm")),
+        ("mdlm with time_conditioning", told),
+        ("sedd_absorb", engine("sedd_absorb")),
+    ] {
+        let room = engine.spec().max_canvas.min(30);
+        let (prompt_length, text_length) = (room * 3 / 10, room / 8);
+        let gap = room - prompt_length - text_length;
+        for policy in [CachePolicy::Prefix, CachePolicy::Dual] {
+            for guidance_scale in [0.0, 1.5] {
+                for budget in [Budget::Even, Budget::Threshold(0.05)] {
+                    let mut plan = DecodePlan {
+                        block_length: Some(gap / 2),
+                        budget,
+                        ..DecodePlan::default()
+                    };
+                    plan.sampling.guidance_scale = guidance_scale;
+                    let canvas = || {
+                        let builder = Canvas::builder(engine.mask_token().unwrap())
+                            .fixed(&prompt(prompt_length, 3))
+                            .gap(gap);
+                        builder.fixed(&prompt(text_length, 4)).build().unwrap()
+                    };
+                    let expected = denoise(&engine, canvas(), &plan).1;
+                    plan.cache = Cache {
+                        policy,
+                        refresh: Some(1),
+                    };
+                    assert_eq!(denoise(&engine, canvas(), &plan).1, expected, "{name}");
+                    plan.cache.refresh = None;
+                    let cached = denoise(&engine, canvas(), &plan).1;
+                    assert_eq!(cached.masked(), 0);
+                    assert_ne!(cached, expected, "{name}: what is kept grows old");
+                }
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use unmask::decode::{Budget, Cache, CachePolicy, DecodePlan, Score};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::models::{AttentionPattern, Checkpoint, Parameterisation, WeightFormat};
 
+use crate::cache::edited_model;
 use crate::finish;
 use crate::support::{denoise, golden};
 
@@ -15,10 +16,13 @@ const FORMATS: [WeightFormat; 3] = [
     WeightFormat::Q8_0,
 ];
 const REQUESTS: u32 = 50;
-const FAMILIES: [&str; 12] = [
+/// The golden of a network that is not told the noise level, as one that is.
+const TOLD: &str = "mdlm with time_conditioning";
+const FAMILIES: [&str; 13] = [
     "llada",
     "dream",
     "mdlm",
+    TOLD,
     "llada_moe",
     "a2d_qwen3",
     "llada2_moe",
@@ -31,15 +35,20 @@ const FAMILIES: [&str; 12] = [
 ];
 
 fn engine(family: &str, format: WeightFormat) -> Engine {
-    let checkpoint = Checkpoint::open(&golden(family)).unwrap();
-    let model = checkpoint.load(format, &Device::Cpu).unwrap();
+    let model = match family {
+        TOLD => edited_model("mdlm", "time_conditioning", true, format),
+        _ => {
+            let checkpoint = Checkpoint::open(&golden(family)).unwrap();
+            checkpoint.load(format, &Device::Cpu).unwrap()
+        }
+    };
     Engine::start(model, EngineConfig::unshared()).unwrap()
 }
 
 /// Requests of many lengths, plans, caches and seeds, half of them at temperature 1.
 fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
     let bidirectional = engine.spec().attention == AttentionPattern::Bidirectional;
-    let by_logits = engine.spec().parameterisation != Parameterisation::LogScore;
+    let gives_scores = engine.spec().parameterisation == Parameterisation::LogScore;
     (0..REQUESTS)
         .map(|i| {
             let index = i as usize;
@@ -49,7 +58,9 @@ fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
             let gap = 1 + (index * 5) % (room / 2);
             let builder = Canvas::builder(engine.blank()).fixed(&prompt).gap(gap);
             let mut plan = engine.spec().default_plan.clone();
-            let canvas = if !by_logits {
+            // Those that read log-scores as logits among them, where there are masks.
+            let by_scores = gives_scores && (engine.mask_token().is_none() || index % 5 == 0);
+            let canvas = if by_scores {
                 plan.steps = Some(2 + index % 9);
                 builder.build().unwrap()
             } else if bidirectional {
@@ -73,7 +84,7 @@ fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
             };
             plan.sampling.set_temperature([0.0, 1.0][index / 2 % 2]);
             plan.sampling.top_p = [None, Some(0.8)][index / 4 % 2];
-            if by_logits && engine.mask_token().is_some() {
+            if !by_scores && engine.mask_token().is_some() {
                 plan.sampling.guidance_scale = [0.0, 0.0, 1.5][index % 3];
             }
             let is_cached = matches!(plan.cache.policy, CachePolicy::Prefix | CachePolicy::Dual);

@@ -6,6 +6,7 @@ mod failures;
 mod finality;
 mod guidance;
 mod invariance;
+mod levels;
 mod logprobs;
 mod promises;
 mod queue;

@@ -40,7 +40,7 @@ impl Setup {
     /// Starts an engine on `model`.
     ///
     /// # Errors
-    /// If its canvases have no masks, or are denoised by a noise schedule only or after an encoder.
+    /// If its canvases have no masks, or are denoised after an encoder.
     pub fn new(
         checkpoint: &Checkpoint,
         model: Box<dyn Denoiser>,
@@ -56,9 +56,9 @@ impl Setup {
             spec.family
         );
         ensure!(
-            matches!(spec.corruption, Corruption::Absorbing { .. }) && !spec.noise_conditioned,
-            "bench engine commits an even share of the masked slots a step, and a {} model of this kind is denoised \
-             by its noise schedule only",
+            matches!(spec.corruption, Corruption::Absorbing { .. }),
+            "bench engine commits an even share of the masked slots a step, and a {} model of this kind has no masks: \
+             it draws all slots anew in every step",
             spec.family
         );
         let steps = Arc::<Mutex<Vec<Step>>>::default();

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::{Map, json};
 use unmask::decode::CachePolicy;
 use unmask::engine::Phases;
-use unmask::models::{AttentionPattern, Denoiser, RaggedBatch};
+use unmask::models::{AttentionPattern, Denoiser, RaggedBatch, Segment};
 
 use super::figure::{Bar, Figure};
 use super::median;
@@ -139,12 +139,14 @@ pub fn head(model: &dyn Denoiser, rounds: usize) -> anyhow::Result<Figure> {
     let scored = (length - length / 4) / 2;
     let what =
         format!("ms of the head on {length} rows, over the {scored} that are scored on average");
+    let tokens = (0..length).map(|slot| (slot % spec.vocab_size.min(256)) as u32);
+    let positions: Vec<u32> = (0..length as u32).collect();
+    let segment = Segment {
+        sigma: spec.sigma_of_masked(scored as f64 / (length - length / 4) as f64),
+        ..Segment::default()
+    };
     let mut batch = RaggedBatch::new();
-    if spec.noise_conditioned {
-        let reason = "the model is told the noise level".to_owned();
-        return Ok(Figure::not_measured("head", &what, reason));
-    }
-    batch.push((0..length).map(|slot| (slot % spec.vocab_size.min(256)) as u32));
+    batch.push_segment(&tokens.collect::<Vec<_>>(), &positions, segment);
     let inputs = batch.row_inputs();
     let (mut forward, mut all, mut few) = (Vec::new(), Vec::new(), Vec::new());
     let (mut ratios, mut of_steps) = (Vec::new(), Vec::new());
