@@ -246,10 +246,36 @@ fn plans_that_a_log_score_model_cannot_follow_to_their_end_are_refused() {
         ..spec.default_plan.clone()
     };
     assert_eq!(spec.check_plan(&until_zero).unwrap_err().field(), "budget");
+    let ancestral = DecodePlan {
+        budget: Budget::Ancestral { eps: 0.0 },
+        ..spec.default_plan.clone()
+    };
+    assert_eq!(spec.check_plan(&ancestral).unwrap_err().field(), "budget");
     let mut cached = spec.default_plan.clone();
     cached.cache.policy = CachePolicy::Dual;
-    assert_eq!(
-        spec.check_plan(&cached).unwrap_err().field(),
-        "cache.policy"
+    assert!(spec.check_plan(&cached).is_ok());
+}
+
+/// Of a slot that is masked: the ratios are those of the clean tokens' probabilities at any level.
+#[test]
+fn log_scores_of_a_masked_slot_differ_from_the_networks_logits_by_a_constant_a_row() {
+    let (scaled, unscaled) = (
+        load("sedd_absorb"),
+        load_edited("sedd_absorb", |config, _| {
+            config["model"]["scale_by_sigma"] = false.into();
+        }),
     );
+    let mask = scaled.spec().mask_token().unwrap();
+    let batch = batch(&[vec![mask, 7, mask, 400], vec![mask; 3]], &[0.02, 5.0]);
+    let rows = |model| -> Vec<Vec<f32>> { outputs(model, &batch).to_vec2().unwrap() };
+    for (row, (scores, logits)) in rows(&*scaled).iter().zip(rows(&*unscaled)).enumerate() {
+        if batch.tokens()[row] != mask {
+            continue;
+        }
+        let constant = scores[0] - logits[0];
+        assert!(constant.abs() > 1.0, "{constant}");
+        for (score, logit) in scores.iter().zip(&logits).take(mask as usize) {
+            assert!((score - logit - constant).abs() < TOLERANCE);
+        }
+    }
 }

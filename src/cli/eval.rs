@@ -21,8 +21,8 @@ use crate::cli::all_succeeded;
 use crate::cli::model::{ModelArgs, tokenizer};
 
 /// Shown below the help.
-pub const EXAMPLES: &str = "Of block-causal models (LLaDA2, SDAR, BD3-LM, some of A2D) and of those that are told the noise level (SEDD, MDLM
-with time_conditioning) only the likelihood is evaluated.
+pub const EXAMPLES: &str = "Of block-causal models (LLaDA2, SDAR, BD3-LM, some of A2D) and of SEDD of the uniform process only the likelihood is
+evaluated.
 
 Examples:
   unmask eval --data valid.txt.zst

@@ -40,6 +40,8 @@ impl CachePolicy {
 }
 
 /// How keys and values are cached.
+///
+/// What a network that is told the noise level has computed is of the level of that step, as it is of its canvas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cache {

@@ -27,8 +27,8 @@ pub struct Candidate {
     pub entropy: f32,
     /// A uniform draw in [0, 1) of this request, step and slot.
     pub uniform: f32,
-    /// The probability that the reverse process unmasks the slot in this step, by a network of log-scores;
-    /// may be more than 1. `None` of other networks.
+    /// The probability that the reverse process unmasks the slot in this step, by the log-scores of the network; may
+    /// be more than 1. `None` where the budget does not go by scores.
     pub unmasking: Option<f32>,
 }
 

@@ -52,12 +52,35 @@ async fn the_served_model_is_listed_with_what_it_can_do() {
 
 #[tokio::test]
 async fn every_listed_preset_can_be_asked_for() {
-    let server = Server::of(Mock::uniform()).await;
-    let (_, list) = get(&server, "/v1/models").await;
-    for preset in list["data"][0]["presets"].as_array().unwrap() {
-        let body = json!({"prompt": "p", "diffusion": {"preset": preset["name"]}});
-        server.answer("/v1/completions", &body).await;
+    for model in [Mock::uniform(), Mock::uniform().told_the_noise_level()] {
+        let server = Server::of(model).await;
+        let (_, list) = get(&server, "/v1/models").await;
+        for preset in list["data"][0]["presets"].as_array().unwrap() {
+            let body = json!({"prompt": "p", "diffusion": {"preset": preset["name"]}});
+            server.answer("/v1/completions", &body).await;
+        }
     }
+}
+
+#[tokio::test]
+async fn a_model_that_is_told_the_noise_level_takes_thresholds_blocks_and_the_caches() {
+    let server = Server::of(Mock::uniform().told_the_noise_level()).await;
+    let (_, list) = get(&server, "/v1/models").await;
+    let cache = json!({"auto": "none", "none": "none", "prefix": "prefix", "dual": "dual"});
+    assert_eq!(list["data"][0]["cache"], cache);
+    for policy in ["prefix", "dual"] {
+        let diffusion = json!({
+            "budget": {"factor": 1.0}, "block_length": 4, "cache": {"policy": policy, "refresh": 2},
+        });
+        let body = json!({"prompt": "p", "max_tokens": 12, "diffusion": diffusion});
+        let answer = server.answer("/v1/completions", &body).await;
+        assert_eq!(answer["diffusion"]["cache"], policy);
+    }
+    // Its default plan follows a noise schedule, whose times would be those of a block.
+    let body = json!({"prompt": "p", "max_tokens": 12, "diffusion": {"block_length": 4}});
+    let (status, answer) = server.ask("/v1/completions", &body).await;
+    assert_eq!(status, 400);
+    assert_eq!(answer["error"]["param"], "diffusion.block_length");
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use unmask::canvas::TokenId;
 use unmask::decode::{DecodePlan, EarlyStop, preset};
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::{Corpus, Selection, infill, speed};
-use unmask::models::{Corruption, RaggedBatch};
+use unmask::diffusion::Schedule;
+use unmask::models::{Corruption, Parameterisation, RaggedBatch};
 use unmask::text::ByteTokenizer;
 
 use crate::oracle::Oracle;
@@ -48,6 +49,57 @@ fn a_model_that_knows_the_text_has_every_span_and_one_that_does_not_has_none() {
             assert_eq!(decoded.forwards, decoded.tokens, "one token a step");
             assert!((one.masked_share - one.mask_rate).abs() < 0.04);
         }
+    }
+}
+
+/// As the plan that fills the spans tells it: at its first step, and in a single forward, the schedule's last.
+#[test]
+fn a_model_that_is_told_the_noise_level_fills_spans_at_that_of_the_share_that_is_masked() {
+    for parameterisation in [Parameterisation::LogScore, Parameterisation::Subs] {
+        let corpus = oracle_corpus(&Oracle::new(TEXT, 0.0, 0));
+        let mut model = Oracle::new(TEXT, 9.0, 0);
+        model.spec.parameterisation = parameterisation;
+        model.spec.noise_conditioned = true;
+        model.spec.noise_schedule = Some(Schedule::table(&[1.0, 1e-3]).unwrap());
+        let (spec, seen) = (model.spec.clone(), model.seen.clone());
+        let levels = || -> Vec<Option<f32>> {
+            let seen = std::mem::take(&mut *seen.lock().unwrap());
+            let segments = seen.iter().flat_map(RaggedBatch::segments);
+            segments.map(|segment| segment.sigma).collect()
+        };
+        let settings = infill::Settings {
+            mask_rates: vec![0.1, 0.5],
+            span: 4,
+            decode_windows: 1,
+            seed: 1,
+        };
+        let one = infill::one_forward(&model, &corpus, &settings, &mut |_| ()).unwrap();
+        assert!(one.iter().all(|one| one.token_accuracy.value == 1.0));
+        assert_eq!(levels(), [spec.sigma(1.0); 6], "three windows at two rates");
+
+        let engine = Engine::start(Box::new(model), EngineConfig::default()).unwrap();
+        levels();
+        let decoded = infill::decoded(&engine, &corpus, &settings, &mut |_| ()).unwrap();
+        let mut expected = Vec::new();
+        for decoded in decoded {
+            assert_eq!(decoded.token_accuracy.value, 1.0);
+            let slots = decoded.tokens as f64;
+            let masked = (1..=decoded.tokens).rev();
+            expected.extend(masked.map(|masked| spec.sigma_of_masked(masked as f64 / slots)));
+        }
+        assert_eq!(levels(), expected, "one token a step");
+
+        let settings = speed::Settings {
+            thresholds: vec![0.9],
+            mask_rate: 0.5,
+            span: 4,
+            decode_windows: 3,
+            seed: 1,
+        };
+        let points = speed::evaluate(&engine, &corpus, &settings, &mut |_| ()).unwrap();
+        // Against 255 others, the mask token not among them: e⁹ / (e⁹ + 255) = 0.97.
+        assert_eq!((points[0].forwards, points[0].token_accuracy.value), (3, 1.0));
+        assert_eq!(levels(), [spec.sigma(1.0); 3]);
     }
 }
 

@@ -1,15 +1,17 @@
 //! Runs of official samplers whose random numbers were recorded: MDLM's ancestral sampling, SEDD's predictors and
 //! BD3-LM's samplers. How their draws are replayed is said in `src/selftest/goldens/replay.rs`.
 
+use candle_core::{DType, Device};
 use unmask::canvas::{Canvas, TokenId};
-use unmask::decode::{DecodePlan, Decoder, Revision, preset};
-use unmask::engine::Engine;
-use unmask::models::Denoiser;
+use unmask::decode::preset::{self, Preset};
+use unmask::decode::{Budget, DecodePlan, Decoder, Revision};
+use unmask::engine::{Engine, EngineConfig};
+use unmask::models::{Checkpoint, Denoiser};
 use unmask::sampling::philox::{Draws, Stream};
 use unmask::selftest::goldens::folder::Golden;
 use unmask::selftest::goldens::replay::{self, BlockReplay, Recording, candidate};
 
-use crate::support::{denoise, engine, golden, load, trace};
+use crate::support::{denoise, engine, golden, json, load, trace};
 
 fn folder(family: &str) -> Golden {
     Golden::new(&golden(family))
@@ -128,13 +130,11 @@ fn the_engine_denoises_with_sedd_as_the_predictor_does() {
 }
 
 #[test]
-fn plans_that_do_not_go_with_log_scores_are_refused_with_the_one_that_does() {
-    let engine = engine("sedd_absorb");
-    let canvas = || {
-        Canvas::builder(engine.mask_token().unwrap())
-            .gap(4)
-            .build()
-            .unwrap()
+fn plans_that_do_not_go_with_log_scores_are_refused_with_those_that_do() {
+    let (engine, uniform) = (engine("sedd_absorb"), engine("sedd_uniform"));
+    let canvas = |engine: &Engine| {
+        let builder = Canvas::builder(engine.blank()).gap(4);
+        builder.build().unwrap()
     };
     let default = engine.spec().default_plan.clone();
     let guided = {
@@ -146,12 +146,21 @@ fn plans_that_do_not_go_with_log_scores_are_refused_with_the_one_that_does() {
         block_length: Some(2),
         ..default.clone()
     };
-    for (plan, says) in [
-        (DecodePlan::default(), "sedd-analytic"),
-        (guided, "guidance_scale"),
-        (blocks, "block_length"),
+    let renoised = |plan: &DecodePlan| DecodePlan {
+        revision: Revision::Renoise,
+        ..plan.clone()
+    };
+    let ancestral = DecodePlan {
+        budget: Budget::Ancestral { eps: 1e-5 },
+        ..renoised(&default)
+    };
+    for (engine, plan, says) in [
+        (&engine, &guided, "guidance_scale"),
+        (&engine, &blocks, "block_length"),
+        (&uniform, &ancestral, "sedd-analytic"),
+        (&uniform, &renoised(&blocks), "block_length"),
     ] {
-        let error = engine.submit(canvas(), &plan).unwrap_err().to_string();
+        let error = engine.submit(canvas(engine), plan).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
     let llada = crate::support::engine("llada");
@@ -161,6 +170,56 @@ fn plans_that_do_not_go_with_log_scores_are_refused_with_the_one_that_does() {
         .unwrap();
     let error = llada.submit(canvas, &default).unwrap_err().to_string();
     assert!(error.contains("log-scores"), "{error}");
+}
+
+/// Names of the presets that a model goes with, each of which fills a canvas.
+fn presets_that_fill(engine: &Engine) -> Vec<&'static str> {
+    let spec = engine.spec();
+    let mask = spec.mask_token().unwrap();
+    let fills = |preset: &Preset| {
+        let mut plan = spec.plan(preset);
+        (plan.steps, plan.sampling.seed) = (plan.steps_per_block.is_none().then_some(5), 7);
+        let canvas = Canvas::builder(mask).fixed(&[7, 8]).gap(5).fixed(&[4]);
+        let canvas = canvas.gap(2).build().unwrap();
+        let (steps, finished) = denoise(engine, canvas, &plan);
+        assert!(!steps.is_empty(), "{}", preset.name);
+        assert!(tokens(&finished).iter().all(|t| *t != mask), "{}", preset.name);
+        preset.name
+    };
+    spec.presets().iter().map(fills).collect()
+}
+
+#[test]
+fn networks_that_are_told_the_noise_level_go_with_other_families_presets() {
+    let all: Vec<&str> = preset::all().iter().map(|preset| preset.name).collect();
+    let none_of = |left_out: &[&str]| -> Vec<&str> {
+        let names = all.iter().copied();
+        names.filter(|name| !left_out.contains(name)).collect()
+    };
+    let sliding_or_other = [
+        "dreamon",
+        "bd3lm-first-hitting",
+        "bd3lm-ddpm",
+        "uniform-ancestral",
+        "diffusion-gemma",
+    ];
+    let of_absorbing = none_of(&[&sliding_or_other[..], &["llada2.1"]].concat());
+    assert_eq!(presets_that_fill(&engine("sedd_absorb")), of_absorbing);
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = json(&golden("mdlm").join("config.json"));
+    config["time_conditioning"] = true.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let weights = "model.safetensors";
+    std::fs::copy(golden("mdlm").join(weights), folder.path().join(weights)).unwrap();
+    let model = Checkpoint::open(folder.path()).unwrap();
+    let model = model.load(DType::F32, &Device::Cpu).unwrap();
+    let told = Engine::start(model, EngineConfig::unshared()).unwrap();
+    assert!(told.spec().noise_conditioned);
+    let of_logits = none_of(&[&sliding_or_other[..], &["sedd-analytic", "sedd-euler"]].concat());
+    assert_eq!(presets_that_fill(&told), of_logits);
+    let uniform = engine("sedd_uniform");
+    let names = uniform.spec().presets().into_iter().map(|preset| preset.name);
+    assert_eq!(names.collect::<Vec<_>>(), ["sedd-analytic", "sedd-euler"]);
 }
 
 #[test]
