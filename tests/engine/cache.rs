@@ -199,7 +199,9 @@ fn a_cache_that_is_refreshed_at_every_step_changes_nothing() {
                     plan.cache.refresh = None;
                     let cached = denoise(&engine, canvas(), &plan).1;
                     assert_eq!(cached.masked(), 0);
-                    assert_ne!(cached, expected, "{name}: what is kept grows old");
+                    // A threshold may commit a whole block at its first step.
+                    let grows_old = budget == Budget::Even;
+                    assert!(!grows_old || cached != expected, "{name}: what is kept");
                 }
             }
         }

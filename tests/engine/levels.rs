@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use unmask::canvas::{Canvas, TokenId};
 use unmask::decode::{
     BlockEntry, Budget, Cache, CachePolicy, DecodePlan, Finish, Remasking, Revision, Rounding,
@@ -22,11 +22,11 @@ const MASK: TokenId = 12;
 /// 1 − α(1) of the official log-linear schedule.
 const MOST: f64 = 0.999;
 
-/// The σ of each segment of a forward, in the order of its first token.
-type Told = Arc<Mutex<Vec<Vec<(TokenId, f32)>>>>;
+/// The σ of each segment, forward by forward.
+type Told = Arc<Mutex<Vec<Vec<f32>>>>;
 
-/// A network without weights that notes what it is told. Its log-scores are numbers made of slot and token, which do
-/// not depend on σ, and a constant a row, which does.
+/// A network without weights that notes what it is told. Its log-scores are numbers made of a row's slot, the masked rows
+/// beside it and a token, which do not depend on σ, and a constant a row, which does.
 struct Listener {
     spec: ModelSpec,
     told: Told,
@@ -68,18 +68,17 @@ impl Denoiser for Listener {
     }
 
     fn hidden(&self, batch: &RaggedBatch, _: Option<&KvPool>) -> Result<Tensor, ModelError> {
-        let told = batch.segments().iter().map(|segment| {
-            let first = batch.tokens()[segment.rows.start];
-            (first, segment.sigma.expect("a noise level"))
-        });
+        let segments = batch.segments().iter();
+        let told = segments.map(|segment| segment.sigma.expect("a noise level"));
         self.told.lock().unwrap().push(told.collect());
-        let slots = batch.positions().iter().map(|slot| *slot as f32);
-        // With guidance the canvas whose fixed slots are masked is another.
-        let slots = slots
-            .zip(batch.tokens())
-            .map(|(slot, token)| slot + 64.0 * (*token == MASK) as u8 as f32);
-        let slots: Vec<f32> = slots.collect();
-        Ok(Tensor::from_vec(slots, (batch.rows(), 1), &Device::Cpu)?)
+        let mut seen = Vec::with_capacity(batch.rows());
+        for segment in batch.segments() {
+            let tokens = &batch.tokens()[segment.rows.clone()];
+            let masked = tokens.iter().filter(|token| **token == MASK).count();
+            let slots = &batch.positions()[segment.rows.clone()];
+            seen.extend(slots.iter().map(|slot| *slot as f32 + 0.37 * masked as f32));
+        }
+        Ok(Tensor::from_vec(seen, (batch.rows(), 1), &Device::Cpu)?)
     }
 
     fn head(&self, _: &Tensor) -> Result<Tensor, ModelError> {
@@ -87,17 +86,17 @@ impl Denoiser for Listener {
     }
 
     fn head_rows(&self, hidden: &Tensor, rows: &[RowInput]) -> Result<Tensor, ModelError> {
-        let slots: Vec<f32> = hidden.flatten_all()?.to_vec1()?;
+        let seen: Vec<f32> = hidden.flatten_all()?.to_vec1()?;
         let mut scores = Vec::new();
-        for (slot, row) in slots.into_iter().zip(rows) {
+        for (seen, row) in seen.into_iter().zip(rows) {
             let shift = self.shift * (1.0 + row.sigma.expect("a noise level"));
             scores.extend((0..=MASK).map(|token| match token == row.token {
                 true => 0.0,
-                false => shift + 4.0 * ((slot + 1.0) * (token as f32 + 2.0) * 0.618).sin(),
+                false => shift + 4.0 * ((seen + 1.0) * (token as f32 + 2.0) * 0.618).sin(),
             }));
         }
         let shape = (rows.len(), self.spec.vocab_size);
-        Ok(Tensor::from_vec(scores, shape, &Device::Cpu)?.to_dtype(DType::F32)?)
+        Ok(Tensor::from_vec(scores, shape, &Device::Cpu)?)
     }
 }
 
@@ -123,7 +122,7 @@ fn canvas(prompt: usize, gap: usize) -> Canvas {
 fn levels(told: &Told) -> Vec<f32> {
     let told = std::mem::take(&mut *told.lock().unwrap());
     let levels = told.into_iter().map(|segments| match segments[..] {
-        [(_, sigma)] => sigma,
+        [sigma] => sigma,
         _ => panic!("{segments:?}"),
     });
     levels.collect()
@@ -333,7 +332,7 @@ fn each_request_of_a_batch_is_told_its_own_level_and_answered_as_alone() {
         (plan.sampling.seed, plan.sampling.temperature) = (seed, 1.0);
         plans.insert(3 * seed as usize, plan);
     }
-    let request = |index: usize| canvas(1 + index % 9, 1 + index % 30);
+    let request = |index: usize| canvas(1 + index % 9, 1 + index % 22);
     let expected: Vec<Canvas> = plans
         .iter()
         .enumerate()
@@ -350,7 +349,7 @@ fn each_request_of_a_batch_is_told_its_own_level_and_answered_as_alone() {
     }
     let together = std::mem::take(&mut *told.lock().unwrap());
     assert!(together.len() < alone, "requests shared forwards");
-    let differ = |segments: &Vec<(TokenId, f32)>| segments.iter().any(|s| s.1 != segments[0].1);
+    let differ = |told: &Vec<f32>| told.iter().any(|sigma| *sigma != told[0]);
     assert!(together.iter().any(differ));
 }
 
