@@ -4,6 +4,9 @@
 mod dit;
 mod support;
 
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
 use dit::{
     TOLERANCE, assert_same_log_probabilities, batch, load, load_edited, numbers, outputs, rows,
     sequences, subs, tensors,
@@ -12,7 +15,7 @@ use support::{denoise, max_difference};
 use unmask::canvas::Canvas;
 use unmask::decode::{Budget, DecodePlan};
 use unmask::engine::{Engine, EngineConfig};
-use unmask::models::{Denoiser, RaggedBatch};
+use unmask::models::{Denoiser, KvPool, RaggedBatch, Segment};
 
 /// The golden network, conditioned on the noise level. The golden cases `backbone*` call the official
 /// backbone directly, past the place where its caller replaces σ by 0.
@@ -75,6 +78,67 @@ fn segments_of_a_ragged_batch_keep_their_own_noise_level() {
         let part = together.narrow(0, start, tokens.len()).unwrap();
         assert!(max_difference(&part, &alone) < 1e-5);
         start += tokens.len();
+    }
+}
+
+/// Logits of a block of each of `texts`, each at its own level, with the keys and values of the slots around it as a
+/// forward of the whole text at `kept` left them.
+fn around_the_block(
+    model: &dyn Denoiser,
+    texts: &[Vec<u32>],
+    block: &Range<usize>,
+    kept: &[f32],
+    sigmas: &[f32],
+) -> Tensor {
+    let pool = KvPool::new(model.spec(), 48, DType::F32, &Device::Cpu).unwrap();
+    let (mut whole, mut blocks) = (RaggedBatch::new(), RaggedBatch::new());
+    for (index, tokens) in texts.iter().enumerate() {
+        let slot_of = |slot: usize| (16 * index + 15 - slot) as u32;
+        let positions: Vec<u32> = (0..tokens.len() as u32).collect();
+        let segment = Segment {
+            store: (0..tokens.len()).map(slot_of).collect(),
+            sigma: Some(kept[index]),
+            ..Segment::default()
+        };
+        whole.push_segment(tokens, &positions, segment);
+        let around = (0..block.start).chain(block.end..tokens.len());
+        let segment = Segment {
+            context: around.map(slot_of).collect(),
+            sigma: Some(sigmas[index]),
+            ..Segment::default()
+        };
+        blocks.push_segment(&tokens[block.clone()], &positions[block.clone()], segment);
+    }
+    model.hidden(&whole, Some(&pool)).unwrap();
+    let hidden = model.hidden(&blocks, Some(&pool)).unwrap();
+    model.head_rows(&hidden, &blocks.row_inputs()).unwrap()
+}
+
+#[test]
+fn kept_keys_are_of_the_level_that_they_were_computed_at_and_each_segment_of_its_own() {
+    let model = conditioned();
+    let texts: Vec<Vec<u32>> = vec![(10..22).collect(), (50..61).collect(), (50..61).collect()];
+    let block = 4..9;
+    let sigmas = [0.4, 3.0, 0.4];
+    let same = around_the_block(&*model, &texts, &block, &sigmas, &sigmas);
+    let earlier = around_the_block(&*model, &texts, &block, &[4.0, 3.5, 3.0], &sigmas);
+    for (index, (tokens, sigma)) in texts.iter().zip(sigmas).enumerate() {
+        let whole = outputs(&*model, &batch(std::slice::from_ref(tokens), &[sigma]));
+        let whole = whole.narrow(0, block.start, block.len()).unwrap();
+        let of = |logits: &Tensor| {
+            let first = index * block.len();
+            logits.narrow(0, first, block.len()).unwrap()
+        };
+        assert!(max_difference(&of(&same), &whole) < 1e-5);
+        assert!(max_difference(&of(&earlier), &whole) > 1e-4);
+        let alone = around_the_block(
+            &*model,
+            std::slice::from_ref(tokens),
+            &block,
+            &[[4.0, 3.5, 3.0][index]],
+            &[sigma],
+        );
+        assert!(max_difference(&of(&earlier), &alone) < 1e-5);
     }
 }
 

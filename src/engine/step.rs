@@ -15,8 +15,8 @@ use crate::canvas::TokenId;
 use crate::decode::Candidate;
 use crate::kernels::transfer;
 use crate::models::{
-    AttentionPattern, Denoiser, HEAD_ROWS, KvPool, ModelError, ModelSpec, RaggedBatch,
-    RowInput, Segment,
+    AttentionPattern, Denoiser, HEAD_ROWS, KvPool, ModelError, ModelSpec, RaggedBatch, RowInput,
+    Segment,
 };
 use crate::sampling::score::{self, ScoreStep};
 use crate::sampling::{self, Guidance, Logprobs, RowParams, RowSample, SamplingError};

@@ -304,9 +304,8 @@ fn outcome(engine: &Engine, plan: &DecodePlan) -> Vec<(TokenId, usize)> {
 /// p(x_0 = y) · α / (1 − α): at a level of its own, each row's scores have a factor of their own.
 #[test]
 fn log_scores_are_logits_of_the_clean_token_whatever_constant_a_row_has() {
-    let engine = |parameterisation, shift| {
-        start(Listener::new(log_linear(), parameterisation, shift)).0
-    };
+    let engine =
+        |parameterisation, shift| start(Listener::new(log_linear(), parameterisation, shift)).0;
     let subs = engine(Parameterisation::Subs, 0.0);
     let shifted = [0.0, 3.0, -7.0].map(|shift| engine(Parameterisation::LogScore, shift));
     for plan in plans() {

@@ -2,9 +2,9 @@
 
 use unmask::canvas::TokenId;
 use unmask::decode::{DecodePlan, EarlyStop, preset};
+use unmask::diffusion::Schedule;
 use unmask::engine::{Engine, EngineConfig};
 use unmask::eval::{Corpus, Selection, infill, speed};
-use unmask::diffusion::Schedule;
 use unmask::models::{Corruption, Parameterisation, RaggedBatch};
 use unmask::text::ByteTokenizer;
 
@@ -98,7 +98,10 @@ fn a_model_that_is_told_the_noise_level_fills_spans_at_that_of_the_share_that_is
         };
         let points = speed::evaluate(&engine, &corpus, &settings, &mut |_| ()).unwrap();
         // Against 255 others, the mask token not among them: e⁹ / (e⁹ + 255) = 0.97.
-        assert_eq!((points[0].forwards, points[0].token_accuracy.value), (3, 1.0));
+        assert_eq!(
+            (points[0].forwards, points[0].token_accuracy.value),
+            (3, 1.0)
+        );
         assert_eq!(levels(), [spec.sigma(1.0); 3]);
     }
 }

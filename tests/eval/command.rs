@@ -306,7 +306,7 @@ fn families_that_cannot_be_evaluated_are_refused_before_their_weights_are_read()
 }
 
 #[test]
-fn of_a_model_of_log_scores_the_likelihood_is_measured_in_continuous_time_alone_and_spans_of_masks() {
+fn log_scores_are_measured_in_continuous_time_alone_and_their_spans_where_there_are_masks() {
     let folder = tempfile::tempdir().unwrap();
     let data = text_file(folder.path());
     for family in ["sedd_absorb", "sedd_uniform"] {

@@ -183,7 +183,11 @@ fn presets_that_fill(engine: &Engine) -> Vec<&'static str> {
         let canvas = canvas.gap(2).build().unwrap();
         let (steps, finished) = denoise(engine, canvas, &plan);
         assert!(!steps.is_empty(), "{}", preset.name);
-        assert!(tokens(&finished).iter().all(|t| *t != mask), "{}", preset.name);
+        assert!(
+            tokens(&finished).iter().all(|t| *t != mask),
+            "{}",
+            preset.name
+        );
         preset.name
     };
     spec.presets().iter().map(fills).collect()
@@ -218,7 +222,11 @@ fn networks_that_are_told_the_noise_level_go_with_other_families_presets() {
     let of_logits = none_of(&[&sliding_or_other[..], &["sedd-analytic", "sedd-euler"]].concat());
     assert_eq!(presets_that_fill(&told), of_logits);
     let uniform = engine("sedd_uniform");
-    let names = uniform.spec().presets().into_iter().map(|preset| preset.name);
+    let names = uniform
+        .spec()
+        .presets()
+        .into_iter()
+        .map(|preset| preset.name);
     assert_eq!(names.collect::<Vec<_>>(), ["sedd-analytic", "sedd-euler"]);
 }
 
