@@ -59,7 +59,8 @@ fn requests(engine: &Engine) -> Vec<(Canvas, DecodePlan)> {
             let builder = Canvas::builder(engine.blank()).fixed(&prompt).gap(gap);
             let mut plan = engine.spec().default_plan.clone();
             // Those that read log-scores as logits among them, where there are masks.
-            let by_scores = gives_scores && (engine.mask_token().is_none() || index % 5 == 0);
+            let by_scores =
+                gives_scores && (engine.mask_token().is_none() || index.is_multiple_of(5));
             let canvas = if by_scores {
                 plan.steps = Some(2 + index % 9);
                 builder.build().unwrap()
