@@ -84,8 +84,8 @@ fn sampling(
     plan.validate().map_err(|error| invalid(error.to_string()))
 }
 
-/// DreamOn's tokens, if config.json names them. Where it names no `delete_token_id`, the first end of the text
-/// is the delete token, as in the official code.
+/// DreamOn's tokens, if config.json names them, or a file that its opener has completed it by. Without a
+/// `delete_token_id` the first end of the text is the delete token, as in the official code.
 fn resize_tokens(
     config: &Value,
     vocab_size: usize,
@@ -100,8 +100,8 @@ fn resize_tokens(
     };
     let delete = delete.ok_or_else(|| {
         config_error(format!(
-            "expand_token_id is {expand}, but neither delete_token_id nor eos_token_id says which token removes \
-             its slot"
+            "gaps grow by the token {expand} (expand_token_id, or <|expand|> in the vocabulary), but neither \
+             delete_token_id nor eos_token_id says which token removes its slot"
         ))
     })?;
     Ok(Some(ResizeTokens {

@@ -350,6 +350,24 @@ fn dreamons_default_plan_resizes_gaps_with_the_options_of_generation_config_json
     assert_eq!(by_name.default_plan, dreamon);
     let by_id = spec(json!(506), json!(null), json!({})).unwrap();
     assert_eq!(by_id.resize_tokens.map(|tokens| tokens.expand), Some(506));
+    let ends = |generation_config: &str, tokenizer_config: &str| {
+        let mut config = read(&golden("dream").join("config.json"));
+        config.as_object_mut().unwrap().remove("eos_token_id");
+        let write = |file: &str, json: &str| std::fs::write(directory.path().join(file), json);
+        write("config.json", &config.to_string()).unwrap();
+        write("generation_config.json", generation_config).unwrap();
+        write("tokenizer_config.json", tokenizer_config).unwrap();
+        Checkpoint::open(directory.path()).unwrap().spec()
+    };
+    let declared = r#"{"eos_token": "</s>", "added_tokens_decoder": {"503": {"content": "</s>"}}}"#;
+    for (generation_config, delete) in [(r#"{"eos_token_id": [504, 502]}"#, 504), ("{}", 503)] {
+        let tokens = ends(generation_config, declared).unwrap().resize_tokens;
+        let expand = 505;
+        assert_eq!(tokens, Some(ResizeTokens { expand, delete }));
+    }
+    let error = ends("{}", "{}").unwrap_err().to_string();
+    assert!(error.contains("<|expand|>"), "{error}");
+    std::fs::remove_file(directory.path().join("tokenizer_config.json")).unwrap();
     std::fs::remove_file(vocabulary).unwrap();
 
     let options = json!({

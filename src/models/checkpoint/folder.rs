@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::special_tokens::SpecialTokens;
+use super::stop_tokens::{EOS_TOKEN_ID, token_ids};
 use super::{CONFIG, EXPAND_TOKEN_ID, GENERATION_CONFIG, INDEX, WEIGHTS, parse};
 use crate::canvas::TokenId;
 use crate::models::ModelError;
@@ -95,6 +96,9 @@ impl Folder<'_> {
                 && let Some(expand) = tokens.id(name)?
             {
                 configs.config[EXPAND_TOKEN_ID] = expand.into();
+                if configs.config[EOS_TOKEN_ID].is_null() {
+                    complete_delete_token(&mut configs, tokens.end_of_text()?)?;
+                }
             }
         }
         Ok(configs)
@@ -125,6 +129,28 @@ impl Folder<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Makes the end of a text the token that removes its slot where config.json names neither: that of generation_config.json,
+/// or else that of the tokenizer.
+///
+/// # Errors
+/// If generation_config.json names what is no token.
+fn complete_delete_token(
+    configs: &mut Configs,
+    end_of_text: Option<TokenId>,
+) -> Result<(), ModelError> {
+    let ends = match &configs.generation_config {
+        Some(config) => token_ids(GENERATION_CONFIG, &config[EOS_TOKEN_ID])?,
+        None => Vec::new(),
+    };
+    let delete = &mut configs.config["delete_token_id"];
+    if delete.is_null()
+        && let Some(end) = ends.first().copied().or(end_of_text)
+    {
+        *delete = end.into();
+    }
+    Ok(())
 }
 
 /// Names that weights have as pickle files.

@@ -8,7 +8,7 @@ use crate::models::generation_config::GenerationConfig;
 use crate::models::{ModelError, ModelSpec};
 use crate::text::special_tokens::TOKENIZER_CONFIG;
 
-const EOS_TOKEN_ID: &str = "eos_token_id";
+pub(super) const EOS_TOKEN_ID: &str = "eos_token_id";
 
 /// Adds the stop tokens of generation_config.json to those of config.json, which `spec` has.
 ///
