@@ -5,9 +5,10 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 use unmask::canvas::TokenId;
 use unmask::decode::{
-    BlockEntry, BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Finish, Revision, Score,
-    StopTokens, TemperatureSchedule,
+    BlockEntry, BlockOrigin, Budget, CachePolicy, DecodePlan, EarlyStop, Finish, PlanError,
+    Revision, Score, StopTokens, TemperatureSchedule,
 };
+use unmask::engine::SubmitError;
 use unmask::models::ModelSpec;
 use unmask::sampling::{Basis, FilterOrder, LogitBias};
 
@@ -110,6 +111,22 @@ pub struct DecodeArgs {
     /// Seed of the random draws [default: drawn at random; where there is --json, it reports it]
     #[arg(long)]
     seed: Option<u64>,
+}
+
+/// The error with the option by which its field of the plan is given, where that has another name.
+pub fn with_option(error: anyhow::Error) -> anyhow::Error {
+    let field = error.chain().find_map(|cause| {
+        let of_submission = cause.downcast_ref().and_then(|error| match error {
+            SubmitError::Plan(error) => Some(error),
+            _ => None,
+        });
+        let error: Option<&PlanError> = cause.downcast_ref().or(of_submission);
+        error.map(PlanError::field)
+    });
+    match field {
+        Some("revision") => error.context("--revise"),
+        _ => error,
+    }
 }
 
 /// Reads the name of an enum's variant as it is written over HTTP.

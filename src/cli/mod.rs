@@ -84,7 +84,7 @@ pub fn run() -> anyhow::Result<()> {
     if is_for_output {
         show_warnings();
     }
-    match execute(command) {
+    match execute(command).map_err(decode_args::with_option) {
         // Whoever read the output has read enough, as in `unmask inspect --json | head`.
         Err(error) if is_for_output && is_broken_pipe(&error) => Ok(()),
         ended => ended,

@@ -9,6 +9,7 @@ use anyhow::Context;
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use unmask::decode::Revision;
 use unmask::engine::{Engine, EngineConfig};
 use unmask::hub::{self, Hub, Progress, RepositoryId};
 use unmask::kernels::cuda_device;
@@ -87,8 +88,12 @@ impl ModelArgs {
             return self.hub_checkpoint(&repository);
         }
         if let Some(revision) = &self.revision {
+            let hint = match revision.parse::<Revision>() {
+                Ok(_) => "; what may happen to a committed slot is --revise",
+                Err(_) => "",
+            };
             anyhow::bail!(
-                "--revision {revision} is of a model on the hub, and --model does not name one"
+                "--revision {revision} is of a model on the hub, and --model does not name one{hint}"
             );
         }
         match (&self.model, self.load_format) {

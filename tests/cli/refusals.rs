@@ -79,7 +79,7 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         ),
         (
             &["generate", "x", "--revise", "remask_cap:0.1"],
-            "ancestral",
+            "--revise: revision: re-masking needs the budget `ancestral`",
         ),
         (&["generate", "x<|mask|>"], "holds the mask token"),
         (

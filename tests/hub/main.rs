@@ -502,7 +502,9 @@ fn the_command_line_takes_a_model_by_its_name() {
         "--revision",
         "main",
     ];
-    assert!(said(&local, &[]).contains("--revision"));
+    assert!(said(&local, &[]).contains("--revision main"));
+    let remasked = [&local[..4], &["remask_cap:0.1"]].concat();
+    assert!(said(&remasked, &[]).contains("--revise"));
     assert!(said(&["inspect", "--revision", "main"], &[]).contains("--model"));
     let empty = tempfile::tempdir().unwrap();
     let home = empty.path().to_str().unwrap();
