@@ -281,16 +281,17 @@ async fn choices_are_drawn_among_those_that_the_filters_keep() {
 }
 
 #[tokio::test]
-async fn choices_are_refused_where_the_model_has_to_be_told_a_noise_level() {
-    let server = Server::of(Mock::uniform().told_the_noise_level()).await;
-    server.answer(PATH, &json!({"text": "a{{2}}"})).await;
-    let body = json!({"segments": [{"gap": {"choices": ["a", "b"]}}]});
-    let (status, answer) = server.ask(PATH, &body).await;
-    assert_eq!(status, 400);
-    let error = &answer["error"];
-    assert_eq!(error["param"], "segments[0].gap.choices");
-    let message = error["message"].as_str().unwrap();
-    assert!(message.contains("noise level"), "{message}");
+async fn choices_of_a_model_that_is_told_the_noise_level_are_those_of_one_that_is_not() {
+    let body = json!({
+        "segments": ["a", {"gap": {"choices": ["a", "bc", "d"]}}, {"gap": {"tokens": 2}}],
+        "temperature": 0, "seed": 1,
+    });
+    let told = Server::of(Mock::uniform().told_the_noise_level()).await;
+    let other = Server::of(Mock::uniform()).await;
+    let choices = |answer: &Value| answer["choices"][0]["gaps"][0].clone();
+    let of_told = choices(&told.answer(PATH, &body).await);
+    assert_eq!(of_told["choices"].as_array().map(Vec::len), Some(3));
+    assert_eq!(of_told, choices(&other.answer(PATH, &body).await));
 }
 
 #[tokio::test]

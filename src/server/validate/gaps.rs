@@ -13,7 +13,6 @@ use super::{Place, Use, encode_for};
 use crate::canvas::TokenId;
 use crate::constraint::TokenDfa;
 use crate::decode::DecodePlan;
-use crate::eval::depends_on_level;
 use crate::models::AttentionPattern;
 
 /// A gap that can be laid out.
@@ -243,13 +242,6 @@ fn check_choices(
             "given",
             "a choice is scored with its other tokens masked, and this model was trained on the uniform process, \
              which has no mask; allowed: tokens",
-        ));
-    }
-    if depends_on_level(state.engine.spec()) {
-        return Err(ApiError::unsupported(
-            param,
-            "given",
-            "choices are scored with tokens masked at no noise level, and this model has to be told one; allowed: tokens",
         ));
     }
     let most = state.limits.choices;

@@ -62,8 +62,8 @@ pub fn score(request: ScoreRequest, state: &AppState) -> Result<ScoreJob, ApiErr
     })?;
     if depends_on_level(spec) {
         return Err(unsupported(
-            "texts are scored with tokens masked at no noise level, and this model has to be told one; `unmask eval` \
-             bounds its likelihood",
+            "texts are scored by how many of their tokens are masked, and the loss of this model depends on the noise \
+             level too; `unmask eval` bounds its likelihood",
         ));
     }
     let (texts, is_list) = match request.input {
