@@ -297,12 +297,13 @@ impl Canvas {
         self.masked_in(0..self.len()).count()
     }
 
-    /// The share of the slots to be filled that is still masked, in [0, 1], whatever fixed text is around them.
-    /// Settled slots are such text too, and scratch slots are to be filled.
+    /// The share of the slots to be filled that is still masked, in (0, 1], whatever fixed text is around them: at least
+    /// that of one slot, as no mask at all is no noise. Settled slots are such text too, and scratch slots are to be
+    /// filled.
     pub fn masked_share(&self) -> f64 {
         let open = (0..self.len()).filter(|slot| !self.is_fixed(*slot));
         let open = open.count().max(1);
-        self.masked() as f64 / open as f64
+        self.masked().max(1) as f64 / open as f64
     }
 
     /// Number of slots of gaps to which a token is committed; scratch slots do not count.

@@ -14,7 +14,8 @@ use crate::constraint::CanvasConstraint;
 use crate::decode::blocks::blocks;
 use crate::decode::budget::scheduled;
 use crate::decode::{
-    BlockEntry, Budget, Candidate, DecodePlan, EarlyStop, Finish, PlanError, Revision, Rounding,
+    BlockEntry, Budget, Candidate, DecodePlan, EarlyStop, Finish, PlanError, Remasking, Revision,
+    Rounding,
 };
 use crate::sampling::exact::gumbel;
 use crate::sampling::philox::{Draws, Stream};
@@ -95,15 +96,15 @@ impl BlockSchedule {
         Some((t, s))
     }
 
-    /// The time at which `step` begins, `last` at the earliest; `None` if the block has no steps of its own.
+    /// The time at which `step` begins, and of steps after those of the block that of its last one; `None` if the block
+    /// has no steps of its own.
     fn time(&self, step: usize, last: f32) -> Option<f32> {
+        let last_step = self.steps?.saturating_sub(1);
         let intervals = match self.finish {
-            Finish::WithLastInterval => self.steps?,
-            Finish::MostProbable | Finish::Drawn | Finish::DrawnAfterShortSteps => {
-                self.steps?.saturating_sub(1)
-            }
+            Finish::WithLastInterval => last_step + 1,
+            Finish::MostProbable | Finish::Drawn | Finish::DrawnAfterShortSteps => last_step,
         };
-        let (step, intervals) = (step.min(intervals), intervals.max(1));
+        let (step, intervals) = (step.min(last_step), intervals.max(1));
         Some(match last == 0.0 {
             // As dllm has it, which divides what is left; samplers whose grid ends before 0 count from 1 down.
             true => (intervals - step) as f32 / intervals as f32,
@@ -201,6 +202,22 @@ impl Decoder {
             .times(self.step_in_block, last)
             .map_or(0.0, |(_, s)| s);
         Some((t, s))
+    }
+
+    /// The share of the slots to be filled that is masked on average when the next step begins, where the plan's times
+    /// say it: the time itself, of the budget `ancestral`. `None` where it is the canvas that says it: of other budgets, of
+    /// ReMDM's loop, whose shares are its own, and after the steps of a block, with slots left that a constraint put off.
+    pub fn expected_masked_share(&self) -> Option<f64> {
+        let Budget::Ancestral { eps } = self.plan.budget else {
+            return None;
+        };
+        if let Revision::Remask(Remasking::Loop { .. }) = self.plan.revision {
+            return None;
+        }
+        let block = self.blocks.get(self.block)?;
+        let has_steps = block.steps.is_some_and(|steps| self.step_in_block < steps);
+        let time = block.time(self.step_in_block, eps).filter(|_| has_steps)?;
+        Some(f64::from(time))
     }
 
     /// The temperature by which the next step's tokens are drawn.

@@ -325,7 +325,7 @@ fn score_totals(log_scores: &Tensor) -> Result<Vec<f32>, ModelError> {
 }
 
 /// The probability that the reverse process unmasks each scored slot of a sequence in this step, by the
-/// slots' total scores; none of networks without scores.
+/// slots' total scores; none where no budget by scores takes it.
 ///
 /// From σ to σ − Δσ a masked slot becomes token y with probability (e^Δσ − 1) s(y), the product of the
 /// staggered score and the transition (SEDD, arXiv:2310.16834, theorem 4.1; `AnalyticPredictor`).

@@ -12,7 +12,7 @@ use super::{
     Submission, SubmitError,
 };
 use crate::canvas::{Canvas, TokenId};
-use crate::decode::{Cache, CachePolicy, DecodePlan, Revision};
+use crate::decode::{Budget, Cache, CachePolicy, DecodePlan, Revision};
 use crate::models::{Denoiser, ModelSpec};
 
 /// Slots of a long prompt: more than the attention kernel takes rows of a segment, beside those that a shorter prompt of
@@ -146,7 +146,13 @@ fn examples(spec: &ModelSpec) -> Vec<Example> {
             }
         }),
         example(LONG_PROMPT.max(prompt), 1, |_| ()),
-        example(prompt, 1, |plan| plan.sampling.guidance_scale = 1.0),
+        example(prompt, 1, |plan| {
+            plan.sampling.guidance_scale = 1.0;
+            // Budgets by scores take no guidance, and where slots are masked others do.
+            if plan.budget.is_by_scores() {
+                plan.replace_budget(Budget::Even);
+            }
+        }),
         example(prompt, 1, |plan| drawn(plan, 1.0, None)),
         example(prompt, 1, |plan| drawn(plan, 1.0, Some(0.9))),
         example(prompt, 1, |plan| drawn(plan, 0.0, None)).map(|example| Example {

@@ -205,16 +205,15 @@ impl ModelSpec {
     /// The noise level σ that the network is told at the next step of `decoder` on `canvas`. `None` without a noise
     /// schedule.
     ///
-    /// Budgets by scores take their steps between the levels of the network's own schedule. The times of the other
-    /// budgets of a schedule are shares of masked slots, and where a budget has no times, the share of the slots to be
-    /// filled that is masked on the canvas says the level.
+    /// Budgets by scores take their steps between the levels of the network's own schedule. The times of `ancestral` are
+    /// shares of masked slots ([`Decoder::expected_masked_share`]). Otherwise it is the share of the slots to be filled
+    /// that is masked on the canvas.
     pub fn step_sigma(&self, decoder: &Decoder, canvas: &Canvas) -> Option<f32> {
-        self.noise_schedule.as_ref()?;
-        match decoder.times() {
-            Some((t, _)) if decoder.budget().is_by_scores() => self.sigma(t),
-            Some((t, _)) => self.sigma_of_masked(f64::from(t)),
-            None => self.sigma_of_masked(canvas.masked_share()),
+        if decoder.budget().is_by_scores() {
+            return self.sigma(decoder.times()?.0);
         }
+        let expected = decoder.expected_masked_share();
+        self.sigma_of_masked(expected.unwrap_or_else(|| canvas.masked_share()))
     }
 
     /// The reverse step that `budget` takes from time t to s of a network that gives log-scores; at s = 0 it
@@ -333,16 +332,18 @@ impl ModelSpec {
                     "this model is told the noise level, which is that of the whole canvas and of no block",
                 );
             }
-            if plan.budget.last_time().is_some() {
+            if plan.budget.is_by_chance() {
                 let others = match self.mask_token() {
-                    Some(_) => ", or take a budget without: even, threshold, factor, entropy_bound",
+                    Some(_) => {
+                        ", or take one that goes by counts or scores: even, threshold, factor, entropy_bound, schedule"
+                    }
                     None => "",
                 };
                 return Err(PlanError::Invalid {
                     field: "block_length",
                     reason: format!(
-                        "this model is told the noise level, which is that of the whole canvas, and a budget of a noise \
-                         schedule has times for each block; leave it out{others}"
+                        "this model is told the noise level, which is that of the whole canvas, and this budget has \
+                         times for each block; leave it out{others}"
                     ),
                 });
             }
@@ -359,6 +360,15 @@ impl ModelSpec {
             })
         };
         let is_by_scores = plan.budget.is_by_scores();
+        if let Revision::Edit { .. } = plan.revision
+            && self.parameterisation != Parameterisation::Logits
+        {
+            return invalid(
+                "revision",
+                "what this model gives for a slot that is not masked says nothing of its clean token, by which it could \
+                 be edited; allowed: none, remask",
+            );
+        }
         if self.parameterisation != Parameterisation::LogScore {
             return match is_by_scores {
                 false => Ok(()),
@@ -376,7 +386,10 @@ impl ModelSpec {
                  sedd-analytic) and `euler` (sedd-euler) can denoise by them",
             );
         }
-        if plan.budget.ends_at_zero() && plan.finish != Finish::WithLastInterval {
+        let looks_at_zero = plan.budget.is_by_chance()
+            && plan.budget.ends_at_zero()
+            && plan.finish != Finish::WithLastInterval;
+        if looks_at_zero && self.sigma(0.0).is_none_or(|sigma| sigma == 0.0) {
             return invalid(
                 "budget",
                 "the last step looks at the last time, and at 0 there is no score; allowed: an eps above 0",
@@ -387,13 +400,6 @@ impl ModelSpec {
                 "guidance_scale",
                 "`analytic` and `euler` go by how large scores are, which guidance leaves unsaid; allowed: 0, or \
                  where masks are filled another budget",
-            );
-        }
-        if let Revision::Edit { .. } = plan.revision {
-            return invalid(
-                "revision",
-                "the log-scores of a slot that is not masked say nothing of its clean token, by which it could be \
-                 edited; allowed: none, remask",
             );
         }
         Ok(())
@@ -476,11 +482,12 @@ impl ModelSpec {
 
     /// The plan of `preset` for this model. A network that is block-causal or denoises encoded blocks
     /// keeps its blocks, whose cache is exact; another one takes the preset's, or those of the default plan where
-    /// the preset names none, unless its times are those of the noise level of a whole canvas. SEDD's predictors draw every slot of the uniform process anew.
+    /// the preset names none, unless the network is told the noise level and the preset's budget has its times. SEDD's
+    /// predictors draw every slot of the uniform process anew.
     pub fn plan(&self, preset: &Preset) -> DecodePlan {
         let mut plan = preset.plan().clone();
         let default = &self.default_plan;
-        let is_of_canvas = self.noise_conditioned && plan.budget.last_time().is_some();
+        let is_of_canvas = self.noise_conditioned && plan.budget.is_by_chance();
         let names_none = plan.block_length.is_none() && !is_of_canvas;
         if names_none || self.attention != AttentionPattern::Bidirectional {
             plan.block_length = default.block_length;

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use unmask::canvas::{Canvas, TokenId};
+use unmask::constraint::{ByteDfa, CanvasConstraint, GapConstraint, TokenDfa, Vocabulary};
 use unmask::decode::{
     BlockEntry, Budget, Cache, CachePolicy, DecodePlan, Finish, Remasking, Revision, Rounding,
     Score,
 };
 use unmask::diffusion::Schedule;
-use unmask::engine::{Engine, EngineConfig, StepReport};
+use unmask::engine::{Engine, EngineConfig, Event, Generation, StepReport, Submission};
 use unmask::models::{
     Corruption, Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, RowInput,
 };
@@ -118,6 +119,27 @@ fn canvas(prompt: usize, gap: usize) -> Canvas {
         .unwrap()
 }
 
+fn schedule(rounding: Rounding, eps: f32) -> Budget {
+    Budget::Schedule { rounding, eps }
+}
+
+/// A step that commits nothing looks at no logits.
+fn took_a_forward(report: &StepReport) -> bool {
+    !report.committed.is_empty()
+}
+
+/// The steps, and the finished canvas.
+fn reports_of(mut generation: Generation) -> (Vec<StepReport>, Canvas) {
+    let mut reports = Vec::new();
+    loop {
+        match generation.next_blocking().expect("a last event") {
+            Event::Step(report) => reports.push(report),
+            Event::Finished(canvas, _) => return (reports, canvas),
+            Event::Failed(error) => panic!("{error}"),
+        }
+    }
+}
+
 /// What was told at each step, one segment a forward.
 fn levels(told: &Told) -> Vec<f32> {
     let told = std::mem::take(&mut *told.lock().unwrap());
@@ -154,6 +176,9 @@ fn budgets_without_times_tell_the_level_at_which_the_share_of_the_gaps_slots_is_
             (Budget::Threshold(0.6), None),
             (Budget::Factor(0.8), None),
             (Budget::EntropyBound(0.9), Some(9)),
+            (schedule(Rounding::Nearest, 0.0), Some(6)),
+            // Most steps commit nothing, and take no forward.
+            (schedule(Rounding::Floor, 1e-3), Some(200)),
         ] {
             for (block_length, policy) in [
                 (None, CachePolicy::Auto),
@@ -176,6 +201,7 @@ fn budgets_without_times_tell_the_level_at_which_the_share_of_the_gaps_slots_is_
                     let (reports, finished) = denoise(&engine, canvas(prompt, 13), &plan);
                     assert_eq!(finished.masked(), 0);
                     let levels = levels(&told);
+                    let reports: Vec<_> = reports.into_iter().filter(took_a_forward).collect();
                     let expected = expected_levels(&reports, 18);
                     assert_eq!(levels.len(), expected.len(), "{case}");
                     assert!(levels.len() > 2, "{case}");
@@ -185,6 +211,107 @@ fn budgets_without_times_tell_the_level_at_which_the_share_of_the_gaps_slots_is_
                     assert_eq!(Some(levels[0]), engine.spec().sigma(1.0), "{case}");
                 }
             }
+        }
+    }
+}
+
+/// A constraint leaves slots over when the steps of a grid that ends at 0 are spent: steps by scores go on from the time
+/// of the last one, others by what is masked.
+#[test]
+fn slots_that_a_constraint_puts_off_are_of_a_level_with_noise() {
+    let (engine, told) = start(Listener::new(log_linear(), Parameterisation::LogScore, 1.0));
+    let letters: Vec<[u8; 1]> = (b'a'..b'a' + MASK as u8).map(|letter| [letter]).collect();
+    let of = |token: TokenId| letters.get(token as usize).map_or(&[][..], |letter| letter);
+    let vocabulary = Arc::new(Vocabulary::new(MASK as usize + 1, &[], of));
+    // Four letters in any order: what slots want twice is put off.
+    let mut orders = vec![String::new()];
+    for _ in 0..4 {
+        let next = |order: &String| {
+            let left = "abcd".chars().filter(|letter| !order.contains(*letter));
+            left.map(|letter| format!("{order}{letter}"))
+                .collect::<Vec<_>>()
+        };
+        orders = orders.iter().flat_map(next).collect();
+    }
+    let orders = ByteDfa::regex(&format!("({}){{10}}", orders.join("|"))).unwrap();
+    let language = Arc::new(TokenDfa::new(orders, vocabulary).unwrap());
+    let canvas = Canvas::builder(MASK).fixed(&[3]).gap(40).build().unwrap();
+    for budget in [
+        schedule(Rounding::Nearest, 0.0),
+        Budget::Ancestral { eps: 0.0 },
+        Budget::Analytic { eps: 0.0 },
+    ] {
+        let plan = DecodePlan {
+            steps: Some(1),
+            budget,
+            ..DecodePlan::default()
+        };
+        let constraint = GapConstraint {
+            gap: 0,
+            language: language.clone(),
+            may_end: false,
+        };
+        let generation = engine.enqueue(Submission {
+            constraint: Some(CanvasConstraint::new(&canvas, [constraint]).unwrap()),
+            ..Submission::new(canvas.clone(), &plan)
+        });
+        let (reports, finished) = reports_of(generation.unwrap());
+        assert_eq!(finished.masked(), 0);
+        let levels = levels(&told);
+        assert!(levels.len() > 1, "{budget:?}: {levels:?}");
+        let reports: Vec<_> = reports.into_iter().filter(took_a_forward).collect();
+        let of_shares = expected_levels(&reports, 40);
+        for (step, (level, of_share)) in levels.into_iter().zip(of_shares).enumerate() {
+            let expected = match budget {
+                Budget::Analytic { .. } => f64::from(engine.spec().sigma(1.0).unwrap()),
+                _ => of_share,
+            };
+            assert_near(level, expected, &format!("{budget:?}, step {step}"));
+        }
+    }
+}
+
+#[test]
+fn remdms_loop_is_told_by_the_share_that_is_masked_and_other_remasking_by_the_time() {
+    let (engine, told) = start(Listener::new(log_linear(), Parameterisation::Subs, 0.0));
+    let (steps, eps) = (40, 1e-3f32);
+    let looped = Remasking::Loop {
+        eta: 0.2,
+        t_on: 0.55,
+        t_off: 0.05,
+        alpha_on: 0.9,
+    };
+    for remasking in [looped, Remasking::Cap(0.05)] {
+        let plan = DecodePlan {
+            steps: Some(steps),
+            budget: Budget::Ancestral { eps },
+            finish: Finish::MostProbable,
+            revision: Revision::Remask(remasking),
+            ..DecodePlan::default()
+        };
+        let (reports, _) = denoise(&engine, canvas(2, 35), &plan);
+        assert!(reports.iter().any(|report| !report.remasked.is_empty()));
+        let (mut masked, mut expected) = (40, Vec::new());
+        for report in &reports {
+            if took_a_forward(report) {
+                let time =
+                    1.0 - (report.step - 1) as f64 / (steps - 1) as f64 * f64::from(1.0 - eps);
+                let share = match remasking {
+                    Remasking::Loop { .. } => masked as f64 / 40.0,
+                    _ => time,
+                };
+                expected.push(-(1.0 - MOST * share).ln());
+            }
+            masked = masked + report.remasked.len() - report.committed.len();
+        }
+        let levels = levels(&told);
+        assert_eq!(levels.len(), expected.len());
+        for (level, expected) in levels.into_iter().zip(expected) {
+            let apart = (f64::from(level) - expected).abs();
+            assert!(
+                apart <= 1e-4 * expected,
+                "{remasking:?}: {level} for {expected}"
+            );
         }
     }
 }
@@ -204,35 +331,29 @@ fn on_a_geometric_schedule_times_of_scores_are_its_own_and_others_are_shares_of_
     let schedule = Schedule::geometric(1e-2, 4.0).unwrap();
     let most = -(-4.0f64).exp_m1();
     let of_share = |share: f64| -(-(share * most).max(-(-1e-2f64).exp_m1())).ln_1p();
-    let (engine, told) = start(Listener::new(schedule, Parameterisation::LogScore, 0.0));
+    let (engine, told) = start(Listener::new(schedule, Parameterisation::LogScore, -5.0));
     let plan = |budget| DecodePlan {
         steps: Some(5),
         budget,
         ..DecodePlan::default()
     };
-    let of_schedule = |rounding| Budget::Schedule { rounding, eps: 0.0 };
-    let time = |step: usize| 1.0 - step as f64 / 5.0;
-    denoise(
-        &engine,
-        canvas(2, 15),
-        &plan(of_schedule(Rounding::Nearest)),
-    );
-    for (step, level) in levels(&told).into_iter().enumerate() {
-        assert_near(level, of_share(time(step)), "schedule");
-    }
     denoise(
         &engine,
         canvas(2, 15),
         &plan(Budget::Analytic { eps: 1e-5 }),
     );
     let eps = f64::from(1e-5f32);
-    for (step, level) in levels(&told).into_iter().enumerate() {
+    let by_scores = levels(&told);
+    assert_eq!(by_scores.len(), 5);
+    for (step, level) in by_scores.into_iter().enumerate() {
         let time = 1.0 - step as f64 / 5.0 * (1.0 - eps);
         let sigma = 1e-2f64.powf(1.0 - time) * 4f64.powf(time);
         assert!((f64::from(level) - sigma).abs() < 1e-5 * sigma, "{level}");
     }
     denoise(&engine, canvas(2, 15), &plan(Budget::Even));
-    for (level, masked) in levels(&told).into_iter().zip([20, 16, 12, 8, 4]) {
+    let by_shares = levels(&told);
+    assert_eq!(by_shares.len(), 5);
+    for (level, masked) in by_shares.into_iter().zip([20, 16, 12, 8, 4]) {
         assert_near(level, of_share(masked as f64 / 20.0), "even");
     }
     // The schedule has no lower level than its first.

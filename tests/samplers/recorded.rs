@@ -219,7 +219,13 @@ fn networks_that_are_told_the_noise_level_go_with_other_families_presets() {
     let model = model.load(DType::F32, &Device::Cpu).unwrap();
     let told = Engine::start(model, EngineConfig::unshared()).unwrap();
     assert!(told.spec().noise_conditioned);
-    let of_logits = none_of(&[&sliding_or_other[..], &["sedd-analytic", "sedd-euler"]].concat());
+    let of_logits = none_of(
+        &[
+            &sliding_or_other[..],
+            &["llada2.1", "sedd-analytic", "sedd-euler"],
+        ]
+        .concat(),
+    );
     assert_eq!(presets_that_fill(&told), of_logits);
     let uniform = engine("sedd_uniform");
     let names = uniform
