@@ -6,11 +6,12 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const KERNELS: [&str; 6] = [
+const KERNELS: [&str; 7] = [
     "categorical",
     "corrupt",
     "experts",
     "layers",
+    "long_attention",
     "posterior",
     "ragged_attention",
 ];

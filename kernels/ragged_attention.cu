@@ -17,26 +17,12 @@
 // The order in which a row's products are added depends on the places of keys counted from the first one, context
 // before own rows, and on nothing else: its result does not depend on what else is in the batch, nor on how many of its
 // keys are cached.
+#include "attention/segment.cuh"
 #include "packed.cuh"
 #include "reduce.cuh"
 
 #define WARPS 8
-#define ALL 0xffffffffu
 #define NO_QUERY 0xffffffffu
-
-struct Segment {
-  /// Its rows in the batch.
-  uint32_t first_row, rows;
-  /// Its range of the list of pool slots.
-  uint32_t first_context, context;
-  /// First word of its bits [rows, ⌈rows / 32⌉], which row may attend to which; ALL if `visible` says all.
-  uint32_t allowed;
-};
-
-/// QUERIES queries of a segment, or fewer at its end, from the `first` of rows · heads per key/value head on.
-struct QueryTile {
-  uint32_t segment, first;
-};
 
 /// How the work is cut.
 template <class T, int DIM> struct Cut {
@@ -81,9 +67,6 @@ template <class T, int DIMS> struct Part {
     }
   }
 };
-
-/// Where a key is: a slot of the pool, or with this bit a row of the batch.
-#define OWN 0x80000000u
 
 /// The keys, or the values, of a round: a lane's dimensions of where they are, and each lane the place of one.
 template <class T> struct Round {
@@ -133,8 +116,8 @@ __device__ __forceinline__ float merged(const SoftMax (&soft_maxes)[WARPS][QUERI
 template <class T, int DIM>
 __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *pool_keys, const T *pool_values,
                                  const Segment *segments, const QueryTile *tiles, const uint32_t *context,
-                                 const uint32_t *visible, const uint32_t *allowed, uint32_t heads, uint32_t kv_heads,
-                                 float scale, T *out) {
+                                 const uint32_t *context_from, const uint32_t *visible, const uint32_t *allowed,
+                                 uint32_t heads, uint32_t kv_heads, float scale, T *out) {
   using Cut = Cut<T, DIM>;
   constexpr int DIMS = Cut::DIMS, LANES = Cut::LANES, QUERIES = Cut::QUERIES, KEYS = Cut::KEYS, TURNS = Cut::TURNS;
   constexpr int AHEAD = Cut::AHEAD, PERIOD = Cut::PERIOD, MERGED = Cut::MERGED;
@@ -155,21 +138,25 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
   bool has_query = lane % QUERIES < queries;
   uint32_t own_query = tile.first + lane % QUERIES, own_row = own_query / group;
   uint32_t own_head = (segment.first_row + own_row) * heads + kv_head * group + own_query % group;
+  // It sees none before the one, nor from the other on.
+  uint32_t sees_from = has_query ? context_from[segment.first_row + own_row] : 0xffffffffu;
   uint32_t sees = has_query ? segment.context + visible[segment.first_row + own_row] : 0;
   if (threadIdx.x < QUERIES)
     query_heads[threadIdx.x] = has_query ? own_head : NO_QUERY;
   // Where no query sees any, the first one is read, and not used.
-  uint32_t keys = max(sees, 1u);
+  uint32_t keys = max(sees, 1u), from = sees_from;
 #pragma unroll
-  for (int mask = 1; mask < QUERIES; mask *= 2)
+  for (int mask = 1; mask < QUERIES; mask *= 2) {
     keys = max(keys, __shfl_xor_sync(FULL_WARP, keys, mask));
+    from = min(from, __shfl_xor_sync(FULL_WARP, from, mask));
+  }
   keys = uniform(keys);
+  // Of whole rounds: what comes before is in none of them.
+  from = min(uniform(from), keys - 1) / (QUERIES * Cut::STRIDE) * (QUERIES * Cut::STRIDE);
 
   // Behind the last key it is read again, and not used.
   auto place_of = [&](uint32_t key) {
-    key = min(key, keys - 1);
-    return key < segment.context ? context[segment.first_context + key]
-                                 : OWN | (segment.first_row + key - segment.context);
+    return place_of_key(segment, context, min(key, keys - 1));
   };
   // Of the i-th key of the warp's round that begins at `first_key`.
   auto key_at = [&](uint32_t first_key, uint32_t i) { return first_key + i / KEYS * Cut::STRIDE + i % KEYS; };
@@ -183,7 +170,7 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
     return part;
   };
 
-  uint32_t first_key = warp * KEYS;
+  uint32_t first_key = from + warp * KEYS;
   uint32_t places = place_of(key_at(first_key, lane));
   Round<T> keys_of_round = {k + offset, pool_keys + offset, places};
   Round<T> values_of_round = {v + offset, pool_values + offset, places};
@@ -251,7 +238,7 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
 #pragma unroll
     for (int pass = 0; pass < QUERIES; ++pass) {
       uint32_t key = first_key + pass * Cut::STRIDE + lane / QUERIES;
-      bool may = key < sees;
+      bool may = key >= sees_from && key < sees;
       if (may && segment.allowed != ALL && key >= segment.context) {
         uint32_t other = key - segment.context;
         may = allowed[segment.allowed + own_row * words + other / 32] >> other % 32 & 1;
@@ -344,10 +331,11 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
 #define RAGGED_ATTENTION(name, type, dim)                                                                          \
   extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                         \
       name(const type *q, const type *k, const type *v, const type *pool_keys, const type *pool_values,            \
-           const Segment *segments, const QueryTile *tiles, const uint32_t *context, const uint32_t *visible,      \
-           const uint32_t *allowed, uint32_t heads, uint32_t kv_heads, float scale, type *out) {                   \
-    ragged_attention<type, dim>(q, k, v, pool_keys, pool_values, segments, tiles, context, visible, allowed,       \
-                                heads, kv_heads, scale, out);                                                      \
+           const Segment *segments, const QueryTile *tiles, const uint32_t *context,                               \
+           const uint32_t *context_from, const uint32_t *visible, const uint32_t *allowed, uint32_t heads,         \
+           uint32_t kv_heads, float scale, type *out) {                                                            \
+    ragged_attention<type, dim>(q, k, v, pool_keys, pool_values, segments, tiles, context, context_from, visible,  \
+                                allowed, heads, kv_heads, scale, out);                                             \
   }
 
 RAGGED_ATTENTION(ragged_attention_f32_64, float, 64)

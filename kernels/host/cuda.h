@@ -38,6 +38,21 @@ extern thread_local const Thread *thread;
 void block_barrier();
 /// Gives every lane of the warp every lane's word, in lane order.
 const uint64_t *exchange(uint64_t word);
+/// Ends the process, which says what is wrong.
+[[noreturn]] void fail(const char *what);
+
+/// An asynchronous copy of 16 bytes, of zeros from nowhere.
+struct Copy {
+  void *to;
+  const void *from;
+};
+
+/// To be done when the thread waits for it.
+void ask_for_copy(Copy copy);
+/// What the thread has asked for since the last group is one.
+void end_copy_group();
+/// Does what the thread has asked for, but for its last `left` groups.
+void wait_for_copies(unsigned left);
 
 template <class T> uint64_t to_word(T value) {
   static_assert(sizeof(T) <= 8, "a shuffle moves at most 64 bits");

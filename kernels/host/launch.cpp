@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -21,6 +22,8 @@ struct Runner {
   Thread self;
   State state;
   unsigned exchanges;
+  /// Copies that were asked for and not waited for, in groups, the last of which has not ended.
+  std::deque<std::vector<Copy>> copies;
 };
 
 struct Warp {
@@ -39,11 +42,6 @@ struct Block {
 };
 
 thread_local Block state;
-
-[[noreturn]] void fail(const char *what) {
-  fprintf(stderr, "host shim, block (%u, %u, %u): %s\n", block_index.x, block_index.y, block_index.z, what);
-  abort();
-}
 
 void thread_main() {
   entered();
@@ -65,6 +63,7 @@ void run_block(bool reversed) {
     auto &runner = *state.runners[i];
     runner.state = State::ready;
     runner.exchanges = 0;
+    runner.copies.assign(1, {});
     runner.fiber.start(thread_main);
   }
   unsigned done = 0;
@@ -83,9 +82,18 @@ void run_block(bool reversed) {
     if (!progress)
       fail("threads wait at a barrier that others never reach");
   }
+  for (unsigned i = 0; i < state.count; ++i)
+    for (const auto &group : state.runners[i]->copies)
+      if (!group.empty())
+        fail("a thread ended without waiting for what it copies");
 }
 
 } // namespace
+
+void fail(const char *what) {
+  fprintf(stderr, "host shim, block (%u, %u, %u): %s\n", block_index.x, block_index.y, block_index.z, what);
+  abort();
+}
 
 void block_barrier() {
   if (++state.arrived < state.count) {
@@ -120,6 +128,26 @@ const uint64_t *exchange(uint64_t word) {
       fail("a lane ended or waits elsewhere while its warp shuffles");
   }
   return words;
+}
+
+void ask_for_copy(Copy copy) {
+  if (reinterpret_cast<uintptr_t>(copy.to) % 16 != 0 || reinterpret_cast<uintptr_t>(copy.from) % 16 != 0)
+    fail("a copy of 16 bytes from or to elsewhere than at 16 bytes");
+  state.current->copies.back().push_back(copy);
+}
+
+void end_copy_group() { state.current->copies.emplace_back(); }
+
+void wait_for_copies(unsigned left) {
+  auto &groups = state.current->copies;
+  while (groups.size() > left + 1) {
+    for (Copy copy : groups.front())
+      if (copy.from)
+        memcpy(copy.to, copy.from, 16);
+      else
+        memset(copy.to, 0, 16);
+    groups.pop_front();
+  }
 }
 
 void run(const Launch &launch, void (*body)(void *), void *context) {

@@ -6,6 +6,7 @@
 #include "../corrupt.cu"
 #include "../experts.cu"
 #include "../layers.cu"
+#include "../long_attention.cu"
 #include "../posterior.cu"
 #include "../ragged_attention.cu"
 
@@ -28,6 +29,14 @@ EXPORT(experts_route_softmax)
 EXPORT(experts_route_grouped)
 EXPORT(experts_group)
 EXPORT(corrupt)
+EXPORT(long_attention_bf16_64)
+EXPORT(long_attention_bf16_128)
+EXPORT(long_attention_bf16_256)
+EXPORT(long_attention_bf16_512)
+EXPORT(long_attention_f16_64)
+EXPORT(long_attention_f16_128)
+EXPORT(long_attention_f16_256)
+EXPORT(long_attention_f16_512)
 EXPORT(ragged_attention_f32_64)
 EXPORT(ragged_attention_f32_128)
 EXPORT(ragged_attention_f32_256)

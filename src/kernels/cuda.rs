@@ -14,7 +14,7 @@ use super::{Argument, Launch, LaunchError, Machine};
 
 /// The modules that `build.rs` compiles: the names of their kernels begin with the module's, except for
 /// those of `layers`.
-const MODULES: [(&str, &str); 6] = [
+const MODULES: [(&str, &str); 7] = [
     (
         "categorical",
         include_str!(concat!(env!("OUT_DIR"), "/categorical.ptx")),
@@ -26,6 +26,10 @@ const MODULES: [(&str, &str); 6] = [
     (
         "experts",
         include_str!(concat!(env!("OUT_DIR"), "/experts.ptx")),
+    ),
+    (
+        "long_attention",
+        include_str!(concat!(env!("OUT_DIR"), "/long_attention.ptx")),
     ),
     (
         "posterior",

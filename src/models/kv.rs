@@ -60,7 +60,7 @@ impl KvPool {
     }
 
     /// Keeps `keys` and `values` `[rows, kv_heads, head_dim]` in `slots` of `layer`, a row a slot.
-    pub(super) fn write(
+    pub(crate) fn write(
         &self,
         layer: usize,
         slots: &[u32],

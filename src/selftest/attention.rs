@@ -1,4 +1,4 @@
-//! Ragged attention against its definition.
+//! Attention of a ragged batch against its definition: the kernel for few rows.
 
 use super::element::{ELEMENTS, Element};
 use super::random::Random;
@@ -10,21 +10,46 @@ use crate::models::{RaggedBatch, Segment};
 /// By type, of results of about ±4.
 const TOLERANCES: [f64; 3] = [2e-5, 2e-2, 3e-3];
 
+/// Which kernel attends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kernel {
+    /// `ragged_attention`
+    FewRows,
+    /// `long_attention`
+    ManyRows,
+}
+
+/// What the attention of a layer is given.
 #[derive(Clone)]
-struct Layer {
-    element: Element,
-    heads: usize,
-    kv_heads: usize,
-    dim: usize,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    pool_keys: Vec<f32>,
-    pool_values: Vec<f32>,
+pub(super) struct Layer {
+    pub element: Element,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub dim: usize,
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    pub pool_keys: Vec<f32>,
+    pub pool_values: Vec<f32>,
+}
+
+/// A number of a result by the definition, and what its error may come from.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Defined {
+    /// Σ w v / Σ w
+    pub value: f64,
+    /// Σ w |v| / Σ w
+    pub size: f64,
+    /// Σ |v|
+    pub values: f64,
+    /// The largest Σ |q k| / √dim of a key.
+    pub products: f64,
+    /// Keys.
+    pub keys: usize,
 }
 
 impl Layer {
-    fn random(
+    pub fn random(
         random: &mut Random,
         element: Element,
         (heads, kv_heads, dim): (usize, usize, usize),
@@ -48,18 +73,45 @@ impl Layer {
         }
     }
 
-    fn run(&self, machine: &mut dyn Machine, segments: &[Segment]) -> Result<Vec<f32>, Failure> {
-        let plan = RaggedPlan::new(segments, self.dim, self.heads / self.kv_heads);
-        let encode = |values: &[f32]| self.element.encode(values);
+    /// `[rows, heads, dim]`
+    pub fn run(
+        &self,
+        machine: &mut dyn Machine,
+        kernel: Kernel,
+        segments: &[Segment],
+    ) -> Result<Vec<f32>, Failure> {
+        let (group, element) = (self.heads / self.kv_heads, self.element);
+        let least_long_rows = match kernel {
+            Kernel::FewRows => usize::MAX,
+            Kernel::ManyRows => 0,
+        };
+        let plan = RaggedPlan::new(segments, self.dim, group, least_long_rows);
+        let (launch, tiles) = match kernel {
+            Kernel::FewRows => ragged::kernels(self.dim).map(|names| {
+                let tiles = &plan.tiles;
+                let launch = ragged::launch(element.kernel(names), tiles.len(), self.kv_heads);
+                (launch, tiles)
+            }),
+            Kernel::ManyRows => ragged::long_kernels(self.dim).and_then(|names| {
+                let tiles = &plan.long_tiles;
+                let name = names[(element as usize).checked_sub(1)?];
+                let launch = ragged::long_launch(name, self.dim, tiles.len(), self.kv_heads);
+                Some((launch, tiles))
+            }),
+        }
+        .ok_or_else(|| {
+            Failure::Differs(format!(
+                "no kernel {kernel:?} for heads of {}, {element:?}",
+                self.dim
+            ))
+        })?;
+        let encode = |values: &[f32]| element.encode(values);
         let mut out = encode(&vec![f32::NAN; self.q.len()]);
-        let kernels = ragged::kernels(self.dim)
-            .ok_or_else(|| Failure::Differs(format!("no kernel for heads of {}", self.dim)))?;
-        let kernel = self.element.kernel(kernels);
         // SAFETY: the parameters of the kernel; the plan names rows of `q`, `k` and `v`, of which `out` is as large as
         // `q`, and slots of the pool.
         unsafe {
             machine.launch(
-                &ragged::launch(kernel, plan.tiles.len(), self.kv_heads),
+                &launch,
                 &mut [
                     Argument::In(&encode(&self.q)),
                     Argument::In(&encode(&self.k)),
@@ -67,8 +119,9 @@ impl Layer {
                     Argument::In(&encode(&self.pool_keys)),
                     Argument::In(&encode(&self.pool_values)),
                     Argument::input(&plan.segments),
-                    Argument::input(&plan.tiles),
+                    Argument::input(tiles),
                     Argument::input(&plan.context),
+                    Argument::input(&plan.context_from),
                     Argument::input(&plan.visible),
                     Argument::input(&plan.allowed),
                     Argument::U32(self.heads as u32),
@@ -78,44 +131,58 @@ impl Layer {
                 ],
             )
         }?;
-        Ok(self.element.decode(&out))
+        Ok(element.decode(&out))
     }
 
-    /// The largest error.
-    fn compare(&self, machine: &mut dyn Machine, segments: &[Segment]) -> Result<f64, Failure> {
-        let out = self.run(machine, segments)?;
-        let tolerance = TOLERANCES[self.element as usize];
-        let mut worst = 0f64;
+    /// The largest error, and the largest one relative to what `allowed` allows of a number.
+    pub fn compare(
+        &self,
+        machine: &mut dyn Machine,
+        kernel: Kernel,
+        segments: &[Segment],
+        allowed: impl Fn(&Defined) -> f64,
+    ) -> Result<[f64; 2], Failure> {
+        let out = self.run(machine, kernel, segments)?;
+        let mut worst = [0f64; 2];
         for (given, wanted) in out.iter().zip(self.definition(segments)) {
-            let error = (f64::from(*given) - wanted).abs();
-            worst = worst.max(error);
-            if error.is_nan() || error > tolerance {
+            let (error, allowed) = (
+                (f64::from(*given) - wanted.value).abs(),
+                allowed(&wanted),
+            );
+            if error.is_nan() || error > allowed {
                 return Err(Failure::Differs(format!(
-                    "{:?}, heads {:?} of {}, {} rows over {} slots first: {given} for {wanted}",
+                    "{:?}, heads {:?} of {}, {} rows over {} slots first: {given} for {}, at most {allowed:.1e} off is \
+                     allowed",
                     self.element,
                     (self.heads, self.kv_heads),
                     self.dim,
                     segments[0].rows.len(),
                     segments[0].context.len(),
+                    wanted.value,
                 )));
+            }
+            worst[0] = worst[0].max(error);
+            if allowed > 0.0 {
+                worst[1] = worst[1].max(error / allowed);
             }
         }
         Ok(worst)
     }
 
     /// softmax(q kᵀ / √dim) v in f64, zeros for a row that sees nothing.
-    fn definition(&self, segments: &[Segment]) -> Vec<f64> {
+    fn definition(&self, segments: &[Segment]) -> Vec<Defined> {
         let (dim, groups) = (self.dim, self.heads / self.kv_heads);
-        let mut out = vec![0.0; self.q.len()];
+        let mut out = vec![Defined::default(); self.q.len()];
         for segment in segments {
             let length = segment.rows.len();
             for row in 0..length {
+                let from = segment.context_from.get(row).copied().unwrap_or(0);
                 for head in 0..self.heads {
                     let at = |place: usize| {
                         let first = (place * self.kv_heads + head / groups) * dim;
                         first..first + dim
                     };
-                    let cached = segment.context.iter().map(|slot| {
+                    let cached = segment.context[from..].iter().map(|slot| {
                         let at = at(*slot as usize);
                         (&self.pool_keys[at.clone()], &self.pool_values[at])
                     });
@@ -132,16 +199,29 @@ impl Layer {
                     let keys: Vec<_> = cached.chain(own).collect();
                     let score = |key: &[f32]| {
                         let products = query.iter().zip(key);
-                        let sum: f64 = products.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
-                        sum / (dim as f64).sqrt()
+                        let (sum, size) = products.fold((0.0, 0.0), |(sum, size), (q, k)| {
+                            let product = f64::from(*q) * f64::from(*k);
+                            (sum + product, size + product.abs())
+                        });
+                        let root = (dim as f64).sqrt();
+                        (sum / root, size / root)
                     };
-                    let scores: Vec<f64> = keys.iter().map(|(key, _)| score(key)).collect();
-                    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                    let scores: Vec<(f64, f64)> = keys.iter().map(|(key, _)| score(key)).collect();
+                    let largest = |numbers: &mut dyn Iterator<Item = f64>| {
+                        numbers.fold(f64::NEG_INFINITY, f64::max)
+                    };
+                    let max = largest(&mut scores.iter().map(|(score, _)| *score));
+                    let products = largest(&mut scores.iter().map(|(_, size)| *size));
+                    let weights: Vec<f64> = scores.iter().map(|(s, _)| (s - max).exp()).collect();
                     let sum: f64 = weights.iter().sum();
                     for (weight, (_, value)) in weights.iter().zip(&keys) {
+                        let weight = weight / sum;
                         for (out, v) in out[first..].iter_mut().zip(*value) {
-                            *out += weight / sum * f64::from(*v);
+                            let v = f64::from(*v);
+                            out.value += weight * v;
+                            out.size += weight * v.abs();
+                            out.values += v.abs();
+                            (out.products, out.keys) = (products, keys.len());
                         }
                     }
                 }
@@ -151,10 +231,16 @@ impl Layer {
     }
 }
 
-/// Segments of all characters: plain, block-causal, any bits, seeing nothing; with and without cached slots.
-fn batch(random: &mut Random, slots: usize, longest: usize) -> RaggedBatch {
+/// The tolerance of the kernel for few rows.
+fn tolerated(element: Element) -> impl Fn(&Defined) -> f64 {
+    move |_| TOLERANCES[element as usize]
+}
+
+/// Segments of all characters: plain, block-causal, any first rows, any bits, seeing nothing; with and without cached
+/// slots, of which rows see all or all from one on.
+pub(super) fn batch(random: &mut Random, slots: usize, longest: usize) -> RaggedBatch {
     let mut batch = RaggedBatch::new();
-    for character in 0..5 {
+    for character in 0..6 {
         let length = 1 + random.below(longest);
         let block = 1 + random.below(8);
         let allowed = match character {
@@ -165,15 +251,25 @@ fn batch(random: &mut Random, slots: usize, longest: usize) -> RaggedBatch {
                     .collect(),
             ),
             3 => Some((0..length * length).map(|_| random.chance(0.6)).collect()),
+            4 => {
+                let firsts: Vec<usize> = (0..length).map(|_| random.below(length + 1)).collect();
+                let sees = |i: usize| i % length < firsts[i / length];
+                Some((0..length * length).map(sees).collect())
+            }
             _ => Some(vec![false; length * length]),
         };
         let cached = match random.chance(0.6) {
             true => random.below(slots),
             false => 0,
         };
+        let context_from = match random.chance(0.4) {
+            true => (0..length).map(|_| random.below(cached + 1)).collect(),
+            false => Vec::new(),
+        };
         let segment = Segment {
             allowed,
             context: (0..cached).map(|_| random.below(slots) as u32).collect(),
+            context_from,
             ..Segment::default()
         };
         let positions: Vec<u32> = (0..length as u32).collect();
@@ -195,7 +291,9 @@ pub(super) fn random(machine: &mut dyn Machine, extent: Extent) -> Result<String
             let batch = batch(&mut random, slots, longest);
             let shape = (heads.0, heads.1, dim);
             let layer = Layer::random(&mut random, element, shape, batch.rows(), slots);
-            let error = layer.compare(machine, batch.segments())?;
+            let allowed = tolerated(element);
+            let [error, _] =
+                layer.compare(machine, Kernel::FewRows, batch.segments(), allowed)?;
             worst[element as usize] = worst[element as usize].max(error);
         }
     }
@@ -240,7 +338,8 @@ pub(super) fn borders(machine: &mut dyn Machine, _: Extent) -> Result<String, Fa
                 context: (0..cached as u32).rev().collect(),
                 ..Segment::default()
             };
-            let error = layer.compare(machine, &[segment])?;
+            let allowed = tolerated(element);
+            let [error, _] = layer.compare(machine, Kernel::FewRows, &[segment], allowed)?;
             worst[element as usize] = worst[element as usize].max(error);
         }
     }
@@ -250,77 +349,129 @@ pub(super) fn borders(machine: &mut dyn Machine, _: Extent) -> Result<String, Fa
     ))
 }
 
-/// Queries that overflowed: a row with one gets NaN, and no other row does.
 pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
+    for element in ELEMENTS {
+        not_finite_by(machine, Kernel::FewRows, element, 64)?;
+    }
+    Ok(NOT_FINITE.into())
+}
+
+/// What [`not_finite_by`] has seen.
+pub(super) const NOT_FINITE: &str = "rows of NaN and infinite scores give NaN, the others do not";
+
+/// Queries that overflowed: a row with one gets NaN, and no other row does. Keys and values that did: no row of another
+/// segment gets NaN. A score of −∞ weighs nothing.
+pub(super) fn not_finite_by(
+    machine: &mut dyn Machine,
+    kernel: Kernel,
+    element: Element,
+    dim: usize,
+) -> Result<(), Failure> {
     let mut random = Random::new(22);
-    let (rows, dim, cached) = (70, 64, 40);
+    let (rows, cached) = (70, 40);
     let segment = Segment {
         rows: 0..rows,
         context: (0..cached as u32).collect(),
         ..Segment::default()
     };
-    for element in ELEMENTS {
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut layer = Layer::random(&mut random, element, (2, 1, dim), rows, cached);
-            let row = random.below(rows);
-            // All of the row's scores are infinite or NaN, whatever the keys' signs are.
-            layer.q[row * 2 * dim..(row + 1) * 2 * dim].fill(bad);
-            layer.k.iter_mut().for_each(|key| *key = key.abs());
-            layer.pool_keys.iter_mut().for_each(|key| *key = key.abs());
-            let out = layer.run(machine, std::slice::from_ref(&segment))?;
-            for (at, value) in out.iter().enumerate() {
-                let is_bad = at / (2 * dim) == row;
-                if value.is_nan() != is_bad {
-                    return Err(Failure::Differs(format!(
-                        "{element:?}, {bad} in row {row}: row {} has {value}",
-                        at / (2 * dim)
-                    )));
-                }
-            }
+    let layer = Layer::random(&mut random, element, (2, 1, dim), rows, cached);
+    let is_as_it_should = |out: &[f32], what: String, is_bad: &dyn Fn(usize) -> bool| {
+        let mut rows = out.chunks(2 * dim).enumerate();
+        let wrong = rows.find(|(row, of_row)| of_row.iter().any(|x| x.is_nan() != is_bad(*row)));
+        match wrong {
+            None => Ok(()),
+            Some((row, of_row)) => Err(Failure::Differs(format!(
+                "{element:?}, heads of {dim}, {what}: row {row} has {}",
+                of_row[0]
+            ))),
         }
+    };
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut layer = layer.clone();
+        let row = random.below(rows);
+        // All of the row's scores are infinite or NaN, whatever the keys' signs are.
+        layer.q[row * 2 * dim..(row + 1) * 2 * dim].fill(bad);
+        layer.k.iter_mut().for_each(|key| *key = key.abs());
+        layer.pool_keys.iter_mut().for_each(|key| *key = key.abs());
+        let out = layer.run(machine, kernel, std::slice::from_ref(&segment))?;
+        is_as_it_should(&out, format!("{bad} in row {row}"), &|other| other == row)?;
     }
-    Ok("rows of NaN and infinite scores give NaN, the others do not".into())
+    let parts = [0..37, 37..rows].map(|rows| Segment {
+        rows,
+        ..Segment::default()
+    });
+    let mut others = layer.clone();
+    for numbers in [&mut others.k, &mut others.v] {
+        numbers[37 * dim..].fill(f32::NAN);
+    }
+    let out = others.run(machine, kernel, &parts)?;
+    is_as_it_should(&out, "NaN from row 37 on".into(), &|row| row >= 37)?;
+    // The first cached key, as if nobody saw it.
+    let mut weightless = layer;
+    weightless.q.iter_mut().for_each(|query| *query = query.abs() + 1.0);
+    weightless.pool_keys[..dim].fill(f32::NEG_INFINITY);
+    let hidden = Segment {
+        context_from: vec![1; rows],
+        ..segment.clone()
+    };
+    let seen = weightless.run(machine, kernel, &[segment])?;
+    if seen != weightless.run(machine, kernel, &[hidden])? {
+        return Err(Failure::Differs(format!(
+            "{element:?}, heads of {dim}: a key whose scores are −∞ counts"
+        )));
+    }
+    Ok(())
 }
 
 pub(super) fn invariance(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
     let mut random = Random::new(21);
-    let slots = 50;
+    let (kernel, element) = (Kernel::FewRows, Element::F32);
     for (heads, dim) in [(2, 64), (3, 128), (1, 256), (3, 512)] {
-        let batch = batch(&mut random, slots, 45);
-        let layer = Layer::random(
-            &mut random,
-            Element::F32,
-            (heads, 1, dim),
-            batch.rows(),
-            slots,
-        );
-        let together = layer.run(machine, batch.segments())?;
-        for segment in batch.segments() {
-            let alone = layer.run(machine, std::slice::from_ref(segment))?;
-            let own = segment.rows.start * heads * dim..segment.rows.end * heads * dim;
-            if alone[own.clone()] != together[own] {
-                return Err(Failure::Differs(format!(
-                    "rows {:?} depend on the others of the batch, heads of {dim}",
-                    segment.rows
-                )));
-            }
-        }
+        alone_or_not(machine, &mut random, kernel, element, (heads, dim))?;
     }
     for (rows, cached, dim) in [(40, 23, 64), (300, 261, 128), (41, 6, 256), (40, 23, 512)] {
-        cached_or_not(machine, &mut random, rows, cached, dim)?;
+        cached_or_not(machine, &mut random, kernel, element, (rows, cached, dim))?;
     }
-    Ok("bit-identical, alone or in a batch, cached or not".into())
+    Ok(INVARIANT.into())
+}
+
+/// What [`alone_or_not`] and [`cached_or_not`] have seen.
+pub(super) const INVARIANT: &str = "bit-identical, alone or in a batch, cached or not";
+
+/// The rows of each segment of a batch, of `heads` of width `dim` that share keys, by themselves and in the batch.
+pub(super) fn alone_or_not(
+    machine: &mut dyn Machine,
+    random: &mut Random,
+    kernel: Kernel,
+    element: Element,
+    (heads, dim): (usize, usize),
+) -> Result<(), Failure> {
+    let slots = 50;
+    let batch = batch(random, slots, 45);
+    let layer = Layer::random(random, element, (heads, 1, dim), batch.rows(), slots);
+    let together = layer.run(machine, kernel, batch.segments())?;
+    for segment in batch.segments() {
+        let alone = layer.run(machine, kernel, std::slice::from_ref(segment))?;
+        let own = segment.rows.start * heads * dim..segment.rows.end * heads * dim;
+        if alone[own.clone()] != together[own] {
+            return Err(Failure::Differs(format!(
+                "rows {:?} depend on the others of the batch, heads of {dim}",
+                segment.rows
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The last rows of a sequence, their keys before them recomputed or in the pool.
-fn cached_or_not(
+pub(super) fn cached_or_not(
     machine: &mut dyn Machine,
     random: &mut Random,
-    rows: usize,
-    cached: usize,
-    dim: usize,
+    kernel: Kernel,
+    element: Element,
+    (rows, cached, dim): (usize, usize, usize),
 ) -> Result<(), Failure> {
-    let mut layer = Layer::random(random, Element::F32, (2, 1, dim), rows, cached);
+    let mut layer = Layer::random(random, element, (2, 1, dim), rows, cached);
     let keys = cached * dim;
     layer.pool_keys = layer.k[..keys].to_vec();
     layer.pool_values = layer.v[..keys].to_vec();
@@ -333,8 +484,8 @@ fn cached_or_not(
         context: (0..cached as u32).collect(),
         ..Segment::default()
     };
-    let whole = layer.run(machine, &[whole])?;
-    let rest = layer.run(machine, &[rest])?;
+    let whole = layer.run(machine, kernel, &[whole])?;
+    let rest = layer.run(machine, kernel, &[rest])?;
     let own = cached * 2 * dim..;
     if whole[own.clone()] != rest[own] {
         return Err(Failure::Differs(format!(

@@ -5,6 +5,7 @@
 //! (`tests/kernels`), and on a CUDA device (`unmask selftest --device cuda`).
 
 mod attention;
+mod attention_launched;
 mod categorical;
 mod distribution;
 mod element;
@@ -14,6 +15,7 @@ mod experts_launched;
 pub mod goldens;
 mod launched;
 mod layers;
+mod long_attention;
 pub mod memory;
 pub mod model;
 mod process;
@@ -97,6 +99,10 @@ pub const DEVICE_CHECKS: &[DeviceCheck] = &[
         run: experts_launched::mixtures,
     },
     DeviceCheck {
+        name: "device: attention of short and long segments equals that of the CPU",
+        run: attention_launched::segments,
+    },
+    DeviceCheck {
         name: "device: logits of models with heads of 64 and 128 equal those of the CPU, with and without cached keys",
         run: wide_heads::logits,
     },
@@ -167,6 +173,22 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "ragged attention: a row's result is the same in any batch",
         run: attention::invariance,
+    },
+    Check {
+        name: "long attention: equal to its definition within rounding",
+        run: long_attention::random,
+    },
+    Check {
+        name: "long attention: equal to its definition where warps, blocks and tiles end",
+        run: long_attention::borders,
+    },
+    Check {
+        name: "long attention: what is not finite stays so, in its row",
+        run: long_attention::not_finite,
+    },
+    Check {
+        name: "long attention: a row's result is the same in any batch",
+        run: long_attention::invariance,
     },
     Check {
         name: "layers: norms equal to the twin",

@@ -51,6 +51,12 @@ fn ragged_attention_equals_its_definition() {
 }
 
 #[test]
+fn long_attention_equals_its_definition() {
+    holds("long attention:", 128, false);
+    holds("long attention:", 128, true);
+}
+
+#[test]
 fn fused_layers_equal_their_twins() {
     holds("layers:", 64, false);
     holds("layers:", 128, true);
@@ -70,6 +76,7 @@ fn every_check_is_of_a_kernel_that_is_tested_here() {
         "corrupt:",
         "posterior:",
         "ragged attention:",
+        "long attention:",
         "layers:",
         "experts:",
     ];

@@ -1,4 +1,4 @@
-//! Attention on a CUDA device by `kernels/ragged_attention.cu`.
+//! Attention on a CUDA device by `kernels/ragged_attention.cu` and `kernels/long_attention.cu`.
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
@@ -11,23 +11,24 @@ use crate::kernels::cuda::{Uploaded, config, function};
 use crate::kernels::packing::{Packing, Part};
 use crate::models::batch::Segment;
 
-/// The most rows of a segment for which the kernel is used. It multiplies on ordinary cores: for more rows,
-/// products on tensor cores are faster than what they cost in copies and launches.
-const MOST_ROWS: usize = 64;
-
 // SAFETY: plain numbers, laid out as the kernel's structs.
 unsafe impl DeviceRepr for RaggedSegment {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for QueryTile {}
 
-/// Whether the kernel is used for `segments` and heads like those of `q` `[rows, heads, head_dim]`.
-pub(super) fn is_for(segments: &[Segment], q: &Tensor) -> bool {
+/// Whether the kernels are built for heads like those of `q` `[rows, heads, head_dim]`.
+pub(super) fn is_for(q: &Tensor) -> bool {
     q.device().is_cuda()
         && matches!(q.dims(), [_, _, dim] if ragged::kernels(*dim).is_some())
         && matches!(q.dtype(), DType::F32 | DType::BF16 | DType::F16)
-        && segments
-            .iter()
-            .all(|segment| segment.rows.len() <= MOST_ROWS && segment.context_from.is_empty())
+}
+
+/// From how many rows on a segment's products are those of tensor cores. Never in f32, of which they would keep 11 bits.
+fn least_long_rows(dtype: DType, dim: usize) -> usize {
+    match dtype {
+        DType::BF16 | DType::F16 if ragged::long_kernels(dim).is_some() => ragged::LEAST_LONG_ROWS,
+        _ => usize::MAX,
+    }
 }
 
 /// A plan on the device, uploaded once a forward.
@@ -35,23 +36,28 @@ pub(super) struct DevicePlan {
     lists: Uploaded,
     segments: Part<RaggedSegment>,
     tiles: Part<QueryTile>,
+    long_tiles: Part<QueryTile>,
     context: Part<u32>,
+    context_from: Part<u32>,
     visible: Part<u32>,
     allowed: Part<u32>,
 }
 
 impl DevicePlan {
-    /// For heads of width `dim`, of which `group` share keys and values.
-    pub fn new(segments: &[Segment], dim: usize, group: usize, device: &Device) -> Result<Self> {
-        let plan = RaggedPlan::new(segments, dim, group);
+    /// For heads like those of `q` `[rows, heads, head_dim]`, of which `group` share keys and values.
+    pub fn new(segments: &[Segment], q: &Tensor, group: usize) -> Result<Self> {
+        let dim = q.dim(2)?;
+        let plan = RaggedPlan::new(segments, dim, group, least_long_rows(q.dtype(), dim));
         let mut packing = Packing::new();
         Ok(Self {
             segments: packing.push(&plan.segments),
             tiles: packing.push(&plan.tiles),
+            long_tiles: packing.push(&plan.long_tiles),
             context: packing.push(&plan.context),
+            context_from: packing.push(&plan.context_from),
             visible: packing.push(&plan.visible),
             allowed: packing.push(&plan.allowed),
-            lists: Uploaded::new(device.as_cuda_device()?, &packing)?,
+            lists: Uploaded::new(q.device().as_cuda_device()?, &packing)?,
         })
     }
 
@@ -121,31 +127,28 @@ impl CustomOp3 for RaggedAttention<'_> {
     ) -> Result<(CudaStorage, Shape)> {
         let tensors = [(q, q_layout), (k, k_layout), (v, v_layout)];
         let dim = q_layout.dims()[2];
-        match ragged::kernels(dim) {
-            Some(kernels) => self.typed(tensors, kernels),
-            None => candle_core::bail!("there is no kernel for heads of width {dim}"),
+        let Some([of_f32, of_bf16, of_f16]) = ragged::kernels(dim) else {
+            candle_core::bail!("there is no kernel for heads of width {dim}")
+        };
+        let [long_of_bf16, long_of_f16] = match ragged::long_kernels(dim) {
+            Some(kernels) => kernels.map(Some),
+            None => [None, None],
+        };
+        match q.dtype() {
+            DType::F32 => self.launch::<f32>(of_f32, None, tensors),
+            DType::BF16 => self.launch::<bf16>(of_bf16, long_of_bf16, tensors),
+            DType::F16 => self.launch::<f16>(of_f16, long_of_f16, tensors),
+            other => candle_core::bail!("attention of {other:?}; allowed: f32, bf16, f16"),
         }
     }
 }
 
 impl RaggedAttention<'_> {
-    /// `kernels` are those for f32, bf16 and f16.
-    fn typed(
-        &self,
-        tensors: [(&CudaStorage, &Layout); 3],
-        [of_f32, of_bf16, of_f16]: [&'static str; 3],
-    ) -> Result<(CudaStorage, Shape)> {
-        match tensors[0].0.dtype() {
-            DType::F32 => self.launch::<f32>(of_f32, tensors),
-            DType::BF16 => self.launch::<bf16>(of_bf16, tensors),
-            DType::F16 => self.launch::<f16>(of_f16, tensors),
-            other => candle_core::bail!("attention of {other:?}; allowed: f32, bf16, f16"),
-        }
-    }
-
+    /// Launches `kernel` for the segments of few rows, and `long_kernel` for the others.
     fn launch<T: CudaDType + DeviceRepr>(
         &self,
         kernel: &'static str,
+        long_kernel: Option<&'static str>,
         tensors: [(&CudaStorage, &Layout); 3],
     ) -> Result<(CudaStorage, Shape)> {
         let device: &CudaDevice = &tensors[0].0.device;
@@ -170,30 +173,45 @@ impl RaggedAttention<'_> {
                 _ => candle_core::bail!("the pool of keys and values is on another device"),
             },
         };
-        // SAFETY: the kernel writes every row, each of which is in one segment.
+        // SAFETY: the kernels write every row, each of which is in one segment, which one of them takes.
         let mut out = unsafe { device.alloc::<T>(rows * heads * dim)? };
         let plan = self.plan;
-        let launch = ragged::launch(kernel, plan.tiles.len(), kv_heads);
         let (head_count, kv_head_count) = (heads as u32, kv_heads as u32);
         let scale = self.scale;
-        let (segments, tiles) = (
-            plan.lists.list(plan.segments)?,
-            plan.lists.list(plan.tiles)?,
-        );
-        let [context, visible, allowed] =
-            [plan.context, plan.visible, plan.allowed].map(|words| plan.lists.list(words));
-        let (context, visible, allowed) = (context?, visible?, allowed?);
-        let function = function(device, kernel)?;
+        let segments = plan.lists.list(plan.segments)?;
+        let words = [
+            plan.context,
+            plan.context_from,
+            plan.visible,
+            plan.allowed,
+        ];
+        let [context, context_from, visible, allowed] = words.map(|words| plan.lists.list(words));
+        let (context, context_from) = (context?, context_from?);
+        let (visible, allowed) = (visible?, allowed?);
+        let of_few = ragged::launch(kernel, plan.tiles.len(), kv_heads);
+        let of_many = long_kernel
+            .map(|kernel| ragged::long_launch(kernel, dim, plan.long_tiles.len(), kv_heads));
         let stream = device.cuda_stream();
-        let mut builder = stream.launch_builder(&function);
-        builder.arg(&q).arg(&k).arg(&v).arg(&keys).arg(&values);
-        builder.arg(&segments).arg(&tiles);
-        builder.arg(&context).arg(&visible);
-        builder.arg(&allowed).arg(&head_count).arg(&kv_head_count);
-        builder.arg(&scale).arg(&mut out);
-        // SAFETY: the parameters of the kernel in their order; the plan names rows of the batch and slots of
-        // the pool, which `Attention::new` has checked.
-        unsafe { builder.launch(config(&launch)) }.w()?;
+        for (launch, tiles) in [(Some(of_few), plan.tiles), (of_many, plan.long_tiles)] {
+            if tiles.is_empty() {
+                continue;
+            }
+            let Some(launch) = launch else {
+                candle_core::bail!("{kernel} is for few rows, and there is none for many")
+            };
+            let tiles = plan.lists.list(tiles)?;
+            let function = function(device, launch.kernel)?;
+            let mut builder = stream.launch_builder(&function);
+            builder.arg(&q).arg(&k).arg(&v).arg(&keys).arg(&values);
+            builder.arg(&segments).arg(&tiles);
+            builder.arg(&context).arg(&context_from);
+            builder.arg(&visible).arg(&allowed);
+            builder.arg(&head_count).arg(&kv_head_count);
+            builder.arg(&scale).arg(&mut out);
+            // SAFETY: the parameters of both kernels in their order; the plan names rows of the batch and slots of
+            // the pool, which `Attention::new` has checked.
+            unsafe { builder.launch(config(&launch)) }.w()?;
+        }
         let shape = Shape::from((rows, heads * dim));
         Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), shape))
     }

@@ -19,7 +19,7 @@ use crate::models::{KvPool, ModelError, RaggedBatch};
 
 /// What a batch's rows attend to. A family calls [`Attention::attend`] once a layer and knows nothing
 /// of segments and caches.
-pub(super) struct Attention<'a> {
+pub(crate) struct Attention<'a> {
     segments: &'a [Segment],
     pool: Option<&'a KvPool>,
     /// The same for every layer, as the next is.
@@ -88,7 +88,7 @@ impl<'a> Attention<'a> {
             }
         }
         #[cfg(feature = "cuda")]
-        if cuda::is_for(self.segments, q) {
+        if cuda::is_for(q) {
             return self.attend_on_cuda(layer, scale, q, k, v);
         }
         if q.device().is_cpu() && q.dtype() == DType::F32 {
@@ -111,8 +111,7 @@ impl<'a> Attention<'a> {
         v: &Tensor,
     ) -> Result<Tensor> {
         let plan = made_once(&self.kernel_plan, || {
-            let group = q.dim(1)? / k.dim(1)?;
-            cuda::DevicePlan::new(self.segments, q.dim(2)?, group, q.device())
+            cuda::DevicePlan::new(self.segments, q, q.dim(1)? / k.dim(1)?)
         })?;
         plan.attend(self.pool.map(|pool| pool.layer(layer)), scale, [q, k, v])
     }
