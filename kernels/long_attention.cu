@@ -306,7 +306,6 @@ __device__ __forceinline__ void attend(const T *q, const T *k, const T *v, const
       multiply_values<T, DIM>(result, scores, tile_values, first_chunk);
     }
   }
-  wait_for_copies<0>();
 
 #pragma unroll
   for (int r = 0; r < 2; ++r) {

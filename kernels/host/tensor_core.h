@@ -1,6 +1,6 @@
 // Instructions of tensor cores for the host shim, lane by lane as the PTX ISA defines them: mma.m16n8k16, ldmatrix,
 // cp.async. What is asked to be copied is copied when its thread waits for it: who reads it before, or without a barrier
-// after, gets what was there.
+// after, gets what was there. Stricter than a GPU, which takes longer: the rows of a matrix have to be in different banks.
 #pragma once
 
 #include <cstdint>
@@ -41,6 +41,10 @@ namespace host {
 /// it or, transposed, the row after it.
 inline void load_four_matrices(uint32_t (&matrices)[4], const void *row, bool transposed) {
   const uint64_t *given = exchange(to_word(row));
+  for (unsigned i = 0; thread->lane == 0 && i < 32; ++i)
+    for (unsigned j = i / 8 * 8; j < i; ++j)
+      if ((given[i] / 16 - given[j] / 16) % 8 == 0)
+        fail("two rows of a matrix are in the same banks");
   unsigned first = thread->lane / 4, second = thread->lane % 4 * 2;
   for (unsigned matrix = 0; matrix < 4; ++matrix) {
     matrices[matrix] = 0;

@@ -15,8 +15,8 @@ use crate::canvas::{Canvas, TokenId};
 use crate::decode::{Budget, Cache, CachePolicy, DecodePlan, Revision};
 use crate::models::{Denoiser, ModelSpec};
 
-/// Slots of a long prompt: more than the attention kernel takes rows of a segment, beside those that a shorter prompt of
-/// the same tokens left in the pool.
+/// Slots of a long prompt: so many rows of a segment that attention has a kernel of its own for them, beside those that a
+/// shorter prompt of the same tokens left in the pool.
 const LONG_PROMPT: usize = 128;
 
 /// Slots of a gap that several steps fill, of which the first keeps keys and values and a later one reads them.

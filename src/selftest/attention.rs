@@ -145,10 +145,7 @@ impl Layer {
         let out = self.run(machine, kernel, segments)?;
         let mut worst = [0f64; 2];
         for (given, wanted) in out.iter().zip(self.definition(segments)) {
-            let (error, allowed) = (
-                (f64::from(*given) - wanted.value).abs(),
-                allowed(&wanted),
-            );
+            let (error, allowed) = ((f64::from(*given) - wanted.value).abs(), allowed(&wanted));
             if error.is_nan() || error > allowed {
                 return Err(Failure::Differs(format!(
                     "{:?}, heads {:?} of {}, {} rows over {} slots first: {given} for {}, at most {allowed:.1e} off is \
@@ -292,8 +289,7 @@ pub(super) fn random(machine: &mut dyn Machine, extent: Extent) -> Result<String
             let shape = (heads.0, heads.1, dim);
             let layer = Layer::random(&mut random, element, shape, batch.rows(), slots);
             let allowed = tolerated(element);
-            let [error, _] =
-                layer.compare(machine, Kernel::FewRows, batch.segments(), allowed)?;
+            let [error, _] = layer.compare(machine, Kernel::FewRows, batch.segments(), allowed)?;
             worst[element as usize] = worst[element as usize].max(error);
         }
     }
@@ -408,7 +404,10 @@ pub(super) fn not_finite_by(
     is_as_it_should(&out, "NaN from row 37 on".into(), &|row| row >= 37)?;
     // The first cached key, as if nobody saw it.
     let mut weightless = layer;
-    weightless.q.iter_mut().for_each(|query| *query = query.abs() + 1.0);
+    weightless
+        .q
+        .iter_mut()
+        .for_each(|query| *query = query.abs() + 1.0);
     weightless.pool_keys[..dim].fill(f32::NEG_INFINITY);
     let hidden = Segment {
         context_from: vec![1; rows],

@@ -28,8 +28,7 @@ pub(super) fn segments(device: &Device) -> Result<String, Failure> {
         for (element, tolerance) in ELEMENTS.into_iter().zip(TOLERANCES) {
             let dtype = element.dtype();
             let mut tensor = |rows: usize, heads: usize| {
-                let numbers: Vec<f32> =
-                    (0..rows * heads * dim).map(|_| random.normal()).collect();
+                let numbers: Vec<f32> = (0..rows * heads * dim).map(|_| random.normal()).collect();
                 let numbers = element.round(&numbers);
                 Tensor::from_vec(numbers, (rows, heads, dim), &Device::Cpu)
             };
@@ -37,17 +36,18 @@ pub(super) fn segments(device: &Device) -> Result<String, Failure> {
             let [q, k, v] = [HEADS, HEADS / 2, HEADS / 2].map(|heads| tensor(rows, heads));
             let qkv = [q?, k?, v?];
             let kept = [tensor(SLOTS, HEADS / 2)?, tensor(SLOTS, HEADS / 2)?];
-            let attend = |batch: &RaggedBatch, of_rows: [&Tensor; 3], dtype: DType, device: &Device| {
-                let there = |x: &Tensor| x.to_device(device)?.to_dtype(dtype);
-                let pool = KvPool::new(&spec, SLOTS, dtype, device)?;
-                let slots: Vec<u32> = (0..SLOTS as u32).collect();
-                pool.write(0, &slots, &there(&kept[0])?, &there(&kept[1])?)?;
-                let [q, k, v] = of_rows.map(there);
-                let attention = Attention::new(batch, Some(&pool))?;
-                let out = attention.attend(0, &q?, &k?, &v?)?;
-                let out = out.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-                Ok::<_, Failure>(out)
-            };
+            let attend =
+                |batch: &RaggedBatch, of_rows: [&Tensor; 3], dtype: DType, device: &Device| {
+                    let there = |x: &Tensor| x.to_device(device)?.to_dtype(dtype);
+                    let pool = KvPool::new(&spec, SLOTS, dtype, device)?;
+                    let slots: Vec<u32> = (0..SLOTS as u32).collect();
+                    pool.write(0, &slots, &there(&kept[0])?, &there(&kept[1])?)?;
+                    let [q, k, v] = of_rows.map(there);
+                    let attention = Attention::new(batch, Some(&pool))?;
+                    let out = attention.attend(0, &q?, &k?, &v?)?;
+                    let out = out.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+                    Ok::<_, Failure>(out)
+                };
             let all = qkv.each_ref();
             let found = attend(&batch, all, dtype, device)?;
             let wanted = attend(&batch, all, DType::F32, &Device::Cpu)?;
@@ -99,8 +99,7 @@ fn batch() -> RaggedBatch {
     ] {
         let positions: Vec<u32> = (0..rows as u32).collect();
         let segment = Segment {
-            allowed: is_causal
-                .then(|| (0..rows * rows).map(|i| i % rows <= i / rows).collect()),
+            allowed: is_causal.then(|| (0..rows * rows).map(|i| i % rows <= i / rows).collect()),
             context: (0..cached as u32).rev().collect(),
             context_from: match is_causal && cached > 0 {
                 true => (0..rows).map(|row| row.min(cached)).collect(),

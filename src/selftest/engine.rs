@@ -201,7 +201,8 @@ fn engine(dtype: DType, device: &Device) -> Result<Engine, EngineFailure> {
 }
 
 /// A request of each kind: by the default plan, with a cache of the prefix and of all but a block, with several gaps,
-/// with guidance and within a constraint; short canvases and one that is longer than the attention kernel takes.
+/// with guidance and within a constraint; short canvases and one of so many rows that attention has another kernel for
+/// it.
 fn requests(engine: &Engine) -> Result<Vec<Request>, EngineFailure> {
     let spec = engine.spec();
     let tokenizer = embedded::checkpoint()?;

@@ -1,7 +1,8 @@
 //! Attention of a ragged batch against its definition: the kernel for many rows, on tensor cores.
 
 use super::attention::{
-    Defined, INVARIANT, Kernel, Layer, NOT_FINITE, alone_or_not, batch, cached_or_not, not_finite_by,
+    Defined, INVARIANT, Kernel, Layer, NOT_FINITE, alone_or_not, batch, cached_or_not,
+    not_finite_by,
 };
 use super::element::Element;
 use super::random::Random;
@@ -141,7 +142,11 @@ pub(super) fn borders(machine: &mut dyn Machine, _: Extent) -> Result<String, Fa
 }
 
 pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
-    for (element, dim) in HALVES.into_iter().zip([64, 128]).chain([(Element::F16, 512)]) {
+    for (element, dim) in HALVES
+        .into_iter()
+        .zip([64, 128])
+        .chain([(Element::F16, 512)])
+    {
         not_finite_by(machine, Kernel::ManyRows, element, dim)?;
     }
     Ok(NOT_FINITE.into())

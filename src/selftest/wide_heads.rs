@@ -1,4 +1,4 @@
-//! Whole models with heads as wide as the attention kernel takes, and made-up weights, on a device against the same on
+//! Whole models with heads as wide as the attention kernels take, and made-up weights, on a device against the same on
 //! the CPU: the goldens' heads are narrower.
 
 use candle_core::{DType, Device, Tensor};
@@ -17,7 +17,8 @@ const CACHED: usize = 24;
 /// Rows that are computed after them.
 const ROWS: usize = 4;
 
-/// Rows of segments that are computed without anything cached: the last are as many as the kernel takes.
+/// Rows of segments that are computed without anything cached: less than a block of the attention kernel takes, and many
+/// blocks.
 const LENGTHS: [usize; 3] = [5, 17, 64];
 
 /// By how much the cached keys have to change a logit: many times what is tolerated, or else they would not have to be

@@ -113,7 +113,7 @@ fn a_warm_up_launches_short_and_long_segments_with_and_without_cached_keys_and_g
             ),
             ("keys are kept", seen.iter().any(|seen| seen.keeps)),
             (
-                "more rows than the attention kernel takes",
+                "more rows than the attention kernel for few takes",
                 seen.iter().any(|seen| seen.rows > 64),
             ),
             ("guidance", seen.iter().any(|seen| seen.beside == 2)),

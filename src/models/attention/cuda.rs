@@ -23,12 +23,22 @@ pub(super) fn is_for(q: &Tensor) -> bool {
         && matches!(q.dtype(), DType::F32 | DType::BF16 | DType::F16)
 }
 
-/// From how many rows on a segment's products are those of tensor cores. Never in f32, of which they would keep 11 bits.
-fn least_long_rows(dtype: DType, dim: usize) -> usize {
-    match dtype {
-        DType::BF16 | DType::F16 if ragged::long_kernels(dim).is_some() => ragged::LEAST_LONG_ROWS,
-        _ => usize::MAX,
+/// The compute capability, before the point, from which on cards have the instructions of `kernels/tensor_core.cuh`.
+const LEAST_CAPABILITY: i32 = 8;
+
+/// From how many rows on products of a segment's heads, like those of `q`, are those of tensor cores. Never in f32, of
+/// which they would keep 11 bits.
+fn least_long_rows(q: &Tensor) -> Result<usize> {
+    let is_half = matches!(q.dtype(), DType::BF16 | DType::F16);
+    if !is_half || ragged::long_kernels(q.dim(2)?).is_none() {
+        return Ok(usize::MAX);
     }
+    let stream = q.device().as_cuda_device()?.cuda_stream();
+    let (capability, _) = stream.context().compute_capability().w()?;
+    Ok(match capability >= LEAST_CAPABILITY {
+        true => ragged::LEAST_LONG_ROWS,
+        false => usize::MAX,
+    })
 }
 
 /// A plan on the device, uploaded once a forward.
@@ -47,7 +57,7 @@ impl DevicePlan {
     /// For heads like those of `q` `[rows, heads, head_dim]`, of which `group` share keys and values.
     pub fn new(segments: &[Segment], q: &Tensor, group: usize) -> Result<Self> {
         let dim = q.dim(2)?;
-        let plan = RaggedPlan::new(segments, dim, group, least_long_rows(q.dtype(), dim));
+        let plan = RaggedPlan::new(segments, dim, group, least_long_rows(q)?);
         let mut packing = Packing::new();
         Ok(Self {
             segments: packing.push(&plan.segments),
@@ -179,12 +189,7 @@ impl RaggedAttention<'_> {
         let (head_count, kv_head_count) = (heads as u32, kv_heads as u32);
         let scale = self.scale;
         let segments = plan.lists.list(plan.segments)?;
-        let words = [
-            plan.context,
-            plan.context_from,
-            plan.visible,
-            plan.allowed,
-        ];
+        let words = [plan.context, plan.context_from, plan.visible, plan.allowed];
         let [context, context_from, visible, allowed] = words.map(|words| plan.lists.list(words));
         let (context, context_from) = (context?, context_from?);
         let (visible, allowed) = (visible?, allowed?);

@@ -144,7 +144,8 @@ impl RaggedPlan {
                 true => (&mut plan.long_tiles, queries_of_long_block(dim)),
                 false => (&mut plan.tiles, queries_of_block(dim)),
             };
-            let firsts = (0..length * group).step_by(queries);
+            // The last first: causal rows see more the later they are, and what takes longest is to begin first.
+            let firsts = (0..length * group).step_by(queries).rev();
             tiles.extend(firsts.map(|first| QueryTile {
                 segment: index,
                 first: first as u32,
@@ -173,7 +174,11 @@ impl RaggedPlan {
             return ALL;
         };
         let rows = || allowed.chunks(length.max(1));
-        let end = |row: &[bool]| row.iter().rposition(|allowed| *allowed).map_or(0, |i| i + 1);
+        let end = |row: &[bool]| {
+            row.iter()
+                .rposition(|allowed| *allowed)
+                .map_or(0, |i| i + 1)
+        };
         self.visible.extend(rows().map(|row| end(row) as u32));
         if rows().all(|row| !row[..end(row)].contains(&false)) {
             return ALL;
@@ -186,5 +191,83 @@ impl RaggedPlan {
             }));
         }
         place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Segments of these numbers of rows, end to end.
+    fn segments(lengths: &[usize]) -> Vec<Segment> {
+        let mut first = 0;
+        let of = |length: &usize| {
+            let rows = first..first + length;
+            first = rows.end;
+            Segment {
+                rows,
+                ..Segment::default()
+            }
+        };
+        lengths.iter().map(of).collect()
+    }
+
+    #[test]
+    fn every_query_is_in_one_tile_of_the_kernel_for_its_segment_whatever_is_beside_it() {
+        let lengths = [31, 32, 0, 1, 70, 33];
+        for (dim, group) in [(64, 1), (128, 7), (256, 4), (512, 3)] {
+            let plan = RaggedPlan::new(&segments(&lengths), dim, group, 32);
+            for (index, length) in lengths.into_iter().enumerate() {
+                let own = |tiles: &[QueryTile]| {
+                    let own = tiles.iter().filter(|tile| tile.segment == index as u32);
+                    own.map(|tile| tile.first as usize).collect::<Vec<_>>()
+                };
+                let (few, many) = (own(&plan.tiles), own(&plan.long_tiles));
+                let (firsts, none, step) = match length >= 32 {
+                    true => (many, few, queries_of_long_block(dim)),
+                    false => (few, many, queries_of_block(dim)),
+                };
+                let wanted: Vec<usize> = (0..length * group).step_by(step).rev().collect();
+                assert_eq!(firsts, wanted, "{length} rows, heads of {dim}");
+                assert!(none.is_empty(), "{length} rows, heads of {dim}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_plan_says_which_rows_and_slots_a_row_sees() {
+        let length = 37;
+        let patterns: [fn(usize, usize) -> bool; 5] = [
+            |row, other| other <= row,
+            |row, other| row / 4 == other / 4,
+            |row, other| (row * 7 + other * 3) % 5 == 0,
+            |row, _| row % 2 == 0,
+            |_, _| false,
+        ];
+        for sees in patterns {
+            let allowed = (0..length * length).map(|i| sees(i / length, i % length));
+            let segment = Segment {
+                rows: 3..3 + length,
+                allowed: Some(allowed.collect()),
+                context: (0..5).collect(),
+                context_from: (0..length).map(|row| row.min(9)).collect(),
+                ..Segment::default()
+            };
+            let plan = RaggedPlan::new(&[segment], 64, 1, 32);
+            let words = length.div_ceil(32);
+            for row in 0..length {
+                assert_eq!(plan.context_from[3 + row] as usize, row.min(5));
+                let seen = (0..length).filter(|other| {
+                    let bits = plan.segments[0].allowed;
+                    let is_set = || {
+                        let word = plan.allowed[bits as usize + row * words + other / 32];
+                        word >> (other % 32) & 1 == 1
+                    };
+                    *other < plan.visible[3 + row] as usize && (bits == ALL || is_set())
+                });
+                let wanted = (0..length).filter(|other| sees(row, *other));
+                assert!(seen.eq(wanted), "row {row}");
+            }
+        }
     }
 }
