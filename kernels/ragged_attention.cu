@@ -127,6 +127,8 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
   alignas(16) __shared__ float parts[WARPS][MERGED][DIM];
   /// Of each query, its head among those of all rows.
   __shared__ uint32_t query_heads[QUERIES];
+  /// Of each lane's own query the first key that it sees, for which there is no register.
+  __shared__ uint32_t first_keys[32 * WARPS];
 
   uint32_t lane = threadIdx.x & 31, warp = uniform(threadIdx.x / 32), kv_head = blockIdx.y, group = heads / kv_heads;
   uint32_t first_dim = lane % LANES * DIMS;
@@ -138,21 +140,16 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
   bool has_query = lane % QUERIES < queries;
   uint32_t own_query = tile.first + lane % QUERIES, own_row = own_query / group;
   uint32_t own_head = (segment.first_row + own_row) * heads + kv_head * group + own_query % group;
-  // It sees none before the one, nor from the other on.
-  uint32_t sees_from = has_query ? context_from[segment.first_row + own_row] : 0xffffffffu;
+  first_keys[threadIdx.x] = has_query ? context_from[segment.first_row + own_row] : 0;
   uint32_t sees = has_query ? segment.context + visible[segment.first_row + own_row] : 0;
   if (threadIdx.x < QUERIES)
     query_heads[threadIdx.x] = has_query ? own_head : NO_QUERY;
   // Where no query sees any, the first one is read, and not used.
-  uint32_t keys = max(sees, 1u), from = sees_from;
+  uint32_t keys = max(sees, 1u);
 #pragma unroll
-  for (int mask = 1; mask < QUERIES; mask *= 2) {
+  for (int mask = 1; mask < QUERIES; mask *= 2)
     keys = max(keys, __shfl_xor_sync(FULL_WARP, keys, mask));
-    from = min(from, __shfl_xor_sync(FULL_WARP, from, mask));
-  }
   keys = uniform(keys);
-  // Of whole rounds: what comes before is in none of them.
-  from = min(uniform(from), keys - 1) / (QUERIES * Cut::STRIDE) * (QUERIES * Cut::STRIDE);
 
   // Behind the last key it is read again, and not used.
   auto place_of = [&](uint32_t key) {
@@ -170,7 +167,7 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
     return part;
   };
 
-  uint32_t first_key = from + warp * KEYS;
+  uint32_t first_key = warp * KEYS;
   uint32_t places = place_of(key_at(first_key, lane));
   Round<T> keys_of_round = {k + offset, pool_keys + offset, places};
   Round<T> values_of_round = {v + offset, pool_values + offset, places};
@@ -235,6 +232,7 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
     }
 
     float score[QUERIES], top = -INFINITY;
+    uint32_t sees_from = first_keys[threadIdx.x];
 #pragma unroll
     for (int pass = 0; pass < QUERIES; ++pass) {
       uint32_t key = first_key + pass * Cut::STRIDE + lane / QUERIES;
