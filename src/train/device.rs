@@ -218,8 +218,8 @@ impl Learner for DeviceLearner {
         let rows = Tensor::ones((ROWS, d), dtype, &self.device)?;
         let weight = Tensor::ones((width, d), dtype, &self.device)?;
         let operations = (2 * ROWS * d * width * AT_ONCE) as f64;
-        throughput::rate(operations, || {
-            for _ in 0..AT_ONCE {
+        throughput::rate(operations, |count| {
+            for _ in 0..count * AT_ONCE {
                 rows.matmul(&weight.t()?)?;
             }
             Ok(self.device.synchronize()?)

@@ -9,6 +9,9 @@ use super::layout::NetworkShape;
 /// How long the machine's rate is measured.
 pub const MEASURED: Duration = Duration::from_millis(200);
 
+/// The most products that are timed.
+const MOST_PRODUCTS: f64 = 1e6;
+
 /// Floating-point operations of the matrix products of a training step on `batch`, a multiplication and
 /// an addition counting as two.
 ///
@@ -29,23 +32,24 @@ pub fn operations(shape: &NetworkShape, batch: &Batch) -> f64 {
     6.0 * (rows + attention + head)
 }
 
-/// Operations a second of `product`, which takes `operations` each time, for about [`MEASURED`].
+/// Operations a second of `products`, which does so many products as it is told and returns when they are done. Each
+/// takes `operations`; they are done for about [`MEASURED`], in three calls however long one takes.
 ///
 /// # Errors
-/// Whatever `product` returns.
+/// Whatever `products` returns.
 pub(super) fn rate(
     operations: f64,
-    mut product: impl FnMut() -> Result<(), TrainError>,
+    mut products: impl FnMut(usize) -> Result<(), TrainError>,
 ) -> Result<f64, TrainError> {
-    // The first one allocates, and wakes what sleeps.
-    product()?;
-    let begun = Instant::now();
-    let mut done = 0.0;
-    while begun.elapsed() < MEASURED {
-        product()?;
-        done += operations;
-    }
-    Ok(done / begun.elapsed().as_secs_f64())
+    let mut seconds = |count| {
+        let begun = Instant::now();
+        products(count)?;
+        Ok::<_, TrainError>(begun.elapsed().as_secs_f64().max(f64::MIN_POSITIVE))
+    };
+    // The first one allocates, and wakes what sleeps; the second says how many are to be timed.
+    seconds(1)?;
+    let count = (MEASURED.as_secs_f64() / seconds(1)?).clamp(1.0, MOST_PRODUCTS) as usize;
+    Ok(operations * count as f64 / seconds(count)?)
 }
 
 #[cfg(test)]

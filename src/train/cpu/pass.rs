@@ -199,8 +199,10 @@ impl Pass {
         };
         let weight = vec![1.0; output * input];
         let Saved { x, gate_up, .. } = &mut self.saved[0];
-        throughput::rate((2 * rows * input * output) as f64, || {
-            self.products.linear(gate_up, Write::Set, x, &weight, size);
+        throughput::rate((2 * rows * input * output) as f64, |count| {
+            for _ in 0..count {
+                self.products.linear(gate_up, Write::Set, x, &weight, size);
+            }
             Ok(())
         })
     }
