@@ -11,11 +11,15 @@
 // Of heads of 256 and 512 two and four warps share queries: each has 128 numbers of them and of their results. The
 // products of its numbers with those of the keys are parts of scores, which they exchange through shared memory and add.
 //
+// Where a segment has few queries, its keys are cut into spans, and a block takes one: what the blocks of the same queries
+// have is merged by attention_merge.cu.
+//
 // The order in which a row's products are added depends on the places of keys counted from the first one, context before
-// own rows, and on nothing else: its result does not depend on what else is in the batch, nor on how many of its keys are
-// cached. Tiles that no query of a warp sees are skipped, which changes no result.
+// own rows, on the spans, and on nothing else: its result does not depend on what else is in the batch, nor on how many of
+// its keys are cached. Tiles that no query of a warp sees are skipped, which changes no result.
 #include "attention/ring.cuh"
 #include "attention/sight.cuh"
+#include "attention/span.cuh"
 
 namespace long_attention {
 
@@ -23,7 +27,7 @@ namespace long_attention {
 /// lane / 4 and 8 further on.
 template <int DIM> using Scores = float[Cut<DIM>::KEYS / 8][4];
 
-/// A query of the lane, whose row exists.
+/// A query of the lane, whose row exists, and what it sees of the block's keys.
 struct Query {
   bool exists;
   /// Its head among those of all rows.
@@ -96,6 +100,10 @@ __device__ __forceinline__ void multiply_values(float (&result)[Cut<DIM>::DIMS /
     }
   }
 }
+
+struct alignas(8) Two {
+  float numbers[2];
+};
 
 struct alignas(16) Four {
   float numbers[4];
@@ -197,7 +205,7 @@ template <class T, int DIM>
 __device__ __forceinline__ void attend(const T *q, const T *k, const T *v, const T *pool_keys, const T *pool_values,
                                        const Segment *segments, const QueryTile *tiles, const uint32_t *context,
                                        const uint32_t *context_from, const uint32_t *visible, const uint32_t *allowed,
-                                       uint32_t heads, uint32_t kv_heads, float scale, T *out) {
+                                       uint32_t heads, uint32_t kv_heads, float scale, T *out, float *partials) {
   using Cut = long_attention::Cut<DIM>;
   alignas(16) __shared__ T stages[Cut::STAGES * Cut::KEYS * DIM];
 
@@ -211,7 +219,7 @@ __device__ __forceinline__ void attend(const T *q, const T *k, const T *v, const
     uint32_t query = tile.first + place, of_segment = query / group, row = segment.first_row + of_segment;
     Sight sight = {};
     if (exists)
-      sight = {context_from[row], segment.context + visible[row],
+      sight = {max(context_from[row], tile.first_key), min(segment.context + visible[row], tile.end_key),
                segment.allowed == ALL ? nullptr : allowed + segment.allowed + of_segment * words, words};
     return Query{exists, row * heads + kv_head * group + query % group, sight};
   };
@@ -314,8 +322,22 @@ __device__ __forceinline__ void attend(const T *q, const T *k, const T *v, const
     sum += __shfl_xor_sync(FULL_WARP, sum, 2);
     if (!own[r].exists)
       continue;
+    bool seen = sum != 0 || sees_any(own[r].sight, segment.context);
+    // Read again, so that it is in no register before.
+    uint32_t place = tiles[blockIdx.x].partial;
+    if (place != WHOLE) {
+      uint32_t query_of_block = warp / Cut::SHARERS * 16 + r * 8 + lane / 4;
+      float *partial = partial_at(partials, place + query_of_block, kv_heads, kv_head, DIM);
+      // Four lanes fill 32 bytes.
+#pragma unroll
+      for (int d = 0; d < Cut::DIMS / 8; ++d)
+        *reinterpret_cast<Two *>(partial + first_dim + d * 8 + lane % 4 * 2) = {{result[d][2 * r], result[d][2 * r + 1]}};
+      if (first_dim == 0 && lane % 4 == 0)
+        *reinterpret_cast<PartialSoftMax *>(partial + DIM) = {soft_maxes[r].largest * scale, sum, seen, 0};
+      continue;
+    }
     // A query that sees nothing gets zeros; one whose scores are all -infinity, or one of them NaN, gets NaN.
-    float share = sum != 0 || sees_any(own[r].sight, segment.context) ? 1.0f / sum : 0.0f;
+    float share = seen ? 1.0f / sum : 0.0f;
 #pragma unroll
     for (int d = 0; d < Cut::DIMS / 8; ++d) {
       T *to = out + uint64_t(own[r].head) * DIM + first_dim + d * 8 + lane % 4 * 2;
@@ -331,9 +353,9 @@ __device__ __forceinline__ void attend(const T *q, const T *k, const T *v, const
       name(const type *q, const type *k, const type *v, const type *pool_keys, const type *pool_values,            \
            const Segment *segments, const QueryTile *tiles, const uint32_t *context,                               \
            const uint32_t *context_from, const uint32_t *visible, const uint32_t *allowed, uint32_t heads,         \
-           uint32_t kv_heads, float scale, type *out) {                                                            \
+           uint32_t kv_heads, float scale, type *out, float *partials) {                                           \
     long_attention::attend<type, dim>(q, k, v, pool_keys, pool_values, segments, tiles, context, context_from,     \
-                                      visible, allowed, heads, kv_heads, scale, out);                              \
+                                      visible, allowed, heads, kv_heads, scale, out, partials);                    \
   }
 
 LONG_ATTENTION(long_attention_bf16_64, Bf16, 64)

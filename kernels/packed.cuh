@@ -102,3 +102,17 @@ template <class T> __device__ __forceinline__ void store8_aligned(T *to, const f
     words[i] = bits_of(narrow<T>(numbers[2 * i])) | bits_of(narrow<T>(numbers[2 * i + 1])) << 16;
   *reinterpret_cast<uint4 *>(to) = {words[0], words[1], words[2], words[3]};
 }
+
+/// Rounds four numbers to memory aligned to as many bytes as they take.
+__device__ __forceinline__ void store4_aligned(float *to, const float (&numbers)[4]) {
+  *reinterpret_cast<uint4 *>(to) = {__float_as_uint(numbers[0]), __float_as_uint(numbers[1]),
+                                    __float_as_uint(numbers[2]), __float_as_uint(numbers[3])};
+}
+
+template <class T> __device__ __forceinline__ void store4_aligned(T *to, const float (&numbers)[4]) {
+  uint32_t words[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    words[i] = bits_of(narrow<T>(numbers[2 * i])) | bits_of(narrow<T>(numbers[2 * i + 1])) << 16;
+  *reinterpret_cast<uint2 *>(to) = {words[0], words[1]};
+}

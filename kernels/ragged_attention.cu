@@ -14,10 +14,13 @@
 //             dimensions of one key after another, in turns; then `sum_of_lane` adds them up over the lanes.
 //   A round   is as many passes as queries, 32 keys a warp: their scores, the online soft-max, their values.
 //
+// Where a segment has few queries, its keys are cut into spans, and a block takes one: what the blocks of the same queries
+// have is merged by attention_merge.cu.
+//
 // The order in which a row's products are added depends on the places of keys counted from the first one, context
-// before own rows, and on nothing else: its result does not depend on what else is in the batch, nor on how many of its
-// keys are cached.
-#include "attention/segment.cuh"
+// before own rows, on the spans, and on nothing else: its result does not depend on what else is in the batch, nor on how
+// many of its keys are cached.
+#include "attention/span.cuh"
 #include "packed.cuh"
 #include "reduce.cuh"
 
@@ -91,33 +94,40 @@ struct alignas(16) Four {
   float numbers[4];
 };
 
-/// A dimension of a query's result, from what each warp has of it, in `part` of `parts`.
+/// Four dimensions of a query's result, which the sum does not divide yet, and its soft-max.
+struct Merged {
+  SoftMax soft_max;
+  Four numbers;
+};
+
+/// From what each warp has of them, in `part` of `parts`.
 template <int QUERIES, int MERGED, int DIM>
-__device__ __forceinline__ float merged(const SoftMax (&soft_maxes)[WARPS][QUERIES],
-                                        const float (&parts)[WARPS][MERGED][DIM], uint32_t query, uint32_t part,
-                                        uint32_t dim) {
-  float largest = -INFINITY, sum = 0, result = 0;
-  uint32_t seen = 0;
+__device__ __forceinline__ Merged merged(const SoftMax (&soft_maxes)[WARPS][QUERIES],
+                                         const float (&parts)[WARPS][MERGED][DIM], uint32_t query, uint32_t part,
+                                         uint32_t dim) {
+  Merged all = {{-INFINITY, 0, 0}, {}};
 #pragma unroll
   for (int warp = 0; warp < WARPS; ++warp)
-    largest = fmaxf(largest, soft_maxes[warp][query].largest);
+    all.soft_max.largest = fmaxf(all.soft_max.largest, soft_maxes[warp][query].largest);
 #pragma unroll
   for (int warp = 0; warp < WARPS; ++warp) {
     SoftMax soft_max = soft_maxes[warp][query];
-    float shrink = largest > -INFINITY ? __expf(soft_max.largest - largest) : 1.0f;
-    sum += shrink * soft_max.sum;
-    result += shrink * parts[warp][part][dim];
-    seen |= soft_max.seen;
+    Four of_warp = *reinterpret_cast<const Four *>(&parts[warp][part][dim]);
+    float shrink = all.soft_max.largest > -INFINITY ? __expf(soft_max.largest - all.soft_max.largest) : 1.0f;
+    all.soft_max.sum += shrink * soft_max.sum;
+    all.soft_max.seen |= soft_max.seen;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      all.numbers.numbers[i] += shrink * of_warp.numbers[i];
   }
-  // A query that sees nothing gets zeros; one whose scores are all -infinity, or one of them NaN, gets NaN.
-  return seen ? result * (1.0f / sum) : 0.0f;
+  return all;
 }
 
 template <class T, int DIM>
 __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *pool_keys, const T *pool_values,
                                  const Segment *segments, const QueryTile *tiles, const uint32_t *context,
                                  const uint32_t *context_from, const uint32_t *visible, const uint32_t *allowed,
-                                 uint32_t heads, uint32_t kv_heads, float scale, T *out) {
+                                 uint32_t heads, uint32_t kv_heads, float scale, T *out, float *partials) {
   using Cut = Cut<T, DIM>;
   constexpr int DIMS = Cut::DIMS, LANES = Cut::LANES, QUERIES = Cut::QUERIES, KEYS = Cut::KEYS, TURNS = Cut::TURNS;
   constexpr int AHEAD = Cut::AHEAD, PERIOD = Cut::PERIOD, MERGED = Cut::MERGED;
@@ -141,7 +151,7 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
   uint32_t own_query = tile.first + lane % QUERIES, own_row = own_query / group;
   uint32_t own_head = (segment.first_row + own_row) * heads + kv_head * group + own_query % group;
   first_keys[threadIdx.x] = has_query ? context_from[segment.first_row + own_row] : 0;
-  uint32_t sees = has_query ? segment.context + visible[segment.first_row + own_row] : 0;
+  uint32_t sees = has_query ? min(segment.context + visible[segment.first_row + own_row], tile.end_key) : 0;
   if (threadIdx.x < QUERIES)
     query_heads[threadIdx.x] = has_query ? own_head : NO_QUERY;
   // Where no query sees any, the first one is read, and not used.
@@ -167,7 +177,7 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
     return part;
   };
 
-  uint32_t first_key = warp * KEYS;
+  uint32_t first_key = tile.first_key + warp * KEYS;
   uint32_t places = place_of(key_at(first_key, lane));
   Round<T> keys_of_round = {k + offset, pool_keys + offset, places};
   Round<T> values_of_round = {v + offset, pool_values + offset, places};
@@ -316,10 +326,26 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
       }
     }
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < MERGED * DIM; i += blockDim.x) {
+    // Read again: while keys were multiplied there was no register for it.
+    uint32_t place = tiles[blockIdx.x].partial;
+    for (uint32_t i = 4 * threadIdx.x; i < MERGED * DIM; i += 4 * blockDim.x) {
       uint32_t r = i / DIM, dim = i % DIM, head = query_heads[first + r];
-      if (head != NO_QUERY)
-        out[uint64_t(head) * DIM + dim] = narrow<T>(merged(soft_maxes, parts, first + r, r, dim));
+      if (head == NO_QUERY)
+        continue;
+      auto [soft_max, numbers] = merged(soft_maxes, parts, first + r, r, dim);
+      if (place != WHOLE) {
+        float *partial = partial_at(partials, place + first + r, kv_heads, kv_head, DIM);
+        *reinterpret_cast<Four *>(partial + dim) = numbers;
+        if (dim == 0)
+          *reinterpret_cast<PartialSoftMax *>(partial + DIM) = {soft_max.largest, soft_max.sum, soft_max.seen, 0};
+        continue;
+      }
+      // A query that sees nothing gets zeros; one whose scores are all -infinity, or one of them NaN, gets NaN.
+      float share = 1.0f / soft_max.sum;
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        numbers.numbers[j] = soft_max.seen ? numbers.numbers[j] * share : 0.0f;
+      store4_aligned(out + uint64_t(head) * DIM + dim, numbers.numbers);
     }
     if (first + MERGED < QUERIES)
       __syncthreads();
@@ -331,9 +357,9 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
       name(const type *q, const type *k, const type *v, const type *pool_keys, const type *pool_values,            \
            const Segment *segments, const QueryTile *tiles, const uint32_t *context,                               \
            const uint32_t *context_from, const uint32_t *visible, const uint32_t *allowed, uint32_t heads,         \
-           uint32_t kv_heads, float scale, type *out) {                                                            \
+           uint32_t kv_heads, float scale, type *out, float *partials) {                                           \
     ragged_attention<type, dim>(q, k, v, pool_keys, pool_values, segments, tiles, context, context_from, visible,  \
-                                allowed, heads, kv_heads, scale, out);                                             \
+                                allowed, heads, kv_heads, scale, out, partials);                                   \
   }
 
 RAGGED_ATTENTION(ragged_attention_f32_64, float, 64)

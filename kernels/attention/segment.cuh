@@ -15,12 +15,6 @@ struct Segment {
   uint32_t allowed;
 };
 
-/// Queries of a segment, as many as a block takes or fewer at its end, from the `first` of rows · heads per key/value
-/// head on.
-struct QueryTile {
-  uint32_t segment, first;
-};
-
 /// Where a key is: a slot of the pool, or with this bit a row of the batch.
 #define OWN 0x80000000u
 

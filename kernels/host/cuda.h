@@ -135,6 +135,9 @@ inline float __uint_as_float(unsigned x) { return host::from_word<float>(host::t
 using std::max;
 using std::min;
 
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };

@@ -2,6 +2,7 @@
 #include "fiber.cpp"
 #include "launch.cpp"
 
+#include "../attention_merge.cu"
 #include "../categorical.cu"
 #include "../corrupt.cu"
 #include "../experts.cu"
@@ -29,6 +30,7 @@ EXPORT(experts_route_softmax)
 EXPORT(experts_route_grouped)
 EXPORT(experts_group)
 EXPORT(corrupt)
+EXPORT_TYPES(attention_merge)
 EXPORT(long_attention_bf16_64)
 EXPORT(long_attention_bf16_128)
 EXPORT(long_attention_bf16_256)

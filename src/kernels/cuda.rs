@@ -14,7 +14,11 @@ use super::{Argument, Launch, LaunchError, Machine};
 
 /// The modules that `build.rs` compiles: the names of their kernels begin with the module's, except for
 /// those of `layers`.
-const MODULES: [(&str, &str); 7] = [
+const MODULES: [(&str, &str); 8] = [
+    (
+        "attention_merge",
+        include_str!(concat!(env!("OUT_DIR"), "/attention_merge.ptx")),
+    ),
     (
         "categorical",
         include_str!(concat!(env!("OUT_DIR"), "/categorical.ptx")),

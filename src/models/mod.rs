@@ -35,7 +35,7 @@ mod weights;
 
 use candle_core::{DType, Device, Tensor};
 
-pub(crate) use attention::{Attention, ragged};
+pub(crate) use attention::{Attention, Heads, ragged};
 pub use attention_pattern::AttentionPattern;
 pub use batch::{RaggedBatch, RowInput, Segment};
 pub use checkpoint::Checkpoint;

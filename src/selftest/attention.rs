@@ -5,7 +5,7 @@ use super::random::Random;
 use super::{Extent, Failure};
 use crate::kernels::{Argument, Machine};
 use crate::models::ragged::{self, RaggedPlan};
-use crate::models::{RaggedBatch, Segment};
+use crate::models::{Heads, RaggedBatch, Segment};
 
 /// By type, of results of about ±4.
 const TOLERANCES: [f64; 3] = [2e-5, 2e-2, 3e-3];
@@ -73,6 +73,23 @@ impl Layer {
         }
     }
 
+    fn shape(&self) -> Heads {
+        Heads {
+            query: self.heads,
+            key_value: self.kv_heads,
+            dim: self.dim,
+        }
+    }
+
+    /// What `kernel` is told of `segments`.
+    pub fn plan(&self, kernel: Kernel, segments: &[Segment]) -> RaggedPlan {
+        let least_long_rows = match kernel {
+            Kernel::FewRows => usize::MAX,
+            Kernel::ManyRows => 0,
+        };
+        RaggedPlan::new(segments, self.shape(), least_long_rows)
+    }
+
     /// `[rows, heads, dim]`
     pub fn run(
         &self,
@@ -80,12 +97,8 @@ impl Layer {
         kernel: Kernel,
         segments: &[Segment],
     ) -> Result<Vec<f32>, Failure> {
-        let (group, element) = (self.heads / self.kv_heads, self.element);
-        let least_long_rows = match kernel {
-            Kernel::FewRows => usize::MAX,
-            Kernel::ManyRows => 0,
-        };
-        let plan = RaggedPlan::new(segments, self.dim, group, least_long_rows);
+        let element = self.element;
+        let plan = self.plan(kernel, segments);
         let (launch, tiles) = match kernel {
             Kernel::FewRows => ragged::kernels(self.dim).map(|names| {
                 let tiles = &plan.tiles;
@@ -107,8 +120,9 @@ impl Layer {
         })?;
         let encode = |values: &[f32]| element.encode(values);
         let mut out = encode(&vec![f32::NAN; self.q.len()]);
+        let mut partials = vec![f32::NAN; plan.partial_numbers(self.shape())];
         // SAFETY: the parameters of the kernel; the plan names rows of `q`, `k` and `v`, of which `out` is as large as
-        // `q`, and slots of the pool.
+        // `q`, slots of the pool, and as many places of partial results as there are.
         unsafe {
             machine.launch(
                 &launch,
@@ -128,9 +142,30 @@ impl Layer {
                     Argument::U32(self.kv_heads as u32),
                     Argument::F32(1.0 / (self.dim as f32).sqrt()),
                     Argument::Out(&mut out),
+                    Argument::output(&mut partials),
                 ],
             )
         }?;
+        if !plan.merge_tiles.is_empty() {
+            let kernel = element.kernel(ragged::MERGE_KERNELS);
+            let tiles = plan.merge_tiles.len();
+            let launch = ragged::merge_launch(kernel, self.dim, tiles, self.kv_heads);
+            // SAFETY: the parameters of the kernel; the plan names rows of `q`, and partial results.
+            unsafe {
+                machine.launch(
+                    &launch,
+                    &mut [
+                        Argument::input(&partials),
+                        Argument::input(&plan.segments),
+                        Argument::input(&plan.merge_tiles),
+                        Argument::U32(self.heads as u32),
+                        Argument::U32(self.kv_heads as u32),
+                        Argument::U32(self.dim as u32),
+                        Argument::Out(&mut out),
+                    ],
+                )
+            }?;
+        }
         Ok(element.decode(&out))
     }
 
@@ -229,7 +264,7 @@ impl Layer {
 }
 
 /// The tolerance of the kernel for few rows.
-fn tolerated(element: Element) -> impl Fn(&Defined) -> f64 {
+pub(super) fn tolerated(element: Element) -> impl Fn(&Defined) -> f64 {
     move |_| TOLERANCES[element as usize]
 }
 
@@ -347,7 +382,7 @@ pub(super) fn borders(machine: &mut dyn Machine, _: Extent) -> Result<String, Fa
 
 pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
     for element in ELEMENTS {
-        not_finite_by(machine, Kernel::FewRows, element, 64)?;
+        not_finite_by(machine, Kernel::FewRows, element, 64, 40)?;
     }
     Ok(NOT_FINITE.into())
 }
@@ -356,15 +391,16 @@ pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String,
 pub(super) const NOT_FINITE: &str = "rows of NaN and infinite scores give NaN, the others do not";
 
 /// Queries that overflowed: a row with one gets NaN, and no other row does. Keys and values that did: no row of another
-/// segment gets NaN. A score of −∞ weighs nothing.
+/// segment gets NaN. A score of −∞ weighs nothing, unless there is no other. With so many `cached` keys before 70 rows.
 pub(super) fn not_finite_by(
     machine: &mut dyn Machine,
     kernel: Kernel,
     element: Element,
     dim: usize,
+    cached: usize,
 ) -> Result<(), Failure> {
     let mut random = Random::new(22);
-    let (rows, cached) = (70, 40);
+    let rows = 70;
     let segment = Segment {
         rows: 0..rows,
         context: (0..cached as u32).collect(),
@@ -402,33 +438,39 @@ pub(super) fn not_finite_by(
     }
     let out = others.run(machine, kernel, &parts)?;
     is_as_it_should(&out, "NaN from row 37 on".into(), &|row| row >= 37)?;
-    // The first cached key, as if nobody saw it.
+    // The first half of the cached keys, as if nobody saw them.
+    let hidden = cached / 2;
     let mut weightless = layer;
     weightless
         .q
         .iter_mut()
         .for_each(|query| *query = query.abs() + 1.0);
-    weightless.pool_keys[..dim].fill(f32::NEG_INFINITY);
-    let hidden = Segment {
-        context_from: vec![1; rows],
+    weightless.pool_keys[..hidden * dim].fill(f32::NEG_INFINITY);
+    let without = Segment {
+        context_from: vec![hidden; rows],
         ..segment.clone()
     };
-    let seen = weightless.run(machine, kernel, &[segment])?;
-    if seen != weightless.run(machine, kernel, &[hidden])? {
+    let seen = weightless.run(machine, kernel, std::slice::from_ref(&segment))?;
+    if seen != weightless.run(machine, kernel, &[without])? {
         return Err(Failure::Differs(format!(
-            "{element:?}, heads of {dim}: a key whose scores are −∞ counts"
+            "{element:?}, heads of {dim}: keys whose scores are −∞ count"
         )));
     }
-    Ok(())
+    weightless.pool_keys.fill(f32::NEG_INFINITY);
+    weightless.k.fill(f32::NEG_INFINITY);
+    let out = weightless.run(machine, kernel, &[segment])?;
+    is_as_it_should(&out, "all scores −∞".into(), &|_| true)
 }
 
 pub(super) fn invariance(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
     let mut random = Random::new(21);
     let (kernel, element) = (Kernel::FewRows, Element::F32);
     for (heads, dim) in [(2, 64), (3, 128), (1, 256), (3, 512)] {
-        alone_or_not(machine, &mut random, kernel, element, (heads, dim))?;
+        let batch = batch(&mut random, SLOTS, 45);
+        alone_or_not(machine, &mut random, kernel, element, (heads, dim), &batch)?;
     }
     for (rows, cached, dim) in [(40, 23, 64), (300, 261, 128), (41, 6, 256), (40, 23, 512)] {
+        let cached = [0, cached];
         cached_or_not(machine, &mut random, kernel, element, (rows, cached, dim))?;
     }
     Ok(INVARIANT.into())
@@ -437,16 +479,20 @@ pub(super) fn invariance(machine: &mut dyn Machine, _: Extent) -> Result<String,
 /// What [`alone_or_not`] and [`cached_or_not`] have seen.
 pub(super) const INVARIANT: &str = "bit-identical, alone or in a batch, cached or not";
 
-/// The rows of each segment of a batch, of `heads` of width `dim` that share keys, by themselves and in the batch.
+/// Slots of the pool where rows are compared.
+pub(super) const SLOTS: usize = 50;
+
+/// The rows of each segment of `batch`, of `heads` of width `dim` that share keys, by themselves and in it.
 pub(super) fn alone_or_not(
     machine: &mut dyn Machine,
     random: &mut Random,
     kernel: Kernel,
     element: Element,
     (heads, dim): (usize, usize),
+    batch: &RaggedBatch,
 ) -> Result<(), Failure> {
-    let slots = 50;
-    let batch = batch(random, slots, 45);
+    let named = batch.segments().iter().flat_map(|s| &s.context);
+    let slots = named.max().map_or(0, |slot| *slot as usize + 1);
     let layer = Layer::random(random, element, (heads, 1, dim), batch.rows(), slots);
     let together = layer.run(machine, kernel, batch.segments())?;
     for segment in batch.segments() {
@@ -462,33 +508,30 @@ pub(super) fn alone_or_not(
     Ok(())
 }
 
-/// The last rows of a sequence, their keys before them recomputed or in the pool.
+/// The last rows of a sequence, of whose keys before them fewer or more are in the pool and the others recomputed.
 pub(super) fn cached_or_not(
     machine: &mut dyn Machine,
     random: &mut Random,
     kernel: Kernel,
     element: Element,
-    (rows, cached, dim): (usize, usize, usize),
+    (rows, [fewer, more], dim): (usize, [usize; 2], usize),
 ) -> Result<(), Failure> {
-    let mut layer = Layer::random(random, element, (2, 1, dim), rows, cached);
-    let keys = cached * dim;
+    let mut layer = Layer::random(random, element, (2, 1, dim), rows, more);
+    let keys = more * dim;
     layer.pool_keys = layer.k[..keys].to_vec();
     layer.pool_values = layer.v[..keys].to_vec();
-    let whole = Segment {
-        rows: 0..rows,
-        ..Segment::default()
+    let mut after = |cached: usize| {
+        let segment = Segment {
+            rows: cached..rows,
+            context: (0..cached as u32).collect(),
+            ..Segment::default()
+        };
+        layer.run(machine, kernel, &[segment])
     };
-    let rest = Segment {
-        rows: cached..rows,
-        context: (0..cached as u32).collect(),
-        ..Segment::default()
-    };
-    let whole = layer.run(machine, kernel, &[whole])?;
-    let rest = layer.run(machine, kernel, &[rest])?;
-    let own = cached * 2 * dim..;
-    if whole[own.clone()] != rest[own] {
+    let own = more * 2 * dim..;
+    if after(fewer)?[own.clone()] != after(more)?[own] {
         return Err(Failure::Differs(format!(
-            "{cached} cached keys of {rows} give other results, heads of {dim}"
+            "{more} cached keys of {rows} give other results than {fewer}, heads of {dim}"
         )));
     }
     Ok(())

@@ -11,7 +11,7 @@ use crate::models::{Attention, KvPool, RaggedBatch, Segment, embedded};
 const HEADS: usize = 4;
 
 /// Slots of the pool.
-const SLOTS: usize = 40;
+const SLOTS: usize = 600;
 
 /// By type, of results of about ±1 of scores of about ±1: where a device has no kernel, scores are rounded too.
 const TOLERANCES: [f32; 3] = [2e-5, 2e-2, 3e-3];
@@ -87,7 +87,8 @@ pub(super) fn segments(device: &Device) -> Result<String, Failure> {
     Ok(format!("largest difference {}", seen.join(", ")))
 }
 
-/// Segments of few rows and of many, with and without cached slots, whose rows see all or up to themselves.
+/// Segments of few rows and of many, with and without cached slots, of which some have keys enough to be cut into spans; their
+/// rows see all or up to themselves.
 fn batch() -> RaggedBatch {
     let mut batch = RaggedBatch::new();
     for (rows, cached, is_causal) in [
@@ -96,6 +97,8 @@ fn batch() -> RaggedBatch {
         (3, 0, true),
         (33, 40, true),
         (31, 20, false),
+        (4, 600, false),
+        (40, 550, true),
     ] {
         let positions: Vec<u32> = (0..rows as u32).collect();
         let segment = Segment {

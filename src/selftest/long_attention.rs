@@ -1,7 +1,7 @@
 //! Attention of a ragged batch against its definition: the kernel for many rows, on tensor cores.
 
 use super::attention::{
-    Defined, INVARIANT, Kernel, Layer, NOT_FINITE, alone_or_not, batch, cached_or_not,
+    Defined, INVARIANT, Kernel, Layer, NOT_FINITE, SLOTS, alone_or_not, batch, cached_or_not,
     not_finite_by,
 };
 use super::element::Element;
@@ -10,10 +10,10 @@ use super::{Extent, Failure};
 use crate::kernels::Machine;
 use crate::models::Segment;
 
-const WIDTHS: [usize; 4] = [64, 128, 256, 512];
+pub(super) const WIDTHS: [usize; 4] = [64, 128, 256, 512];
 
 /// Types that the kernel takes.
-const HALVES: [Element; 2] = [Element::Bf16, Element::F16];
+pub(super) const HALVES: [Element; 2] = [Element::Bf16, Element::F16];
 
 /// Query heads, and key/value heads: groups of 1, 4, 7 and others.
 const HEADS: [(usize, usize); 6] = [(1, 1), (2, 2), (4, 1), (8, 2), (7, 1), (3, 1)];
@@ -28,7 +28,7 @@ const HEADS: [(usize, usize); 6] = [(1, 1), (2, 2), (4, 1), (8, 2), (7, 1), (3, 
 ///   above the fraction bar and below it;
 /// - the sum of weighted values is one of 16 products at a time too;
 /// - in f16 a weight below 2⁻¹⁴ of the largest is off by up to 2⁻²⁵ of it, and so is a result below 2⁻¹⁴.
-fn rounding(element: Element, dim: usize) -> impl Fn(&Defined) -> f64 {
+pub(super) fn rounding(element: Element, dim: usize) -> impl Fn(&Defined) -> f64 {
     let (unit, least) = match element {
         Element::F16 => (2f64.powi(-11), 2f64.powi(-25)),
         _ => (2f64.powi(-8), 0.0),
@@ -147,7 +147,7 @@ pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String,
         .zip([64, 128])
         .chain([(Element::F16, 512)])
     {
-        not_finite_by(machine, Kernel::ManyRows, element, dim)?;
+        not_finite_by(machine, Kernel::ManyRows, element, dim, 40)?;
     }
     Ok(NOT_FINITE.into())
 }
@@ -161,7 +161,8 @@ pub(super) fn invariance(machine: &mut dyn Machine, _: Extent) -> Result<String,
         (1, 256, Element::F16),
         (3, 512, Element::Bf16),
     ] {
-        alone_or_not(machine, &mut random, kernel, element, (heads, dim))?;
+        let batch = batch(&mut random, SLOTS, 45);
+        alone_or_not(machine, &mut random, kernel, element, (heads, dim), &batch)?;
     }
     for (rows, cached, dim, element) in [
         (40, 23, 64, Element::Bf16),
@@ -169,6 +170,7 @@ pub(super) fn invariance(machine: &mut dyn Machine, _: Extent) -> Result<String,
         (41, 6, 256, Element::F16),
         (90, 71, 512, Element::F16),
     ] {
+        let cached = [0, cached];
         cached_or_not(machine, &mut random, kernel, element, (rows, cached, dim))?;
     }
     Ok(INVARIANT.into())

@@ -7,6 +7,7 @@
 mod attention;
 mod attention_launched;
 mod categorical;
+mod cut_attention;
 mod distribution;
 mod element;
 pub mod engine;
@@ -189,6 +190,18 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "long attention: a row's result is the same in any batch",
         run: long_attention::invariance,
+    },
+    Check {
+        name: "cut attention: equal to its definition where keys are cut into spans",
+        run: cut_attention::defined,
+    },
+    Check {
+        name: "cut attention: what is not finite stays so, in its row",
+        run: cut_attention::not_finite,
+    },
+    Check {
+        name: "cut attention: a row's result is the same in any batch",
+        run: cut_attention::invariance,
     },
     Check {
         name: "layers: norms equal to the twin",

@@ -57,6 +57,12 @@ fn long_attention_equals_its_definition() {
 }
 
 #[test]
+fn attention_over_spans_of_keys_equals_its_definition() {
+    holds("cut attention:", 128, false);
+    holds("cut attention:", 128, true);
+}
+
+#[test]
 fn fused_layers_equal_their_twins() {
     holds("layers:", 64, false);
     holds("layers:", 128, true);
@@ -77,6 +83,7 @@ fn every_check_is_of_a_kernel_that_is_tested_here() {
         "posterior:",
         "ragged attention:",
         "long attention:",
+        "cut attention:",
         "layers:",
         "experts:",
     ];

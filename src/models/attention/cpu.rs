@@ -9,22 +9,12 @@ use std::ops::Range;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::Heads;
 use crate::models::batch::Segment;
 use crate::simd::softmax;
 
 /// Rows whose scores are held at once.
 const TILE: usize = 128;
-
-/// The shape of a layer's attention.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Heads {
-    /// Query heads, a multiple of `key_value`.
-    pub query: usize,
-    /// Key/value heads.
-    pub key_value: usize,
-    /// Width of a head.
-    pub dim: usize,
-}
 
 /// One layer's queries, keys and values of a batch, and the cached ones.
 #[derive(Debug, Clone, Copy)]

@@ -1,4 +1,5 @@
-//! Attention on a CUDA device by `kernels/ragged_attention.cu` and `kernels/long_attention.cu`.
+//! Attention on a CUDA device by `kernels/ragged_attention.cu`, `kernels/long_attention.cu` and
+//! `kernels/attention_merge.cu`.
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
@@ -6,7 +7,8 @@ use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
 
-use super::ragged::{self, QueryTile, RaggedPlan, RaggedSegment};
+use super::Heads;
+use super::ragged::{self, MergeTile, QueryTile, RaggedPlan, RaggedSegment};
 use crate::kernels::cuda::{Uploaded, config, function};
 use crate::kernels::packing::{Packing, Part};
 use crate::models::batch::Segment;
@@ -15,6 +17,8 @@ use crate::models::batch::Segment;
 unsafe impl DeviceRepr for RaggedSegment {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for QueryTile {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for MergeTile {}
 
 /// Whether the kernels are built for heads like those of `q` `[rows, heads, head_dim]`.
 pub(super) fn is_for(q: &Tensor) -> bool {
@@ -47,6 +51,9 @@ pub(super) struct DevicePlan {
     segments: Part<RaggedSegment>,
     tiles: Part<QueryTile>,
     long_tiles: Part<QueryTile>,
+    merge_tiles: Part<MergeTile>,
+    /// Numbers that partial results take.
+    partial_numbers: usize,
     context: Part<u32>,
     context_from: Part<u32>,
     visible: Part<u32>,
@@ -54,20 +61,31 @@ pub(super) struct DevicePlan {
 }
 
 impl DevicePlan {
-    /// For heads like those of `q` `[rows, heads, head_dim]`, of which `group` share keys and values.
-    pub fn new(segments: &[Segment], q: &Tensor, group: usize) -> Result<Self> {
-        let dim = q.dim(2)?;
-        let plan = RaggedPlan::new(segments, dim, group, least_long_rows(q)?);
+    /// For heads like those of `q` `[rows, heads, head_dim]`, and `kv_heads` of keys and values.
+    pub fn new(segments: &[Segment], q: &Tensor, kv_heads: usize) -> Result<Self> {
+        let (_, query, dim) = q.dims3()?;
+        let heads = Heads {
+            query,
+            key_value: kv_heads,
+            dim,
+        };
+        let plan = RaggedPlan::new(segments, heads, least_long_rows(q)?);
+        let device = q.device().as_cuda_device()?;
+        // So that the driver has compiled its module when the first segment has so many keys that they are cut.
+        let [merge_kernel, ..] = ragged::MERGE_KERNELS;
+        function(device, merge_kernel)?;
         let mut packing = Packing::new();
         Ok(Self {
             segments: packing.push(&plan.segments),
             tiles: packing.push(&plan.tiles),
             long_tiles: packing.push(&plan.long_tiles),
+            merge_tiles: packing.push(&plan.merge_tiles),
+            partial_numbers: plan.partial_numbers(heads),
             context: packing.push(&plan.context),
             context_from: packing.push(&plan.context_from),
             visible: packing.push(&plan.visible),
             allowed: packing.push(&plan.allowed),
-            lists: Uploaded::new(q.device().as_cuda_device()?, &packing)?,
+            lists: Uploaded::new(device, &packing)?,
         })
     }
 
@@ -88,6 +106,9 @@ impl DevicePlan {
         aligned(q)?.apply_op3_no_bwd(&k, &v, &attention)
     }
 }
+
+/// An address for kernels that do not use it.
+const NOWHERE: u64 = 0;
 
 /// The bytes that the kernel loads at once.
 const LOADED_BYTES: usize = 16;
@@ -144,21 +165,21 @@ impl CustomOp3 for RaggedAttention<'_> {
             Some(kernels) => kernels.map(Some),
             None => [None, None],
         };
+        let [merge_f32, merge_bf16, merge_f16] = ragged::MERGE_KERNELS;
         match q.dtype() {
-            DType::F32 => self.launch::<f32>(of_f32, None, tensors),
-            DType::BF16 => self.launch::<bf16>(of_bf16, long_of_bf16, tensors),
-            DType::F16 => self.launch::<f16>(of_f16, long_of_f16, tensors),
+            DType::F32 => self.launch::<f32>((of_f32, None, merge_f32), tensors),
+            DType::BF16 => self.launch::<bf16>((of_bf16, long_of_bf16, merge_bf16), tensors),
+            DType::F16 => self.launch::<f16>((of_f16, long_of_f16, merge_f16), tensors),
             other => candle_core::bail!("attention of {other:?}; allowed: f32, bf16, f16"),
         }
     }
 }
 
 impl RaggedAttention<'_> {
-    /// Launches `kernel` for the segments of few rows, and `long_kernel` for the others.
+    /// Launches `kernel` for the segments of few rows, `long_kernel` for the others, and `merge_kernel` where keys are cut.
     fn launch<T: CudaDType + DeviceRepr>(
         &self,
-        kernel: &'static str,
-        long_kernel: Option<&'static str>,
+        (kernel, long_kernel, merge_kernel): (&'static str, Option<&'static str>, &'static str),
         tensors: [(&CudaStorage, &Layout); 3],
     ) -> Result<(CudaStorage, Shape)> {
         let device: &CudaDevice = &tensors[0].0.device;
@@ -186,6 +207,12 @@ impl RaggedAttention<'_> {
         // SAFETY: the kernels write every row, each of which is in one segment, which one of them takes.
         let mut out = unsafe { device.alloc::<T>(rows * heads * dim)? };
         let plan = self.plan;
+        // SAFETY: of each query of a segment whose keys are cut the kernels write a partial result over every span, before
+        // these are merged.
+        let mut partials = match plan.partial_numbers {
+            0 => None,
+            numbers => Some(unsafe { device.alloc::<f32>(numbers)? }),
+        };
         let (head_count, kv_head_count) = (heads as u32, kv_heads as u32);
         let scale = self.scale;
         let segments = plan.lists.list(plan.segments)?;
@@ -213,8 +240,24 @@ impl RaggedAttention<'_> {
             builder.arg(&visible).arg(&allowed);
             builder.arg(&head_count).arg(&kv_head_count);
             builder.arg(&scale).arg(&mut out);
+            match &mut partials {
+                Some(partials) => builder.arg(partials),
+                None => builder.arg(&NOWHERE),
+            };
             // SAFETY: the parameters of both kernels in their order; the plan names rows of the batch and slots of
-            // the pool, which `Attention::new` has checked.
+            // the pool, which `Attention::new` has checked, and places of partial results where there are any.
+            unsafe { builder.launch(config(&launch)) }.w()?;
+        }
+        if let Some(partials) = &partials {
+            let tiles = plan.lists.list(plan.merge_tiles)?;
+            let launch = ragged::merge_launch(merge_kernel, dim, tiles.len(), kv_heads);
+            let function = function(device, launch.kernel)?;
+            let width = dim as u32;
+            let mut builder = stream.launch_builder(&function);
+            builder.arg(partials).arg(&segments).arg(&tiles);
+            builder.arg(&head_count).arg(&kv_head_count).arg(&width);
+            builder.arg(&mut out);
+            // SAFETY: the parameters of the kernel in their order; the plan names rows of the batch and partial results.
             unsafe { builder.launch(config(&launch)) }.w()?;
         }
         let shape = Shape::from((rows, heads * dim));

@@ -5,17 +5,28 @@ mod cpu;
 mod cuda;
 mod eager;
 pub(crate) mod ragged;
+mod spans;
 
 use std::cell::OnceCell;
 
 use candle_core::{DType, Result, Tensor};
 
-use cpu::Heads;
 use eager::EagerPlan;
 
 use crate::floats::with_floats;
 use crate::models::batch::Segment;
 use crate::models::{KvPool, ModelError, RaggedBatch};
+
+/// The shape of a layer's attention.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads {
+    /// Query heads, a multiple of `key_value`.
+    pub query: usize,
+    /// Key/value heads.
+    pub key_value: usize,
+    /// Width of a head.
+    pub dim: usize,
+}
 
 /// What a batch's rows attend to. A family calls [`Attention::attend`] once a layer and knows nothing
 /// of segments and caches.
@@ -111,7 +122,7 @@ impl<'a> Attention<'a> {
         v: &Tensor,
     ) -> Result<Tensor> {
         let plan = made_once(&self.kernel_plan, || {
-            cuda::DevicePlan::new(self.segments, q, q.dim(1)? / k.dim(1)?)
+            cuda::DevicePlan::new(self.segments, q, k.dim(1)?)
         })?;
         plan.attend(self.pool.map(|pool| pool.layer(layer)), scale, [q, k, v])
     }

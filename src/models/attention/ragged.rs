@@ -1,8 +1,10 @@
-//! What the kernels `kernels/ragged_attention.cu` and `kernels/long_attention.cu` are told of a batch, laid out as their
-//! structs.
+//! What the kernels `kernels/ragged_attention.cu`, `kernels/long_attention.cu` and `kernels/attention_merge.cu` are told of
+//! a batch, laid out as their structs.
 
 use bytemuck::{Pod, Zeroable};
 
+use super::Heads;
+use super::spans::spans;
 use crate::kernels::Launch;
 use crate::models::batch::Segment;
 
@@ -29,14 +31,44 @@ pub(crate) struct RaggedSegment {
     allowed: u32,
 }
 
-/// The queries of a block, each a head of a row, of heads that share keys and values.
+/// The results of a tile are over all keys, and are not merged.
+const WHOLE: u32 = u32::MAX;
+
+/// The queries of a block, each a head of a row, of heads that share keys and values, and the span of keys that the block
+/// goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct QueryTile {
     segment: u32,
     /// Among those of the segment, [rows, heads per key/value head].
     first: u32,
+    /// Keys of the segment, its context before its own rows.
+    first_key: u32,
+    end_key: u32,
+    /// Place of the first query's partial result, or [`WHOLE`].
+    partial: u32,
 }
+
+/// Queries whose partial results a block merges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct MergeTile {
+    segment: u32,
+    /// Among those of the segment, as of a [`QueryTile`].
+    first: u32,
+    queries: u32,
+    /// Place of the first query's partial result over the first span; those of the others follow.
+    partial: u32,
+    /// Places from those over a span to those over the next.
+    stride: u32,
+    spans: u32,
+}
+
+/// Queries of a block that merges.
+const QUERIES_OF_MERGE: usize = 8;
+
+/// Numbers that a partial result has beyond those of the head: what it knows of the scores.
+const NUMBERS_OF_SOFT_MAX: usize = 4;
 
 /// Which rows see which: the same for all layers of a forward.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +78,10 @@ pub(crate) struct RaggedPlan {
     pub tiles: Vec<QueryTile>,
     /// Of the segments that the kernel for many rows takes.
     pub long_tiles: Vec<QueryTile>,
+    /// Of the segments whose keys are cut into spans.
+    pub merge_tiles: Vec<MergeTile>,
+    /// Partial results of each key/value head: of a query as many as there are spans.
+    pub partials: usize,
     /// Slots of the pool, of all segments.
     pub context: Vec<u32>,
     /// `[rows]`, from the batch's first row on: the first slot of its segment's context that a row may see.
@@ -107,6 +143,13 @@ pub(crate) fn long_kernels(dim: usize) -> Option<[&'static str; 2]> {
     }
 }
 
+/// The instances of the kernel that merges: of f32, bf16 and f16.
+pub(crate) const MERGE_KERNELS: [&str; 3] = [
+    "attention_merge_f32",
+    "attention_merge_bf16",
+    "attention_merge_f16",
+];
+
 /// The launch of `kernel`, one for few rows, over so many `tiles` of a plan.
 pub(crate) fn launch(kernel: &'static str, tiles: usize, kv_heads: usize) -> Launch {
     Launch {
@@ -130,26 +173,31 @@ pub(crate) fn long_launch(
     }
 }
 
+/// The launch of `kernel`, one that merges, over so many `tiles` of a plan for heads of width `dim`: 8 numbers a thread.
+pub(crate) fn merge_launch(
+    kernel: &'static str,
+    dim: usize,
+    tiles: usize,
+    kv_heads: usize,
+) -> Launch {
+    Launch {
+        kernel,
+        grid: [tiles as u32, kv_heads as u32, 1],
+        block: [(QUERIES_OF_MERGE * dim / 8) as u32, 1, 1],
+    }
+}
+
 impl RaggedPlan {
-    /// For heads of width `dim`, of which `group` share keys and values. Segments of at least `least_long_rows` rows go to
-    /// the kernel for many rows: what a segment's rows get does not depend on the other segments.
-    pub fn new(segments: &[Segment], dim: usize, group: usize, least_long_rows: usize) -> Self {
+    /// For `heads`. Segments of at least `least_long_rows` rows go to the kernel for many rows: what a segment's rows get does
+    /// not depend on the other segments.
+    pub fn new(segments: &[Segment], heads: Heads, least_long_rows: usize) -> Self {
         let mut plan = Self::default();
         for segment in segments {
             let length = segment.rows.len();
             plan.visible.resize(segment.rows.start, 0);
             plan.context_from.resize(segment.rows.start, 0);
-            let index = plan.segments.len() as u32;
-            let (tiles, queries) = match length >= least_long_rows {
-                true => (&mut plan.long_tiles, queries_of_long_block(dim)),
-                false => (&mut plan.tiles, queries_of_block(dim)),
-            };
-            // The last first: causal rows see more the later they are, and what takes longest is to begin first.
-            let firsts = (0..length * group).step_by(queries).rev();
-            tiles.extend(firsts.map(|first| QueryTile {
-                segment: index,
-                first: first as u32,
-            }));
+            let is_long = length >= least_long_rows;
+            plan.cut(length, segment.context.len(), heads, is_long);
             let allowed = plan.see(length, segment.allowed.as_deref());
             let from = segment.context_from.iter();
             plan.context_from
@@ -165,6 +213,57 @@ impl RaggedPlan {
             plan.context.extend(&segment.context);
         }
         plan
+    }
+
+    /// Adds the tiles of the next segment, of `length` rows after so many cached keys.
+    fn cut(&mut self, length: usize, context: usize, heads: Heads, is_long: bool) {
+        let segment = self.segments.len() as u32;
+        let (tiles, of_block) = match is_long {
+            true => (&mut self.long_tiles, queries_of_long_block(heads.dim)),
+            false => (&mut self.tiles, queries_of_block(heads.dim)),
+        };
+        let all = length * (heads.query / heads.key_value.max(1));
+        let spans = spans(context + length, all.div_ceil(of_block) * heads.key_value);
+        // The last first: causal rows see more the later they are, and what takes longest is to begin first.
+        for first in (0..all).step_by(of_block).rev() {
+            let tile = QueryTile {
+                segment,
+                first: first as u32,
+                first_key: 0,
+                end_key: u32::MAX,
+                partial: WHOLE,
+            };
+            if spans.is_empty() {
+                tiles.push(tile);
+                continue;
+            }
+            let queries = of_block.min(all - first);
+            let partial = self.partials;
+            tiles.extend(spans.iter().enumerate().map(|(i, span)| QueryTile {
+                first_key: span.start as u32,
+                end_key: span.end as u32,
+                partial: (partial + i * queries) as u32,
+                ..tile
+            }));
+            let merged = (0..queries).step_by(QUERIES_OF_MERGE);
+            self.merge_tiles.extend(merged.map(|offset| MergeTile {
+                segment,
+                first: (first + offset) as u32,
+                queries: QUERIES_OF_MERGE.min(queries - offset) as u32,
+                partial: (partial + offset) as u32,
+                stride: queries as u32,
+                spans: spans.len() as u32,
+            }));
+            self.partials += queries * spans.len();
+        }
+    }
+
+    /// Numbers of f32 that all partial results take; 0 where no keys are cut.
+    ///
+    /// Of a segment they are at most those of as many blocks as one that is cut has: 1.1 MB of the kernel for few rows, 8.5 MB
+    /// of the one for many.
+    pub fn partial_numbers(&self, heads: Heads) -> usize {
+        self.partials * heads.key_value * (heads.dim + NUMBERS_OF_SOFT_MAX)
     }
 
     /// Adds which of `length` rows each of them sees; the place of their bits.
@@ -212,11 +311,20 @@ mod tests {
         lengths.iter().map(of).collect()
     }
 
+    /// Of width `dim`, of which `group` share keys and values.
+    fn heads(dim: usize, group: usize) -> Heads {
+        Heads {
+            query: 2 * group,
+            key_value: 2,
+            dim,
+        }
+    }
+
     #[test]
     fn every_query_is_in_one_tile_of_the_kernel_for_its_segment_whatever_is_beside_it() {
         let lengths = [31, 32, 0, 1, 70, 33];
         for (dim, group) in [(64, 1), (128, 7), (256, 4), (512, 3)] {
-            let plan = RaggedPlan::new(&segments(&lengths), dim, group, 32);
+            let plan = RaggedPlan::new(&segments(&lengths), heads(dim, group), 32);
             for (index, length) in lengths.into_iter().enumerate() {
                 let own = |tiles: &[QueryTile]| {
                     let own = tiles.iter().filter(|tile| tile.segment == index as u32);
@@ -253,7 +361,7 @@ mod tests {
                 context_from: (0..length).map(|row| row.min(9)).collect(),
                 ..Segment::default()
             };
-            let plan = RaggedPlan::new(&[segment], 64, 1, 32);
+            let plan = RaggedPlan::new(&[segment], heads(64, 1), 32);
             let words = length.div_ceil(32);
             for row in 0..length {
                 assert_eq!(plan.context_from[3 + row] as usize, row.min(5));
