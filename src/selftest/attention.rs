@@ -382,7 +382,7 @@ pub(super) fn borders(machine: &mut dyn Machine, _: Extent) -> Result<String, Fa
 
 pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
     for element in ELEMENTS {
-        not_finite_by(machine, Kernel::FewRows, element, 64, 40)?;
+        not_finite_by(machine, Kernel::FewRows, element, 64, (70, 40))?;
     }
     Ok(NOT_FINITE.into())
 }
@@ -391,16 +391,15 @@ pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String,
 pub(super) const NOT_FINITE: &str = "rows of NaN and infinite scores give NaN, the others do not";
 
 /// Queries that overflowed: a row with one gets NaN, and no other row does. Keys and values that did: no row of another
-/// segment gets NaN. A score of −∞ weighs nothing, unless there is no other. With so many `cached` keys before 70 rows.
+/// segment gets NaN. A score of −∞ weighs nothing, unless there is no other. Of so many `rows` after `cached` keys.
 pub(super) fn not_finite_by(
     machine: &mut dyn Machine,
     kernel: Kernel,
     element: Element,
     dim: usize,
-    cached: usize,
+    (rows, cached): (usize, usize),
 ) -> Result<(), Failure> {
     let mut random = Random::new(22);
-    let rows = 70;
     let segment = Segment {
         rows: 0..rows,
         context: (0..cached as u32).collect(),
@@ -428,16 +427,19 @@ pub(super) fn not_finite_by(
         let out = layer.run(machine, kernel, std::slice::from_ref(&segment))?;
         is_as_it_should(&out, format!("{bad} in row {row}"), &|other| other == row)?;
     }
-    let parts = [0..37, 37..rows].map(|rows| Segment {
+    let second = rows / 2 + 2;
+    let parts = [0..second, second..rows].map(|rows| Segment {
         rows,
         ..Segment::default()
     });
     let mut others = layer.clone();
     for numbers in [&mut others.k, &mut others.v] {
-        numbers[37 * dim..].fill(f32::NAN);
+        numbers[second * dim..].fill(f32::NAN);
     }
     let out = others.run(machine, kernel, &parts)?;
-    is_as_it_should(&out, "NaN from row 37 on".into(), &|row| row >= 37)?;
+    is_as_it_should(&out, format!("NaN from row {second} on"), &|row| {
+        row >= second
+    })?;
     // The first half of the cached keys, as if nobody saw them.
     let hidden = cached / 2;
     let mut weightless = layer;

@@ -147,7 +147,7 @@ pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String,
         .zip([64, 128])
         .chain([(Element::F16, 512)])
     {
-        not_finite_by(machine, Kernel::ManyRows, element, dim, 40)?;
+        not_finite_by(machine, Kernel::ManyRows, element, dim, (70, 40))?;
     }
     Ok(NOT_FINITE.into())
 }
