@@ -343,6 +343,74 @@ mod tests {
     }
 
     #[test]
+    fn of_a_cut_segment_each_query_meets_each_key_once_and_what_its_spans_give_is_merged() {
+        // Rows, and keys before them; the last but one is not cut.
+        let shapes = [(4, 1024), (40, 700), (1, 600), (3, 20), (20, 4000)];
+        let mut segments = segments(&shapes.map(|(rows, _)| rows));
+        for (segment, (_, cached)) in segments.iter_mut().zip(shapes) {
+            segment.context = (0..cached).collect();
+        }
+        for (dim, group) in [(64, 1), (128, 4), (512, 3)] {
+            let plan = RaggedPlan::new(&segments, heads(dim, group), 32);
+            let tiles: Vec<&QueryTile> = plan.tiles.iter().chain(&plan.long_tiles).collect();
+            let mut places = Vec::new();
+            for (index, (rows, cached)) in shapes.into_iter().enumerate() {
+                let index = index as u32;
+                let of_block = match rows >= 32 {
+                    true => queries_of_long_block(dim),
+                    false => queries_of_block(dim),
+                };
+                let (keys, queries) = (rows + cached as usize, rows * group);
+                let merged = plan.merge_tiles.iter().filter(|m| m.segment == index);
+                let merged: Vec<&MergeTile> = merged.collect();
+                let own = tiles.iter().filter(|tile| tile.segment == index);
+                for query in 0..queries as u32 {
+                    let is_in = |tile: &&&&QueryTile| {
+                        (tile.first..tile.first + of_block as u32).contains(&query)
+                    };
+                    let mut spans: Vec<_> = own.clone().filter(is_in).collect();
+                    spans.sort_by_key(|tile| tile.first_key);
+                    let end = |tile: &QueryTile| tile.end_key.min(keys as u32);
+                    assert_eq!(spans[0].first_key, 0);
+                    assert!(spans.windows(2).all(|two| end(two[0]) == two[1].first_key));
+                    assert_eq!(end(spans[spans.len() - 1]), keys as u32);
+                    let is_merged =
+                        |m: &&&&MergeTile| (m.first..m.first + m.queries).contains(&query);
+                    let merges: Vec<_> = merged.iter().filter(is_merged).collect();
+                    if cached == 20 {
+                        assert_eq!((spans.len(), spans[0].partial), (1, WHOLE));
+                        assert!(merges.is_empty());
+                        continue;
+                    }
+                    let [merge] = merges[..] else {
+                        panic!("query {query} is merged {} times", merges.len());
+                    };
+                    assert!(spans.len() > 1 && merge.spans as usize == spans.len());
+                    for (span, tile) in (0..).zip(&spans) {
+                        let place = tile.partial + query - tile.first;
+                        let read = merge.partial + query - merge.first + span * merge.stride;
+                        assert_eq!(place, read);
+                        places.push(place as usize);
+                    }
+                }
+            }
+            places.sort_unstable();
+            assert!(places.into_iter().eq(0..plan.partials), "heads of {dim}");
+            // Company changes no cut.
+            for segment in &segments {
+                let index = |tile: &QueryTile| segments[tile.segment as usize].rows.start;
+                let cut = |tile: &QueryTile| (tile.first, tile.first_key, tile.end_key);
+                let alone = RaggedPlan::new(std::slice::from_ref(segment), heads(dim, group), 32);
+                let alone = alone.tiles.iter().chain(&alone.long_tiles).map(cut);
+                let beside = tiles
+                    .iter()
+                    .filter(|tile| index(tile) == segment.rows.start);
+                assert!(alone.eq(beside.map(|tile| cut(tile))));
+            }
+        }
+    }
+
+    #[test]
     fn a_plan_says_which_rows_and_slots_a_row_sees() {
         let length = 37;
         let patterns: [fn(usize, usize) -> bool; 5] = [
