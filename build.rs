@@ -1,6 +1,7 @@
 //! With the feature `cuda`: compiles the kernels to PTX, which the binary embeds.
 //!
-//! PTX of one compute capability runs on every later card, whose driver compiles it when it is loaded.
+//! PTX of one compute capability runs on every later card, whose driver compiles it when it is loaded. The earliest is
+//! 8.0, which has the instructions of kernels/tensor_core.cuh.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ const KERNELS: [&str; 8] = [
     "posterior",
     "ragged_attention",
 ];
+
+/// 8.0: asynchronous copies, and products in bf16 on tensor cores.
+const LEAST_CAPABILITY: u32 = 80;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -35,6 +39,14 @@ fn compile() -> Result<(), String> {
     let nvcc = nvcc();
     println!("cargo::rustc-env=UNMASK_CUDA_VERSION={}", version(&nvcc)?);
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
+    if capability
+        .parse()
+        .is_ok_and(|number: u32| number < LEAST_CAPABILITY)
+    {
+        return Err(format!(
+            "CUDA_COMPUTE_CAP is {capability}; allowed: {LEAST_CAPABILITY} and later"
+        ));
+    }
     let folder = variable("CARGO_MANIFEST_DIR")?.join("kernels");
     let out = variable("OUT_DIR")?;
     for kernel in KERNELS {

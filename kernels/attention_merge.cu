@@ -1,15 +1,15 @@
-// Merges what blocks of ragged_attention.cu or long_attention.cu have of the same queries over different spans of keys. CPU
+// Merges what blocks of ragged_attention.cu or long_attention.cu have of the same queries over different splits of keys. CPU
 // twin: src/models/attention, as theirs.
 //
-// A block takes up to 8 queries of a key/value head, and a thread 8 numbers of one. Spans are added in their order, which
+// A block takes up to 8 queries of a key/value head, and a thread 8 numbers of one. Splits are added in their order, which
 // depends on the segment alone.
-#include "attention/span.cuh"
+#include "attention/split.cuh"
 #include "packed.cuh"
 
 /// Queries of a segment from the `first` of rows · heads per key/value head on, at most 8, and their partial results: of the
-/// i-th over the j-th span at place `partial` + i + j · `stride`.
+/// i-th over the j-th split at place `partial` + i + j · `stride`.
 struct MergeTile {
-  uint32_t segment, first, queries, partial, stride, spans;
+  uint32_t segment, first, queries, partial, stride, splits;
 };
 
 template <class T>
@@ -20,23 +20,23 @@ __device__ __forceinline__ void attention_merge(const float *partials, const Seg
   uint32_t own = threadIdx.x / (dim / 8), first_dim = threadIdx.x % (dim / 8) * 8;
   if (own >= tile.queries)
     return;
-  auto partial = [&](uint32_t span) {
-    return partial_at(partials, tile.partial + own + span * tile.stride, kv_heads, kv_head, dim);
+  auto partial = [&](uint32_t split) {
+    return partial_at(partials, tile.partial + own + split * tile.stride, kv_heads, kv_head, dim);
   };
-  auto known = [&](uint32_t span) { return *reinterpret_cast<const PartialSoftMax *>(partial(span) + dim); };
+  auto known = [&](uint32_t split) { return *reinterpret_cast<const PartialSoftMax *>(partial(split) + dim); };
 
   float largest = -INFINITY;
 #pragma unroll 4
-  for (uint32_t span = 0; span < tile.spans; ++span)
-    largest = fmaxf(largest, known(span).largest);
+  for (uint32_t split = 0; split < tile.splits; ++split)
+    largest = fmaxf(largest, known(split).largest);
   float sum = 0, result[8] = {};
   uint32_t seen = 0;
 #pragma unroll 4
-  for (uint32_t span = 0; span < tile.spans; ++span) {
-    PartialSoftMax soft_max = known(span);
+  for (uint32_t split = 0; split < tile.splits; ++split) {
+    PartialSoftMax soft_max = known(split);
     float numbers[8];
-    widen(load_packed(partial(span) + first_dim), numbers);
-    // Where no span has seen anything, or only -infinity, there is nothing to shrink.
+    widen(load_packed(partial(split) + first_dim), numbers);
+    // Where no split has seen anything, or only -infinity, there is nothing to shrink.
     float shrink = largest > -INFINITY ? __expf(soft_max.largest - largest) : 1.0f;
     sum += shrink * soft_max.sum;
     seen |= soft_max.seen;

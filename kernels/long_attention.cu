@@ -1,4 +1,4 @@
-// Attention of a ragged batch's rows as ragged_attention.cu has it, for segments of many rows: products on tensor cores, in
+// Attention of a ragged batch's rows as ragged_attention.cu has it, for segments of many queries: products on tensor cores, in
 // half precision with sums in f32, without materialised scores (FlashAttention-2, arXiv:2307.08691). CPU twin:
 // src/models/attention; equal within the rounding of weights and results.
 //
@@ -11,15 +11,15 @@
 // Of heads of 256 and 512 two and four warps share queries: each has 128 numbers of them and of their results. The
 // products of its numbers with those of the keys are parts of scores, which they exchange through shared memory and add.
 //
-// Where a segment has few queries, its keys are cut into spans, and a block takes one: what the blocks of the same queries
+// Where a segment has few queries, its keys are cut into splits, and a block takes one: what the blocks of the same queries
 // have is merged by attention_merge.cu.
 //
 // The order in which a row's products are added depends on the places of keys counted from the first one, context before
-// own rows, on the spans, and on nothing else: its result does not depend on what else is in the batch, nor on how many of
+// own rows, on the splits, and on nothing else: its result does not depend on what else is in the batch, nor on how many of
 // its keys are cached. Tiles that no query of a warp sees are skipped, which changes no result.
 #include "attention/ring.cuh"
 #include "attention/sight.cuh"
-#include "attention/span.cuh"
+#include "attention/split.cuh"
 
 namespace long_attention {
 
@@ -204,7 +204,7 @@ __device__ __forceinline__ void weigh(Scores<DIM> &scores, SoftMax (&soft_maxes)
 template <class T, int DIM>
 __device__ __forceinline__ void attend(const T *q, const T *k, const T *v, const T *pool_keys, const T *pool_values,
                                        const Segment *segments, const QueryTile *tiles, const uint32_t *context,
-                                       const uint32_t *context_from, const uint32_t *visible, const uint32_t *allowed,
+                                       const uint32_t *first_seen, const uint32_t *visible, const uint32_t *allowed,
                                        uint32_t heads, uint32_t kv_heads, float scale, T *out, float *partials) {
   using Cut = long_attention::Cut<DIM>;
   alignas(16) __shared__ T stages[Cut::STAGES * Cut::KEYS * DIM];
@@ -219,7 +219,7 @@ __device__ __forceinline__ void attend(const T *q, const T *k, const T *v, const
     uint32_t query = tile.first + place, of_segment = query / group, row = segment.first_row + of_segment;
     Sight sight = {};
     if (exists)
-      sight = {max(context_from[row], tile.first_key), min(segment.context + visible[row], tile.end_key),
+      sight = {max(first_seen[row], tile.first_key), min(segment.context + visible[row], tile.end_key),
                segment.allowed == ALL ? nullptr : allowed + segment.allowed + of_segment * words, words};
     return Query{exists, row * heads + kv_head * group + query % group, sight};
   };
@@ -337,11 +337,12 @@ __device__ __forceinline__ void attend(const T *q, const T *k, const T *v, const
       continue;
     }
     // A query that sees nothing gets zeros; one whose scores are all -infinity, or one of them NaN, gets NaN.
-    float share = seen ? 1.0f / sum : 0.0f;
+    float share = 1.0f / sum;
 #pragma unroll
     for (int d = 0; d < Cut::DIMS / 8; ++d) {
       T *to = out + uint64_t(own[r].head) * DIM + first_dim + d * 8 + lane % 4 * 2;
-      *reinterpret_cast<uint32_t *>(to) = pack<T>(result[d][2 * r] * share, result[d][2 * r + 1] * share);
+      *reinterpret_cast<uint32_t *>(to) =
+          pack<T>(seen ? result[d][2 * r] * share : 0.0f, seen ? result[d][2 * r + 1] * share : 0.0f);
     }
   }
 }
@@ -352,9 +353,9 @@ __device__ __forceinline__ void attend(const T *q, const T *k, const T *v, const
   extern "C" __global__ void __launch_bounds__(32 * long_attention::Cut<dim>::WARPS)                               \
       name(const type *q, const type *k, const type *v, const type *pool_keys, const type *pool_values,            \
            const Segment *segments, const QueryTile *tiles, const uint32_t *context,                               \
-           const uint32_t *context_from, const uint32_t *visible, const uint32_t *allowed, uint32_t heads,         \
+           const uint32_t *first_seen, const uint32_t *visible, const uint32_t *allowed, uint32_t heads,         \
            uint32_t kv_heads, float scale, type *out, float *partials) {                                           \
-    long_attention::attend<type, dim>(q, k, v, pool_keys, pool_values, segments, tiles, context, context_from,     \
+    long_attention::attend<type, dim>(q, k, v, pool_keys, pool_values, segments, tiles, context, first_seen,     \
                                       visible, allowed, heads, kv_heads, scale, out, partials);                    \
   }
 

@@ -14,13 +14,13 @@
 //             dimensions of one key after another, in turns; then `sum_of_lane` adds them up over the lanes.
 //   A round   is as many passes as queries, 32 keys a warp: their scores, the online soft-max, their values.
 //
-// Where a segment has few queries, its keys are cut into spans, and a block takes one: what the blocks of the same queries
+// Where a segment has few queries, its keys are cut into splits, and a block takes one: what the blocks of the same queries
 // have is merged by attention_merge.cu.
 //
 // The order in which a row's products are added depends on the places of keys counted from the first one, context
-// before own rows, on the spans, and on nothing else: its result does not depend on what else is in the batch, nor on how
+// before own rows, on the splits, and on nothing else: its result does not depend on what else is in the batch, nor on how
 // many of its keys are cached.
-#include "attention/span.cuh"
+#include "attention/split.cuh"
 #include "packed.cuh"
 #include "reduce.cuh"
 
@@ -126,7 +126,7 @@ __device__ __forceinline__ Merged merged(const SoftMax (&soft_maxes)[WARPS][QUER
 template <class T, int DIM>
 __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *pool_keys, const T *pool_values,
                                  const Segment *segments, const QueryTile *tiles, const uint32_t *context,
-                                 const uint32_t *context_from, const uint32_t *visible, const uint32_t *allowed,
+                                 const uint32_t *first_seen, const uint32_t *visible, const uint32_t *allowed,
                                  uint32_t heads, uint32_t kv_heads, float scale, T *out, float *partials) {
   using Cut = Cut<T, DIM>;
   constexpr int DIMS = Cut::DIMS, LANES = Cut::LANES, QUERIES = Cut::QUERIES, KEYS = Cut::KEYS, TURNS = Cut::TURNS;
@@ -150,7 +150,7 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
   bool has_query = lane % QUERIES < queries;
   uint32_t own_query = tile.first + lane % QUERIES, own_row = own_query / group;
   uint32_t own_head = (segment.first_row + own_row) * heads + kv_head * group + own_query % group;
-  first_keys[threadIdx.x] = has_query ? context_from[segment.first_row + own_row] : 0;
+  first_keys[threadIdx.x] = has_query ? first_seen[segment.first_row + own_row] : 0;
   uint32_t sees = has_query ? min(segment.context + visible[segment.first_row + own_row], tile.end_key) : 0;
   if (threadIdx.x < QUERIES)
     query_heads[threadIdx.x] = has_query ? own_head : NO_QUERY;
@@ -356,9 +356,9 @@ __device__ void ragged_attention(const T *q, const T *k, const T *v, const T *po
   extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                         \
       name(const type *q, const type *k, const type *v, const type *pool_keys, const type *pool_values,            \
            const Segment *segments, const QueryTile *tiles, const uint32_t *context,                               \
-           const uint32_t *context_from, const uint32_t *visible, const uint32_t *allowed, uint32_t heads,         \
+           const uint32_t *first_seen, const uint32_t *visible, const uint32_t *allowed, uint32_t heads,         \
            uint32_t kv_heads, float scale, type *out, float *partials) {                                           \
-    ragged_attention<type, dim>(q, k, v, pool_keys, pool_values, segments, tiles, context, context_from, visible,  \
+    ragged_attention<type, dim>(q, k, v, pool_keys, pool_values, segments, tiles, context, first_seen, visible,  \
                                 allowed, heads, kv_heads, scale, out, partials);                                   \
   }
 

@@ -133,6 +133,8 @@ const uint64_t *exchange(uint64_t word) {
 void ask_for_copy(Copy copy) {
   if (reinterpret_cast<uintptr_t>(copy.to) % 16 != 0 || reinterpret_cast<uintptr_t>(copy.from) % 16 != 0)
     fail("a copy of 16 bytes from or to elsewhere than at 16 bytes");
+  // A device may write from now on: what is still read there is NaN in all formats.
+  memset(copy.to, 0xff, 16);
   state.current->copies.back().push_back(copy);
 }
 

@@ -1,4 +1,4 @@
-//! Attention of a ragged batch against its definition: the kernel for few rows.
+//! Attention of a ragged batch against its definition: the kernel for few queries.
 
 use super::element::{ELEMENTS, Element};
 use super::random::Random;
@@ -14,9 +14,9 @@ const TOLERANCES: [f64; 3] = [2e-5, 2e-2, 3e-3];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kernel {
     /// `ragged_attention`
-    FewRows,
+    FewQueries,
     /// `long_attention`
-    ManyRows,
+    ManyQueries,
 }
 
 /// What the attention of a layer is given.
@@ -83,11 +83,11 @@ impl Layer {
 
     /// What `kernel` is told of `segments`.
     pub fn plan(&self, kernel: Kernel, segments: &[Segment]) -> RaggedPlan {
-        let least_long_rows = match kernel {
-            Kernel::FewRows => usize::MAX,
-            Kernel::ManyRows => 0,
+        let least_long_queries = match kernel {
+            Kernel::FewQueries => usize::MAX,
+            Kernel::ManyQueries => 0,
         };
-        RaggedPlan::new(segments, self.shape(), least_long_rows)
+        RaggedPlan::new(segments, self.shape(), least_long_queries)
     }
 
     /// `[rows, heads, dim]`
@@ -100,12 +100,12 @@ impl Layer {
         let element = self.element;
         let plan = self.plan(kernel, segments);
         let (launch, tiles) = match kernel {
-            Kernel::FewRows => ragged::kernels(self.dim).map(|names| {
+            Kernel::FewQueries => ragged::kernels(self.dim).map(|names| {
                 let tiles = &plan.tiles;
                 let launch = ragged::launch(element.kernel(names), tiles.len(), self.kv_heads);
                 (launch, tiles)
             }),
-            Kernel::ManyRows => ragged::long_kernels(self.dim).and_then(|names| {
+            Kernel::ManyQueries => ragged::long_kernels(self.dim).and_then(|names| {
                 let tiles = &plan.long_tiles;
                 let name = names[(element as usize).checked_sub(1)?];
                 let launch = ragged::long_launch(name, self.dim, tiles.len(), self.kv_heads);
@@ -135,7 +135,7 @@ impl Layer {
                     Argument::input(&plan.segments),
                     Argument::input(tiles),
                     Argument::input(&plan.context),
-                    Argument::input(&plan.context_from),
+                    Argument::input(&plan.first_seen),
                     Argument::input(&plan.visible),
                     Argument::input(&plan.allowed),
                     Argument::U32(self.heads as u32),
@@ -263,7 +263,7 @@ impl Layer {
     }
 }
 
-/// The tolerance of the kernel for few rows.
+/// The tolerance of the kernel for few queries.
 pub(super) fn tolerated(element: Element) -> impl Fn(&Defined) -> f64 {
     move |_| TOLERANCES[element as usize]
 }
@@ -324,7 +324,8 @@ pub(super) fn random(machine: &mut dyn Machine, extent: Extent) -> Result<String
             let shape = (heads.0, heads.1, dim);
             let layer = Layer::random(&mut random, element, shape, batch.rows(), slots);
             let allowed = tolerated(element);
-            let [error, _] = layer.compare(machine, Kernel::FewRows, batch.segments(), allowed)?;
+            let [error, _] =
+                layer.compare(machine, Kernel::FewQueries, batch.segments(), allowed)?;
             worst[element as usize] = worst[element as usize].max(error);
         }
     }
@@ -370,7 +371,7 @@ pub(super) fn borders(machine: &mut dyn Machine, _: Extent) -> Result<String, Fa
                 ..Segment::default()
             };
             let allowed = tolerated(element);
-            let [error, _] = layer.compare(machine, Kernel::FewRows, &[segment], allowed)?;
+            let [error, _] = layer.compare(machine, Kernel::FewQueries, &[segment], allowed)?;
             worst[element as usize] = worst[element as usize].max(error);
         }
     }
@@ -382,7 +383,7 @@ pub(super) fn borders(machine: &mut dyn Machine, _: Extent) -> Result<String, Fa
 
 pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
     for element in ELEMENTS {
-        not_finite_by(machine, Kernel::FewRows, element, 64, (70, 40))?;
+        not_finite_by(machine, Kernel::FewQueries, element, 64, (70, 40))?;
     }
     Ok(NOT_FINITE.into())
 }
@@ -440,6 +441,22 @@ pub(super) fn not_finite_by(
     is_as_it_should(&out, format!("NaN from row {second} on"), &|row| {
         row >= second
     })?;
+    // A row that sees nothing, beside values that are not finite.
+    let mut blind = vec![true; rows * rows];
+    blind[rows..2 * rows].fill(false);
+    let blinded = Segment {
+        rows: 0..rows,
+        allowed: Some(blind),
+        ..Segment::default()
+    };
+    let mut values = layer.clone();
+    values.v[..dim].fill(f32::INFINITY);
+    let out = values.run(machine, kernel, &[blinded])?;
+    if let Some(number) = out[2 * dim..4 * dim].iter().find(|number| **number != 0.0) {
+        return Err(Failure::Differs(format!(
+            "{element:?}, heads of {dim}: a row that sees nothing has {number}"
+        )));
+    }
     // The first half of the cached keys, as if nobody saw them.
     let hidden = cached / 2;
     let mut weightless = layer;
@@ -466,7 +483,7 @@ pub(super) fn not_finite_by(
 
 pub(super) fn invariance(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
     let mut random = Random::new(21);
-    let (kernel, element) = (Kernel::FewRows, Element::F32);
+    let (kernel, element) = (Kernel::FewQueries, Element::F32);
     for (heads, dim) in [(2, 64), (3, 128), (1, 256), (3, 512)] {
         let batch = batch(&mut random, SLOTS, 45);
         alone_or_not(machine, &mut random, kernel, element, (heads, dim), &batch)?;

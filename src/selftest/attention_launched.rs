@@ -16,8 +16,8 @@ const SLOTS: usize = 600;
 /// By type, of results of about ±1 of scores of about ±1: where a device has no kernel, scores are rounded too.
 const TOLERANCES: [f32; 3] = [2e-5, 2e-2, 3e-3];
 
-/// Results of every type and width of heads, which differ from those of the CPU in f32 by what rounding makes. On a CUDA
-/// device those of a segment are the same by itself.
+/// Results of every type, which differ from those of the CPU in f32 by what rounding makes. On a CUDA device those of a
+/// segment are the same by itself.
 pub(super) fn segments(device: &Device) -> Result<String, Failure> {
     let mut random = Random::new(72);
     let mut seen = Vec::new();
@@ -87,7 +87,7 @@ pub(super) fn segments(device: &Device) -> Result<String, Failure> {
     Ok(format!("largest difference {}", seen.join(", ")))
 }
 
-/// Segments of few rows and of many, with and without cached slots, of which some have keys enough to be cut into spans; their
+/// Segments of few rows and of many, with and without cached slots, of which some have keys enough to be cut into splits; their
 /// rows see all or up to themselves.
 fn batch() -> RaggedBatch {
     let mut batch = RaggedBatch::new();

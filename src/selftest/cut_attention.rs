@@ -1,4 +1,4 @@
-//! Attention of segments whose keys are cut into spans, against its definition: by both kernels, and the one that merges.
+//! Attention of segments whose keys are cut into splits, against its definition: by both kernels, and the one that merges.
 
 use super::attention::{
     INVARIANT, Kernel, Layer, NOT_FINITE, alone_or_not, cached_or_not, not_finite_by, tolerated,
@@ -14,14 +14,14 @@ use crate::models::{RaggedBatch, Segment};
 const HEADS: [(usize, usize); 4] = [(1, 1), (4, 2), (3, 1), (8, 1)];
 
 /// Segments of few rows and many keys: plain, block-causal, of any first rows, of any bits, seeing nothing, or only the last
-/// of the cached keys, or none of them; with keys that end a step of spans, and others.
+/// of the cached keys, or none of them; with keys that end a step of splits, and others.
 fn batch(random: &mut Random, kernel: Kernel, longest: usize) -> RaggedBatch {
     let mut batch = RaggedBatch::new();
     for character in 0..7 {
-        // The fourth one has two blocks of queries, and a last span of its own rows, which none of the first block sees.
+        // The fourth one has two blocks of queries, and a last split of its own rows, which none of the first block sees.
         let length = match (character, kernel) {
-            (4, Kernel::FewRows) => 14,
-            (4, Kernel::ManyRows) => 70,
+            (4, Kernel::FewQueries) => 14,
+            (4, Kernel::ManyQueries) => 70,
             _ => 1 + random.below(12),
         };
         let cached = match character {
@@ -74,8 +74,8 @@ pub(super) fn defined(machine: &mut dyn Machine, extent: Extent) -> Result<Strin
     let mut random = Random::new(27);
     let mut worst = [0f64; 3];
     let longest = longest(extent);
-    let few = ELEMENTS.map(|element| (Kernel::FewRows, element));
-    let many = HALVES.map(|element| (Kernel::ManyRows, element));
+    let few = ELEMENTS.map(|element| (Kernel::FewQueries, element));
+    let many = HALVES.map(|element| (Kernel::ManyQueries, element));
     for dim in WIDTHS {
         for (kernel, element) in few.into_iter().chain(many) {
             let (heads, kv_heads) = random.pick(&HEADS);
@@ -84,10 +84,10 @@ pub(super) fn defined(machine: &mut dyn Machine, extent: Extent) -> Result<Strin
             let layer = Layer::random(&mut random, element, shape, batch.rows(), longest);
             are_cut(&layer, kernel, batch.segments())?;
             let [error, _] = match kernel {
-                Kernel::FewRows => {
+                Kernel::FewQueries => {
                     layer.compare(machine, kernel, batch.segments(), tolerated(element))?
                 }
-                Kernel::ManyRows => {
+                Kernel::ManyQueries => {
                     layer.compare(machine, kernel, batch.segments(), rounding(element, dim))?
                 }
             };
@@ -118,10 +118,10 @@ fn are_cut(layer: &Layer, kernel: Kernel, segments: &[Segment]) -> Result<(), Fa
 
 pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
     for (element, dim) in ELEMENTS.into_iter().zip([64, 128, 64]) {
-        not_finite_by(machine, Kernel::FewRows, element, dim, (20, 600))?;
+        not_finite_by(machine, Kernel::FewQueries, element, dim, (20, 600))?;
     }
     for (element, dim) in HALVES.into_iter().zip([64, 256]) {
-        not_finite_by(machine, Kernel::ManyRows, element, dim, (20, 600))?;
+        not_finite_by(machine, Kernel::ManyQueries, element, dim, (20, 600))?;
     }
     Ok(NOT_FINITE.into())
 }
@@ -129,20 +129,20 @@ pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String,
 pub(super) fn invariance(machine: &mut dyn Machine, extent: Extent) -> Result<String, Failure> {
     let mut random = Random::new(28);
     for (kernel, heads, dim, element) in [
-        (Kernel::FewRows, 2, 64, Element::F32),
-        (Kernel::FewRows, 1, 512, Element::Bf16),
-        (Kernel::ManyRows, 4, 128, Element::Bf16),
-        (Kernel::ManyRows, 1, 256, Element::F16),
+        (Kernel::FewQueries, 2, 64, Element::F32),
+        (Kernel::FewQueries, 1, 512, Element::Bf16),
+        (Kernel::ManyQueries, 4, 128, Element::Bf16),
+        (Kernel::ManyQueries, 1, 256, Element::F16),
     ] {
         let batch = batch(&mut random, kernel, longest(extent));
         alone_or_not(machine, &mut random, kernel, element, (heads, dim), &batch)?;
     }
-    // Three spans, with fewer cached keys and with more.
+    // Three splits, with fewer cached keys and with more.
     for (kernel, rows, cached, dim, element) in [
-        (Kernel::FewRows, 610, [540, 600], 64, Element::F32),
-        (Kernel::FewRows, 520, [500, 519], 128, Element::F16),
-        (Kernel::ManyRows, 700, [0, 660], 64, Element::Bf16),
-        (Kernel::ManyRows, 610, [500, 600], 512, Element::F16),
+        (Kernel::FewQueries, 610, [540, 600], 64, Element::F32),
+        (Kernel::FewQueries, 520, [500, 519], 128, Element::F16),
+        (Kernel::ManyQueries, 700, [0, 660], 64, Element::Bf16),
+        (Kernel::ManyQueries, 610, [500, 600], 512, Element::F16),
     ] {
         cached_or_not(machine, &mut random, kernel, element, (rows, cached, dim))?;
     }

@@ -1,4 +1,4 @@
-//! Attention of a ragged batch against its definition: the kernel for many rows, on tensor cores.
+//! Attention of a ragged batch against its definition: the kernel for many queries, on tensor cores.
 
 use super::attention::{
     Defined, INVARIANT, Kernel, Layer, NOT_FINITE, SLOTS, alone_or_not, batch, cached_or_not,
@@ -81,7 +81,7 @@ pub(super) fn random(machine: &mut dyn Machine, extent: Extent) -> Result<String
             let shape = (heads, kv_heads, dim);
             let layer = Layer::random(&mut random, element, shape, batch.rows(), slots);
             let allowed = rounding(element, dim);
-            let error = layer.compare(machine, Kernel::ManyRows, batch.segments(), allowed)?;
+            let error = layer.compare(machine, Kernel::ManyQueries, batch.segments(), allowed)?;
             worst.take(element, error);
         }
     }
@@ -134,7 +134,7 @@ pub(super) fn borders(machine: &mut dyn Machine, _: Extent) -> Result<String, Fa
                 ..Segment::default()
             };
             let allowed = rounding(element, dim);
-            let error = layer.compare(machine, Kernel::ManyRows, &[segment], allowed)?;
+            let error = layer.compare(machine, Kernel::ManyQueries, &[segment], allowed)?;
             worst.take(element, error);
         }
     }
@@ -145,16 +145,16 @@ pub(super) fn not_finite(machine: &mut dyn Machine, _: Extent) -> Result<String,
     for (element, dim) in HALVES
         .into_iter()
         .zip([64, 128])
-        .chain([(Element::F16, 512)])
+        .chain([(Element::Bf16, 256), (Element::F16, 512)])
     {
-        not_finite_by(machine, Kernel::ManyRows, element, dim, (70, 40))?;
+        not_finite_by(machine, Kernel::ManyQueries, element, dim, (70, 40))?;
     }
     Ok(NOT_FINITE.into())
 }
 
 pub(super) fn invariance(machine: &mut dyn Machine, _: Extent) -> Result<String, Failure> {
     let mut random = Random::new(26);
-    let kernel = Kernel::ManyRows;
+    let kernel = Kernel::ManyQueries;
     for (heads, dim, element) in [
         (2, 64, Element::F16),
         (3, 128, Element::Bf16),

@@ -192,7 +192,7 @@ pub const CHECKS: &[Check] = &[
         run: long_attention::invariance,
     },
     Check {
-        name: "cut attention: equal to its definition where keys are cut into spans",
+        name: "cut attention: equal to its definition where keys are cut into splits",
         run: cut_attention::defined,
     },
     Check {

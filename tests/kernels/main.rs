@@ -57,7 +57,7 @@ fn long_attention_equals_its_definition() {
 }
 
 #[test]
-fn attention_over_spans_of_keys_equals_its_definition() {
+fn attention_over_splits_of_keys_equals_its_definition() {
     holds("cut attention:", 128, true);
 }
 

@@ -27,22 +27,15 @@ pub(super) fn is_for(q: &Tensor) -> bool {
         && matches!(q.dtype(), DType::F32 | DType::BF16 | DType::F16)
 }
 
-/// The compute capability, before the point, from which on cards have the instructions of `kernels/tensor_core.cuh`.
-const LEAST_CAPABILITY: i32 = 8;
-
-/// From how many rows on products of a segment's heads, like those of `q`, are those of tensor cores. Never in f32, of
-/// which they would keep 11 bits.
-fn least_long_rows(q: &Tensor) -> Result<usize> {
-    let is_half = matches!(q.dtype(), DType::BF16 | DType::F16);
-    if !is_half || ragged::long_kernels(q.dim(2)?).is_none() {
-        return Ok(usize::MAX);
+/// From how many queries of a segment and key/value head on products of heads of width `dim` are those of tensor cores.
+/// Never in f32, of which they would keep 11 bits.
+fn least_long_queries(dtype: DType, dim: usize) -> usize {
+    match dtype {
+        DType::BF16 | DType::F16 if ragged::long_kernels(dim).is_some() => {
+            ragged::LEAST_LONG_QUERIES
+        }
+        _ => usize::MAX,
     }
-    let stream = q.device().as_cuda_device()?.cuda_stream();
-    let (capability, _) = stream.context().compute_capability().w()?;
-    Ok(match capability >= LEAST_CAPABILITY {
-        true => ragged::LEAST_LONG_ROWS,
-        false => usize::MAX,
-    })
 }
 
 /// A plan on the device, uploaded once a forward.
@@ -55,7 +48,7 @@ pub(super) struct DevicePlan {
     /// Numbers that partial results take.
     partial_numbers: usize,
     context: Part<u32>,
-    context_from: Part<u32>,
+    first_seen: Part<u32>,
     visible: Part<u32>,
     allowed: Part<u32>,
 }
@@ -69,7 +62,7 @@ impl DevicePlan {
             key_value: kv_heads,
             dim,
         };
-        let plan = RaggedPlan::new(segments, heads, least_long_rows(q)?);
+        let plan = RaggedPlan::new(segments, heads, least_long_queries(q.dtype(), dim));
         let device = q.device().as_cuda_device()?;
         // So that the driver has compiled its module when the first segment has so many keys that they are cut.
         let [merge_kernel, ..] = ragged::MERGE_KERNELS;
@@ -82,7 +75,7 @@ impl DevicePlan {
             merge_tiles: packing.push(&plan.merge_tiles),
             partial_numbers: plan.partial_numbers(heads),
             context: packing.push(&plan.context),
-            context_from: packing.push(&plan.context_from),
+            first_seen: packing.push(&plan.first_seen),
             visible: packing.push(&plan.visible),
             allowed: packing.push(&plan.allowed),
             lists: Uploaded::new(device, &packing)?,
@@ -176,7 +169,7 @@ impl CustomOp3 for RaggedAttention<'_> {
 }
 
 impl RaggedAttention<'_> {
-    /// Launches `kernel` for the segments of few rows, `long_kernel` for the others, and `merge_kernel` where keys are cut.
+    /// Launches `kernel` for the segments of few queries, `long_kernel` for the others, and `merge_kernel` where keys are cut.
     fn launch<T: CudaDType + DeviceRepr>(
         &self,
         (kernel, long_kernel, merge_kernel): (&'static str, Option<&'static str>, &'static str),
@@ -207,7 +200,7 @@ impl RaggedAttention<'_> {
         // SAFETY: the kernels write every row, each of which is in one segment, which one of them takes.
         let mut out = unsafe { device.alloc::<T>(rows * heads * dim)? };
         let plan = self.plan;
-        // SAFETY: of each query of a segment whose keys are cut the kernels write a partial result over every span, before
+        // SAFETY: of each query of a segment whose keys are cut the kernels write a partial result over every split, before
         // these are merged.
         let mut partials = match plan.partial_numbers {
             0 => None,
@@ -216,9 +209,9 @@ impl RaggedAttention<'_> {
         let (head_count, kv_head_count) = (heads as u32, kv_heads as u32);
         let scale = self.scale;
         let segments = plan.lists.list(plan.segments)?;
-        let words = [plan.context, plan.context_from, plan.visible, plan.allowed];
-        let [context, context_from, visible, allowed] = words.map(|words| plan.lists.list(words));
-        let (context, context_from) = (context?, context_from?);
+        let words = [plan.context, plan.first_seen, plan.visible, plan.allowed];
+        let [context, first_seen, visible, allowed] = words.map(|words| plan.lists.list(words));
+        let (context, first_seen) = (context?, first_seen?);
         let (visible, allowed) = (visible?, allowed?);
         let of_few = ragged::launch(kernel, plan.tiles.len(), kv_heads);
         let of_many = long_kernel
@@ -229,14 +222,14 @@ impl RaggedAttention<'_> {
                 continue;
             }
             let Some(launch) = launch else {
-                candle_core::bail!("{kernel} is for few rows, and there is none for many")
+                candle_core::bail!("{kernel} is for few queries, and there is none for many")
             };
             let tiles = plan.lists.list(tiles)?;
             let function = function(device, launch.kernel)?;
             let mut builder = stream.launch_builder(&function);
             builder.arg(&q).arg(&k).arg(&v).arg(&keys).arg(&values);
             builder.arg(&segments).arg(&tiles);
-            builder.arg(&context).arg(&context_from);
+            builder.arg(&context).arg(&first_seen);
             builder.arg(&visible).arg(&allowed);
             builder.arg(&head_count).arg(&kv_head_count);
             builder.arg(&scale).arg(&mut out);

@@ -5,7 +5,7 @@ mod cpu;
 mod cuda;
 mod eager;
 pub(crate) mod ragged;
-mod spans;
+mod splits;
 
 use std::cell::OnceCell;
 

@@ -1,21 +1,23 @@
 //! What the kernels `kernels/ragged_attention.cu`, `kernels/long_attention.cu` and `kernels/attention_merge.cu` are told of
 //! a batch, laid out as their structs.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::Heads;
-use super::spans::spans;
+use super::splits::splits;
 use crate::kernels::Launch;
 use crate::models::batch::Segment;
 
-/// The fewest rows of a segment for which products on tensor cores are used, in half precision.
+/// The fewest queries of a segment and key/value head for which products on tensor cores are used, in half precision.
 ///
 /// By the instructions of both kernels, and to be measured: of heads of 128 a block of the one takes some 31 clocks of a
-/// multiprocessor a key for its 8 queries, and one of the other 16, or 31 where nothing else hides its latencies, for 64. A
-/// segment of 32 rows whose heads share no keys is four blocks of the one kernel and half of a block of the other: alone on
-/// a card they take about the same time, and where other segments fill the card the other kernel takes an eighth of it.
+/// multiprocessor a key for its 8 queries, and one of the other 20, or some 31 where nothing else hides its latencies, for 64.
+/// 32 queries are four blocks of the one kernel and half of a block of the other: alone on a card they take about the same
+/// time, and where other segments fill the card the other kernel takes a quarter of it or less.
 #[cfg(feature = "cuda")]
-pub(crate) const LEAST_LONG_ROWS: usize = 32;
+pub(crate) const LEAST_LONG_QUERIES: usize = 32;
 
 /// No bits of allowed rows.
 const ALL: u32 = u32::MAX;
@@ -34,7 +36,7 @@ pub(crate) struct RaggedSegment {
 /// The results of a tile are over all keys, and are not merged.
 const WHOLE: u32 = u32::MAX;
 
-/// The queries of a block, each a head of a row, of heads that share keys and values, and the span of keys that the block
+/// The queries of a block, each a head of a row, of heads that share keys and values, and the split of keys that the block
 /// goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -57,11 +59,11 @@ pub(crate) struct MergeTile {
     /// Among those of the segment, as of a [`QueryTile`].
     first: u32,
     queries: u32,
-    /// Place of the first query's partial result over the first span; those of the others follow.
+    /// Place of the first query's partial result over the first split; those of the others follow.
     partial: u32,
-    /// Places from those over a span to those over the next.
+    /// Places from those over a split to those over the next.
     stride: u32,
-    spans: u32,
+    splits: u32,
 }
 
 /// Queries of a block that merges.
@@ -74,18 +76,19 @@ const NUMBERS_OF_SOFT_MAX: usize = 4;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RaggedPlan {
     pub segments: Vec<RaggedSegment>,
-    /// Of the segments that the kernel for few rows takes.
+    /// Of the segments that the kernel for few queries takes.
     pub tiles: Vec<QueryTile>,
-    /// Of the segments that the kernel for many rows takes.
+    /// Of the segments that the kernel for many queries takes.
     pub long_tiles: Vec<QueryTile>,
-    /// Of the segments whose keys are cut into spans.
+    /// Of the segments whose keys are cut into splits.
     pub merge_tiles: Vec<MergeTile>,
-    /// Partial results of each key/value head: of a query as many as there are spans.
+    /// Partial results of each key/value head: of a query as many as there are splits.
     pub partials: usize,
     /// Slots of the pool, of all segments.
     pub context: Vec<u32>,
-    /// `[rows]`, from the batch's first row on: the first slot of its segment's context that a row may see.
-    pub context_from: Vec<u32>,
+    /// `[rows]`, from the batch's first row on: the first key of its segment that a row may see, of its context or, where it
+    /// sees none of that, of its rows.
+    pub first_seen: Vec<u32>,
     /// `[rows]`: so many first rows of its segment a row may see, or where its segment has bits those of them whose bit is
     /// set.
     pub visible: Vec<u32>,
@@ -93,17 +96,17 @@ pub(crate) struct RaggedPlan {
     pub allowed: Vec<u32>,
 }
 
-/// Queries of a block of the kernel for few rows, for heads of width `dim`.
+/// Queries of a block of the kernel for few queries, for heads of width `dim`.
 fn queries_of_block(dim: usize) -> usize {
     if dim > 256 { 4 } else { 8 }
 }
 
-/// Queries of a block of the kernel for many rows.
+/// Queries of a block of the kernel for many queries.
 fn queries_of_long_block(dim: usize) -> usize {
     if dim > 256 { 32 } else { 64 }
 }
 
-/// The instances for heads of width `dim` of the kernel for few rows: of f32, bf16 and f16. None for widths that it is
+/// The instances for heads of width `dim` of the kernel for few queries: of f32, bf16 and f16. None for widths that it is
 /// not built for.
 pub(crate) fn kernels(dim: usize) -> Option<[&'static str; 3]> {
     match dim {
@@ -131,7 +134,7 @@ pub(crate) fn kernels(dim: usize) -> Option<[&'static str; 3]> {
     }
 }
 
-/// The instances for heads of width `dim` of the kernel for many rows: of bf16 and f16. None for widths that it is not
+/// The instances for heads of width `dim` of the kernel for many queries: of bf16 and f16. None for widths that it is not
 /// built for.
 pub(crate) fn long_kernels(dim: usize) -> Option<[&'static str; 2]> {
     match dim {
@@ -150,7 +153,7 @@ pub(crate) const MERGE_KERNELS: [&str; 3] = [
     "attention_merge_f16",
 ];
 
-/// The launch of `kernel`, one for few rows, over so many `tiles` of a plan.
+/// The launch of `kernel`, one for few queries, over so many `tiles` of a plan.
 pub(crate) fn launch(kernel: &'static str, tiles: usize, kv_heads: usize) -> Launch {
     Launch {
         kernel,
@@ -159,7 +162,7 @@ pub(crate) fn launch(kernel: &'static str, tiles: usize, kv_heads: usize) -> Lau
     }
 }
 
-/// The launch of `kernel`, one for many rows and heads of width `dim`, over so many `tiles` of a plan.
+/// The launch of `kernel`, one for many queries and heads of width `dim`, over so many `tiles` of a plan.
 pub(crate) fn long_launch(
     kernel: &'static str,
     dim: usize,
@@ -188,21 +191,22 @@ pub(crate) fn merge_launch(
 }
 
 impl RaggedPlan {
-    /// For `heads`. Segments of at least `least_long_rows` rows go to the kernel for many rows: what a segment's rows get does
-    /// not depend on the other segments.
-    pub fn new(segments: &[Segment], heads: Heads, least_long_rows: usize) -> Self {
+    /// For `heads`. Segments of at least `least_long_queries` queries a key/value head go to the kernel for many queries: what
+    /// a segment's rows get does not depend on the other segments.
+    pub fn new(segments: &[Segment], heads: Heads, least_long_queries: usize) -> Self {
         let mut plan = Self::default();
         for segment in segments {
             let length = segment.rows.len();
             plan.visible.resize(segment.rows.start, 0);
-            plan.context_from.resize(segment.rows.start, 0);
-            let is_long = length >= least_long_rows;
-            plan.cut(length, segment.context.len(), heads, is_long);
-            let allowed = plan.see(length, segment.allowed.as_deref());
+            plan.first_seen.resize(segment.rows.start, 0);
+            let context = segment.context.len();
+            let queries = length * (heads.query / heads.key_value.max(1));
+            plan.cut(length, context, heads, queries >= least_long_queries);
             let from = segment.context_from.iter();
-            plan.context_from
-                .extend(from.map(|from| segment.context.len().min(*from) as u32));
-            plan.context_from.resize(plan.visible.len(), 0);
+            plan.first_seen
+                .extend(from.map(|from| context.min(*from) as u32));
+            plan.first_seen.resize(segment.rows.end, 0);
+            let allowed = plan.see(segment.rows.clone(), context, segment.allowed.as_deref());
             plan.segments.push(RaggedSegment {
                 first_row: segment.rows.start as u32,
                 rows: length as u32,
@@ -223,7 +227,7 @@ impl RaggedPlan {
             false => (&mut self.tiles, queries_of_block(heads.dim)),
         };
         let all = length * (heads.query / heads.key_value.max(1));
-        let spans = spans(context + length, all.div_ceil(of_block) * heads.key_value);
+        let splits = splits(context + length, all.div_ceil(of_block) * heads.key_value);
         // The last first: causal rows see more the later they are, and what takes longest is to begin first.
         for first in (0..all).step_by(of_block).rev() {
             let tile = QueryTile {
@@ -233,15 +237,15 @@ impl RaggedPlan {
                 end_key: u32::MAX,
                 partial: WHOLE,
             };
-            if spans.is_empty() {
+            if splits.is_empty() {
                 tiles.push(tile);
                 continue;
             }
             let queries = of_block.min(all - first);
             let partial = self.partials;
-            tiles.extend(spans.iter().enumerate().map(|(i, span)| QueryTile {
-                first_key: span.start as u32,
-                end_key: span.end as u32,
+            tiles.extend(splits.iter().enumerate().map(|(i, split)| QueryTile {
+                first_key: split.start as u32,
+                end_key: split.end as u32,
                 partial: (partial + i * queries) as u32,
                 ..tile
             }));
@@ -252,38 +256,44 @@ impl RaggedPlan {
                 queries: QUERIES_OF_MERGE.min(queries - offset) as u32,
                 partial: (partial + offset) as u32,
                 stride: queries as u32,
-                spans: spans.len() as u32,
+                splits: splits.len() as u32,
             }));
-            self.partials += queries * spans.len();
+            self.partials += queries * splits.len();
         }
     }
 
     /// Numbers of f32 that all partial results take; 0 where no keys are cut.
     ///
-    /// Of a segment they are at most those of as many blocks as one that is cut has: 1.1 MB of the kernel for few rows, 8.5 MB
+    /// Of a segment they are at most those of as many blocks as one that is cut has: 1.1 MB of the kernel for few queries, 8.5 MB
     /// of the one for many.
     pub fn partial_numbers(&self, heads: Heads) -> usize {
         self.partials * heads.key_value * (heads.dim + NUMBERS_OF_SOFT_MAX)
     }
 
-    /// Adds which of `length` rows each of them sees; the place of their bits.
-    fn see(&mut self, length: usize, allowed: Option<&[bool]>) -> u32 {
+    /// Adds which of `rows`, after a context of so many slots, each of them sees; the place of their bits.
+    fn see(&mut self, rows: Range<usize>, context: usize, allowed: Option<&[bool]>) -> u32 {
+        let length = rows.len();
         let Some(allowed) = allowed else {
             self.visible.extend(vec![length as u32; length]);
             return ALL;
         };
-        let rows = || allowed.chunks(length.max(1));
-        let end = |row: &[bool]| {
-            row.iter()
-                .rposition(|allowed| *allowed)
-                .map_or(0, |i| i + 1)
-        };
-        self.visible.extend(rows().map(|row| end(row) as u32));
-        if rows().all(|row| !row[..end(row)].contains(&false)) {
+        let seen = || allowed.chunks(length.max(1));
+        let mut has_gaps = false;
+        for (first_seen, seen) in self.first_seen[rows].iter_mut().zip(seen()) {
+            let end = seen.iter().rposition(|seen| *seen).map_or(0, |i| i + 1);
+            let mut first = 0;
+            if *first_seen as usize == context {
+                first = seen.iter().position(|seen| *seen).unwrap_or(0);
+                *first_seen += first as u32;
+            }
+            has_gaps |= seen[first..end].contains(&false);
+            self.visible.push(end as u32);
+        }
+        if !has_gaps {
             return ALL;
         }
         let place = self.allowed.len() as u32;
-        for row in rows() {
+        for row in seen() {
             self.allowed.extend(row.chunks(32).map(|bits| {
                 let set = (0u32..).zip(bits).filter(|(_, bit)| **bit);
                 set.fold(0, |word, (i, _)| word | 1 << i)
@@ -331,7 +341,7 @@ mod tests {
                     own.map(|tile| tile.first as usize).collect::<Vec<_>>()
                 };
                 let (few, many) = (own(&plan.tiles), own(&plan.long_tiles));
-                let (firsts, none, step) = match length >= 32 {
+                let (firsts, none, step) = match length * group >= 32 {
                     true => (many, few, queries_of_long_block(dim)),
                     false => (few, many, queries_of_block(dim)),
                 };
@@ -343,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_cut_segment_each_query_meets_each_key_once_and_what_its_spans_give_is_merged() {
+    fn of_a_cut_segment_each_query_meets_each_key_once_and_what_its_splits_give_is_merged() {
         // Rows, and keys before them; the last but one is not cut.
         let shapes = [(4, 1024), (40, 700), (1, 600), (3, 20), (20, 4000)];
         let mut segments = segments(&shapes.map(|(rows, _)| rows));
@@ -356,7 +366,7 @@ mod tests {
             let mut places = Vec::new();
             for (index, (rows, cached)) in shapes.into_iter().enumerate() {
                 let index = index as u32;
-                let of_block = match rows >= 32 {
+                let of_block = match rows * group >= 32 {
                     true => queries_of_long_block(dim),
                     false => queries_of_block(dim),
                 };
@@ -365,30 +375,30 @@ mod tests {
                 let merged: Vec<&MergeTile> = merged.collect();
                 let own = tiles.iter().filter(|tile| tile.segment == index);
                 for query in 0..queries as u32 {
-                    let is_in = |tile: &&&&QueryTile| {
+                    let is_in = |tile: &&&QueryTile| {
                         (tile.first..tile.first + of_block as u32).contains(&query)
                     };
-                    let mut spans: Vec<_> = own.clone().filter(is_in).collect();
-                    spans.sort_by_key(|tile| tile.first_key);
+                    let mut splits: Vec<_> = own.clone().filter(is_in).collect();
+                    splits.sort_by_key(|tile| tile.first_key);
                     let end = |tile: &QueryTile| tile.end_key.min(keys as u32);
-                    assert_eq!(spans[0].first_key, 0);
-                    assert!(spans.windows(2).all(|two| end(two[0]) == two[1].first_key));
-                    assert_eq!(end(spans[spans.len() - 1]), keys as u32);
+                    assert_eq!(splits[0].first_key, 0);
+                    assert!(splits.windows(2).all(|two| end(two[0]) == two[1].first_key));
+                    assert_eq!(end(splits[splits.len() - 1]), keys as u32);
                     let is_merged =
-                        |m: &&&&MergeTile| (m.first..m.first + m.queries).contains(&query);
+                        |m: &&&MergeTile| (m.first..m.first + m.queries).contains(&query);
                     let merges: Vec<_> = merged.iter().filter(is_merged).collect();
                     if cached == 20 {
-                        assert_eq!((spans.len(), spans[0].partial), (1, WHOLE));
+                        assert_eq!((splits.len(), splits[0].partial), (1, WHOLE));
                         assert!(merges.is_empty());
                         continue;
                     }
                     let [merge] = merges[..] else {
                         panic!("query {query} is merged {} times", merges.len());
                     };
-                    assert!(spans.len() > 1 && merge.spans as usize == spans.len());
-                    for (span, tile) in (0..).zip(&spans) {
+                    assert!(splits.len() > 1 && merge.splits as usize == splits.len());
+                    for (split, tile) in (0..).zip(&splits) {
                         let place = tile.partial + query - tile.first;
-                        let read = merge.partial + query - merge.first + span * merge.stride;
+                        let read = merge.partial + query - merge.first + split * merge.stride;
                         assert_eq!(place, read);
                         places.push(place as usize);
                     }
@@ -413,8 +423,9 @@ mod tests {
     #[test]
     fn a_plan_says_which_rows_and_slots_a_row_sees() {
         let length = 37;
-        let patterns: [fn(usize, usize) -> bool; 5] = [
+        let patterns: [fn(usize, usize) -> bool; 6] = [
             |row, other| other <= row,
+            |row, other| row < 5 || row - 3 <= other && other <= row,
             |row, other| row / 4 == other / 4,
             |row, other| (row * 7 + other * 3) % 5 == 0,
             |row, _| row % 2 == 0,
@@ -432,14 +443,17 @@ mod tests {
             let plan = RaggedPlan::new(&[segment], heads(64, 1), 32);
             let words = length.div_ceil(32);
             for row in 0..length {
-                assert_eq!(plan.context_from[3 + row] as usize, row.min(5));
+                let from = plan.first_seen[3 + row] as usize;
+                assert_eq!(from.min(5), row.min(5));
                 let seen = (0..length).filter(|other| {
                     let bits = plan.segments[0].allowed;
                     let is_set = || {
                         let word = plan.allowed[bits as usize + row * words + other / 32];
                         word >> (other % 32) & 1 == 1
                     };
-                    *other < plan.visible[3 + row] as usize && (bits == ALL || is_set())
+                    let is_within =
+                        (from..plan.visible[3 + row] as usize + 5).contains(&(5 + other));
+                    is_within && (bits == ALL || is_set())
                 });
                 let wanted = (0..length).filter(|other| sees(row, *other));
                 assert!(seen.eq(wanted), "row {row}");
