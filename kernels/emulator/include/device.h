@@ -65,9 +65,6 @@ struct char4 {
 struct alignas(8) int2 {
   int x, y;
 };
-struct alignas(8) uint2 {
-  unsigned x, y;
-};
 struct alignas(16) int4 {
   int x, y, z, w;
 };
