@@ -14,8 +14,8 @@ use crate::models::batch::Segment;
 ///
 /// By the instructions of both kernels, and to be measured: of heads of 128 a block of the one takes some 31 clocks of a
 /// multiprocessor a key for its 8 queries, and one of the other 20, or some 31 where nothing else hides its latencies, for 64.
-/// 32 queries are four blocks of the one kernel and half of a block of the other: alone on a card they take about the same
-/// time, and where other segments fill the card the other kernel takes a quarter of it or less.
+/// 32 queries are four blocks of the one kernel and half of a block of the other: alone on a card, of keys that are not
+/// cut, they take about the same time, and where other segments fill the card the other kernel takes a quarter of it or less.
 #[cfg(feature = "cuda")]
 pub(crate) const LEAST_LONG_QUERIES: usize = 32;
 
