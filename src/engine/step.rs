@@ -288,10 +288,9 @@ fn tempered(logits: &Tensor, rows: &[ScoredRow]) -> Result<Tensor, ModelError> {
     Ok(below.broadcast_div(&temperatures)?)
 }
 
-/// Whether anything but their draws needs the guided logits of `rows`.
+/// Whether anything but their draws needs the guided logits of `rows`. What goes by scores is not guided.
 fn need_guided(rows: &[ScoredRow]) -> bool {
-    rows.iter()
-        .any(|row| row.own.is_some() || row.reverse.is_some() || row.by_total_score)
+    rows.iter().any(|row| row.own.is_some())
 }
 
 /// Whether the total of its scores says how likely a slot of a sequence is unmasked in the next step: of the absorbing
