@@ -28,6 +28,13 @@ pub(crate) struct Heads {
     pub dim: usize,
 }
 
+impl Heads {
+    /// Query heads that share keys and values.
+    pub fn group(self) -> usize {
+        self.query / self.key_value.max(1)
+    }
+}
+
 /// What a batch's rows attend to. A family calls [`Attention::attend`] once a layer and knows nothing
 /// of segments and caches.
 pub(crate) struct Attention<'a> {

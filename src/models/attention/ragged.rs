@@ -155,11 +155,7 @@ pub(crate) const MERGE_KERNELS: [&str; 3] = [
 
 /// The launch of `kernel`, one for few queries, over so many `tiles` of a plan.
 pub(crate) fn launch(kernel: &'static str, tiles: usize, kv_heads: usize) -> Launch {
-    Launch {
-        kernel,
-        grid: [tiles as u32, kv_heads as u32, 1],
-        block: [256, 1, 1],
-    }
+    over_tiles(kernel, 256, tiles, kv_heads)
 }
 
 /// The launch of `kernel`, one for many queries and heads of width `dim`, over so many `tiles` of a plan.
@@ -169,11 +165,8 @@ pub(crate) fn long_launch(
     tiles: usize,
     kv_heads: usize,
 ) -> Launch {
-    Launch {
-        kernel,
-        grid: [tiles as u32, kv_heads as u32, 1],
-        block: [if dim > 128 { 256 } else { 128 }, 1, 1],
-    }
+    let threads = if dim > 128 { 256 } else { 128 };
+    over_tiles(kernel, threads, tiles, kv_heads)
 }
 
 /// The launch of `kernel`, one that merges, over so many `tiles` of a plan for heads of width `dim`: 8 numbers a thread.
@@ -183,10 +176,15 @@ pub(crate) fn merge_launch(
     tiles: usize,
     kv_heads: usize,
 ) -> Launch {
+    over_tiles(kernel, QUERIES_OF_MERGE * dim / 8, tiles, kv_heads)
+}
+
+/// A block of so many `threads` for each tile and key/value head.
+fn over_tiles(kernel: &'static str, threads: usize, tiles: usize, kv_heads: usize) -> Launch {
     Launch {
         kernel,
         grid: [tiles as u32, kv_heads as u32, 1],
-        block: [(QUERIES_OF_MERGE * dim / 8) as u32, 1, 1],
+        block: [threads as u32, 1, 1],
     }
 }
 
@@ -200,8 +198,8 @@ impl RaggedPlan {
             plan.visible.resize(segment.rows.start, 0);
             plan.first_seen.resize(segment.rows.start, 0);
             let context = segment.context.len();
-            let queries = length * (heads.query / heads.key_value.max(1));
-            plan.cut(length, context, heads, queries >= least_long_queries);
+            let is_long = length * heads.group() >= least_long_queries;
+            plan.cut(length, context, heads, is_long);
             let from = segment.context_from.iter();
             plan.first_seen
                 .extend(from.map(|from| context.min(*from) as u32));
@@ -226,7 +224,7 @@ impl RaggedPlan {
             true => (&mut self.long_tiles, queries_of_long_block(heads.dim)),
             false => (&mut self.tiles, queries_of_block(heads.dim)),
         };
-        let all = length * (heads.query / heads.key_value.max(1));
+        let all = length * heads.group();
         let splits = splits(context + length, all.div_ceil(of_block) * heads.key_value);
         // The last first: causal rows see more the later they are, and what takes longest is to begin first.
         for first in (0..all).step_by(of_block).rev() {
