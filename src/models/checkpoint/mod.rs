@@ -327,9 +327,8 @@ impl Checkpoint {
         generation_config: &GenerationConfig,
     ) -> Result<ModelSpec, ModelError> {
         let mut config = config.clone();
-        let expand = generation_config.get(EXPAND_TOKEN_ID);
-        if config[EXPAND_TOKEN_ID].is_null() && !expand.is_null() {
-            config[EXPAND_TOKEN_ID] = expand.clone();
+        if self.family.expand_token.is_some() && config[EXPAND_TOKEN_ID].is_null() {
+            config[EXPAND_TOKEN_ID] = generation_config.get(EXPAND_TOKEN_ID).clone();
         }
         let mut spec = (self.family.spec)(&config)?;
         stop_tokens::complete(&mut spec, generation_config)?;
