@@ -261,6 +261,7 @@ fn slots_that_a_constraint_puts_off_are_of_a_level_with_noise() {
         assert!(levels.len() > 1, "{budget:?}: {levels:?}");
         let reports: Vec<_> = reports.into_iter().filter(took_a_forward).collect();
         let of_shares = expected_levels(&reports, 40);
+        assert_eq!(levels.len(), of_shares.len(), "{budget:?}");
         for (step, (level, of_share)) in levels.into_iter().zip(of_shares).enumerate() {
             let expected = match budget {
                 Budget::Analytic { .. } => f64::from(engine.spec().sigma(1.0).unwrap()),
@@ -459,11 +460,14 @@ fn each_request_of_a_batch_is_told_its_own_level_and_answered_as_alone() {
         .map(|(index, plan)| denoise(&engine, request(index), plan).1)
         .collect();
     let alone: usize = std::mem::take(&mut *told.lock().unwrap()).len();
+    // Nothing is denoised before all are there.
+    let waits = told.lock().unwrap();
     let generations: Vec<_> = plans
         .iter()
         .enumerate()
         .map(|(index, plan)| engine.submit(request(index), plan).unwrap())
         .collect();
+    drop(waits);
     for (generation, expected) in generations.into_iter().zip(expected) {
         assert_eq!(finish(generation).unwrap(), expected);
     }
