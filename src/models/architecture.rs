@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use crate::decode::DecodePlan;
-use crate::models::generation_config::GenerationConfig;
+use crate::models::generation_config::{self, GenerationConfig};
 use crate::models::layers::{EXPERTS, ExpertShape, Network, Rotary, Transformer};
 use crate::models::registry::Family;
 use crate::models::weights::{Recorder, Shapes, WeightFormat, Weights};
@@ -26,13 +26,16 @@ pub(super) trait Architecture: Sized {
         None
     }
 
-    /// Takes what a generation_config.json says of sampling into the default `plan`; nothing, unless
-    /// the official sampler reads it from there.
+    /// Takes what a generation_config.json says of sampling into the default `plan`: the fields of transformers' own
+    /// class, unless the family has another.
     ///
     /// # Errors
     /// Names the field that is out of range.
-    fn generation_config(_: &GenerationConfig, _plan: &mut DecodePlan) -> Result<(), ModelError> {
-        Ok(())
+    fn generation_config(
+        options: &GenerationConfig,
+        plan: &mut DecodePlan,
+    ) -> Result<(), ModelError> {
+        generation_config::draw_tokens(options, plan)
     }
 
     /// The rotary embedding, of type `dtype` on `device`.

@@ -20,7 +20,7 @@ use crate::models::dit::{Dit, DitConfig, DitShape, GPT2};
 use crate::models::fields::{self, check_size};
 use crate::models::registry::Family;
 use crate::models::weights::Shapes;
-use crate::models::{ModelError, ModelSpec, SlidingWindow};
+use crate::models::{ModelError, ModelSpec, SlidingWindow, generation_config};
 
 /// The registry's line.
 pub(super) const FAMILY: Family = Family {
@@ -31,7 +31,7 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| Bd3lmConfig::from_json(config)?.spec(),
     tensors: |config| Bd3lmConfig::from_json(config)?.tensors(),
     unused: &[],
-    generation_config: |_, _| Ok(()),
+    generation_config: generation_config::draw_tokens,
     ends_texts: false,
     expand_token: None,
     tokenizer: Some(GPT2),

@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 use crate::decode::{DecodePlan, ResizeTokens, Revision, Score, preset};
 use crate::models::architecture::{Architecture, family};
 use crate::models::backbone::{Backbone, Projections};
-use crate::models::checkpoint::{CONFIG, GENERATION_CONFIG, config_error, token_ids};
+use crate::models::checkpoint::{CONFIG, config_error, token_ids};
 use crate::models::fields::{Fields, check_token};
-use crate::models::generation_config::GenerationConfig;
+use crate::models::generation_config::{GenerationConfig, invalid};
 use crate::models::layers::{GatedMlp, Mlp, Network, Rotary};
 use crate::models::registry::Family;
 use crate::models::weights::Weights;
@@ -41,13 +41,6 @@ enum Algorithm {
     MaskgitPlus,
     TopkMargin,
     Entropy,
-}
-
-fn invalid(reason: String) -> ModelError {
-    ModelError::Invalid {
-        file: GENERATION_CONFIG.into(),
-        reason,
-    }
 }
 
 /// Whether the options are those of a `DreamGenerationConfig` that nobody gave any: transformers writes them into the

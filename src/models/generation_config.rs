@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::decode::DecodePlan;
 use crate::models::checkpoint::GENERATION_CONFIG;
 use crate::models::{ModelError, fields};
 
@@ -50,5 +51,34 @@ impl<'a> GenerationConfig<'a> {
         let unread =
             fields.filter(|(name, value)| !value.is_null() && !read.contains(name.as_str()));
         unread.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// Takes what transformers' own `GenerationConfig` says of drawing tokens into the default `plan`, for families whose
+/// official sampler has no such class of its own. As there, `temperature` (1 where it is absent), `top_k` (0 is none),
+/// `top_p` and `min_p` count where `do_sample` is true, and are not looked at otherwise.
+///
+/// # Errors
+/// Names the field that is of the wrong type or out of range.
+pub(super) fn draw_tokens(
+    options: &GenerationConfig,
+    plan: &mut DecodePlan,
+) -> Result<(), ModelError> {
+    if options.optional("do_sample")? != Some(true) {
+        return Ok(());
+    }
+    plan.sampling
+        .set_temperature(options.optional("temperature")?.unwrap_or(1.0));
+    plan.sampling.top_k = options.optional("top_k")?.filter(|top_k| *top_k > 0);
+    plan.sampling.top_p = options.optional("top_p")?;
+    plan.sampling.min_p = options.optional("min_p")?;
+    plan.validate().map_err(|error| invalid(error.to_string()))
+}
+
+/// A generation_config.json that is refused.
+pub(super) fn invalid(reason: String) -> ModelError {
+    ModelError::Invalid {
+        file: GENERATION_CONFIG.into(),
+        reason,
     }
 }

@@ -11,7 +11,7 @@ use crate::models::checkpoint::config_error;
 use crate::models::dit::{Dit, DitConfig, DitShape, GPT2, LOG_LINEAR_EPS};
 use crate::models::fields;
 use crate::models::registry::Family;
-use crate::models::{ModelError, ModelSpec};
+use crate::models::{ModelError, ModelSpec, generation_config};
 
 /// The registry's line.
 pub(super) const FAMILY: Family = Family {
@@ -22,7 +22,7 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| Ok(read(config)?.1),
     tensors: |config| Ok(read(config)?.0.tensors("backbone.")),
     unused: &[],
-    generation_config: |_, _| Ok(()),
+    generation_config: generation_config::draw_tokens,
     ends_texts: false,
     expand_token: None,
     tokenizer: Some(GPT2),

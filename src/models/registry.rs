@@ -31,8 +31,7 @@ pub struct Family {
     /// How the names of tensors begin that a checkpoint may hold besides, of parts that are not built. They are
     /// passed over.
     pub unused: &'static [&'static str],
-    /// Takes what a generation_config.json says of sampling into the default plan, as far as the
-    /// family's official sampler reads it from there.
+    /// Takes what a generation_config.json says of sampling into the default plan.
     pub(super) generation_config: fn(&GenerationConfig, &mut DecodePlan) -> Result<(), ModelError>,
     /// Whether a text ends at the tokenizer's `eos_token` where no file names a stop token. Networks that were
     /// trained on documents end to end run on over it.

@@ -18,6 +18,7 @@ use crate::models::registry::Family;
 use crate::models::weights::Weights;
 use crate::models::{
     Corruption, Denoiser, KvPool, ModelError, ModelSpec, Parameterisation, RaggedBatch, RowInput,
+    generation_config,
 };
 
 /// The registry's line.
@@ -29,7 +30,7 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| SeddConfig::from_json(config)?.spec(),
     tensors: |config| Ok(SeddConfig::from_json(config)?.shape()?.tensors("")),
     unused: &[],
-    generation_config: |_, _| Ok(()),
+    generation_config: generation_config::draw_tokens,
     ends_texts: false,
     expand_token: None,
     tokenizer: Some(GPT2),

@@ -187,6 +187,92 @@ fn dreams_default_plan_has_the_options_of_generation_config_json() {
     }
 }
 
+/// The fields of transformers' own class, which the families read that have no other.
+#[test]
+fn a_default_plan_draws_tokens_as_generation_config_json_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = |family: &str, options: Value| {
+        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+            let file = golden(family).join(name);
+            let copy = directory.path().join(name);
+            match file.exists() {
+                true => _ = std::fs::copy(file, copy).unwrap(),
+                false => _ = std::fs::remove_file(copy),
+            }
+        }
+        let path = directory.path().join("generation_config.json");
+        std::fs::write(path, options.to_string()).unwrap();
+        let spec = Checkpoint::open(directory.path()).unwrap().spec();
+        spec.map(|spec| spec.default_plan)
+    };
+    // What Qwen3 came with, from which models were made.
+    let of_qwen3 = json!({"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95});
+    for family in [
+        "llada",
+        "llada_moe",
+        "llada2_moe",
+        "sdar",
+        "a2d_qwen3",
+        "mdlm",
+        "bd3lm",
+        "sedd_absorb",
+        "sedd_uniform",
+    ] {
+        let own = plan(family, json!({})).unwrap();
+        let mut expected = own.clone();
+        expected.sampling.temperature = 0.6;
+        expected.sampling.top_k = Some(20);
+        expected.sampling.top_p = Some(0.95);
+        assert_eq!(
+            plan(family, of_qwen3.clone()).unwrap(),
+            expected,
+            "{family}"
+        );
+        // Without do_sample the others count for nothing, as in transformers.
+        let options = json!({"temperature": 0.6, "top_k": 20, "top_p": 0.95});
+        assert_eq!(plan(family, options).unwrap(), own, "{family}");
+    }
+
+    let mut expected = preset::by_name("llada").unwrap().plan().clone();
+    expected.sampling.temperature = 1.0;
+    let options = json!({"do_sample": true, "top_k": 0, "top_p": null});
+    assert_eq!(plan("llada", options).unwrap(), expected);
+    expected.sampling.min_p = Some(0.25);
+    let options = json!({"do_sample": true, "min_p": 0.25});
+    assert_eq!(plan("llada", options).unwrap(), expected);
+    let greedy = preset::by_name("llada").unwrap().plan().clone();
+    let options = json!({"do_sample": false, "temperature": 0.6});
+    assert_eq!(plan("llada", options).unwrap(), greedy);
+    // A plan that is written for this server comes last.
+    expected.sampling.temperature = 0.5;
+    let options = json!({
+        "do_sample": true, "temperature": 0.75, "min_p": 0.25,
+        "unmask_plan": {"sampling": {"temperature": 0.5}},
+    });
+    assert_eq!(plan("llada", options).unwrap(), expected);
+
+    for (options, says) in [
+        (json!({"do_sample": "yes"}), "do_sample is \"yes\""),
+        (
+            json!({"do_sample": true, "temperature": -1}),
+            "temperature is -1; allowed: at least 0",
+        ),
+        (json!({"do_sample": true, "top_k": -1}), "top_k is -1"),
+        (
+            json!({"do_sample": true, "top_p": 2}),
+            "top_p is 2; allowed: more than 0 and at most 1",
+        ),
+        (
+            json!({"do_sample": true, "min_p": 2}),
+            "min_p is 2; allowed: 0 to 1",
+        ),
+    ] {
+        let error = plan("llada", options).unwrap_err().to_string();
+        assert!(error.starts_with("generation_config.json: "), "{error}");
+        assert!(error.contains(says), "{error}");
+    }
+}
+
 /// What transformers writes there, and what authors of models leave there from other samplers.
 #[test]
 fn a_field_of_generation_config_json_is_read_or_said_not_to_be() {
@@ -203,7 +289,7 @@ fn a_field_of_generation_config_json_is_read_or_said_not_to_be() {
         "top_k",
         "top_p",
     ];
-    let read_by = |family: &str| -> Vec<&str> {
+    let read_by = |family: &str, do_sample: Option<bool>| -> Vec<&str> {
         let directory = tempfile::tempdir().unwrap();
         // Some leave the mask token to the tokenizer.
         for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
@@ -213,7 +299,7 @@ fn a_field_of_generation_config_json_is_read_or_said_not_to_be() {
             }
         }
         let is_read = |field: &&str| {
-            let mut nonsense = json!({"eos_token_id": 5, "top_h": null});
+            let mut nonsense = json!({"eos_token_id": 5, "do_sample": do_sample, "top_h": null});
             nonsense[field] = json!({"nobody": "knows"});
             let path = directory.path().join("generation_config.json");
             std::fs::write(path, nonsense.to_string()).unwrap();
@@ -242,7 +328,9 @@ fn a_field_of_generation_config_json_is_read_or_said_not_to_be() {
         "bd3lm",
         "sedd_absorb",
     ] {
-        assert!(read_by(family).is_empty(), "{family}");
+        assert_eq!(read_by(family, None), ["do_sample"], "{family}");
+        let drawing = ["do_sample", "temperature", "top_k", "top_p"];
+        assert_eq!(read_by(family, Some(true)), drawing, "{family}");
     }
     let of_dream = [
         "alg",
@@ -253,8 +341,9 @@ fn a_field_of_generation_config_json_is_read_or_said_not_to_be() {
         "top_k",
         "top_p",
     ];
-    assert_eq!(read_by("dream"), of_dream);
-    assert_eq!(read_by("diffusion_gemma"), ["max_denoising_steps", "t_max"]);
+    assert_eq!(read_by("dream", None), of_dream);
+    let of_diffusion_gemma = ["max_denoising_steps", "t_max"];
+    assert_eq!(read_by("diffusion_gemma", None), of_diffusion_gemma);
 }
 
 /// The field `unmask_plan` of generation_config.json, for any family.

@@ -307,7 +307,7 @@ impl Checkpoint {
     }
 
     /// Names of the fields of generation_config.json that [`Checkpoint::spec`] does not look at, whatever they hold:
-    /// most families' official samplers do not read that file either.
+    /// those of samplers that are not the family's.
     ///
     /// # Errors
     /// As [`Checkpoint::spec`].

@@ -2,9 +2,8 @@
 
 use serde_json::Value;
 
-use super::GENERATION_CONFIG;
 use crate::decode::DecodePlan;
-use crate::models::generation_config::GenerationConfig;
+use crate::models::generation_config::{self, GenerationConfig};
 use crate::models::{ModelError, ModelSpec};
 
 /// The field of generation_config.json.
@@ -32,10 +31,7 @@ pub(super) fn take_over(
 }
 
 fn invalid(reason: String) -> ModelError {
-    ModelError::Invalid {
-        file: GENERATION_CONFIG.into(),
-        reason: format!("{FIELD}: {reason}"),
-    }
+    generation_config::invalid(format!("{FIELD}: {reason}"))
 }
 
 fn changed(plan: &DecodePlan, choices: &Value) -> Result<DecodePlan, String> {

@@ -6,7 +6,7 @@ use crate::decode::{Budget, DecodePlan, Revision, TemperatureSchedule};
 use crate::models::ModelError;
 use crate::models::checkpoint::GENERATION_CONFIG;
 use crate::models::fields;
-use crate::models::generation_config::GenerationConfig;
+use crate::models::generation_config::{GenerationConfig, invalid};
 
 /// The one sampler that there is.
 const SAMPLER: &str = "EntropyBoundSamplerConfig";
@@ -59,11 +59,4 @@ pub(super) fn take_over(
             .unwrap_or(*max_entropy);
     }
     plan.validate().map_err(|error| invalid(error.to_string()))
-}
-
-fn invalid(reason: String) -> ModelError {
-    ModelError::Invalid {
-        file: GENERATION_CONFIG.into(),
-        reason,
-    }
 }
