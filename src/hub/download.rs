@@ -84,8 +84,9 @@ impl<'a> Wanted<'a> {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), HubError> {
         let on_disk = |error| of_disk(error, &self.repository.hub.cache);
-        fs::create_dir_all(self.repository.blobs()).map_err(on_disk)?;
         let (blob, part) = (self.path(""), self.path(PART));
+        let blobs = blob.parent().unwrap_or(&blob);
+        fs::create_dir_all(blobs).map_err(on_disk)?;
         let mut at = Progress {
             file: self.file,
             received: 0,
@@ -230,7 +231,7 @@ impl<'a> Wanted<'a> {
     /// The name of the file's contents in the cache, and with an ending what belongs to it.
     fn path(&self, ending: &str) -> PathBuf {
         let name = format!("{}{ending}", self.description.etag);
-        self.repository.blobs().join(name)
+        self.repository.in_cache.blob_path(&name)
     }
 }
 

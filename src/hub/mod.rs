@@ -1,7 +1,8 @@
 //! Models from the Hugging Face hub, in the cache that all of its clients share.
 //!
-//! Not by the crate hf-hub: its 0.5 waits for a silent hub without end, reads no `HF_TOKEN`, is never offline and checks no
-//! SHA-256, and its 1.0 depends on 115 crates that are not here.
+//! Where things are, on the hub and in the cache, and what a revision is, comes from the crate hf-hub. The files themselves
+//! are fetched here: its downloads take no time-out and so wait for a silent hub without end, begin anew where the cache has
+//! the same contents of another commit, take paths from the hub's headers as they are, and check no SHA-256.
 
 mod digest;
 mod download;
@@ -16,6 +17,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::models::Checkpoint;
 use crate::models::checkpoint::{self, CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER, WEIGHTS};
@@ -169,8 +172,8 @@ impl Hub {
         let Ok(cached) = in_cache else {
             return self.fetch_latest(repository, revision, LONGEST_WAIT, progress);
         };
-        let folder = self.folder(repository);
-        if cached.commit == revision && named(&folder, revision).as_deref() == Some(revision) {
+        let is_whole = named(&self.in_cache(repository, revision)).as_deref() == Some(revision);
+        if cached.commit == revision && is_whole {
             return Ok(cached.snapshot);
         }
         match self.fetch_latest(repository, revision, Duration::ZERO, progress) {
@@ -204,21 +207,25 @@ impl Hub {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<PathBuf, HubError> {
         tracing::info!(model = %repository, revision, hub = self.endpoint, "asking the hub");
-        let remote = Remote::new(self, repository, revision);
+        let remote = Remote::new(self, repository, revision)?;
         let info = persist(longest_wait, || remote.info())?;
-        if !is_commit(&info.commit) {
-            return Err(remote.strange(format!("{:?} is no commit", info.commit)));
+        if !is_commit(&info.sha) {
+            return Err(remote.strange(format!("{:?} is no commit", info.sha)));
         }
-        let folder = self.folder(repository);
+        let in_cache = self.in_cache(repository, &info.sha);
         // All files come from one commit, whatever is pushed meanwhile.
         let commit = Repository {
             hub: self,
             id: repository,
             revision,
-            snapshot: folder.join("snapshots").join(&info.commit),
-            folder,
-            commit: info.commit,
-            files: info.files,
+            snapshot: in_cache.pointer_path(&info.sha),
+            in_cache,
+            commit: info.sha,
+            files: info
+                .siblings
+                .into_iter()
+                .map(|file| file.rfilename)
+                .collect(),
             remote,
             lacks_locks: Cell::new(false),
         };
@@ -235,13 +242,13 @@ impl Hub {
             cache: self.cache.clone(),
             file: file.to_owned(),
         };
-        let folder = self.folder(repository);
+        let in_cache = self.in_cache(repository, revision);
         let commit = match is_commit(revision) {
             true => Some(revision.to_owned()),
-            false => named(&folder, revision),
+            false => named(&in_cache),
         };
         let commit = commit.ok_or_else(|| missing(CONFIG))?;
-        let snapshot = folder.join("snapshots").join(&commit);
+        let snapshot = in_cache.pointer_path(&commit);
         let mut needed = BTreeSet::from([CONFIG.to_owned()]);
         match snapshot.join(INDEX).exists() {
             true => needed.extend(shards(&snapshot)?),
@@ -253,12 +260,16 @@ impl Hub {
         }
     }
 
-    /// Where a repository is in the cache: `blobs/ETAG`, `snapshots/COMMIT/FILE`, which is a link to a blob, and
+    /// A revision of a repository in the cache: `blobs/ETAG`, `snapshots/COMMIT/FILE`, which is a link to a blob, and
     /// `refs/REVISION`, which names a commit.
-    fn folder(&self, repository: &RepositoryId) -> PathBuf {
-        let name = repository.to_string().replace('/', "--");
-        self.cache.join(format!("models--{name}"))
+    fn in_cache(&self, repository: &RepositoryId, revision: &str) -> CacheRepo {
+        Cache::new(self.cache.clone()).repo(model(repository, revision))
     }
+}
+
+/// A revision of a repository.
+fn model(repository: &RepositoryId, revision: &str) -> Repo {
+    Repo::with_revision(repository.to_string(), RepoType::Model, revision.to_owned())
 }
 
 /// A commit that is in the cache as a whole.
@@ -275,8 +286,8 @@ struct Repository<'a> {
     /// What the commit was asked for by.
     revision: &'a str,
     commit: String,
-    /// The repository in the cache.
-    folder: PathBuf,
+    /// The commit in the cache.
+    in_cache: CacheRepo,
     /// Where the commit's files go.
     snapshot: PathBuf,
     /// The files that it has.
@@ -358,15 +369,11 @@ impl Repository<'_> {
         Ok(())
     }
 
-    /// Where the contents of files are.
-    fn blobs(&self) -> PathBuf {
-        self.folder.join("blobs")
-    }
-
     /// Writes the names by which the commit is found without the hub: its revision, and its own hash, which says
     /// that no file is missing. Other clients write no hash, and may have left files out.
     fn name(&self) {
-        if let Err(error) = self.write_name(self.revision)
+        let revision = self.hub.in_cache(self.id, self.revision);
+        if let Err(error) = self.write_name(&revision)
             && self.revision != self.commit
         {
             tracing::warn!(
@@ -377,20 +384,16 @@ impl Repository<'_> {
                 "the cache cannot be told which commit the revision is; without the hub it will not be found by it"
             );
         }
-        if let Err(error) = self.write_name(&self.commit) {
+        if let Err(error) = self.write_name(&self.in_cache) {
             tracing::debug!(model = %self.id, commit = self.commit, %error, "the hub will be asked again");
         }
     }
 
-    fn write_name(&self, name: &str) -> std::io::Result<()> {
-        if named(&self.folder, name).as_ref() == Some(&self.commit) {
-            return Ok(());
+    fn write_name(&self, revision: &CacheRepo) -> std::io::Result<()> {
+        match named(revision).as_ref() == Some(&self.commit) {
+            true => Ok(()),
+            false => revision.create_ref(&self.commit),
         }
-        let path = self.folder.join("refs").join(name);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        fs::write(path, &self.commit)
     }
 
     fn without(&self, file: &str, reason: &str) -> HubError {
@@ -403,10 +406,11 @@ impl Repository<'_> {
     }
 }
 
-/// The commit that a name stands for in a repository's folder in the cache.
-fn named(folder: &Path, name: &str) -> Option<String> {
-    let commit = fs::read_to_string(folder.join("refs").join(name)).ok()?;
-    Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
+/// The commit that a revision stood for when it was fetched, if the cache has its config.json.
+fn named(revision: &CacheRepo) -> Option<String> {
+    let config = revision.get(CONFIG)?;
+    let commit = config.parent()?.file_name()?.to_str()?;
+    is_commit(commit).then(|| commit.to_owned())
 }
 
 /// The weight files that the index of a snapshot names.

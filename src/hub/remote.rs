@@ -1,15 +1,20 @@
 //! What the hub is asked over HTTP.
 
-use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::Duration;
 
-use serde::Deserialize;
+use hf_hub::Cache;
+use hf_hub::api::RepoInfo;
+use hf_hub::api::sync::{Api, ApiBuilder};
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::{HeaderMap, Response, Uri};
-use ureq::{Agent, Body};
+use ureq::typestate::WithoutBody;
+use ureq::{Agent, Body, RequestBuilder};
 
-use super::{Hub, HubError, RepositoryId};
+use super::{Hub, HubError, RepositoryId, model};
+
+const NAME: &str = env!("CARGO_PKG_NAME");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How long to wait before the second attempt and each later one, where another may succeed.
 const WAITS: [Duration; 3] = [
@@ -27,18 +32,12 @@ const REDIRECTS: u32 = 10;
 /// A repository on the hub.
 pub(super) struct Remote<'a> {
     hub: &'a Hub,
+    api: Api,
+    /// For the files.
     agent: Agent,
     id: &'a RepositoryId,
     /// What it was asked for by.
     revision: &'a str,
-}
-
-/// What a revision is.
-pub(super) struct Info {
-    /// Its commit.
-    pub commit: String,
-    /// The files that it has.
-    pub files: BTreeSet<String>,
 }
 
 /// What the hub says of a file.
@@ -58,58 +57,39 @@ impl Description {
     }
 }
 
-/// The hub's own words for [`Info`].
-#[derive(Deserialize)]
-struct RepositoryInfo {
-    sha: String,
-    siblings: Vec<Sibling>,
-}
-
-#[derive(Deserialize)]
-struct Sibling {
-    rfilename: String,
-}
-
 impl<'a> Remote<'a> {
-    pub fn new(hub: &'a Hub, id: &'a RepositoryId, revision: &'a str) -> Self {
-        let patience = Some(hub.patience);
-        let config = Agent::config_builder()
-            .user_agent(concat!("unmask/", env!("CARGO_PKG_VERSION")))
-            .http_status_as_error(false)
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
-            .timeout_resolve(patience)
-            .timeout_connect(patience)
-            .timeout_per_read(patience)
-            .timeout_per_write(patience);
-        Self {
+    pub fn new(hub: &'a Hub, id: &'a RepositoryId, revision: &'a str) -> Result<Self, HubError> {
+        let api = ApiBuilder::from_cache(Cache::new(hub.cache.clone()))
+            .with_endpoint(hub.endpoint.trim_end_matches('/').to_owned())
+            .with_token(hub.token.clone())
+            .with_user_agent(NAME, VERSION)
+            .build();
+        let agent = Agent::config_builder()
+            .user_agent(format!("{NAME}/{VERSION}"))
+            // Lengths, ranges and etags are those of a file as it is.
+            .accept_encoding("identity")
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost);
+        Ok(Self {
             hub,
-            agent: config.build().into(),
+            api: api.map_err(|error| strange(hub, error))?,
+            agent: agent.build().into(),
             id,
             revision,
-        }
+        })
     }
 
-    /// What the revision is now.
-    pub fn info(&self) -> Result<Info, HubError> {
-        let revision = self.revision.replace('/', "%2F");
-        let url = format!(
-            "{}/api/models/{}/revision/{revision}",
-            self.endpoint(),
-            self.id
-        );
-        let mut answer = self.get(&url, super::CONFIG, None, REDIRECTS)?;
+    /// The commit that the revision is now, and the files that it has.
+    pub fn info(&self) -> Result<RepoInfo, HubError> {
+        let request = self.api.repo(model(self.id, self.revision)).info_request();
+        let mut answer = self.send(request, super::CONFIG, REDIRECTS)?;
         let json = answer.body_mut().read_to_vec();
         let json = json.map_err(|error| self.failed(error))?;
-        let info: RepositoryInfo = serde_json::from_slice(&json).map_err(|e| self.strange(e))?;
-        Ok(Info {
-            commit: info.sha,
-            files: info.siblings.into_iter().map(|s| s.rfilename).collect(),
-        })
+        serde_json::from_slice(&json).map_err(|error| self.strange(error))
     }
 
     /// Where a file of a commit is.
     pub fn url(&self, commit: &str, file: &str) -> String {
-        format!("{}/{}/resolve/{commit}/{file}", self.endpoint(), self.id)
+        self.api.repo(model(self.id, commit)).url(file)
     }
 
     /// What the hub says of a file; where it is kept elsewhere, that is said on the way there.
@@ -167,7 +147,27 @@ impl<'a> Remote<'a> {
         if let Some(range) = range {
             request = request.header("range", range);
         }
-        let request = request.config().max_redirects(redirects).build();
+        self.send(request, file, redirects)
+    }
+
+    /// Sends a request that is for `file`, follows so many redirects, and waits no longer than the hub's patience for
+    /// anything.
+    fn send(
+        &self,
+        request: RequestBuilder<WithoutBody>,
+        file: &str,
+        redirects: u32,
+    ) -> Result<Response<Body>, HubError> {
+        let patience = Some(self.hub.patience);
+        let request = request
+            .config()
+            .http_status_as_error(false)
+            .max_redirects(redirects)
+            .timeout_resolve(patience)
+            .timeout_connect(patience)
+            .timeout_per_read(patience)
+            .timeout_per_write(patience)
+            .build();
         let answer = request.call().map_err(|error| self.failed(error))?;
         let (endpoint, repository) = (self.hub.endpoint.clone(), self.id.to_string());
         let status = answer.status();
@@ -198,10 +198,6 @@ impl<'a> Remote<'a> {
         })
     }
 
-    fn endpoint(&self) -> &str {
-        self.hub.endpoint.trim_end_matches('/')
-    }
-
     /// What is said of a request without an answer: whether another attempt may have one.
     fn failed(&self, error: ureq::Error) -> HubError {
         use ureq::Error::{ConnectionFailed, HostNotFound, Io, Timeout};
@@ -216,10 +212,14 @@ impl<'a> Remote<'a> {
 
     /// What is said of an answer that makes no sense.
     pub fn strange(&self, reason: impl ToString) -> HubError {
-        HubError::Answer {
-            endpoint: self.hub.endpoint.clone(),
-            reason: reason.to_string(),
-        }
+        strange(self.hub, reason)
+    }
+}
+
+fn strange(hub: &Hub, reason: impl ToString) -> HubError {
+    HubError::Answer {
+        endpoint: hub.endpoint.clone(),
+        reason: reason.to_string(),
     }
 }
 

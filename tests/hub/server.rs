@@ -202,7 +202,13 @@ async fn answer(State(contents): State<Shared>, request: Request) -> Response {
         true => etag(&bytes),
         false => small_etag(&bytes),
     };
-    let etag = format!("\"{}{etag}\"", contents.etag_prefix);
+    // What lies between compresses where it may, and says so of the contents.
+    let accepted = text(request.headers(), header::ACCEPT_ENCODING.as_str());
+    let compressed = match accepted.is_some_and(|accepted| accepted.contains("gzip")) {
+        true => "-gzip",
+        false => "",
+    };
+    let etag = format!("\"{}{etag}{compressed}\"", contents.etag_prefix);
     if let Some(last) = bytes.last_mut().filter(|_| contents.damaged.contains(name)) {
         *last ^= 1;
     }
