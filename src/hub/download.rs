@@ -85,8 +85,9 @@ impl<'a> Wanted<'a> {
     ) -> Result<(), HubError> {
         let on_disk = |error| of_disk(error, &self.repository.hub.cache);
         let (blob, part) = (self.path(""), self.path(PART));
-        let blobs = blob.parent().unwrap_or(&blob);
-        fs::create_dir_all(blobs).map_err(on_disk)?;
+        if let Some(blobs) = blob.parent() {
+            fs::create_dir_all(blobs).map_err(on_disk)?;
+        }
         let mut at = Progress {
             file: self.file,
             received: 0,

@@ -21,6 +21,21 @@ fn spec(name: &str, fields: Value) -> ModelSpec {
     (family_of(&config).unwrap().spec)(&config).unwrap()
 }
 
+/// What a golden's files say beside a generation_config.json, without its weights.
+fn with_generation_config(name: &str, options: &Value) -> Checkpoint {
+    let directory = tempfile::tempdir().unwrap();
+    // Some leave the mask token to the tokenizer.
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let source = golden(name).join(file);
+        if source.exists() {
+            std::fs::copy(source, directory.path().join(file)).unwrap();
+        }
+    }
+    let path = directory.path().join("generation_config.json");
+    std::fs::write(path, options.to_string()).unwrap();
+    Checkpoint::open(directory.path()).unwrap()
+}
+
 fn preset_of(spec: &ModelSpec, name: &str) -> DecodePlan {
     spec.plan(&preset::by_name(name).unwrap())
 }
@@ -124,16 +139,8 @@ fn the_block_that_a_canvas_ends_in_is_made_whole_for_a_model_that_knows_no_other
 
 #[test]
 fn dreams_default_plan_has_the_options_of_generation_config_json() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::copy(
-        golden("dream").join("config.json"),
-        directory.path().join("config.json"),
-    )
-    .unwrap();
     let plan = |options: Value| {
-        let path = directory.path().join("generation_config.json");
-        std::fs::write(path, options.to_string()).unwrap();
-        let spec = Checkpoint::open(directory.path()).unwrap().spec();
+        let spec = with_generation_config("dream", &options).spec();
         spec.map(|spec| spec.default_plan)
     };
     let entropy = preset::by_name("dream-entropy").unwrap().plan().clone();
@@ -190,19 +197,8 @@ fn dreams_default_plan_has_the_options_of_generation_config_json() {
 /// The fields of transformers' own class, which the families read that have no other.
 #[test]
 fn a_default_plan_draws_tokens_as_generation_config_json_says() {
-    let directory = tempfile::tempdir().unwrap();
     let plan = |family: &str, options: Value| {
-        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-            let file = golden(family).join(name);
-            let copy = directory.path().join(name);
-            match file.exists() {
-                true => _ = std::fs::copy(file, copy).unwrap(),
-                false => _ = std::fs::remove_file(copy),
-            }
-        }
-        let path = directory.path().join("generation_config.json");
-        std::fs::write(path, options.to_string()).unwrap();
-        let spec = Checkpoint::open(directory.path()).unwrap().spec();
+        let spec = with_generation_config(family, &options).spec();
         spec.map(|spec| spec.default_plan)
     };
     // What Qwen3 came with, from which models were made.
@@ -290,20 +286,10 @@ fn a_field_of_generation_config_json_is_read_or_said_not_to_be() {
         "top_p",
     ];
     let read_by = |family: &str, do_sample: Option<bool>| -> Vec<&str> {
-        let directory = tempfile::tempdir().unwrap();
-        // Some leave the mask token to the tokenizer.
-        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-            let file = golden(family).join(name);
-            if file.exists() {
-                std::fs::copy(file, directory.path().join(name)).unwrap();
-            }
-        }
         let is_read = |field: &&str| {
             let mut nonsense = json!({"eos_token_id": 5, "do_sample": do_sample, "top_h": null});
             nonsense[field] = json!({"nobody": "knows"});
-            let path = directory.path().join("generation_config.json");
-            std::fs::write(path, nonsense.to_string()).unwrap();
-            let checkpoint = Checkpoint::open(directory.path()).unwrap();
+            let checkpoint = with_generation_config(family, &nonsense);
             match checkpoint.unread_generation_fields() {
                 Ok(unread) => {
                     assert_eq!(unread, [*field], "{family}");
@@ -349,14 +335,9 @@ fn a_field_of_generation_config_json_is_read_or_said_not_to_be() {
 /// The field `unmask_plan` of generation_config.json, for any family.
 #[test]
 fn a_checkpoint_may_bring_a_default_plan_of_its_own() {
-    let directory = tempfile::tempdir().unwrap();
     let plan = |family: &str, choices: Value| {
-        let config = golden(family).join("config.json");
-        std::fs::copy(config, directory.path().join("config.json")).unwrap();
         let options = json!({ "unmask_plan": choices, "temperature": 0.25 });
-        let path = directory.path().join("generation_config.json");
-        std::fs::write(path, options.to_string()).unwrap();
-        let spec = Checkpoint::open(directory.path()).unwrap().spec();
+        let spec = with_generation_config(family, &options).spec();
         spec.map(|spec| spec.default_plan)
     };
     let choices = json!({
