@@ -82,9 +82,9 @@ pub struct DecodeArgs {
     /// How the temperature changes over the steps: constant, linear:END, linear_in_block:END
     #[arg(long, value_name = "SCHEDULE")]
     temperature_schedule: Option<TemperatureSchedule>,
-    /// Sample from the k most probable tokens
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
+    /// Sample from the k most probable tokens; 0 is all of them
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    top_k: Option<i64>,
     /// Sample from the most probable tokens that together have this probability
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
@@ -201,7 +201,9 @@ impl DecodeArgs {
         sampling.temperature_schedule = self
             .temperature_schedule
             .unwrap_or(sampling.temperature_schedule);
-        sampling.top_k = self.top_k.or(sampling.top_k);
+        if let Some(top_k) = self.top_k {
+            sampling.set_top_k(top_k)?;
+        }
         sampling.top_p = self.top_p.or(sampling.top_p);
         sampling.min_p = self.min_p.or(sampling.min_p);
         sampling.filter_order = self.filter_order.unwrap_or(sampling.filter_order);

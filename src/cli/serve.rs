@@ -12,6 +12,7 @@ use axum::http::uri::Authority;
 use futures::future::{Either, select};
 use futures::stream::{Stream, StreamExt};
 use tokio::net::TcpSocket;
+use tracing::field::display;
 use unmask::engine::{Engine, EngineConfig};
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 
@@ -261,6 +262,15 @@ fn load(args: &ServeArgs) -> anyhow::Result<AppState> {
         family = spec.family,
         parameters = spec.parameters,
         "loading"
+    );
+    // A checkpoint's files may have changed them.
+    let drawn = &spec.default_plan.sampling;
+    tracing::info!(
+        temperature = %drawn.temperature,
+        top_k = drawn.top_k,
+        top_p = drawn.top_p.map(display),
+        min_p = drawn.min_p.map(display),
+        "how tokens are drawn unless a request says otherwise"
     );
     let config = EngineConfig {
         max_sequences: args.max_sequences,

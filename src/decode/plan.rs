@@ -178,6 +178,23 @@ impl Sampling {
         self.temperature_schedule = TemperatureSchedule::Constant;
     }
 
+    /// Keeps the `top_k` most probable tokens, or all of them with -1 or 0, as callers of other servers and libraries
+    /// say it.
+    ///
+    /// # Errors
+    /// If it is below -1.
+    pub fn set_top_k(&mut self, top_k: i64) -> Result<(), PlanError> {
+        self.top_k = match top_k {
+            -1 | 0 => None,
+            given => Some(usize::try_from(given).map_err(|_| PlanError::OutOfRange {
+                field: "top_k",
+                given: given.to_string(),
+                allowed: "-1 or 0 for all tokens, otherwise at least 1",
+            })?),
+        };
+        Ok(())
+    }
+
     /// Whether a stop token may be drawn in the `gap`th gap of `canvas`.
     ///
     /// # Panics

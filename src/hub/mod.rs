@@ -172,7 +172,7 @@ impl Hub {
         let Ok(cached) = in_cache else {
             return self.fetch_latest(repository, revision, LONGEST_WAIT, progress);
         };
-        let is_whole = named(&self.in_cache(repository, revision)).as_deref() == Some(revision);
+        let is_whole = self.named(repository, revision).as_deref() == Some(revision);
         if cached.commit == revision && is_whole {
             return Ok(cached.snapshot);
         }
@@ -245,7 +245,7 @@ impl Hub {
         let in_cache = self.in_cache(repository, revision);
         let commit = match is_commit(revision) {
             true => Some(revision.to_owned()),
-            false => named(&in_cache),
+            false => self.named(repository, revision),
         };
         let commit = commit.ok_or_else(|| missing(CONFIG))?;
         let snapshot = in_cache.pointer_path(&commit);
@@ -264,6 +264,23 @@ impl Hub {
     /// `refs/REVISION`, which names a commit.
     fn in_cache(&self, repository: &RepositoryId, revision: &str) -> CacheRepo {
         Cache::new(self.cache.clone()).repo(model(repository, revision))
+    }
+
+    /// Where a repository is in the cache.
+    fn folder(&self, repository: &Repo) -> PathBuf {
+        self.cache.join(repository.folder_name())
+    }
+
+    /// The commit that a revision stood for when it was fetched.
+    fn named(&self, repository: &RepositoryId, revision: &str) -> Option<String> {
+        let revision = model(repository, revision);
+        let name = self
+            .folder(&revision)
+            .join("refs")
+            .join(revision.revision());
+        // By hand it may have been written with a line end, which hf-hub would take for a part of the commit.
+        let commit = fs::read_to_string(name).ok()?.trim().to_owned();
+        is_commit(&commit).then_some(commit)
     }
 }
 
@@ -372,8 +389,7 @@ impl Repository<'_> {
     /// Writes the names by which the commit is found without the hub: its revision, and its own hash, which says
     /// that no file is missing. Other clients write no hash, and may have left files out.
     fn name(&self) {
-        let revision = self.hub.in_cache(self.id, self.revision);
-        if let Err(error) = self.write_name(&revision)
+        if let Err(error) = self.write_name(self.revision)
             && self.revision != self.commit
         {
             tracing::warn!(
@@ -384,15 +400,18 @@ impl Repository<'_> {
                 "the cache cannot be told which commit the revision is; without the hub it will not be found by it"
             );
         }
-        if let Err(error) = self.write_name(&self.in_cache) {
+        if let Err(error) = self.write_name(&self.commit) {
             tracing::debug!(model = %self.id, commit = self.commit, %error, "the hub will be asked again");
         }
     }
 
-    fn write_name(&self, revision: &CacheRepo) -> std::io::Result<()> {
-        match named(revision).as_ref() == Some(&self.commit) {
+    fn write_name(&self, revision: &str) -> std::io::Result<()> {
+        match self.hub.named(self.id, revision).as_ref() == Some(&self.commit) {
             true => Ok(()),
-            false => revision.create_ref(&self.commit),
+            false => self
+                .hub
+                .in_cache(self.id, revision)
+                .create_ref(&self.commit),
         }
     }
 
@@ -404,13 +423,6 @@ impl Repository<'_> {
             reason: reason.to_owned(),
         }
     }
-}
-
-/// The commit that a revision stood for when it was fetched, if the cache has its config.json.
-fn named(revision: &CacheRepo) -> Option<String> {
-    let config = revision.get(CONFIG)?;
-    let commit = config.parent()?.file_name()?.to_str()?;
-    is_commit(commit).then(|| commit.to_owned())
 }
 
 /// The weight files that the index of a snapshot names.

@@ -59,15 +59,16 @@ impl Description {
 
 impl<'a> Remote<'a> {
     pub fn new(hub: &'a Hub, id: &'a RepositoryId, revision: &'a str) -> Result<Self, HubError> {
-        let api = ApiBuilder::from_cache(Cache::new(hub.cache.clone()))
+        // hf-hub takes a token from beside its cache, and says so, even where it is given another: within the
+        // repository's folder there is none.
+        let nowhere = Cache::new(hub.folder(&model(id, revision)).join("blobs"));
+        let api = ApiBuilder::from_cache(nowhere)
             .with_endpoint(hub.endpoint.trim_end_matches('/').to_owned())
             .with_token(hub.token.clone())
             .with_user_agent(NAME, VERSION)
             .build();
         let agent = Agent::config_builder()
             .user_agent(format!("{NAME}/{VERSION}"))
-            // Lengths, ranges and etags are those of a file as it is.
-            .accept_encoding("identity")
             .redirect_auth_headers(RedirectAuthHeaders::SameHost);
         Ok(Self {
             hub,
@@ -163,6 +164,9 @@ impl<'a> Remote<'a> {
             .config()
             .http_status_as_error(false)
             .max_redirects(redirects)
+            // Lengths, ranges and etags are those of a file as it is; and an answer that breaks off while it is
+            // decompressed would look like one that makes no sense.
+            .accept_encoding("identity")
             .timeout_resolve(patience)
             .timeout_connect(patience)
             .timeout_per_read(patience)

@@ -35,7 +35,7 @@ pub(super) trait Architecture: Sized {
         options: &GenerationConfig,
         plan: &mut DecodePlan,
     ) -> Result<(), ModelError> {
-        generation_config::draw_tokens(options, plan)
+        generation_config::take_over(options, plan)
     }
 
     /// The rotary embedding, of type `dtype` on `device`.

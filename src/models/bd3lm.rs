@@ -31,7 +31,7 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| Bd3lmConfig::from_json(config)?.spec(),
     tensors: |config| Bd3lmConfig::from_json(config)?.tensors(),
     unused: &[],
-    generation_config: generation_config::draw_tokens,
+    generation_config: generation_config::take_over,
     ends_texts: false,
     expand_token: None,
     tokenizer: Some(GPT2),

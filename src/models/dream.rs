@@ -73,8 +73,11 @@ fn sampling(
     }
     plan.sampling.temperature = options.optional("temperature")?.unwrap_or(0.0);
     plan.sampling.top_p = options.optional("top_p")?;
-    plan.sampling.top_k = options.optional("top_k")?;
-    plan.validate().map_err(|error| invalid(error.to_string()))
+    let top_k = options.optional("top_k")?.unwrap_or(0);
+    plan.sampling
+        .set_top_k(top_k)
+        .and_then(|()| plan.validate())
+        .map_err(|error| invalid(error.to_string()))
 }
 
 /// DreamOn's tokens, if config.json names them, or a file that its opener has completed it by. Without a

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::decode::DecodePlan;
+use crate::decode::{DecodePlan, PlanError};
 use crate::models::checkpoint::GENERATION_CONFIG;
 use crate::models::{ModelError, fields};
 
@@ -55,24 +55,32 @@ impl<'a> GenerationConfig<'a> {
 }
 
 /// Takes what transformers' own `GenerationConfig` says of drawing tokens into the default `plan`, for families whose
-/// official sampler has no such class of its own. As there, `temperature` (1 where it is absent), `top_k` (0 is none),
-/// `top_p` and `min_p` count where `do_sample` is true, and are not looked at otherwise.
+/// official sampler has no such class of its own. As there, `temperature` (1 where it is absent), `top_k`, `top_p` and
+/// `min_p` count where `do_sample` is true, and are not looked at otherwise; where it is false the most probable tokens
+/// are taken. Where the file is silent the plan stays: transformers' own defaults (50 for `top_k`, and false for
+/// `do_sample`) are those of its autoregressive sampler, and other servers take none of them either.
 ///
 /// # Errors
 /// Names the field that is of the wrong type or out of range.
-pub(super) fn draw_tokens(
+pub(super) fn take_over(
     options: &GenerationConfig,
     plan: &mut DecodePlan,
 ) -> Result<(), ModelError> {
-    if options.optional("do_sample")? != Some(true) {
-        return Ok(());
+    let refused = |error: PlanError| invalid(error.to_string());
+    let sampling = &mut plan.sampling;
+    match options.optional("do_sample")? {
+        None => return Ok(()),
+        Some(false) => sampling.set_temperature(0.0),
+        Some(true) => {
+            sampling.set_temperature(options.optional("temperature")?.unwrap_or(1.0));
+            sampling
+                .set_top_k(options.optional("top_k")?.unwrap_or(0))
+                .map_err(refused)?;
+            sampling.top_p = options.optional("top_p")?;
+            sampling.min_p = options.optional("min_p")?;
+        }
     }
-    plan.sampling
-        .set_temperature(options.optional("temperature")?.unwrap_or(1.0));
-    plan.sampling.top_k = options.optional("top_k")?.filter(|top_k| *top_k > 0);
-    plan.sampling.top_p = options.optional("top_p")?;
-    plan.sampling.min_p = options.optional("min_p")?;
-    plan.validate().map_err(|error| invalid(error.to_string()))
+    plan.validate().map_err(refused)
 }
 
 /// A generation_config.json that is refused.

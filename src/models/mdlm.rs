@@ -22,7 +22,7 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| Ok(read(config)?.1),
     tensors: |config| Ok(read(config)?.0.tensors("backbone.")),
     unused: &[],
-    generation_config: generation_config::draw_tokens,
+    generation_config: generation_config::take_over,
     ends_texts: false,
     expand_token: None,
     tokenizer: Some(GPT2),

@@ -4,7 +4,7 @@
 //! (`modeling_sdar.py`) on a small checkpoint. `SDARMoeForCausalLM` (SDAR-30B-A3B) has those of
 //! Qwen3-MoE, by lmdeploy's `sdar_moe.py`: it is built from that and not held to the official code.
 //! Slots see their own block of `block_size` slots and the blocks before it. The default plan is that of
-//! the official `generate.py`, but greedy.
+//! the official `generate.py`, but greedy unless generation_config.json says otherwise.
 //!
 //! The released config.json gives neither the mask token, which is the tokenizer's, nor the block length,
 //! which is an option of `generate.py` with the default 4. That is what the models without a length in their

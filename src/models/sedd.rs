@@ -30,7 +30,7 @@ pub(super) const FAMILY: Family = Family {
     spec: |config| SeddConfig::from_json(config)?.spec(),
     tensors: |config| Ok(SeddConfig::from_json(config)?.shape()?.tensors("")),
     unused: &[],
-    generation_config: generation_config::draw_tokens,
+    generation_config: generation_config::take_over,
     ends_texts: false,
     expand_token: None,
     tokenizer: Some(GPT2),

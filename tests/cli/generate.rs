@@ -54,6 +54,28 @@ fn a_gap_at_the_end_of_a_text_ends_at_its_first_stop_token_as_a_completion_does(
 }
 
 #[test]
+fn a_checkpoints_own_top_k_can_be_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(golden("llada").join(file), directory.path().join(file)).unwrap();
+    }
+    let options = r#"{"do_sample": true, "top_k": 3}"#;
+    std::fs::write(directory.path().join("generation_config.json"), options).unwrap();
+    let model = directory.path().to_str().unwrap();
+    let top_k = |more: &[&str]| {
+        let arguments = ["generate", "--model", model, "x", "--gap", "2", "--json"];
+        let json: Value = serde_json::from_str(&stdout(&[&arguments, more].concat())).unwrap();
+        json["plan"]["sampling"]["top_k"].clone()
+    };
+    assert_eq!(top_k(&[]), 3);
+    assert_eq!(top_k(&["--top-k", "5"]), 5);
+    for all in ["0", "-1"] {
+        assert!(top_k(&["--top-k", all]).is_null());
+    }
+    assert!(top_k(&["--preset", "llada"]).is_null());
+}
+
+#[test]
 fn steps_take_the_place_of_a_presets_steps_per_block() {
     let preset = ["generate", "x", "--preset", "sdar-static", "--gap", "7"];
     stdout(&[&preset[..], &["--steps", "4"]].concat());

@@ -30,6 +30,10 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
             "the limit is 256, that of the model",
         ),
         (&["generate", "x", "--top-p", "0"], "top_p is 0"),
+        (
+            &["generate", "x", "--top-k", "-2"],
+            "top_k is -2; allowed: -1 or 0 for all tokens, otherwise at least 1",
+        ),
         (&["generate", "x", "--min-p", "1.1"], "min_p is 1.1"),
         (&["generate", "x", "--score", "magic"], "confidence, margin"),
         (

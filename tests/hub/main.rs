@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use server::{COMMIT, LATER_COMMIT, REPOSITORY, TestHub, etag, id};
+use server::{COMMIT, INFO, LATER_COMMIT, REPOSITORY, TestHub, etag, id};
 use support::golden;
 use unmask::hub::{Hub, HubError, Progress, RepositoryId};
 use unmask::models::Checkpoint;
@@ -232,6 +232,25 @@ fn a_hub_that_takes_connections_and_says_nothing_is_given_up() {
 }
 
 #[test]
+fn the_address_of_a_hub_may_end_in_a_slash() {
+    let hub = TestHub::of("llada");
+    let with_slash = hub.hub().with_endpoint(format!("{}/", hub.url));
+    let directory = with_slash.fetch(&id(), "main", &mut |_| {}).unwrap();
+    assert_same_as_golden(&directory, "llada", "model.safetensors");
+}
+
+#[test]
+fn what_the_hub_says_of_a_revision_is_asked_for_again_where_it_breaks_off() {
+    let hub = TestHub::of("llada");
+    hub.change(|contents| contents.broken = [(INFO.into(), 2)].into());
+    hub.fetch().unwrap();
+    let hub = TestHub::of("llada");
+    hub.change(|contents| contents.broken = [(INFO.into(), 4)].into());
+    let error = hub.fetch().unwrap_err();
+    assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
+}
+
+#[test]
 fn a_hub_that_is_busy_is_asked_again_and_one_that_refuses_is_not() {
     let hub = TestHub::of("llada");
     hub.change(|contents| {
@@ -425,6 +444,11 @@ fn offline_the_cache_alone_is_used() {
     assert!(error.to_string().contains("config.json"), "{error}");
     let directory = hub.fetch().unwrap();
     hub.change(|contents| contents.requests.clear());
+    assert_eq!(offline().unwrap(), directory);
+    // As `echo` writes it.
+    let name = directory.join("../../refs/main");
+    let commit = std::fs::read_to_string(&name).unwrap();
+    std::fs::write(name, commit + "\n").unwrap();
     assert_eq!(offline().unwrap(), directory);
     assert!(hub.contents.lock().unwrap().requests.is_empty());
     std::fs::remove_file(directory.join("model.safetensors")).unwrap();

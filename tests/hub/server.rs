@@ -22,6 +22,9 @@ pub const REPOSITORY: &str = "tiny/llada";
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub const LATER_COMMIT: &str = "89abcdef0123456789abcdef0123456789abcdef";
 
+/// What the hub says of a revision, among files that break off.
+pub const INFO: &str = "the revision";
+
 /// What the hub holds and how it behaves.
 pub struct Contents {
     pub commit: &'static str,
@@ -30,7 +33,8 @@ pub struct Contents {
     pub denied: Option<StatusCode>,
     /// The only token that is let in.
     pub token: Option<&'static str>,
-    /// Files of which so many downloads break off after half of what they should bring.
+    /// Files of which so many downloads break off after half of what they should bring; as `INFO` what the hub says of
+    /// a revision.
     pub broken: HashMap<String, usize>,
     /// Files of which so many downloads stop after half of what they should bring, and stay open.
     pub stalled: HashMap<String, usize>,
@@ -185,7 +189,18 @@ async fn answer(State(contents): State<Shared>, request: Request) -> Response {
         let names = contents.files.keys();
         let siblings: Vec<Value> = names.map(|name| json!({"rfilename": name})).collect();
         let info = json!({"id": REPOSITORY, "sha": contents.commit, "siblings": siblings});
-        return axum::Json(info).into_response();
+        let json = info.to_string().into_bytes();
+        // What lies between compresses where it may.
+        assert!(!accepts_gzip(request.headers()));
+        return match contents.broken.get_mut(INFO).filter(|times| **times > 0) {
+            Some(times) => {
+                *times -= 1;
+                let length = json.len();
+                let body = broken_off(json[..length / 2].to_vec());
+                ([(header::CONTENT_LENGTH, length)], body).into_response()
+            }
+            None => json.into_response(),
+        };
     }
     let prefix = format!("/{REPOSITORY}/resolve/{}/", contents.commit);
     if contents.moved && path.starts_with(&prefix) {
@@ -203,8 +218,7 @@ async fn answer(State(contents): State<Shared>, request: Request) -> Response {
         false => small_etag(&bytes),
     };
     // What lies between compresses where it may, and says so of the contents.
-    let accepted = text(request.headers(), header::ACCEPT_ENCODING.as_str());
-    let compressed = match accepted.is_some_and(|accepted| accepted.contains("gzip")) {
+    let compressed = match accepts_gzip(request.headers()) {
         true => "-gzip",
         false => "",
     };
@@ -265,20 +279,28 @@ fn file(bytes: &[u8], range: &str, commit: &str, ending: End) -> Response {
     let half = part[..part.len() / 2].to_vec();
     let body = match ending {
         End::Whole => Body::from(part),
-        End::Broken => {
-            // By then the half is on its way.
-            let broken = stream::once(async {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                Err(std::io::Error::other("broken off"))
-            });
-            Body::from_stream(stream::iter([Ok(half)]).chain(broken))
-        }
+        End::Broken => broken_off(half),
         End::Stalled => {
             let half = stream::iter([std::io::Result::Ok(half)]);
             Body::from_stream(half.chain(stream::pending()))
         }
     };
     response.body(body).unwrap()
+}
+
+/// A body that breaks off after these bytes.
+fn broken_off(bytes: Vec<u8>) -> Body {
+    // By then they are on their way.
+    let broken = stream::once(async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Err(std::io::Error::other("broken off"))
+    });
+    Body::from_stream(stream::iter([Ok(bytes)]).chain(broken))
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let accepted = text(headers, header::ACCEPT_ENCODING.as_str());
+    accepted.is_some_and(|accepted| accepted.contains("gzip"))
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {

@@ -176,7 +176,7 @@ fn dreams_default_plan_has_the_options_of_generation_config_json() {
     assert_eq!(plan(options).unwrap(), expected);
     // `origin` ranks no slots, so that it has no use for a temperature of their ranking.
     for options in [
-        json!({"alg": "origin", "top_p": null}),
+        json!({"alg": "origin", "top_p": null, "top_k": 0}),
         json!({"alg": "origin", "alg_temp": 0.3}),
     ] {
         assert_eq!(plan(options).unwrap(), origin);
@@ -231,14 +231,26 @@ fn a_default_plan_draws_tokens_as_generation_config_json_says() {
 
     let mut expected = preset::by_name("llada").unwrap().plan().clone();
     expected.sampling.temperature = 1.0;
-    let options = json!({"do_sample": true, "top_k": 0, "top_p": null});
-    assert_eq!(plan("llada", options).unwrap(), expected);
+    for options in [
+        json!({"do_sample": true}),
+        json!({"do_sample": true, "temperature": 1, "top_k": 0, "top_p": null}),
+        json!({"do_sample": true, "temperature": null, "top_k": null, "min_p": null}),
+    ] {
+        assert_eq!(plan("llada", options).unwrap(), expected);
+    }
+    let own = preset::by_name("llada").unwrap().plan().clone();
+    let options = json!({"do_sample": null, "temperature": 0.5});
+    assert_eq!(plan("llada", options).unwrap(), own);
     expected.sampling.min_p = Some(0.25);
     let options = json!({"do_sample": true, "min_p": 0.25});
     assert_eq!(plan("llada", options).unwrap(), expected);
-    let greedy = preset::by_name("llada").unwrap().plan().clone();
-    let options = json!({"do_sample": false, "temperature": 0.6});
-    assert_eq!(plan("llada", options).unwrap(), greedy);
+    let options = json!({"do_sample": true, "min_p": 0.25, "top_k": -1});
+    assert_eq!(plan("llada", options).unwrap(), expected);
+    let mut greedy = plan("mdlm", json!({})).unwrap();
+    assert_eq!(greedy.sampling.temperature, 1.0);
+    greedy.sampling.temperature = 0.0;
+    let options = json!({"do_sample": false, "temperature": 0.6, "top_k": 20});
+    assert_eq!(plan("mdlm", options).unwrap(), greedy);
     // A plan that is written for this server comes last.
     expected.sampling.temperature = 0.5;
     let options = json!({
@@ -253,7 +265,10 @@ fn a_default_plan_draws_tokens_as_generation_config_json_says() {
             json!({"do_sample": true, "temperature": -1}),
             "temperature is -1; allowed: at least 0",
         ),
-        (json!({"do_sample": true, "top_k": -1}), "top_k is -1"),
+        (
+            json!({"do_sample": true, "top_k": -2}),
+            "top_k is -2; allowed: -1 or 0 for all tokens, otherwise at least 1",
+        ),
         (
             json!({"do_sample": true, "top_p": 2}),
             "top_p is 2; allowed: more than 0 and at most 1",
@@ -278,6 +293,7 @@ fn a_field_of_generation_config_json_is_read_or_said_not_to_be() {
         "do_sample",
         "eps",
         "max_denoising_steps",
+        "min_p",
         "repetition_penalty",
         "steps",
         "t_max",
@@ -315,7 +331,7 @@ fn a_field_of_generation_config_json_is_read_or_said_not_to_be() {
         "sedd_absorb",
     ] {
         assert_eq!(read_by(family, None), ["do_sample"], "{family}");
-        let drawing = ["do_sample", "temperature", "top_k", "top_p"];
+        let drawing = ["do_sample", "min_p", "temperature", "top_k", "top_p"];
         assert_eq!(read_by(family, Some(true)), drawing, "{family}");
     }
     let of_dream = [

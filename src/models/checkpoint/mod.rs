@@ -307,7 +307,7 @@ impl Checkpoint {
     }
 
     /// Names of the fields of generation_config.json that [`Checkpoint::spec`] does not look at, whatever they hold:
-    /// those of samplers that are not the family's.
+    /// those of other samplers, and those that count for nothing beside the others.
     ///
     /// # Errors
     /// As [`Checkpoint::spec`].

@@ -97,16 +97,9 @@ pub(super) fn plan(fields: DecodeFields, state: &AppState) -> Result<DecodePlan,
         sampling.min_p = Some(min_p);
     }
     if let Some(Integer(top_k)) = fields.top_k {
-        sampling.top_k = match top_k {
-            -1 | 0 => None,
-            top_k => Some(usize::try_from(top_k).map_err(|_| {
-                ApiError::value(
-                    "top_k",
-                    top_k,
-                    "-1 or 0 for all tokens, otherwise at least 1",
-                )
-            })?),
-        };
+        sampling
+            .set_top_k(top_k)
+            .map_err(|error| ApiError::plan(&error))?;
     }
     sampling.seed = match fields.seed {
         Some(Whole(seed)) => seed,
