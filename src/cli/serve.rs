@@ -12,7 +12,6 @@ use axum::http::uri::Authority;
 use futures::future::{Either, select};
 use futures::stream::{Stream, StreamExt};
 use tokio::net::TcpSocket;
-use tracing::field::display;
 use unmask::engine::{Engine, EngineConfig};
 use unmask::server::{self, Access, ApiKeys, AppState, Ending, Limits, ListenConfig};
 

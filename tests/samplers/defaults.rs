@@ -21,6 +21,19 @@ fn spec(name: &str, fields: Value) -> ModelSpec {
     (family_of(&config).unwrap().spec)(&config).unwrap()
 }
 
+/// Goldens of families whose generation_config.json is of transformers' own class.
+const OF_TRANSFORMERS: [&str; 9] = [
+    "llada",
+    "llada_moe",
+    "llada2_moe",
+    "sdar",
+    "a2d_qwen3",
+    "mdlm",
+    "bd3lm",
+    "sedd_absorb",
+    "sedd_uniform",
+];
+
 /// What a golden's files say beside a generation_config.json, without its weights.
 fn with_generation_config(name: &str, options: &Value) -> Checkpoint {
     let directory = tempfile::tempdir().unwrap();
@@ -203,17 +216,7 @@ fn a_default_plan_draws_tokens_as_generation_config_json_says() {
     };
     // What Qwen3 came with, from which models were made.
     let of_qwen3 = json!({"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95});
-    for family in [
-        "llada",
-        "llada_moe",
-        "llada2_moe",
-        "sdar",
-        "a2d_qwen3",
-        "mdlm",
-        "bd3lm",
-        "sedd_absorb",
-        "sedd_uniform",
-    ] {
+    for family in OF_TRANSFORMERS {
         let own = plan(family, json!({})).unwrap();
         let mut expected = own.clone();
         expected.sampling.temperature = 0.6;
@@ -321,15 +324,7 @@ fn a_field_of_generation_config_json_is_read_or_said_not_to_be() {
         };
         fields.into_iter().filter(is_read).collect()
     };
-    for family in [
-        "llada",
-        "llada2_moe",
-        "sdar",
-        "a2d_qwen3",
-        "mdlm",
-        "bd3lm",
-        "sedd_absorb",
-    ] {
+    for family in OF_TRANSFORMERS {
         assert_eq!(read_by(family, None), ["do_sample"], "{family}");
         let drawing = ["do_sample", "min_p", "temperature", "top_k", "top_p"];
         assert_eq!(read_by(family, Some(true)), drawing, "{family}");
