@@ -57,8 +57,8 @@ impl<'a> GenerationConfig<'a> {
 /// Takes what transformers' own `GenerationConfig` says of drawing tokens into the default `plan`, for families whose
 /// official sampler has no such class of its own. As there, `temperature` (1 where it is absent), `top_k`, `top_p` and
 /// `min_p` count where `do_sample` is true, and are not looked at otherwise; where it is false the most probable tokens
-/// are taken. Where the file is silent the plan stays: transformers' own defaults (50 for `top_k`, and false for
-/// `do_sample`) are those of its autoregressive sampler, and other servers take none of them either.
+/// are taken. Transformers' own defaults, 50 for `top_k` and false for `do_sample`, are those of its autoregressive
+/// sampler and not taken: where `do_sample` is absent the plan stays, and an absent `top_k` is all tokens.
 ///
 /// # Errors
 /// Names the field that is of the wrong type or out of range.
